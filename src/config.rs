@@ -1,0 +1,177 @@
+//! config.ini and `OXIPUSH__SECTION__KEY`, validated into types; every mistake is told at once.
+//!
+//! The repository's config.ini is compiled in as the defaults, so that file and program cannot differ.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+mod source;
+
+pub use source::{ConfigError, load};
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // config.ini says what each key means, its unit and why
+pub struct Config {
+    pub node: Node,
+    pub socket: Socket,
+    pub outbox: Outbox,
+    pub hub: Hub,
+    pub http: Http,
+    pub grpc: Grpc,
+    pub auth: Auth,
+    pub push: PushLimits,
+    pub queue: Queue,
+    pub drain: Drain,
+    pub cluster: Cluster,
+    pub log: Log,
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        #[allow(missing_docs)] // config.ini says what each key means, its unit and why
+        pub struct $name { $(pub $field: $type),* }
+    };
+}
+
+section! {
+    /// `[node]`.
+    Node { id: NodeId, workers: usize, shutdown_timeout: Duration }
+}
+section! {
+    /// `[socket]`.
+    Socket {
+        listen: SocketAddr, max_connections: usize, max_connections_per_address: usize, trusted_proxies: Vec<Subnet>,
+        allowed_origins: Vec<String>, handshake_timeout: Duration, join_timeout: Duration, ping_interval: Duration,
+        idle_timeout: Duration, max_message: usize, max_messages_per_second: u32, user_timeout: Duration,
+        close_timeout: Duration, backlog: u32,
+    }
+}
+section! {
+    /// `[outbox]`.
+    Outbox { max_bytes: usize, policy: Policy, write_delay: Duration }
+}
+section! {
+    /// `[hub]`.
+    Hub { inbox: usize, writes_per_turn: usize }
+}
+section! {
+    /// `[http]`.
+    Http {
+        listen: SocketAddr, allowed_origins: Vec<String>, max_body: usize, request_timeout: Duration, page: bool,
+        max_connections: usize,
+    }
+}
+section! {
+    /// `[grpc]`.
+    Grpc { listen: SocketAddr, max_message: usize, max_connections: usize, max_streams: u32, max_unacknowledged: usize }
+}
+section! {
+    /// `[auth]`.
+    Auth { keys: Vec<Secret>, insecure: bool }
+}
+section! {
+    /// `[push]`: the bounds of one push, in bytes and numbers.
+    PushLimits { max_content: usize, max_cards: usize, max_name: usize, max_batch: usize }
+}
+section! {
+    /// `[queue]`, with `[data] dir`.
+    Queue {
+        backend: Backend, topic: String, channel: String, nsqd: Vec<String>, nsqd_http: Vec<String>, lookupd: Vec<String>,
+        lookup_interval: Duration, lookup_timeout: Duration, processors: usize, max_in_flight: usize, max_publishes: usize,
+        publish_timeout: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
+        requeue_delay: Duration, job_timeout: Duration, sync: Sync, max_bytes: u64, max_age: Duration, memory_bytes: usize,
+        replay_hold: Duration, dir: PathBuf,
+    }
+}
+section! {
+    /// `[drain]`.
+    Drain { rate: u32, reconnect_jitter: Duration, grace: Duration }
+}
+section! {
+    /// `[cluster]`.
+    Cluster {
+        etcd: Vec<String>, user: String, password: Secret, tls_ca: Option<PathBuf>, tls_cert: Option<PathBuf>,
+        tls_key: Option<PathBuf>, prefix: String, lease: Duration, max_backoff: Duration, timeout: Duration,
+        advertise_socket: Option<String>, advertise_http: Option<String>, advertise_grpc: Option<String>,
+        allow_loopback: bool, weight: u32, gopusher_key: Option<String>, channel_grace: Duration,
+    }
+}
+section! {
+    /// `[log]`.
+    Log { level: String, format: LogFormat }
+}
+
+/// A node's stable name: valid as an NSQ channel, 1–64 of `[.a-zA-Z0-9_-]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodeId(pub(crate) String);
+
+impl NodeId {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What happens when an outbox is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// The connection is closed with 3001.
+    Disconnect,
+    /// The oldest waiting frames make room.
+    DropOldest,
+    /// A waiting frame of the same collapse key is replaced; then as `DropOldest`.
+    Conflate,
+}
+
+/// Which queue holds the pushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A durable log of this node.
+    Embedded,
+    /// nsqd.
+    Nsq,
+}
+
+/// When the embedded queue fsyncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Before a push is acknowledged.
+    Always,
+    /// At least this often.
+    Every(Duration),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A key or password: never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub(crate) String);
+
+impl Secret {
+    /// The secret itself, for the comparison or call that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "" } else { "***" })
+    }
+}
+
+/// A network in CIDR form; a bare address is a network of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    pub(crate) address: std::net::IpAddr,
+    pub(crate) bits: u8,
+}

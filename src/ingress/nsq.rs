@@ -1,0 +1,9 @@
+//! Raw pushes of other NSQ clients: an ingress like HTTP, where a finished job is the answer.
+
+use super::admission::Admission;
+use crate::{config, lifecycle::Tasks, queue::Jobs};
+
+/// Takes `raw` until its end: each push admitted, published, then finished; what cannot be is finished, counted and logged.
+pub fn start(_config: &config::Queue, _raw: Jobs, _admission: Admission, _tasks: &Tasks) {
+    todo!()
+}

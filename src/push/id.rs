@@ -1,0 +1,69 @@
+//! The id of a push: a ULID.
+
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// 128 bits: 48 of milliseconds since 1970, 80 of chance; shown as 26 characters of Crockford's base 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PushId(u128);
+
+impl PushId {
+    /// A new id of this moment, larger than any that this process made before.
+    pub fn generate() -> Self {
+        use std::sync::{Mutex, PoisonError};
+        static LAST: Mutex<u128> = Mutex::new(0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
+        let rand = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
+        let fresh = Self::from_parts(now, rand).0;
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = fresh.max(*last + 1);
+        Self(*last)
+    }
+
+    /// From `millis` since 1970 and any `chance`, of which the low 80 bits count: the same for the same arguments.
+    pub fn from_parts(millis: u64, chance: u128) -> Self {
+        Self((u128::from(millis) << 80) | (chance & ((1 << 80) - 1)))
+    }
+
+    /// From the record's form.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// The record's form.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// Milliseconds since 1970.
+    pub fn millis(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+}
+
+impl fmt::Display for PushId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ulid::Ulid::from(self.0).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PushId;
+
+    #[test]
+    fn ids_grow() {
+        let ids: Vec<_> = (0..1000).map(|_| PushId::generate()).collect();
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn an_id_is_the_same_through_its_bytes_and_26_characters_long() {
+        let id = PushId::from_parts(1_700_000_000_000, 42);
+        assert_eq!(PushId::from_bytes(id.to_bytes()), id);
+        assert_eq!(id.millis(), 1_700_000_000_000);
+        assert_eq!(id.to_string().len(), 26);
+    }
+}

@@ -1,0 +1,222 @@
+//! The seam that carries records from ingress to dispatch: published for good, then handed out as jobs.
+//!
+//! Two backends, [`embedded`] and [`nsq`], pass the same contract (tests/contract): a publish resolves once the record is
+//! held for good; jobs come one by one with an attempt count and are finished, requeued with a delay, or touched; what is
+//! not finished comes again, in this process or the next.
+
+pub mod embedded;
+pub mod nsq;
+pub mod record;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::{config, lifecycle::Tasks, telemetry::Metrics};
+
+/// An open queue.
+pub struct Queue {
+    /// Where ingress publishes.
+    pub publisher: Publisher,
+    /// Where dispatch takes jobs.
+    pub jobs: Jobs,
+    /// nsq only: raw pushes of other NSQ clients, for ingress.
+    pub raw: Option<Jobs>,
+    /// Stops and closes it.
+    pub control: Control,
+}
+
+/// Whether the queue can be used, with the reason when it cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Publishes and hand-outs work.
+    Ready,
+    /// The reason, for `/readyz` and the log.
+    NotReady(String),
+}
+
+/// Opens the configured backend. Its tasks are `tasks`'; the queue is usable before it is [`State::Ready`].
+///
+/// # Errors
+/// What cannot be mended by waiting: a data folder in use or unwritable. An nsqd that is away is no error: the state says it.
+pub async fn open(
+    config: &config::Queue,
+    node: &config::NodeId,
+    tasks: &Tasks,
+    metrics: &Arc<Metrics>,
+) -> Result<Queue, OpenError> {
+    match config.backend {
+        config::Backend::Embedded => embedded::open(config, tasks, metrics).await,
+        config::Backend::Nsq => nsq::open(config, node, tasks, metrics).await,
+    }
+}
+
+/// Why a queue cannot be opened, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);
+
+/// Publishes records; a cheap clone for each ingress.
+#[derive(Clone)]
+pub enum Publisher {
+    /// To the embedded log.
+    Embedded(embedded::Publisher),
+    /// To an nsqd.
+    Nsq(nsq::Publisher),
+}
+
+impl Publisher {
+    /// Resolves once the queue holds `record` for good. Cancelling the wait does not take the record back.
+    ///
+    /// # Errors
+    /// [`PublishError`]; after `Unavailable` or `TimedOut` the record may still arrive.
+    pub async fn publish(&self, record: Bytes) -> Result<(), PublishError> {
+        match self {
+            Self::Embedded(publisher) => publisher.publish(record).await,
+            Self::Nsq(publisher) => publisher.publish(record).await,
+        }
+    }
+}
+
+/// Why a record was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// `[queue] max_publishes` wait already, or the log is full: try again later (429).
+    #[error("{0}")]
+    Full(&'static str),
+    /// The backend takes no record of this size (413).
+    #[error("the record has {bytes} bytes; the queue takes at most {limit}")]
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+        /// The backend's bound.
+        limit: usize,
+    },
+    /// The backend is away or stopping (503).
+    #[error("the queue is unavailable: {0}")]
+    Unavailable(String),
+    /// No acknowledgement within `[queue] publish_timeout` (503).
+    #[error("the queue did not acknowledge within publish_timeout")]
+    TimedOut,
+}
+
+/// Jobs in the order in which the backend hands them out.
+pub struct Jobs {
+    pub(crate) receiver: tokio::sync::mpsc::Receiver<Job>,
+}
+
+impl Jobs {
+    /// The next job; `None` once the queue was stopped and nothing more will come. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Job> {
+        self.receiver.recv().await
+    }
+
+    /// A job that waits already, without waiting for one.
+    pub fn try_next(&mut self) -> Option<Job> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+/// A record taken from the queue. Dropped without a word it is requeued at once.
+pub struct Job {
+    /// The record as published (raw jobs: as the other NSQ client wrote it).
+    pub record: Bytes,
+    /// How often it was handed out, this time counted: 1 and up.
+    pub attempts: u32,
+    /// nsq only: what the message's id and time make of a raw push's PushId.
+    pub origin: Option<Origin>,
+    pub(crate) hand: Option<Hand>,
+}
+
+/// Where a raw push comes from: the same for each redelivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// NSQ's time of the message, ms since 1970.
+    pub millis: u64,
+    /// NSQ's message id, 16 bytes.
+    pub id: [u8; 16],
+}
+
+/// The backend's side of a job.
+pub(crate) enum Hand {
+    /// Of the embedded log.
+    Embedded(embedded::Hand),
+    /// Of an nsqd connection.
+    Nsq(nsq::Hand),
+}
+
+impl Job {
+    /// It is done: it will not come again (unless the backend dies before it knows).
+    pub fn finish(mut self) {
+        match self.hand.take() {
+            Some(Hand::Embedded(hand)) => hand.finish(),
+            Some(Hand::Nsq(hand)) => hand.finish(),
+            None => {}
+        }
+    }
+
+    /// It comes again after `delay`, with one attempt more.
+    pub fn requeue(mut self, delay: Duration) {
+        self.give_back(delay);
+    }
+
+    /// It is still worked on: the backend's time-out starts anew.
+    pub fn touch(&self) {
+        match &self.hand {
+            Some(Hand::Embedded(hand)) => hand.touch(),
+            Some(Hand::Nsq(hand)) => hand.touch(),
+            None => {}
+        }
+    }
+
+    fn give_back(&mut self, delay: Duration) {
+        match self.hand.take() {
+            Some(Hand::Embedded(hand)) => hand.requeue(delay),
+            Some(Hand::Nsq(hand)) => hand.requeue(delay),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.give_back(Duration::ZERO);
+    }
+}
+
+/// Watches, stops and closes a queue.
+pub struct Control {
+    /// Whether it can be used.
+    pub state: watch::Receiver<State>,
+    /// Whether unfinished jobs waited when it was opened (for `[queue] replay_hold`); known once the state was ready.
+    pub backlog: watch::Receiver<bool>,
+    pub(crate) backend: BackendControl,
+}
+
+/// The backend's side of [`Control`].
+pub(crate) enum BackendControl {
+    /// Of the embedded log.
+    Embedded(embedded::Control),
+    /// Of nsqd.
+    Nsq(nsq::Control),
+}
+
+impl Control {
+    /// Hands out no more jobs (nsq: the node's channel is paused, so that they wait there); [`Jobs::next`] gives what was
+    /// handed out already, then `None`. Publishing goes on.
+    pub async fn stop_jobs(&self) {
+        match &self.backend {
+            BackendControl::Embedded(control) => control.stop_jobs().await,
+            BackendControl::Nsq(control) => control.stop_jobs().await,
+        }
+    }
+
+    /// Writes what is still to be told (finishes, requeues), then ends. Call it once every job is gone.
+    pub async fn close(self, within: Duration) {
+        match self.backend {
+            BackendControl::Embedded(control) => control.close(within).await,
+            BackendControl::Nsq(control) => control.close(within).await,
+        }
+    }
+}

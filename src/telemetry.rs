@@ -1,0 +1,7 @@
+//! Log lines and metrics.
+
+mod log;
+mod metrics;
+
+pub use log::init;
+pub use metrics::{Count, Counted, Level, Metrics};

@@ -1,0 +1,105 @@
+//! The counters of one gateway, shown at `/metrics` as Prometheus text.
+//!
+//! Families with a label cost a look-up; a hot path keeps a clone of the counter it needs.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+type Labels = [(&'static str, &'static str); 1];
+type Labels2 = [(&'static str, &'static str); 2];
+/// A counter of 64 bits.
+pub type Count = Counter<u64, AtomicU64>;
+/// A gauge of 64 bits.
+pub type Level = Gauge<i64, AtomicI64>;
+
+macro_rules! metrics {
+    ($($field:ident: $type:ty = $make:expr, $name:literal, $help:literal;)*) => {
+        /// Every metric; docs/operations.md tells what to watch.
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = $help] pub $field: $type,)*
+        }
+
+        impl Metrics {
+            /// All at zero.
+            pub fn new() -> Self {
+                let mut registry = Registry::with_prefix("oxipush");
+                $(
+                    let $field: $type = $make;
+                    registry.register($name, $help, $field.clone());
+                )*
+                Self { registry, $($field),* }
+            }
+
+            /// Name and help of each, for docs/operations.md's test.
+            pub const NAMES: &[(&str, &str)] = &[$(($name, $help)),*];
+        }
+    };
+}
+
+metrics! {
+    connections: Level = Level::default(), "connections", "Open client connections";
+    groups: Level = Level::default(), "groups", "Cards with at least one connection";
+    connects: Family<Labels, Count> = Family::default(), "connects", "Handshakes that succeeded, by dialect";
+    refused_connects: Family<Labels, Count> = Family::default(), "refused_connects", "Handshakes that were refused, by reason";
+    joins: Count = Count::default(), "joins", "Joins that were answered";
+    closes: Family<Labels, Count> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
+    client_errors: Family<Labels, Count> = Family::default(), "client_errors", "Client messages answered with an error, by error";
+    pushes: Family<Labels2, Count> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    requests: Family<Labels2, Count> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
+    deliveries: Count = Count::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
+    offers: Family<Labels, Count> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
+    drops: Family<Labels, Count> = Family::default(), "drops", "What was not delivered, by reason";
+    jobs: Family<Labels, Count> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
+    jobs_in_hand: Level = Level::default(), "jobs_in_hand", "Jobs taken and neither finished nor requeued";
+    publishes: Level = Level::default(), "publishes_waiting", "Publishes that wait for the queue's acknowledgement";
+    publish_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), "publish_seconds", "Time until the queue acknowledged a push";
+    queue_ready: Level = Level::default(), "queue_ready", "1 while the queue can be used";
+    queue_records: Level = Level::default(), "queue_records", "Embedded queue: records not finished";
+    queue_bytes: Level = Level::default(), "queue_bytes", "Embedded queue: bytes not finished";
+    queue_syncs: Count = Count::default(), "queue_syncs", "Embedded queue: fsyncs";
+    queue_rebuilds: Family<Labels, Count> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
+    queue_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]), "queue_seconds", "nsq: time from nsqd's stamp of a message to its hand-out";
+    registered: Level = Level::default(), "cluster_registered", "1 while this node's key is in etcd";
+    etcd_errors: Count = Count::default(), "cluster_etcd_errors", "Calls to etcd that failed";
+    channels_deleted: Count = Count::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// The Prometheus text exposition.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(std::fmt::Error) => String::new(),
+        }
+    }
+}
+
+/// Counts one more in a gauge for as long as it lives.
+pub struct Counted(Level);
+
+impl Counted {
+    /// One more in `level` until this is dropped.
+    pub fn new(level: &Level) -> Self {
+        level.inc();
+        Self(level.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

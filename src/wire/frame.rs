@@ -1,0 +1,76 @@
+//! WebSocket frames (RFC 6455 §5): written once and shared, read with every bound enforced at the header.
+
+mod reader;
+
+use bytes::Bytes;
+
+use super::close::Ending;
+
+pub use reader::{Message, Reader};
+
+/// Encoded, unmasked WebSocket frame bytes, shared by all receivers; a clone costs a count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame(Bytes);
+
+impl Frame {
+    /// A text frame. `payload` must be UTF-8.
+    pub fn text(payload: &str) -> Self {
+        Self::encode(0x1, payload.as_bytes())
+    }
+
+    /// A binary frame.
+    pub fn binary(payload: &[u8]) -> Self {
+        Self::encode(0x2, payload)
+    }
+
+    /// A ping; `payload` is cut to 125 bytes.
+    pub fn ping(payload: &[u8]) -> Self {
+        Self::encode(0x9, &payload[..payload.len().min(125)])
+    }
+
+    /// A pong; `payload` is cut to 125 bytes.
+    pub fn pong(payload: &[u8]) -> Self {
+        Self::encode(0xA, &payload[..payload.len().min(125)])
+    }
+
+    /// A close frame; the text is cut to 123 bytes at a character's end.
+    pub fn close(ending: &Ending) -> Self {
+        let end = ending.text.floor_char_boundary(123);
+        let mut payload = ending.close.code().to_be_bytes().to_vec();
+        payload.extend_from_slice(&ending.text.as_bytes()[..end]);
+        Self::encode(0x8, &payload)
+    }
+
+    /// The bytes for the socket.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// A frame whose bytes were encoded elsewhere (a dialect that writes its payload in place).
+    pub fn from_encoded(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    fn encode(opcode: u8, payload: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(payload.len() + 10);
+        write_header(&mut bytes, opcode, payload.len());
+        bytes.extend_from_slice(payload);
+        Self(bytes.into())
+    }
+}
+
+/// Appends the header of a whole, unmasked frame with `length` bytes of payload.
+pub(crate) fn write_header(bytes: &mut Vec<u8>, opcode: u8, length: usize) {
+    bytes.push(0x80 | opcode);
+    match length {
+        0..=125 => bytes.push(length as u8),
+        126..=0xFFFF => {
+            bytes.push(126);
+            bytes.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            bytes.push(127);
+            bytes.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+}
