@@ -53,7 +53,8 @@ pub(super) fn serve(
     };
     let admitted = check(&worker, request.head()).and_then(|dialect| {
         let peer = request.head().peer_addr.map(|peer| peer.ip());
-        let address = peer.map(|peer| address::client(peer, &request.head().headers, &worker.house.config.trusted_proxies));
+        let address =
+            peer.map(|peer| address::client(peer, &request.head().headers, &worker.house.config.trusted_proxies));
         match worker.house.gate.admit(address) {
             Ok(admitted) => Ok((dialect, admitted)),
             Err(Full::All) => Err(Answer {
