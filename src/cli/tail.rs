@@ -54,7 +54,7 @@ pub(super) struct Arguments {
     /// The node's WebSocket address
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
     url: String,
-    /// Print each push as the JSON object that the node sent
+    /// Print each push as a JSON object: id, from, ts (ms since 1970), content
     #[arg(long)]
     json: bool,
     /// Give up after this many tries without a join in a row
@@ -187,7 +187,7 @@ async fn follow(socket: &mut Socket, json: bool, mut stop: std::pin::Pin<&mut im
         match heard(message) {
             Ok(Some(event)) => match event.event.as_str() {
                 "push" if !print(&line(&event.data, json)) => return End::Done,
-                "drain" => delay = event.data.get("delay").and_then(Value::as_u64).map(Duration::from_millis),
+                "drain" => delay = event.data.get("reconnect_in_ms").and_then(Value::as_u64).map(Duration::from_millis),
                 "error" => eprintln!("oxipush: {}", mistake(&event.data)),
                 _ => {}
             },
