@@ -92,7 +92,14 @@ impl Gateway {
         let state = queue.control.state.clone();
         let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
         let http = bind("http", listeners.http, |_| {
-            http::Bound::new(http_listener, &config, admission.clone(), cluster.details.clone(), listeners.socket, &metrics)
+            http::Bound::new(
+                http_listener,
+                &config,
+                admission.clone(),
+                cluster.details.clone(),
+                listeners.socket,
+                &metrics,
+            )
         })?;
         let grpc =
             bind("grpc", listeners.grpc, |_| grpc::Bound::new(grpc_listener, &config, admission.clone(), &metrics))?;
