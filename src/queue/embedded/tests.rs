@@ -195,28 +195,25 @@ async fn attempts_grow_over_reopens_and_only_with_hand_outs() {
     let mut log = Log::open(&config).await.unwrap();
     log.publish("first").await.unwrap();
     log.publish("second").await.unwrap();
-    assert_eq!(log.next().await.attempts, 1);
-    assert_eq!(log.next().await.attempts, 2);
-    let third = log.next().await;
-    assert_eq!((text(&third).as_str(), third.attempts), ("first", 3));
-    third.requeue(Duration::from_secs(3600));
-    let second = log.next().await;
-    assert_eq!((text(&second).as_str(), second.attempts), ("second", 1));
-    log.control.stop_jobs().await;
-    drop(second);
-    log.close().await;
-    let mut log = Log::open(&config).await.unwrap();
     let first = log.next().await;
-    assert_eq!((text(&first).as_str(), first.attempts), ("first", 4));
+    assert_eq!((text(&first).as_str(), first.attempts), ("first", 1));
     log.close().await;
     drop(first);
+    for attempts in 2..5 {
+        let mut log = Log::open(&config).await.unwrap();
+        let first = log.next().await;
+        assert_eq!((text(&first).as_str(), first.attempts), ("first", attempts));
+        log.control.stop_jobs().await;
+        first.requeue(Duration::ZERO);
+        log.close().await;
+    }
     let mut log = Log::open(&config).await.unwrap();
     let first = log.next().await;
     assert_eq!((text(&first).as_str(), first.attempts), ("first", 5));
     first.finish();
-    let second = log.next().await;
     // it waited behind the first all the time
-    assert_eq!((text(&second).as_str(), second.attempts), ("second", 2));
+    let second = log.next().await;
+    assert_eq!((text(&second).as_str(), second.attempts), ("second", 1));
     second.finish();
     log.close().await;
 }

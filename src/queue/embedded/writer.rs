@@ -29,9 +29,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// See the module.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    open: Open,
-    /// `None` after a failure.
+    /// `None` after a failure. Before `open`, which holds the folder's lock: fields are dropped in order.
     store: Option<Store>,
+    open: Open,
     retry_at: Instant,
     next: u64,
     /// Records before it were there when the log was opened.
