@@ -55,7 +55,8 @@ pub async fn open(
     let (health, state) = Health::new(metrics.clone());
     let (backlog, has_backlog) = watch::channel(false);
     let live = admin::live(config);
-    let base = Base { config: Arc::new(config.clone()), node: node.as_str().into(), admin, health, metrics: metrics.clone() };
+    let base =
+        Base { config: Arc::new(config.clone()), node: node.as_str().into(), admin, health, metrics: metrics.clone() };
     // separate: the publisher and the links outlive the hand-outs
     let (closing, tracker) = (tasks.cancelled().child_token(), TaskTracker::new());
     let publisher = publisher::start(&base, topic(&live)?, &closing, &tracker, tasks);

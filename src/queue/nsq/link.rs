@@ -18,7 +18,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_nsq::{
-    NSQChannel, NSQConsumer, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQRequeueDelay, NSQTopic,
+    NSQChannel, NSQConsumer, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQRequeueDelay,
+    NSQTopic,
 };
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
@@ -432,6 +433,10 @@ fn suspect_default_nsqd(waited: Duration, nsqd: &str) {
     if !(Duration::from_millis(30)..Duration::from_millis(260)).contains(&waited) {
         SLOW.store(0, Ordering::Relaxed);
     } else if SLOW.fetch_add(1, Ordering::Relaxed) >= 50 && !SAID.swap(true, Ordering::Relaxed) {
-        tracing::warn!(nsqd, "pushes wait {} ms in nsqd; start it with --output-buffer-timeout=1ms", waited.as_millis());
+        tracing::warn!(
+            nsqd,
+            "pushes wait {} ms in nsqd; start it with --output-buffer-timeout=1ms",
+            waited.as_millis()
+        );
     }
 }

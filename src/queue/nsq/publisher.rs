@@ -231,7 +231,10 @@ impl Maker {
             nodes.push(base.node.to_string());
         }
         if let Err(error) = base.admin.lay(http, &super::admin::live(&base.config), &nodes).await {
-            tracing::warn!(error, "nsq: no channel was made through nsqd_http; the consumers will, once they subscribe");
+            tracing::warn!(
+                error,
+                "nsq: no channel was made through nsqd_http; the consumers will, once they subscribe"
+            );
         }
         self.limit.store(base.admin.max_message(http).await.unwrap_or(MAX_MESSAGE), Ordering::Relaxed);
     }

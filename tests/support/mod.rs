@@ -1,0 +1,5 @@
+//! Shared set-up of the tests.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+pub mod nsq;
+pub mod ports;
