@@ -103,10 +103,11 @@ impl Server {
     }
 
     fn serve(&mut self, id: usize) {
-        if let Some(client) = self.clients.get_mut(id).and_then(Option::as_mut) {
-            if !client.waiting.is_empty() && client.flush().is_err() {
-                return self.close(id);
-            }
+        if let Some(client) = self.clients.get_mut(id).and_then(Option::as_mut)
+            && !client.waiting.is_empty()
+            && client.flush().is_err()
+        {
+            return self.close(id);
         }
         loop {
             let Some(client) = self.clients.get_mut(id).and_then(Option::as_mut) else { return };
@@ -172,10 +173,10 @@ impl Server {
         for card in frames.to.split(|&byte| byte == b',').map(|card| card.trim_ascii()) {
             let Some(card) = card.strip_prefix(b"\"").and_then(|card| card.strip_suffix(b"\"")) else { continue };
             for &id in self.cards.get(card).map_or(&[][..], Vec::as_slice) {
-                if let Some(client) = &mut self.clients[id] {
-                    if client.send(&frames.bytes).is_err() {
-                        broken.push(id);
-                    }
+                if let Some(client) = &mut self.clients[id]
+                    && client.send(&frames.bytes).is_err()
+                {
+                    broken.push(id);
                 }
             }
         }

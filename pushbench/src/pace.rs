@@ -262,8 +262,8 @@ mod tests {
         let mut source = source(1, Pace::Rounds { burst: 1 }, End::Pushes(100), 8);
         let mut now = 0;
         for stalled in 0..MAX_STALLED {
-            assert_eq!(source.stalled, stalled);
             let given = push(source.next(now));
+            assert_eq!(source.stalled, stalled);
             source.answered(&given);
             assert!(matches!(source.next(now), Next::Deliveries(_)));
             now += 2_000_000_000;

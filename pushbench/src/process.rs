@@ -23,8 +23,9 @@ pub(crate) struct Cpu {
     pub(crate) system: f64,
 }
 
+#[cfg(test)]
 impl Cpu {
-    pub(crate) fn total(self) -> f64 {
+    fn total(self) -> f64 {
         self.user + self.system
     }
 }

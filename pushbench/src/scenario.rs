@@ -35,6 +35,9 @@ pub(crate) enum Kind {
     Soak,
 }
 
+/// From so many targets on, one push for each under way is pressure enough.
+const MANY_TARGETS: u32 = 16;
+
 /// Time between two looks at a run.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -146,7 +149,6 @@ pub(crate) struct Memory {
 pub(crate) struct Outcome {
     pub(crate) cards: u32,
     pub(crate) via: Option<Via>,
-    pub(crate) rounds: bool,
     pub(crate) measured: Measured,
     pub(crate) memory: Memory,
     pub(crate) memory_series: Vec<(f64, u64)>,
@@ -210,12 +212,12 @@ impl Run<'_> {
         memory.joined = self.usage()?.rss;
         let end = self.kind.end(self.load);
         let mut sent = None;
-        let mut measured = Measured::default();
+        let measured;
         let mut races = false;
         match sender {
             Some(sender) if self.kind != Kind::Idle => {
                 let plan = self.plan(sender, end);
-                races = sender.races() && !plan.exclusive && plan.window > 1;
+                races = sender.races() && !plan.exclusive && plan.window > 1 && plan.pace != Pace::Rounds { burst: 1 };
                 let warmup = self.kind.warmup(self.load, end);
                 if warmup > 0 {
                     self.phase(sender, Plan { end: End::Pushes(warmup), ..plan.clone() }, &receivers)?;
@@ -228,8 +230,7 @@ impl Run<'_> {
             _ => {
                 let seconds = self.load.duration.unwrap_or(10.0);
                 let ((), figures) = self.measured(|run| run.rest(Duration::from_secs_f64(seconds)))?;
-                measured = figures;
-                measured.seconds = seconds;
+                measured = Measured { seconds, ..figures };
                 if let Some(sender) = sender.filter(|_| self.load.after_burst > 0) {
                     memory.after = self.usage()?.rss;
                     let pushes = u64::from(self.load.after_burst) * u64::from(self.shared.targets());
@@ -246,7 +247,6 @@ impl Run<'_> {
         Ok(Outcome {
             cards: self.shared.cards,
             via: sender.filter(|_| sent.is_some()).map(Sender::via),
-            rounds: matches!(self.kind.pace(self.load), Pace::Rounds { .. }),
             measured,
             memory,
             memory_series: std::mem::take(&mut self.memory),
@@ -271,10 +271,8 @@ impl Run<'_> {
             pace,
             end,
             window,
-            // rounds wait for each other anyway
-            exclusive: sender.races()
-                && !matches!(pace, Pace::Rounds { .. })
-                && self.shared.targets() as usize > window,
+            // rounds wait for each other anyway; with a few cards only, waiting would take the pressure away
+            exclusive: sender.races() && !matches!(pace, Pace::Rounds { .. }) && self.shared.targets() >= MANY_TARGETS,
             receivers: Arc::clone(&self.receivers),
             patience: Duration::from_secs_f64(self.load.patience),
         }

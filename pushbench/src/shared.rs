@@ -119,10 +119,11 @@ impl Shared {
         self.last_delivery.fetch_max(now, Ordering::SeqCst);
         let delivered = self.delivered.fetch_add(count, Ordering::SeqCst) + count;
         let goal = self.goal.load(Ordering::SeqCst);
-        if delivered >= goal && self.goal.compare_exchange(goal, u64::MAX, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            if let Some(wake) = lock(&self.wake).as_ref() {
-                wake();
-            }
+        if delivered >= goal
+            && self.goal.compare_exchange(goal, u64::MAX, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+            && let Some(wake) = lock(&self.wake).as_ref()
+        {
+            wake();
         }
     }
 

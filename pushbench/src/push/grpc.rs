@@ -94,6 +94,8 @@ async fn send(sender: &Sender, shared: &Arc<Shared>, source: Source) -> Result<S
             });
         }
     }
+    // its successor `register` is unsafe; this timer keeps the descriptor that it names
+    #[allow(deprecated)]
     let timer = AsyncFd::new(Timer::new()?)?;
     let cards = super::cards(shared);
     let mut row = 0;
