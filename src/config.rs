@@ -4,9 +4,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+mod reader;
 mod source;
+mod subnet;
+mod tables;
 
-pub use source::{ConfigError, load};
+pub use source::{ConfigError, DEFAULTS, Setting, load, settings};
+pub use subnet::Subnet;
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
@@ -169,9 +173,76 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A network in CIDR form; a bare address is a network of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet {
-    pub(crate) address: std::net::IpAddr,
-    pub(crate) bits: u8,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(values: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        load(None, values.iter().map(|(name, value)| (format!("OXIPUSH__{name}"), (*value).to_owned())))
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_the_ones_that_scripts_build_on() {
+        let config = with(&[]).unwrap();
+        assert_eq!(config.socket.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.http.listen.to_string(), "127.0.0.1:8081");
+        assert_eq!(config.grpc.listen.to_string(), "127.0.0.1:9002");
+        assert_eq!((config.queue.backend, config.queue.sync), (Backend::Embedded, Sync::Always));
+        assert_eq!((config.queue.topic.as_str(), config.queue.batch_bytes), ("gopusher", 8 << 10));
+        assert!(!config.node.id.as_str().is_empty());
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_with_its_section_and_key() {
+        let bad = [
+            ("QUEUE__BACKEND", "kafka"),
+            ("QUEUE__TOPC", "x"),
+            ("SOKET__LISTEN", "x"),
+            ("SOCKET__LISTEN", "8080"),
+            ("NODE__ID", "a:b"),
+            ("OUTBOX__MAX_BYTES", "12"),
+            ("QUEUE__MAX_IN_FLIGHT", "70000"),
+            ("QUEUE__SYNC", "sometimes"),
+        ];
+        let text = with(&bad).unwrap_err().to_string();
+        for expected in [
+            "[queue] backend: \"kafka\" is not embedded or nsq",
+            "OXIPUSH__QUEUE__TOPC: there is no such key; did you mean topic?",
+            "did you mean [socket]?",
+            "[socket] listen: \"8080\" is not an address",
+            "[node] id: \"a:b\" cannot name an NSQ channel",
+            "[outbox] max_bytes: \"12\" is not a size",
+            "[queue] max_in_flight: \"70000\" is not a whole number from 1 to 2500",
+            "[queue] sync: \"sometimes\" is not always or a time",
+        ] {
+            assert!(text.contains(expected), "{expected} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_api_that_others_reach_needs_keys_or_the_word_insecure() {
+        let open = ("HTTP__LISTEN", "0.0.0.0:8081");
+        assert!(with(&[open]).unwrap_err().to_string().contains("[http] listen: 0.0.0.0:8081"));
+        assert!(with(&[open, ("AUTH__KEYS", "secret")]).is_ok());
+        assert!(with(&[open, ("AUTH__INSECURE", "true")]).is_ok());
+    }
+
+    #[test]
+    fn a_file_overrides_the_defaults_and_the_environment_overrides_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.ini");
+        std::fs::write(&path, "[queue]\ntopic = \"from-file\"\nprocessors = 7\n").unwrap();
+        let env = [("OXIPUSH__QUEUE__PROCESSORS".to_owned(), "9".to_owned())];
+        let config = load(Some(&path), env).unwrap();
+        assert_eq!((config.queue.topic.as_str(), config.queue.processors), ("from-file", 9));
+        std::fs::write(&path, "[queue]\nproducerAddr = x\n").unwrap();
+        assert!(load(Some(&path), []).unwrap_err().to_string().contains("[queue] producerAddr: there is no such key"));
+    }
+
+    #[test]
+    fn secrets_are_masked() {
+        let config = with(&[("AUTH__KEYS", "hush,hush2"), ("CLUSTER__PASSWORD", "hush3")]).unwrap();
+        assert_eq!(config.auth.keys.len(), 2);
+        assert!(!format!("{config:?}").contains("hush"));
+    }
 }

@@ -1,0 +1,149 @@
+//! Reads values as what they mean, and keeps every mistake.
+
+use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use super::{
+    Config, Secret,
+    source::{ConfigError, Values},
+};
+
+/// The values, and the mistakes found so far.
+pub(super) struct Reader {
+    values: Values,
+    faults: Vec<String>,
+}
+
+impl Reader {
+    pub(super) fn new(values: Values, faults: Vec<String>) -> Self {
+        Self { values, faults }
+    }
+
+    /// The configuration, if nothing was wrong.
+    pub(super) fn into_faults(self, config: Option<Config>) -> Result<Config, ConfigError> {
+        match config {
+            Some(config) if self.faults.is_empty() => Ok(config),
+            _ => Err(ConfigError(self.faults)),
+        }
+    }
+
+    /// Notes a mistake; what a key means together with others is checked by the caller.
+    pub(super) fn fault(&mut self, section: &str, key: &str, what: impl Display) {
+        self.faults.push(format!("[{section}] {key}: {what}"));
+    }
+
+    pub(super) fn text(&mut self, section: &str, key: &str) -> String {
+        let value = self.values.get(section).and_then(|keys| keys.get(key));
+        value.expect("invariant: config.ini has every key that is read").trim().trim_matches('"').to_owned()
+    }
+
+    /// Parses a value; a mistake is noted with what would be `right`.
+    pub(super) fn parse<T>(
+        &mut self,
+        section: &str,
+        key: &str,
+        right: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(section, key);
+        let value = parse(&text);
+        if value.is_none() {
+            self.fault(section, key, format!("{text:?} is not {right}"));
+        }
+        value
+    }
+
+    pub(super) fn optional(&mut self, section: &str, key: &str) -> Option<String> {
+        Some(self.text(section, key)).filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn path(&mut self, section: &str, key: &str) -> Option<PathBuf> {
+        self.optional(section, key).map(PathBuf::from)
+    }
+
+    pub(super) fn secret(&mut self, section: &str, key: &str) -> Secret {
+        Secret(self.text(section, key))
+    }
+
+    pub(super) fn list(&mut self, section: &str, key: &str) -> Vec<String> {
+        let text = self.text(section, key);
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// A list whose items are each parsed.
+    pub(super) fn each<T>(
+        &mut self,
+        section: &str,
+        key: &str,
+        right: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Vec<T> {
+        let mut all = Vec::new();
+        for item in self.list(section, key) {
+            match parse(&item) {
+                Some(value) => all.push(value),
+                None => self.fault(section, key, format!("{item:?} is not {right}")),
+            }
+        }
+        all
+    }
+
+    /// A number within `least..=most`.
+    pub(super) fn number<T>(&mut self, section: &str, key: &str, least: T, most: T) -> Option<T>
+    where
+        T: FromStr + PartialOrd + Display + Copy,
+    {
+        let right = format!("a whole number from {least} to {most}");
+        self.parse(section, key, &right, |text| text.parse().ok().filter(|n| (least..=most).contains(n)))
+    }
+
+    /// A time within `least..=most`.
+    pub(super) fn time(&mut self, section: &str, key: &str, least: Duration, most: Duration) -> Option<Duration> {
+        let right = format!(
+            "a time from {least:?} to {most:?} (say 500ms, 5s, 10m, 24h)",
+            most = humantime::format_duration(most)
+        );
+        self.parse(section, key, &right, |text| duration(text).filter(|t| (least..=most).contains(t)))
+    }
+
+    /// A number of bytes within `least..=most`.
+    pub(super) fn size(&mut self, section: &str, key: &str, least: u64, most: u64) -> Option<u64> {
+        let right = format!("a size from {least}B to {}MiB (say 512B, 64KiB, 1GiB)", most >> 20);
+        self.parse(section, key, &right, |text| size(text).filter(|n| (least..=most).contains(n)))
+    }
+
+    /// A size that is held in memory.
+    pub(super) fn bytes(&mut self, section: &str, key: &str, least: u64, most: u64) -> Option<usize> {
+        self.size(section, key, least, most).and_then(|bytes| usize::try_from(bytes).ok())
+    }
+
+    pub(super) fn address(&mut self, section: &str, key: &str) -> Option<SocketAddr> {
+        self.parse(section, key, "an address (say 127.0.0.1:8080 or 0.0.0.0:8080)", |text| text.parse().ok())
+    }
+
+    pub(super) fn switch(&mut self, section: &str, key: &str) -> Option<bool> {
+        self.parse(section, key, "true or false", |text| match text {
+            "true" | "yes" | "on" | "1" => Some(true),
+            "false" | "no" | "off" | "0" => Some(false),
+            _ => None,
+        })
+    }
+
+    /// One of a closed set.
+    pub(super) fn choice<T: Copy>(&mut self, section: &str, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        let right = choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
+        self.parse(section, key, &right, |text| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
+    }
+}
+
+/// A time as config.ini writes it; a bare number has no unit and is refused.
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok()
+}
+
+/// A size as config.ini writes it.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
+    let (number, shift) =
+        units.iter().find_map(|(unit, shift)| text.strip_suffix(unit).map(|number| (number, *shift)))?;
+    number.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
+}
