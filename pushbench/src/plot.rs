@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{self, Latency, Report};
+use crate::{
+    receive::SLICE,
+    report::{self, Latency, Report},
+};
 
 const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 640.0;
@@ -129,8 +132,7 @@ fn latency(svg: &mut String, report: &Report) {
             .iter()
             .map(|(quantile, ms)| (-(1.0 - quantile).log10() / NINES, (ms.max(0.001).log10() - low) / (high - low)));
         let _ = writeln!(svg, r#"<polyline class="line {class}" points="{}"/>"#, panel.polyline(points).trim_end());
-        let x = RIGHT - 190.0;
-        let y = 118.0 + 20.0 * index as f64 + 18.0;
+        let (x, y) = (RIGHT - 370.0 + 160.0 * index as f64, 137.5);
         let _ = writeln!(
             svg,
             r#"<line class="line {class}" x1="{x}" y1="{y}" x2="{}" y2="{y}"/><text x="{}" y="{}">{name}</text>"#,
@@ -144,16 +146,19 @@ fn latency(svg: &mut String, report: &Report) {
 fn throughput(svg: &mut String, report: &Report) {
     let panel = Panel { top: 440.0, bottom: 590.0 };
     let _ = writeln!(svg, r#"<text class="head" x="32" y="422">deliveries a second, over time</text>"#);
-    let rates = report::rates(&report.timeline);
+    let rates = report::rates(whole(&report.timeline));
     let most = nice(rates.iter().copied().fold(0.0, f64::max));
     for step in 0..=4 {
         let share = f64::from(step) / 4.0;
         panel.horizontal(svg, share, &amount(most * share));
     }
-    let seconds = rates.len() as f64 / 10.0;
-    for step in 0..=4 {
-        let share = f64::from(step) / 4.0;
-        panel.vertical(svg, share, &format!("{} s", short(seconds * share)));
+    let seconds = rates.len().saturating_sub(1) as f64 * SLICE.as_secs_f64();
+    if seconds > 0.0 {
+        let every = nice(seconds / 8.0);
+        for step in 0..=(seconds / every) as u32 {
+            let second = every * f64::from(step);
+            panel.vertical(svg, second / seconds, &format!("{} s", short(second)));
+        }
     }
     if rates.len() > 1 {
         let last = (rates.len() - 1) as f64;
@@ -161,6 +166,14 @@ fn throughput(svg: &mut String, report: &Report) {
         let (x0, x1, y0) = (panel.x(0.0), panel.x(1.0), panel.y(0.0));
         let _ = writeln!(svg, r#"<polygon class="area" points="{x0:.1},{y0:.1} {points}{x1:.1},{y0:.1}"/>"#);
         let _ = writeln!(svg, r#"<polyline class="line delivery" points="{}"/>"#, points.trim_end());
+    }
+}
+
+/// Without the slices at both ends, which the run fills only in part.
+fn whole(timeline: &[u64]) -> &[u64] {
+    match timeline {
+        [_, whole @ .., _] if whole.len() > 3 => whole,
+        all => all,
     }
 }
 
