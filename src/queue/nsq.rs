@@ -1,5 +1,7 @@
 //! TODO
 
+pub mod admin;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
