@@ -10,6 +10,9 @@ use crate::{config, telemetry::Metrics};
 /// etcd pings a connection's other side no more often than this (its own least is 5 s).
 const PING: Duration = Duration::from_secs(10);
 
+/// How often a closed TLS connection is tried again to learn why.
+const ALERT_TRIES: u32 = 5;
+
 /// How etcd is reached; a cheap clone.
 #[derive(Clone)]
 pub(super) struct Etcd {
@@ -82,9 +85,21 @@ impl Etcd {
         Err(fault)
     }
 
-    /// Tells a plain connection to a TLS listener from an etcd that is away.
+    /// Tells a plain connection to a TLS listener, or a refused certificate, from an etcd that is away.
     pub(super) async fn diagnose(&self, fault: Fault) -> Fault {
         let Fault::Away(why) = fault else { return fault };
+        if self.config.etcd.iter().any(|endpoint| endpoint.starts_with("https://")) && why.contains("closed") {
+            // TLS 1.3 tells a refused client certificate after the handshake, and whether tonic passes the alert on is a
+            // matter of luck: try it more than once. A proxy whose etcd is away looks the same without the alert.
+            for _ in 0..ALERT_TRIES {
+                if let Err(Fault::Refused(why)) = self.ask().await {
+                    return Fault::Refused(why);
+                }
+            }
+            return Fault::Away(format!(
+                "{why} (if this stays, etcd may refuse our certificate: check [cluster] tls_cert and tls_key)"
+            ));
+        }
         for endpoint in &self.config.etcd {
             let Some(address) = endpoint.strip_prefix("http://") else { continue };
             if speaks_tls(address.trim_end_matches('/'), self.config.timeout).await {
@@ -94,6 +109,13 @@ impl Etcd {
             }
         }
         Fault::Away(why)
+    }
+
+    /// Any question over a new connection.
+    async fn ask(&self) -> Result<(), Fault> {
+        let with = self.options().await?.map(|tls| ConnectOptions::new().with_tls(tls));
+        let mut client = self.call("connect", Client::connect(self.config.etcd.as_slice(), with)).await?;
+        self.call("ask for the status", client.status()).await.map(|_| ())
     }
 
     async fn options(&self) -> Result<Option<TlsOptions>, Fault> {
