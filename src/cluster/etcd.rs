@@ -245,15 +245,16 @@ async fn file(key: &str, path: &std::path::Path) -> Result<Vec<u8>, Fault> {
         .map_err(|error| Fault::Refused(format!("[cluster] {key} = {}: {error}", path.display())))
 }
 
-/// Whether what listens at `address` answers plain bytes with a TLS alert.
+/// Whether what listens at `address` answers a broken TLS hello with an alert.
 async fn speaks_tls(address: &str, timeout: Duration) -> bool {
+    // a handshake record with a hello of one byte
+    const HELLO: [u8; 10] = [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0];
     let ask = async {
         let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.ok()?;
-        let mut answer = Vec::new();
-        stream.take(512).read_to_end(&mut answer).await.ok()?;
-        let alert = answer.starts_with(&[0x15, 0x03]);
-        Some(alert || String::from_utf8_lossy(&answer).contains("HTTPS server"))
+        stream.write_all(&HELLO).await.ok()?;
+        let mut answer = [0; 2];
+        stream.read_exact(&mut answer).await.ok()?;
+        Some(matches!(answer, [0x15 | 0x16, 3]))
     };
     matches!(tokio::time::timeout(timeout, ask).await, Ok(Some(true)))
 }
