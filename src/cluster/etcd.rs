@@ -13,6 +13,9 @@ const PING: Duration = Duration::from_secs(10);
 /// How often a closed TLS connection is tried again to learn why.
 const ALERT_TRIES: u32 = 5;
 
+/// A handshake record with a broken hello, which TLS answers with an alert.
+const TLS_HELLO: [u8; 10] = [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0];
+
 /// How etcd is reached; a cheap clone.
 #[derive(Clone)]
 pub(super) struct Etcd {
@@ -48,6 +51,13 @@ impl Etcd {
 
     /// A new client, once at least one endpoint was reached.
     pub(super) async fn connect(&self) -> Result<Client, Fault> {
+        match self.try_connect().await {
+            Err(fault) => Err(self.diagnose(fault).await),
+            client => client,
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Client, Fault> {
         let options = self.options().await?;
         // the client's balanced channel keeps connection errors to itself, so they are looked for first
         self.probe(&options).await?;
@@ -61,11 +71,7 @@ impl Etcd {
         if !self.config.user.is_empty() {
             with = with.with_user(&self.config.user, self.config.password.expose()).with_auto_token_refresh(true);
         }
-        let client = self.call("connect", Client::connect(self.config.etcd.as_slice(), Some(with))).await;
-        match client {
-            Err(fault) => Err(self.diagnose(fault).await),
-            client => client,
-        }
+        self.call("connect", Client::connect(self.config.etcd.as_slice(), Some(with))).await
     }
 
     /// `future` within `[cluster] timeout`; a failure is counted.
@@ -85,7 +91,7 @@ impl Etcd {
         Err(fault)
     }
 
-    /// Tells a plain connection to a TLS listener, or a refused certificate, from an etcd that is away.
+    /// Tells TLS on one side only, or a refused certificate, from an etcd that is away.
     pub(super) async fn diagnose(&self, fault: Fault) -> Fault {
         let Fault::Away(why) = fault else { return fault };
         if self.config.etcd.iter().any(|endpoint| endpoint.starts_with("https://")) && why.contains("closed") {
@@ -101,11 +107,20 @@ impl Etcd {
             ));
         }
         for endpoint in &self.config.etcd {
-            let Some(address) = endpoint.strip_prefix("http://") else { continue };
-            if speaks_tls(address.trim_end_matches('/'), self.config.timeout).await {
-                return Fault::Refused(format!(
-                    "etcd at {endpoint} speaks TLS: write https:// and set [cluster] tls_ca"
-                ));
+            let within = self.config.timeout;
+            if let Some(address) = endpoint.strip_prefix("http://") {
+                if answers(address, &TLS_HELLO, within)
+                    .await
+                    .is_some_and(|answer| matches!(answer, [0x15 | 0x16, 3, ..]))
+                {
+                    let advice = "write https:// and set [cluster] tls_ca";
+                    return Fault::Refused(format!("etcd at {endpoint} speaks TLS: {advice}"));
+                }
+            } else if let Some(address) = endpoint.strip_prefix("https://")
+                && answers(address, b"GET /health HTTP/1.0\r\n\r\n", within).await == Some(*b"HTTP/")
+            {
+                let advice = "write http://, or give etcd a certificate";
+                return Fault::Refused(format!("etcd at {endpoint} does not speak TLS: {advice}"));
             }
         }
         Fault::Away(why)
@@ -245,16 +260,14 @@ async fn file(key: &str, path: &std::path::Path) -> Result<Vec<u8>, Fault> {
         .map_err(|error| Fault::Refused(format!("[cluster] {key} = {}: {error}", path.display())))
 }
 
-/// Whether what listens at `address` answers a broken TLS hello with an alert.
-async fn speaks_tls(address: &str, timeout: Duration) -> bool {
-    // a handshake record with a hello of one byte
-    const HELLO: [u8; 10] = [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0];
+/// The first bytes of what listens at `address` says to `question`.
+async fn answers(address: &str, question: &[u8], within: Duration) -> Option<[u8; 5]> {
     let ask = async {
-        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
-        stream.write_all(&HELLO).await.ok()?;
-        let mut answer = [0; 2];
+        let mut stream = tokio::net::TcpStream::connect(address.trim_end_matches('/')).await.ok()?;
+        stream.write_all(question).await.ok()?;
+        let mut answer = [0; 5];
         stream.read_exact(&mut answer).await.ok()?;
-        Some(matches!(answer, [0x15 | 0x16, 3]))
+        Some(answer)
     };
-    matches!(tokio::time::timeout(timeout, ask).await, Ok(Some(true)))
+    tokio::time::timeout(within, ask).await.ok().flatten()
 }
