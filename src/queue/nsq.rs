@@ -16,6 +16,8 @@ mod pending;
 mod publisher;
 mod sentinel;
 
+pub mod admin;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
