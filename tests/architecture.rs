@@ -222,14 +222,22 @@ fn wrong_ways(file: &Source) -> Vec<String> {
 #[test]
 fn arrows_point_one_way() {
     let wrong: Vec<String> = sources().iter().filter(|file| file.room() != "lib").flat_map(wrong_ways).collect();
-    assert!(wrong.is_empty(), "DESIGN: main → gateway → {{ingress, dispatch, socket}} → {{hub, queue, …}} → wire → push\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "DESIGN: main → gateway → {{ingress, dispatch, socket}} → {{hub, queue, …}} → wire → push\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn every_room_has_its_floor() {
     for file in sources() {
         let room = file.room();
-        assert!(["lib", "main"].contains(&room) || floor(room).is_some(), "{}: name the floor of {room} here", file.path);
+        assert!(
+            ["lib", "main"].contains(&room) || floor(room).is_some(),
+            "{}: name the floor of {room} here",
+            file.path
+        );
     }
 }
 
@@ -260,7 +268,9 @@ fn foreign_crates_stay_in_their_cages() {
 
 #[test]
 fn the_process_is_ended_in_one_place_only() {
-    for file in sources().iter().filter(|file| file.code.contains("process::exit") || file.code.contains("process::abort")) {
+    for file in
+        sources().iter().filter(|file| file.code.contains("process::exit") || file.code.contains("process::abort"))
+    {
         assert_eq!(file.path, "src/cli/serve.rs", "only the second signal may end the process without a drain");
     }
 }

@@ -58,7 +58,11 @@ fn every_key_stands_in_operations_md_with_its_default() {
             assert!(row[3].len() > 20, "{section} {key}: what is there to think about?");
         }
         for row in rows {
-            assert!(keys.contains_key(code(&row[0])), "docs/operations.md explains {section} {}, which is no key", row[0]);
+            assert!(
+                keys.contains_key(code(&row[0])),
+                "docs/operations.md explains {section} {}, which is no key",
+                row[0]
+            );
         }
     }
 }
@@ -85,7 +89,8 @@ fn a_counter_stands_there_as_it_is_exposed() {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let mut counters = 0;
     for (name, kind) in types.filter_map(|line| line.split_once(' ')) {
-        let shown = if kind == "counter" { format!("{}_total", name.trim_end_matches("_total")) } else { name.to_owned() };
+        let shown =
+            if kind == "counter" { format!("{}_total", name.trim_end_matches("_total")) } else { name.to_owned() };
         counters += usize::from(kind == "counter");
         assert!(rows.contains(&format!("| `{shown}` | {kind}")), "{shown} ({kind}) is not explained as it is exposed");
     }
