@@ -306,7 +306,7 @@ fn a_wrong_way_is_found_however_it_is_written() {
         file("src/cluster/sweep.rs", "use crate::queue::Publisher;"),
     ];
     for file in &wrong {
-        assert_eq!(wrong_ways(file).len(), 1, "{}", file.code);
+        assert!(!wrong_ways(file).is_empty(), "{}", file.code);
     }
     let right = [
         file("src/hub/shard.rs", "use crate::{config, push::Push};\nuse super::outbox::Outbox;"),
