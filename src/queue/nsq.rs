@@ -16,7 +16,6 @@ mod pending;
 mod publisher;
 mod sentinel;
 
-pub mod admin;
 
 use std::{sync::Arc, time::Duration};
 
