@@ -8,7 +8,7 @@ mod tickets;
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,13 +29,14 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// Starts `[queue] processors` lanes on `jobs`. With `hold`, what comes first waits that long (touched meanwhile), so
-    /// that clients can rejoin after a restart.
+    /// Starts `[queue] processors` lanes on `jobs`. With `hold`, where there is a `backlog` when the first job comes, it and
+    /// what follows wait that long (touched meanwhile), so that clients can rejoin after a restart.
     pub fn start(
         config: &config::Queue,
         jobs: Jobs,
         hub: Hub,
         hold: Option<Duration>,
+        backlog: watch::Receiver<bool>,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -60,7 +61,7 @@ impl Dispatch {
             let (draining, abort) = (draining.clone(), abort.clone());
             async move {
                 // jobs that were taken and not yet dispatched are requeued by their drop
-                abort.run_until_cancelled(intake.run(jobs, hold, draining)).await;
+                abort.run_until_cancelled(intake.run(jobs, hold, backlog, draining)).await;
             }
         });
         let (done, settled) = oneshot::channel();

@@ -21,15 +21,17 @@ pub(super) enum Held {
     Cut(VecDeque<Job>),
 }
 
-/// Takes jobs, at most `max`, and keeps them for `hold`; more wait in the queue.
+/// Keeps `first` and the jobs that follow, at most `max`, for `hold`; more wait in the queue.
 pub(super) async fn hold(
+    first: Job,
     jobs: &mut Jobs,
     hold: Duration,
     max: usize,
     draining: &CancellationToken,
     in_hand: &Level,
 ) -> Held {
-    let mut held = VecDeque::new();
+    in_hand.inc();
+    let mut held = VecDeque::from([first]);
     let mut over = std::pin::pin!(sleep(hold));
     let mut touch = interval(TOUCH);
     touch.set_missed_tick_behavior(MissedTickBehavior::Delay);

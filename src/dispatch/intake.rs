@@ -4,7 +4,7 @@ use std::{collections::HashSet, hash::BuildHasher, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use foldhash::fast::FixedState;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -52,30 +52,43 @@ impl Intake {
     }
 
     /// Takes jobs until their end.
-    pub(super) async fn run(self, mut jobs: Jobs, hold: Option<Duration>, draining: CancellationToken) {
-        if let Some(time) = hold.filter(|time| !time.is_zero()) {
-            let in_hand = &self.metrics.jobs_in_hand;
-            match hold::hold(&mut jobs, time, self.max_in_flight, &draining, in_hand).await {
-                Held::Over(held) => {
-                    tracing::info!(jobs = held.len(), "the replay hold is over");
-                    for job in held {
-                        in_hand.dec();
-                        self.begin(job).await;
-                    }
-                }
-                Held::Cut(held) => {
-                    for job in held {
-                        in_hand.dec();
-                        self.give_back(job);
-                    }
-                    while let Some(job) = jobs.next().await {
-                        self.give_back(job);
-                    }
-                }
-            }
+    pub(super) async fn run(
+        self,
+        mut jobs: Jobs,
+        hold: Option<Duration>,
+        backlog: watch::Receiver<bool>,
+        draining: CancellationToken,
+    ) {
+        let Some(first) = jobs.next().await else { return };
+        match hold.filter(|time| !time.is_zero() && *backlog.borrow()) {
+            None => self.begin(first).await,
+            Some(time) => self.replay(first, &mut jobs, time, &draining).await,
         }
         while let Some(job) = jobs.next().await {
             self.begin(job).await;
+        }
+    }
+
+    /// Holds the backlog for `time`, then dispatches it; a drain gives it back instead, and what follows.
+    async fn replay(&self, first: Job, jobs: &mut Jobs, time: Duration, draining: &CancellationToken) {
+        let in_hand = &self.metrics.jobs_in_hand;
+        match hold::hold(first, jobs, time, self.max_in_flight, draining, in_hand).await {
+            Held::Over(held) => {
+                tracing::info!(jobs = held.len(), "the replay hold is over");
+                for job in held {
+                    in_hand.dec();
+                    self.begin(job).await;
+                }
+            }
+            Held::Cut(held) => {
+                for job in held {
+                    in_hand.dec();
+                    self.give_back(job);
+                }
+                while let Some(job) = jobs.next().await {
+                    self.give_back(job);
+                }
+            }
         }
     }
 
