@@ -228,7 +228,9 @@ async fn a_silent_connection_is_pinged_and_one_that_answers_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_goes_away_gets_its_close_echoed() {
     let rig = start(&[]);
-    for (payload, label) in [(&b"\x03\xe9"[..], "1001"), (b"\x03\xe8bye", "1000"), (b"", "1005"), (b"\x0f\xa0", "other")] {
+    for (payload, label) in
+        [(&b"\x03\xe9"[..], "1001"), (b"\x03\xe8bye", "1000"), (b"", "1005"), (b"\x0f\xa0", "other")]
+    {
         let mut raw = rig.joined("ada").await;
         raw.frame(8, payload).await;
         assert_eq!(raw.next().await, Some((8, payload[..payload.len().min(2)].to_vec())));

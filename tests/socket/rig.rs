@@ -2,11 +2,7 @@
 
 #![allow(dead_code)] // each test file uses a part
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use oxipush::{
@@ -22,7 +18,7 @@ use oxipush::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::timeout,
 };
 
@@ -60,7 +56,9 @@ pub fn start_held(overrides: &[(&str, &str)], hold: Option<Duration>) -> Rig {
     let address = bound.address();
     let clients = bound.serve(&tasks);
     let (jobs, receiver) = mpsc::channel(1024);
-    let dispatch = Dispatch::start(&config.queue, Jobs::detached(receiver), hub.clone(), hold, &tasks, &metrics);
+    let (_, backlog) = watch::channel(hold.is_some());
+    let jobs_ = Jobs::detached(receiver);
+    let dispatch = Dispatch::start(&config.queue, jobs_, hub.clone(), hold, backlog, &tasks, &metrics);
     Rig { address, hub, metrics, jobs: Some(jobs), clients, dispatch, tasks, deaths }
 }
 
@@ -175,7 +173,8 @@ impl Raw {
 
     /// Reads more; `false`: it is over.
     pub async fn fill(&mut self) -> bool {
-        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await.expect("nothing came for a long time");
+        let read =
+            timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await.expect("nothing came for a long time");
         matches!(read, Ok(1..))
     }
 
