@@ -17,3 +17,7 @@ lint:
 # licenses, bans and sources (needs cargo-deny)
 deny:
     cargo deny check bans licenses sources
+
+# 500 SIGKILLs at random moments, with a ledger of what was accepted and received (CI: 20)
+crash rounds="500":
+    OXIPUSH_CRASH_ROUNDS={{rounds}} cargo test --release --test crash -- --nocapture

@@ -61,7 +61,7 @@ async fn pushes_are_refused_while_nsqd_is_away_and_delivered_once_it_is_back() {
             }
         };
         tokio::time::timeout(PATIENCE, unready).await.expect("the node says that it is not ready");
-        nsqd.restart().await;
+        nsqd.again().await;
         push_until_accepted(&node, "card", "back").await;
         let came = async { while tab.content().await != "back" {} };
         tokio::time::timeout(PATIENCE * 2, came).await.expect("delivered again");
@@ -80,8 +80,8 @@ async fn an_orderly_restart_of_nsqd_loses_at_most_the_message_under_way() {
         push_until_accepted(&node, "card", &n.to_string()).await;
         accepted += 1;
         if n == 150 {
-            nsqd.terminate().await;
-            nsqd.restart().await;
+            nsqd.stop().await;
+            nsqd.again().await;
         }
     }
     push_until_accepted(&node, "card", "end").await;
@@ -108,7 +108,7 @@ async fn an_orderly_restart_of_nsqd_loses_at_most_the_message_under_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_that_nsqd_refuses_costs_only_itself() {
-    let nsqd = Nsqd::start_with(&["--max-msg-size=4096"]).await;
+    let nsqd = Nsqd::with(&["--max-msg-size=4096"]).await;
     let node = start(&settings(&nsqd)).await;
     let mut tab = Client::modern(&node.socket(), "card", "").await;
     let body = json!({"from": "", "to": ["card"], "appID": "", "content": "x".repeat(8000)});
