@@ -11,7 +11,7 @@ use crate::{
 
 /// Works until nobody can send `parts` any more.
 pub(super) async fn run(mut parts: mpsc::Receiver<Parcel>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
-    let nobody = metrics.drops.get_or_create(&[("reason", "no_connection")]).clone();
+    let nobody = metrics.drops.get_or_create_owned(&[("reason", "no_connection")]);
     let mut shards = vec![Vec::new(); hub.workers()];
     while let Some(part) = parts.recv().await {
         let (post, cards) = (part.post(), part.cards());
