@@ -1,6 +1,6 @@
 //! A gateway's hot half (dispatch, hub, socket) without a queue, and a raw client for it.
 
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code, unreachable_pub)] // each test file uses a part
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
