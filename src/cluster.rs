@@ -1,14 +1,34 @@
-//! This node among others: its etcd registration, and the channels of nodes that are gone.
+//! This node among others: its etcd registration, the other nodes, and the channels of nodes that are gone.
+//!
+//! Keys in etcd, `<prefix>` being `[cluster] prefix`:
+//!
+//! | key | is | lives |
+//! |---|---|---|
+//! | `<prefix>/<id>` | a node: addresses, weight, version, phase (JSON) | under the node's lease |
+//! | `<prefix>-roster/<id>` | a node that has a channel, and since when it is gone (JSON) | until its channel is deleted |
+//! | `<prefix>-deleting/<id>` | a survivor is deleting that channel; the node waits before it comes back | under a lease |
+//! | `/gopusher/<gopusher_key>/<addr>` | gopusher's form, by option | under the node's lease, while it serves |
 
-use std::{net::SocketAddr, sync::Arc};
+mod addresses;
+mod cleaner;
+mod etcd;
+mod members;
+mod node;
+mod registration;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Backend, Config},
     lifecycle::{Phases, Tasks},
     telemetry::Metrics,
 };
+
+use etcd::Etcd;
+use registration::Registration;
 
 /// Where the node's listeners really listen.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +45,9 @@ pub struct Listeners {
 pub struct Cluster {
     /// Lines for `/readyz`: whether the node is registered, and why not.
     pub details: watch::Receiver<Vec<String>>,
+    /// Ids of the nodes that are registered, sorted; the last known ones while etcd is away. Without etcd: this node.
+    pub members: watch::Receiver<Vec<String>>,
+    presence: Presence,
 }
 
 /// Why a node cannot be part of the cluster; it must not start.
@@ -32,24 +55,82 @@ pub struct Cluster {
 #[error("{0}")]
 pub struct ClusterError(pub String);
 
+enum Presence {
+    /// No `[cluster] etcd`: the senders keep the receivers' channels open.
+    Alone { _details: watch::Sender<Vec<String>>, _members: watch::Sender<Vec<String>> },
+    Registered {
+        stop: CancellationToken,
+        /// Closed once the registration's task has ended.
+        ended: watch::Receiver<()>,
+        patience: Duration,
+    },
+}
+
 impl Cluster {
     /// Claims the node's id and registers it, following `phases`. Without `[cluster] etcd` nothing is done. While etcd is
     /// away it goes on without and tries again.
     ///
+    /// Call it before the node reads its channel: two nodes of one id would split that channel's pushes. It may wait for a
+    /// killed predecessor's lease to end.
+    ///
     /// # Errors
-    /// The id is taken by a living node; credentials are refused; an address cannot be advertised.
+    /// The id is taken by a living node; credentials or TLS are refused; an address cannot be advertised.
     pub async fn join(
-        _config: &Config,
-        _listeners: Listeners,
-        _phases: Phases,
-        _tasks: &Tasks,
-        _metrics: &Arc<Metrics>,
+        config: &Config,
+        listeners: Listeners,
+        phases: Phases,
+        tasks: &Tasks,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, ClusterError> {
-        todo!()
+        let id = config.node.id.as_str();
+        if config.cluster.etcd.is_empty() {
+            let (_details, details) = watch::channel(Vec::new());
+            let (_members, members) = watch::channel(vec![id.to_owned()]);
+            return Ok(Self { details, members, presence: Presence::Alone { _details, _members } });
+        }
+        let addresses = addresses::advertised(&config.cluster, listeners).await.map_err(ClusterError)?;
+        let etcd = Etcd::new(&config.cluster, metrics);
+        let reads_channel = config.queue.backend == Backend::Nsq;
+        let (say, details) = watch::channel(Vec::new());
+        let (tell, members) = watch::channel(Vec::new());
+        let mut registration =
+            Registration::new(etcd.clone(), id, &addresses, reads_channel, phases.watch(), say, members.clone());
+        registration.join().await.map_err(ClusterError)?;
+        tracing::info!(
+            node = id,
+            socket = addresses.socket,
+            http = addresses.http,
+            grpc = addresses.grpc,
+            "advertised addresses"
+        );
+
+        let stop = tasks.cancelled().child_token();
+        let (end, ended) = watch::channel(());
+        tasks.spawn_until_done("cluster addresses", addresses.check(registration.remarks(), config.cluster.timeout));
+        tasks.spawn_until_done("cluster registration", {
+            let stop = stop.clone();
+            async move {
+                registration.run(stop).await;
+                drop(end);
+            }
+        });
+        tasks.spawn("cluster members", members::run(etcd.clone(), tell, tasks.cancelled()));
+        if reads_channel {
+            let cleaner = cleaner::Cleaner::new(etcd, config, metrics);
+            tasks.spawn("cluster cleaner", cleaner.run(members.clone(), tasks.cancelled()));
+        }
+        let patience = config.cluster.timeout * 2 + Duration::from_secs(1);
+        Ok(Self { details, members, presence: Presence::Registered { stop, ended, patience } })
     }
 
-    /// Takes the registration back: the last thing a node does.
+    /// Takes the registration back: the last thing a node does. (A node whose tasks are stopped first has done so then.)
     pub async fn leave(self) {
-        todo!()
+        if let Presence::Registered { stop, mut ended, patience } = self.presence {
+            stop.cancel();
+            let end = async { while ended.changed().await.is_ok() {} };
+            if tokio::time::timeout(patience, end).await.is_err() {
+                tracing::warn!("the registration could not be taken back in time; its lease will end by itself");
+            }
+        }
     }
 }

@@ -212,6 +212,13 @@ impl Control {
         }
     }
 
+    /// Hands out no more raw jobs; what was handed out already can still be finished.
+    pub async fn stop_raw(&self) {
+        if let BackendControl::Nsq(control) = &self.backend {
+            control.stop_raw().await;
+        }
+    }
+
     /// Writes what is still to be told (finishes, requeues), then ends. Call it once every job is gone.
     pub async fn close(self, within: Duration) {
         match self.backend {

@@ -20,6 +20,11 @@ impl Bound {
         todo!()
     }
 
+    /// Stub.
+    pub fn new(_l: std::net::TcpListener, _c: &Config, _a: Admission, _m: &Arc<Metrics>) -> io::Result<Self> {
+        todo!()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         todo!()

@@ -18,6 +18,7 @@ mod publisher;
 mod sentinel;
 mod session;
 
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
@@ -67,9 +68,9 @@ pub async fn open(
     // separate: the publisher and the links outlive the hand-outs
     let (closing, tracker) = (tasks.cancelled().child_token(), TaskTracker::new());
     let publisher = publisher::start(&base, topic(&live)?, &closing, &tracker, tasks);
-    let stop = closing.child_token();
     let start = |group: &'static str, name: &str, channel: &str, bound: usize| {
         let (jobs, receiver) = mpsc::channel(bound);
+        let stop = closing.child_token();
         let hands = Arc::new(Semaphore::new(bound));
         let names = (topic(name)?, self::channel(channel)?);
         let own = (group == "live").then(|| backlog.clone());
@@ -95,13 +96,13 @@ pub async fn open(
         };
         fleet::start(setup, life);
         pausing.close();
-        Ok::<_, OpenError>((Jobs { receiver }, Side { hands, bound, pausing }))
+        Ok::<_, OpenError>((Jobs { receiver }, Side { hands, bound, stop, pausing }))
     };
     let (jobs, live_side) = start("live", &live, node.as_str(), config.max_in_flight)?;
     // a raw push is published before it is finished, so that more in hand than may be published would only be refused
     let bound = config.max_in_flight.min(config.max_publishes.div_ceil(2));
     let (raw, raw_side) = start("raw", &config.topic, &config.channel, bound)?;
-    let backend = Control { publisher: publisher.clone(), stop, closing, tracker, sides: [live_side, raw_side] };
+    let backend = Control { publisher: publisher.clone(), closing, tracker, live: live_side, raw: raw_side };
     Ok(Queue {
         publisher: QueuePublisher::Nsq(publisher),
         jobs,
@@ -157,32 +158,43 @@ struct Side {
     /// A permit for each job that is in hand.
     hands: Arc<Semaphore>,
     bound: usize,
+    stop: CancellationToken,
     /// Who has yet to stop.
     pausing: TaskTracker,
+}
+
+impl Side {
+    /// Hands out no more.
+    async fn stop(&self) {
+        self.stop.cancel();
+        self.pausing.wait().await;
+    }
 }
 
 /// See [`super::Control`].
 pub(crate) struct Control {
     publisher: Publisher,
-    stop: CancellationToken,
     closing: CancellationToken,
     tracker: TaskTracker,
-    sides: [Side; 2],
+    live: Side,
+    raw: Side,
 }
 
 impl Control {
     pub(crate) async fn stop_jobs(&self) {
-        self.stop.cancel();
-        for side in &self.sides {
-            side.pausing.wait().await;
-        }
+        self.stop_raw().await;
+        self.live.stop().await;
+    }
+
+    pub(crate) async fn stop_raw(&self) {
+        self.raw.stop().await;
     }
 
     pub(crate) async fn close(self, within: Duration) {
         let deadline = Instant::now() + within;
-        self.stop.cancel();
+        self.stop_jobs().await;
         let idle = async {
-            for side in &self.sides {
+            for side in [&self.live, &self.raw] {
                 let _ = side.hands.acquire_many(u32::try_from(side.bound).unwrap_or(u32::MAX)).await;
             }
             self.publisher.idle().await;

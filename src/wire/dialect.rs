@@ -3,9 +3,10 @@
 mod gopusher;
 mod oxipush_v1;
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, marker::PhantomData, time::Duration};
 
 use bytestring::ByteString;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
 use super::{close::Ending, frame::Frame};
 use crate::push::Push;
@@ -91,6 +92,14 @@ impl Dialect {
         }
     }
 
+    /// The answer to a leave that holds, where the dialect has one.
+    pub fn left(self) -> Option<Frame> {
+        match self {
+            Self::Gopusher => None,
+            Self::OxipushV1 => Some(oxipush_v1::left()),
+        }
+    }
+
     /// The answer to the dialect's own ping.
     pub fn pong(self) -> Frame {
         match self {
@@ -113,5 +122,24 @@ impl Dialect {
             Self::Gopusher => None,
             Self::OxipushV1 => Some(oxipush_v1::drain(delay)),
         }
+    }
+}
+
+/// A struct that may come as a JSON object only; serde would also take an array of its fields.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData))
     }
 }

@@ -8,6 +8,9 @@ use super::close::Ending;
 
 pub use reader::{Message, Reader};
 
+/// Bytes of an unmasked frame's longest header.
+const MAX_HEADER: usize = 10;
+
 /// Encoded, unmasked WebSocket frame bytes, shared by all receivers; a clone costs a count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame(Bytes);
@@ -51,12 +54,33 @@ impl Frame {
         Self(bytes)
     }
 
+    /// A text frame whose payload `write` appends once, right where the frame's bytes are; `capacity` is its likely length.
+    pub(crate) fn text_in_place(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut bytes = Vec::with_capacity(MAX_HEADER + capacity);
+        bytes.resize(MAX_HEADER, 0);
+        write(&mut bytes);
+        // Outboxes count a frame's length: what it really holds must not be far from it.
+        if bytes.capacity() > bytes.len() + bytes.len() / 4 + 64 {
+            bytes.shrink_to_fit();
+        }
+        let mut header = Vec::with_capacity(MAX_HEADER);
+        write_header(&mut header, 0x1, bytes.len() - MAX_HEADER);
+        let start = MAX_HEADER - header.len();
+        bytes[start..MAX_HEADER].copy_from_slice(&header);
+        Self(Bytes::from(bytes).slice(start..))
+    }
+
     fn encode(opcode: u8, payload: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(payload.len() + 10);
+        let mut bytes = Vec::with_capacity(payload.len() + MAX_HEADER);
         write_header(&mut bytes, opcode, payload.len());
         bytes.extend_from_slice(payload);
         Self(bytes.into())
     }
+}
+
+/// Appends `text` as a JSON string.
+pub(crate) fn json_string(json: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(json, text).expect("invariant: a Vec takes every string");
 }
 
 /// Appends the header of a whole, unmasked frame with `length` bytes of payload.

@@ -1,27 +1,244 @@
 //! The subprotocol `oxipush.v1`: `{"event":…,"data":…}` both ways.
 
-use std::time::Duration;
+use std::{borrow::Cow, io::Write as _, time::Duration};
 
 use bytestring::ByteString;
+use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Command, Mistake};
-use crate::{push::Push, wire::frame::Frame};
+use super::{Command, Mistake, Object};
+use crate::{
+    push::Push,
+    wire::frame::{Frame, json_string},
+};
 
-pub(super) fn parse(_text: &ByteString) -> Command {
-    todo!()
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(default, rename = "data")]
+    _data: Option<IgnoredAny>,
 }
-pub(super) fn push(_push: &Push) -> Frame {
-    todo!()
+
+#[derive(Deserialize)]
+struct JoinEnvelope {
+    #[serde(default)]
+    data: Option<Object<Join>>,
 }
-pub(super) fn joined(_card: &ByteString, _app: &ByteString) -> Frame {
-    todo!()
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Join {
+    #[serde(default)]
+    card_id: Option<String>,
+    #[serde(default)]
+    app_id: Option<String>,
+    #[serde(default)]
+    device: Option<IgnoredAny>,
+    #[serde(default)]
+    token: Option<IgnoredAny>,
+    #[serde(default)]
+    resume: Option<IgnoredAny>,
 }
+
+pub(super) fn parse(text: &ByteString) -> Command {
+    let Object(envelope): Object<Envelope<'_>> = match serde_json::from_str(text) {
+        Ok(envelope) => envelope,
+        Err(error) => return bad_json(&error),
+    };
+    match &*envelope.event {
+        "join" => match serde_json::from_str::<JoinEnvelope>(text) {
+            Ok(envelope) => join(envelope.data.map(|Object(join)| join).unwrap_or_default()),
+            Err(error) => bad_json(&error),
+        },
+        "leave" => Command::Leave,
+        "ping" => Command::Ping,
+        "subscribe" => unsupported("this gateway has no rooms yet; do not send `subscribe`"),
+        "unsubscribe" => unsupported("this gateway has no rooms yet; do not send `unsubscribe`"),
+        "ack" => unsupported("this gateway has no offline pushes yet; do not send `ack`"),
+        _ => mistake("unknown_event", "unknown event; send join, leave or ping"),
+    }
+}
+
+fn join(join: Join) -> Command {
+    if join.device.is_some() {
+        return unsupported("this gateway has no offline pushes yet; leave `device` out of join");
+    }
+    if join.token.is_some() {
+        return unsupported("this gateway cannot verify tokens yet; leave `token` out of join");
+    }
+    if join.resume.is_some() {
+        return unsupported("this gateway has no offline pushes yet; leave `resume` out of join");
+    }
+    let Some(card) = join.card_id else {
+        return mistake("bad_name", "join names no card; give data.card_id");
+    };
+    Command::Join { card: card.into(), app: join.app_id.unwrap_or_default().into() }
+}
+
+pub(super) fn push(push: &Push) -> Frame {
+    Frame::text_in_place(push.content.len() + push.from.len() + 128, |json| {
+        write(json, format_args!(r#"{{"event":"push","data":{{"id":"{}","from":"#, push.id));
+        json_string(json, &push.from);
+        write(json, format_args!(r#","ts":{},"content":"#, push.id.millis()));
+        json_string(json, &push.content);
+        json.extend_from_slice(b"}}");
+    })
+}
+
+pub(super) fn joined(card: &ByteString, app: &ByteString) -> Frame {
+    Frame::text_in_place(card.len() + app.len() + 64, |json| {
+        json.extend_from_slice(br#"{"event":"joined","data":{"card_id":"#);
+        json_string(json, card);
+        json.extend_from_slice(br#","app_id":"#);
+        json_string(json, app);
+        json.extend_from_slice(b"}}");
+    })
+}
+
+pub(super) fn left() -> Frame {
+    Frame::text(r#"{"event":"left"}"#)
+}
+
 pub(super) fn pong() -> Frame {
-    todo!()
+    Frame::text(r#"{"event":"pong"}"#)
 }
-pub(super) fn error(_mistake: &Mistake) -> Frame {
-    todo!()
+
+pub(super) fn error(mistake: &Mistake) -> Frame {
+    Frame::text_in_place(mistake.message.len() + 64, |json| {
+        json.extend_from_slice(br#"{"event":"error","data":{"code":"#);
+        json_string(json, mistake.code);
+        json.extend_from_slice(br#","message":"#);
+        json_string(json, &mistake.message);
+        json.extend_from_slice(b"}}");
+    })
 }
-pub(super) fn drain(_delay: Duration) -> Frame {
-    todo!()
+
+pub(super) fn drain(delay: Duration) -> Frame {
+    Frame::text(&format!(r#"{{"event":"drain","data":{{"reconnect_in_ms":{}}}}}"#, delay.as_millis()))
+}
+
+fn write(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    json.write_fmt(text).expect("invariant: a Vec takes every write");
+}
+
+fn bad_json(error: &serde_json::Error) -> Command {
+    Command::Mistake(Mistake { code: "bad_json", message: Cow::Owned(format!("bad JSON: {error}")) })
+}
+
+fn unsupported(message: &'static str) -> Command {
+    mistake("unsupported", message)
+}
+
+fn mistake(code: &'static str, message: &'static str) -> Command {
+    Command::Mistake(Mistake { code, message: Cow::Borrowed(message) })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        push::{PushId, Target},
+        wire::dialect::Dialect,
+    };
+
+    fn parse(text: &str) -> Command {
+        Dialect::OxipushV1.parse(&text.into())
+    }
+
+    fn mistake_of(text: &str) -> Mistake {
+        match parse(text) {
+            Command::Mistake(mistake) => mistake,
+            other => panic!("{text} gave {other:?}"),
+        }
+    }
+
+    /// The JSON of a short or middle-sized frame.
+    fn json_of(frame: &Frame) -> Value {
+        let bytes = frame.bytes();
+        assert_eq!(bytes[0], 0x81);
+        let (header, length) = match bytes[1] {
+            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            127 => (10, usize::try_from(u64::from_be_bytes(bytes[2..10].try_into().unwrap())).unwrap()),
+            short => (2, usize::from(short)),
+        };
+        assert_eq!(bytes.len(), header + length);
+        serde_json::from_slice(&bytes[header..]).unwrap()
+    }
+
+    #[test]
+    fn join_leave_and_ping_are_understood() {
+        let join = Command::Join { card: "c".into(), app: "a".into() };
+        assert_eq!(parse(r#"{"event":"join","data":{"card_id":"c","app_id":"a"}}"#), join);
+        let join = Command::Join { card: "c".into(), app: "".into() };
+        assert_eq!(parse(r#"{"data":{"card_id":"c","device":null},"event":"join"}"#), join);
+        assert_eq!(parse(r#"{"event":"leave"}"#), Command::Leave);
+        assert_eq!(parse(r#"{"event":"ping","data":{}}"#), Command::Ping);
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        for field in ["device", "token", "resume"] {
+            let mistake = mistake_of(&format!(r#"{{"event":"join","data":{{"card_id":"c","{field}":"x"}}}}"#));
+            assert_eq!(mistake.code, "unsupported");
+            assert!(mistake.message.contains(field), "{}", mistake.message);
+        }
+        for event in ["subscribe", "unsubscribe", "ack"] {
+            let mistake = mistake_of(&format!(r#"{{"event":"{event}","data":{{"room":"r"}}}}"#));
+            assert_eq!(mistake.code, "unsupported");
+            assert!(mistake.message.contains(event), "{}", mistake.message);
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_and_do_not_end_the_connection() {
+        for bad in ["", "{", r#"["ping"]"#, "null", "{}", r#"{"event":1}"#, r#"{"event":"ping","x":1}"#] {
+            assert_eq!(mistake_of(bad).code, "bad_json", "{bad}");
+        }
+        assert!(mistake_of(r#"{"event":"join","data":{"card_id":"c","appid":"a"}}"#).message.contains("appid"));
+        assert_eq!(mistake_of(r#"{"event":"join","data":{}}"#).code, "bad_name");
+        assert_eq!(mistake_of(r#"{"event":"join"}"#).code, "bad_name");
+        assert_eq!(mistake_of(r#"{"event":"joIn"}"#).code, "unknown_event");
+    }
+
+    #[test]
+    fn answers_have_the_documented_form() {
+        let v1 = Dialect::OxipushV1;
+        assert_eq!(
+            json_of(&v1.joined(&"c\"".into(), &"".into())),
+            json!({"event": "joined", "data": {"card_id": "c\"", "app_id": ""}})
+        );
+        assert_eq!(json_of(&v1.left().unwrap()), json!({"event": "left"}));
+        assert_eq!(json_of(&v1.pong()), json!({"event": "pong"}));
+        assert_eq!(
+            json_of(&v1.drain(Duration::from_millis(1500)).unwrap()),
+            json!({"event": "drain", "data": {"reconnect_in_ms": 1500}})
+        );
+        let mistake = Mistake { code: "bad_name", message: "card_id is empty".into() };
+        assert_eq!(
+            json_of(&v1.mistake(&mistake).unwrap()),
+            json!({"event": "error", "data": {"code": "bad_name", "message": "card_id is empty"}})
+        );
+    }
+
+    #[test]
+    fn a_push_has_id_sender_time_and_content_at_every_size() {
+        for size in [0, 1, 10, 100, 200, 65_300, 65_500, 70_000] {
+            let push = Push {
+                id: PushId::from_parts(1_700_000_000_123, 7),
+                from: "the \"boss\"".into(),
+                target: Target { cards: vec!["c".into()], app: None },
+                content: "\"".repeat(size).into(),
+                collapse_key: None,
+            };
+            let data = json!({
+                "id": push.id.to_string(), "from": "the \"boss\"", "ts": 1_700_000_000_123_u64, "content": &*push.content,
+            });
+            assert_eq!(json_of(&Dialect::OxipushV1.push(&push)), json!({"event": "push", "data": data}));
+        }
+    }
 }

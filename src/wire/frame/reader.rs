@@ -1,9 +1,11 @@
 //! Reads a client's frames: bounds, masks, fragments and UTF-8 are checked as the bytes come.
 
-use bytes::{Bytes, BytesMut};
+use std::borrow::Cow;
+
+use bytes::{Buf, Bytes, BytesMut};
 use bytestring::ByteString;
 
-use crate::wire::close::Ending;
+use crate::wire::close::{Close, Ending};
 
 /// What a client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,26 +22,278 @@ pub enum Message {
     Close(Option<u16>, ByteString),
 }
 
-/// Turns a client's bytes into [`Message`]s. After an error nothing more is read.
+/// Turns a client's bytes into [`Message`]s. After an error or a close frame nothing more is read: what comes is dropped.
+///
+/// Between messages it holds no buffer, so that an idle connection costs three words.
 #[derive(Debug, Default)]
 pub struct Reader {
-    // TODO(H1)
+    max_message: usize,
+    partial: Option<Box<Partial>>,
+    done: bool,
 }
+
+/// A message of which not everything has come.
+#[derive(Debug)]
+struct Partial {
+    text: bool,
+    payload: Vec<u8>,
+    /// Bytes of `payload` that are known to be UTF-8 (text only).
+    valid: usize,
+    /// The data frame whose payload is still coming; `None` between fragments.
+    frame: Option<Rest>,
+}
+
+/// What is left of a data frame.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    fin: bool,
+    remaining: usize,
+    /// Turned so that its first byte is for the next byte of payload.
+    mask: [u8; 4],
+}
+
+#[derive(Clone, Copy)]
+struct Header {
+    fin: bool,
+    opcode: u8,
+    /// Bytes of the header itself.
+    size: usize,
+    length: u64,
+    mask: [u8; 4],
+}
+
+const CONTINUATION: u8 = 0x0;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xA;
 
 impl Reader {
     /// A reader whose messages (and frames) have at most `max_message` bytes of payload.
     pub fn new(max_message: usize) -> Self {
-        let _ = max_message;
-        todo!()
+        Self { max_message, partial: None, done: false }
     }
 
-    /// Takes the next whole message out of `buffer`, consuming the bytes it read; `None`: more bytes are needed.
+    /// Takes the next whole message out of `buffer`, consuming the bytes it read; `None`: more bytes are needed, and what
+    /// stays in `buffer` is less than one header and one control frame's payload (139 bytes).
     /// A frame announced as longer than the bound is refused at its header, before anything of it is buffered.
     ///
     /// # Errors
     /// The [`Ending`] to close the connection with (1002, 1007, 3503).
     pub fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, Ending> {
-        let _ = buffer;
-        todo!()
+        if self.done {
+            buffer.clear();
+            return Ok(None);
+        }
+        let result = self.read(buffer);
+        if matches!(result, Err(_) | Ok(Some(Message::Close(..)))) {
+            self.done = true;
+            self.partial = None;
+        }
+        result
+    }
+
+    fn read(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, Ending> {
+        loop {
+            if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
+                match self.take_payload(buffer)? {
+                    Progress::Message(message) => return Ok(Some(message)),
+                    Progress::Fragment => continue,
+                    Progress::Starved => return Ok(None),
+                }
+            }
+            let Some(header) = Header::parse(buffer)? else { return Ok(None) };
+            if header.opcode >= CLOSE {
+                return control(header, buffer);
+            }
+            let length = self.admit(header)?;
+            if header.fin && self.partial.is_none() && buffer.len() >= header.size + length {
+                return whole(header, length, buffer).map(Some);
+            }
+            buffer.advance(header.size);
+            let partial = self.partial.get_or_insert_with(|| Box::new(Partial::new(header.opcode == TEXT)));
+            partial.frame = Some(Rest { fin: header.fin, remaining: length, mask: header.mask });
+        }
+    }
+
+    /// Decides by its header whether a data frame may come; its payload's length.
+    fn admit(&self, header: Header) -> Result<usize, Ending> {
+        let held = match (&self.partial, header.opcode) {
+            (Some(partial), CONTINUATION) => partial.payload.len(),
+            (None, CONTINUATION) => return Err(broken("a continuation frame continues nothing")),
+            (Some(_), _) => return Err(broken("a new message began before the last fragment of the one before")),
+            (None, _) => 0,
+        };
+        match usize::try_from(header.length) {
+            Ok(length) if length <= self.max_message.saturating_sub(held) => Ok(length),
+            _ => Err(Ending {
+                close: Close::TooLarge,
+                text: Cow::Owned(format!("message too large: at most {} bytes are allowed", self.max_message)),
+            }),
+        }
+    }
+
+    fn take_payload(&mut self, buffer: &mut BytesMut) -> Result<Progress, Ending> {
+        let Some(partial) = &mut self.partial else { return Ok(Progress::Fragment) };
+        let Some(rest) = &mut partial.frame else { return Ok(Progress::Fragment) };
+        let count = rest.remaining.min(buffer.len());
+        let start = partial.payload.len();
+        partial.payload.extend_from_slice(&buffer[..count]);
+        buffer.advance(count);
+        unmask(&mut partial.payload[start..], rest.mask);
+        rest.mask.rotate_left(count % 4);
+        rest.remaining -= count;
+        let (frame_ended, message_ended) = (rest.remaining == 0, rest.remaining == 0 && rest.fin);
+        if frame_ended {
+            partial.frame = None;
+        }
+        if partial.text {
+            partial.check_utf8(message_ended)?;
+        }
+        match (frame_ended, message_ended) {
+            (false, _) => Ok(Progress::Starved),
+            (true, false) => Ok(Progress::Fragment),
+            (true, true) => {
+                let (text, payload) = (partial.text, std::mem::take(&mut partial.payload));
+                self.partial = None;
+                data(text, payload).map(Progress::Message)
+            }
+        }
     }
 }
+
+enum Progress {
+    Message(Message),
+    /// A frame ended, its message did not.
+    Fragment,
+    /// More bytes are needed.
+    Starved,
+}
+
+impl Partial {
+    fn new(text: bool) -> Self {
+        Self { text, payload: Vec::new(), valid: 0, frame: None }
+    }
+
+    /// Fails as soon as what came cannot become UTF-8 any more.
+    fn check_utf8(&mut self, ended: bool) -> Result<(), Ending> {
+        match simdutf8::compat::from_utf8(&self.payload[self.valid..]) {
+            Ok(_) => self.valid = self.payload.len(),
+            Err(error) if error.error_len().is_none() && !ended => self.valid += error.valid_up_to(),
+            Err(_) => return Err(Close::InvalidUtf8.into()),
+        }
+        Ok(())
+    }
+}
+
+impl Header {
+    /// The header at the start of `bytes`, or `None` while it is incomplete. What its first two bytes forbid is refused
+    /// with them.
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, Ending> {
+        let &[first, second, ..] = bytes else { return Ok(None) };
+        let (fin, opcode) = (first & 0x80 != 0, first & 0x0F);
+        if first & 0x70 != 0 {
+            return Err(broken("a reserved bit is set; no extension was agreed on"));
+        }
+        if !matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE | PING | PONG) {
+            return Err(broken("reserved opcode"));
+        }
+        if second & 0x80 == 0 {
+            return Err(broken("a client's frames must be masked"));
+        }
+        let short = second & 0x7F;
+        if opcode >= CLOSE && !fin {
+            return Err(broken("control frames must not be fragmented"));
+        }
+        if opcode >= CLOSE && short > 125 {
+            return Err(broken("control frames carry at most 125 bytes"));
+        }
+        let length_size = match short {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let Some(rest) = bytes.get(2..2 + length_size + 4) else { return Ok(None) };
+        let (length, mask) = rest.split_at(length_size);
+        let length = match short {
+            126 | 127 => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+            _ => u64::from(short),
+        };
+        if (short == 126 && length < 126) || (short == 127 && (length < 0x1_0000 || length >> 63 != 0)) {
+            return Err(broken("a frame's length must be in its shortest form"));
+        }
+        let mask = [mask[0], mask[1], mask[2], mask[3]];
+        Ok(Some(Self { fin, opcode, size: 2 + length_size + 4, length, mask }))
+    }
+}
+
+/// A control frame, once it is there whole; it may come between the fragments of a message.
+fn control(header: Header, buffer: &mut BytesMut) -> Result<Option<Message>, Ending> {
+    let size = header.size + header.length as usize; // at most 125, by Header::parse
+    if buffer.len() < size {
+        return Ok(None);
+    }
+    let mut payload = buffer[header.size..size].to_vec();
+    buffer.advance(size);
+    unmask(&mut payload, header.mask);
+    match header.opcode {
+        PING => Ok(Some(Message::Ping(payload.into()))),
+        PONG => Ok(Some(Message::Pong(payload.into()))),
+        _ => closing(&payload).map(Some),
+    }
+}
+
+fn closing(payload: &[u8]) -> Result<Message, Ending> {
+    match *payload {
+        [] => Ok(Message::Close(None, ByteString::new())),
+        [_] => Err(broken("a close frame's code has two bytes")),
+        [high, low, ref text @ ..] => {
+            let code = u16::from_be_bytes([high, low]);
+            if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                return Err(broken("a close code that must not be sent"));
+            }
+            let text = std::str::from_utf8(text).map_err(|_| Ending::from(Close::InvalidUtf8))?;
+            Ok(Message::Close(Some(code), ByteString::from(text)))
+        }
+    }
+}
+
+/// The usual case: one frame, one message, all of it there. It is copied out, so that a small message does not keep the
+/// connection's read buffer alive.
+fn whole(header: Header, length: usize, buffer: &mut BytesMut) -> Result<Message, Ending> {
+    let mut payload = buffer[header.size..header.size + length].to_vec();
+    buffer.advance(header.size + length);
+    unmask(&mut payload, header.mask);
+    data(header.opcode == TEXT, payload)
+}
+
+fn data(text: bool, payload: Vec<u8>) -> Result<Message, Ending> {
+    if !text {
+        return Ok(Message::Binary(payload.into()));
+    }
+    match String::from_utf8(payload) {
+        Ok(text) => Ok(Message::Text(text.into())),
+        Err(_) => Err(Close::InvalidUtf8.into()),
+    }
+}
+
+/// Eight bytes at a time; compilers make vector code of it.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (chunks, tail) = payload.as_chunks_mut::<8>();
+    for chunk in chunks {
+        *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
+    }
+    for (byte, key) in tail.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+fn broken(text: &'static str) -> Ending {
+    Ending { close: Close::ProtocolError, text: Cow::Borrowed(text) }
+}
+
+#[cfg(test)]
+mod tests;

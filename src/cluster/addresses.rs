@@ -1,0 +1,173 @@
+//! The addresses that others reach this node by: configured, or found from its listeners and its host.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, sync::watch};
+
+use crate::config;
+
+use super::Listeners;
+
+/// host:port of each listener, as others reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Addresses {
+    pub(super) socket: String,
+    pub(super) http: String,
+    pub(super) grpc: String,
+    /// Those that the configuration names, with their key: the ones that can be wrong.
+    configured: Vec<(&'static str, String)>,
+}
+
+/// # Errors
+/// An address that must not or cannot be advertised, and what to do.
+pub(super) async fn advertised(config: &config::Cluster, listeners: Listeners) -> Result<Addresses, String> {
+    let mut configured = Vec::new();
+    let mut found = Vec::new();
+    let listed = [
+        ("socket", &config.advertise_socket, listeners.socket),
+        ("http", &config.advertise_http, listeners.http),
+        ("grpc", &config.advertise_grpc, listeners.grpc),
+    ];
+    for (name, given, listener) in listed {
+        let address = match given {
+            Some(given) => {
+                check(name, given)?;
+                configured.push((name, given.clone()));
+                given.clone()
+            }
+            None => SocketAddr::new(reachable(listener.ip()).await.ok_or_else(|| unknown(name))?, listener.port())
+                .to_string(),
+        };
+        if is_loopback(&address) && !config.allow_loopback {
+            return Err(format!(
+                "the {name} address {address} is a loopback one, which other machines cannot reach: set [{name}] listen to an \
+                 address of this host, or [cluster] advertise_{name} to how others reach it, or [cluster] allow_loopback = \
+                 true when all nodes are on this machine"
+            ));
+        }
+        found.push(address);
+    }
+    let [socket, http, grpc] = found.try_into().expect("invariant: three listeners were looked at");
+    Ok(Addresses { socket, http, grpc, configured })
+}
+
+impl Addresses {
+    /// Connects to each configured address once and adds a remark for each that does not answer.
+    pub(super) fn check(
+        &self,
+        remarks: watch::Sender<Vec<String>>,
+        timeout: Duration,
+    ) -> impl Future<Output = ()> + use<> {
+        let configured = self.configured.clone();
+        async move {
+            for (name, address) in configured {
+                let why = match tokio::time::timeout(timeout, TcpStream::connect(&address)).await {
+                    Ok(Ok(_)) => continue,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "no answer in time".to_owned(),
+                };
+                let remark = format!(
+                    "the advertised {name} address {address} cannot be reached from here ({why}): if load balancers cannot \
+                     either, correct [cluster] advertise_{name}"
+                );
+                tracing::warn!("{remark}");
+                remarks.send_modify(|remarks| remarks.push(remark));
+            }
+        }
+    }
+}
+
+fn unknown(name: &str) -> String {
+    format!("no address of this host could be found to advertise: set [cluster] advertise_{name} to host:port")
+}
+
+fn check(name: &str, address: &str) -> Result<(), String> {
+    let valid = address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty()
+            && (bracketed || !host.contains(':'))
+            && !host.contains(char::is_whitespace)
+            && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    let unspecified = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    match valid && !unspecified {
+        true => Ok(()),
+        false => {
+            Err(format!("[cluster] advertise_{name} = {address}: write the host:port by which others reach this node"))
+        }
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+async fn reachable(listener: IpAddr) -> Option<IpAddr> {
+    match listener.is_unspecified() {
+        false => Some(listener),
+        true => match routed(listener) {
+            Some(ip) => Some(ip),
+            None => named().await,
+        },
+    }
+}
+
+/// The source address of a packet that would leave this host; none is sent (the targets are documentation addresses).
+fn routed(listener: IpAddr) -> Option<IpAddr> {
+    let v4 = (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv4Addr::new(192, 0, 2, 1)));
+    let v6 = (IpAddr::from(Ipv6Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)));
+    let ways: &[_] = if listener.is_ipv4() { &[v4] } else { &[v4, v6] };
+    ways.iter().find_map(|(from, to)| {
+        let socket = UdpSocket::bind((*from, 0)).ok()?;
+        socket.connect((*to, 9)).ok()?;
+        let ip = socket.local_addr().ok()?.ip();
+        (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
+    })
+}
+
+/// What the host's own name means, for networks without a way out.
+async fn named() -> Option<IpAddr> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok())?;
+    let mut addresses = tokio::net::lookup_host((name.trim(), 0)).await.ok()?;
+    addresses.find(|address| !address.ip().is_loopback()).map(|address| address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn loopback_is_known_in_every_spelling() {
+        for address in ["127.0.0.1:80", "127.3.2.1:80", "[::1]:80", "localhost:80", "LOCALHOST:80"] {
+            assert!(is_loopback(address), "{address}");
+        }
+        for address in ["10.0.0.1:80", "gateway-1:80", "[2001:db8::1]:80"] {
+            assert!(!is_loopback(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_advertised_address_needs_a_host_and_a_port() {
+        for address in ["gateway-1:8080", "10.0.0.1:1", "[2001:db8::1]:80"] {
+            assert!(check("http", address).is_ok(), "{address}");
+        }
+        for address in
+            ["", "gateway-1", ":80", "a:0", "a:99999", "2001:db8::1:80", "0.0.0.0:80", "a b:80", "http://a:80"]
+        {
+            let error = check("http", address).unwrap_err();
+            assert!(error.contains("advertise_http"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_on_a_given_address_is_advertised_as_it_is() {
+        let listener = "203.0.113.7".parse().unwrap();
+        assert_eq!(reachable(listener).await, Some(listener));
+    }
+}

@@ -1,0 +1,175 @@
+//! Deletes the channels of nodes that never returned.
+//!
+//! Each node that reads a channel is in the roster, which outlasts its lease. A survivor that sees a roster entry without
+//! the node's key writes down since when; `[cluster] channel_grace` later one survivor marks the channel as being deleted,
+//! which holds the node's return off, deletes it at every nsqd and strikes the entry. Channels of others (an operator's, an
+//! archive's) are in no roster and stay.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use etcd_client::{Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{self, Config},
+    queue::nsq::admin,
+    telemetry::Metrics,
+};
+
+use super::{
+    etcd::{Etcd, Fault},
+    node::{self, Entry, Keys},
+};
+
+pub(super) struct Cleaner {
+    etcd: Etcd,
+    queue: config::Queue,
+    grace: Duration,
+    metrics: Arc<Metrics>,
+    /// Deletions that failed, with their reason: each is told once.
+    told: HashMap<String, String>,
+}
+
+impl Cleaner {
+    pub(super) fn new(etcd: Etcd, config: &Config, metrics: &Arc<Metrics>) -> Self {
+        Self {
+            etcd,
+            queue: config.queue.clone(),
+            grace: config.cluster.channel_grace,
+            metrics: metrics.clone(),
+            told: HashMap::new(),
+        }
+    }
+
+    /// Looks when a node is gone, and every quarter of the grace time, until cancelled.
+    pub(super) async fn run(mut self, mut members: watch::Receiver<Vec<String>>, cancelled: CancellationToken) {
+        let every = (self.grace / 4).clamp(Duration::from_secs(1), Duration::from_secs(60));
+        loop {
+            // survivors that look at the same moment only get into each other's way
+            let wait = every.mul_f64(0.75 + fastrand::f64() / 2.0);
+            tokio::select! {
+                () = cancelled.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+                changed = members.changed() => if changed.is_err() {
+                    tokio::select! { () = cancelled.cancelled() => return, () = tokio::time::sleep(wait) => {} }
+                }
+            }
+            let round = tokio::select! {
+                // a deletion that is cut off is done again by the next survivor
+                () = cancelled.cancelled() => return,
+                round = self.round() => round,
+            };
+            if let Err(fault) = round {
+                tracing::debug!("looking for channels of gone nodes: {fault}");
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), Fault> {
+        let prefix = self.etcd.config.prefix.clone();
+        let mut client = self.etcd.connect().await?;
+        let living = self.read(&mut client, &node::nodes(&prefix)).await?;
+        let rosters = node::rosters(&prefix);
+        for entry in self.read(&mut client, &rosters).await? {
+            let Some(id) = std::str::from_utf8(entry.key()).ok().and_then(|key| key.strip_prefix(&rosters)) else {
+                continue;
+            };
+            let keys = Keys::new(&prefix, id);
+            if living.iter().any(|kv| kv.key() == keys.node.as_bytes()) {
+                continue;
+            }
+            let since = serde_json::from_slice::<Entry>(entry.value()).unwrap_or_default().gone;
+            let now = millis();
+            match since {
+                None => self.mark(&mut client, id, &keys, &entry, now).await?,
+                Some(since) if now.saturating_sub(since) >= self.grace.as_millis() as u64 => {
+                    self.delete(&mut client, id, &keys, &entry).await?;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, client: &mut Client, prefix: &str) -> Result<Vec<KeyValue>, Fault> {
+        let all = GetOptions::new().with_prefix();
+        Ok(self.etcd.call("read the nodes", client.get(prefix, Some(all))).await?.take_kvs())
+    }
+
+    /// Writes down since when the node is gone.
+    async fn mark(&self, client: &mut Client, id: &str, keys: &Keys, entry: &KeyValue, now: u64) -> Result<(), Fault> {
+        let gone = Entry { gone: Some(now) }.json();
+        let txn = Txn::new().when([unchanged(entry), absent(&keys.node)]).and_then([TxnOp::put(
+            keys.roster.as_str(),
+            gone,
+            None,
+        )]);
+        if self.etcd.call("mark a gone node", client.txn(txn)).await?.succeeded() {
+            let grace = humantime::format_duration(self.grace);
+            tracing::info!(node = id, "the node is gone; unless it returns, its channel is deleted in {grace}");
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self, client: &mut Client, id: &str, keys: &Keys, entry: &KeyValue) -> Result<(), Fault> {
+        let ttl = (self.etcd.config.timeout * 4).max(Duration::from_secs(10));
+        let lease = self.etcd.call("grant a lease", client.lease_grant(ttl.as_secs() as i64, None)).await?.id();
+        let under = Some(PutOptions::new().with_lease(lease));
+        let txn = Txn::new()
+            .when([unchanged(entry), absent(&keys.node), absent(&keys.deleting)])
+            .and_then([TxnOp::put(keys.deleting.as_str(), "", under)]);
+        let outcome = match self.etcd.call("claim a gone node's channel", client.txn(txn)).await {
+            Ok(claimed) if claimed.succeeded() => self.delete_claimed(client, id, keys, entry, ttl / 2).await,
+            Ok(_) => Ok(()),
+            Err(fault) => Err(fault),
+        };
+        // ends the claim too; should it fail, the lease ends by itself
+        let _ = self.etcd.call("revoke the lease", client.lease_revoke(lease)).await;
+        outcome
+    }
+
+    /// Within half of the claim's lease, so that the node cannot return in the middle.
+    async fn delete_claimed(
+        &mut self,
+        client: &mut Client,
+        id: &str,
+        keys: &Keys,
+        entry: &KeyValue,
+        within: Duration,
+    ) -> Result<(), Fault> {
+        let deleted = tokio::time::timeout(within, admin::delete_channel(&self.queue, id)).await;
+        match deleted.unwrap_or_else(|_| Err("the nsqds did not answer in time".into())) {
+            Ok(channels) => {
+                self.told.remove(id);
+                let strike = Txn::new().when([unchanged(entry)]).and_then([TxnOp::delete(keys.roster.as_str(), None)]);
+                self.etcd.call("strike a gone node", client.txn(strike)).await?;
+                self.metrics.channels_deleted.inc_by(channels as u64);
+                tracing::info!(node = id, channels, "the channel of a node that did not return is deleted");
+            }
+            Err(why) => {
+                if self.told.get(id) != Some(&why) {
+                    tracing::warn!(node = id, "the channel of a gone node cannot be deleted yet: {why}");
+                    self.told.insert(id.to_owned(), why);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unchanged(entry: &KeyValue) -> Compare {
+    Compare::mod_revision(entry.key(), CompareOp::Equal, entry.mod_revision())
+}
+
+fn absent(key: &str) -> Compare {
+    Compare::create_revision(key, CompareOp::Equal, 0)
+}
+
+fn millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

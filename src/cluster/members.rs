@@ -1,0 +1,91 @@
+//! The nodes that are registered, as etcd's watch tells them.
+
+use std::collections::BTreeSet;
+
+use etcd_client::{EventType, GetOptions, WatchOptions};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    etcd::{Backoff, Etcd, Fault},
+    node,
+};
+
+/// Tells the ids until cancelled; while etcd is away the last known ones stay.
+pub(super) async fn run(etcd: Etcd, tell: watch::Sender<Vec<String>>, cancelled: CancellationToken) {
+    let mut backoff = Backoff::new(etcd.config.max_backoff);
+    loop {
+        let fault = tokio::select! {
+            () = cancelled.cancelled() => return,
+            fault = follow(&etcd, &tell, &mut backoff) => fault,
+        };
+        tracing::debug!("the watch of the cluster's nodes ended: {fault}");
+        tokio::select! {
+            () = cancelled.cancelled() => return,
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
+
+async fn follow(etcd: &Etcd, tell: &watch::Sender<Vec<String>>, backoff: &mut Backoff) -> Fault {
+    match try_follow(etcd, tell, backoff).await {
+        Ok(never) => match never {},
+        Err(fault) => fault,
+    }
+}
+
+async fn try_follow(
+    etcd: &Etcd,
+    tell: &watch::Sender<Vec<String>>,
+    backoff: &mut Backoff,
+) -> Result<std::convert::Infallible, Fault> {
+    let prefix = node::nodes(&etcd.config.prefix);
+    let mut client = etcd.connect().await?;
+    let all = GetOptions::new().with_prefix().with_keys_only();
+    let got = etcd.call("read the nodes", client.get(prefix.as_str(), Some(all))).await?;
+    let mut ids: BTreeSet<String> = got.kvs().iter().filter_map(|kv| id(&prefix, kv.key())).collect();
+    publish(tell, &ids);
+    let next = got.header().map_or(0, |header| header.revision()) + 1;
+    let from = WatchOptions::new().with_prefix().with_start_revision(next);
+    let mut watch = etcd.call("watch the nodes", client.watch(prefix.as_str(), Some(from))).await?;
+    backoff.reset();
+    loop {
+        // no time-out: the connection's pings end a watch whose etcd is gone
+        let message = watch.message().await;
+        let message = match message {
+            Ok(Some(message)) if !message.canceled() => message,
+            Ok(Some(message)) => return Err(Fault::Away(message.cancel_reason().to_owned())),
+            Ok(None) => return Err(Fault::Away("etcd ended it".into())),
+            Err(error) => return etcd.call("watch the nodes", async { Err(error) }).await,
+        };
+        for event in message.events() {
+            let Some(id) = event.kv().and_then(|kv| id(&prefix, kv.key())) else { continue };
+            match event.event_type() {
+                EventType::Put => ids.insert(id),
+                EventType::Delete => ids.remove(&id),
+            };
+        }
+        publish(tell, &ids);
+    }
+}
+
+fn publish(tell: &watch::Sender<Vec<String>>, ids: &BTreeSet<String>) {
+    tell.send_if_modified(|now| {
+        let differs = !now.iter().eq(ids);
+        if differs {
+            for id in ids.iter().filter(|id| !now.contains(id)) {
+                tracing::info!(node = id, "a node is there");
+            }
+            for id in now.iter().filter(|id| !ids.contains(*id)) {
+                tracing::info!(node = id, "a node is gone");
+            }
+            *now = ids.iter().cloned().collect();
+        }
+        differs
+    });
+}
+
+fn id(prefix: &str, key: &[u8]) -> Option<String> {
+    let id = std::str::from_utf8(key).ok()?.strip_prefix(prefix)?;
+    (!id.is_empty()).then(|| id.to_owned())
+}

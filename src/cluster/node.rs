@@ -1,0 +1,98 @@
+//! What etcd holds of a node.
+
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::Phase;
+
+use super::addresses::Addresses;
+
+/// The value of `<prefix>/<id>`. confd's template reads it, so its names are promises.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Node {
+    pub(super) id: String,
+    /// host:port of each listener.
+    pub(super) socket: String,
+    pub(super) http: String,
+    pub(super) grpc: String,
+    pub(super) weight: u32,
+    pub(super) version: String,
+    /// starting, serving or draining.
+    pub(super) phase: String,
+    /// Another one for each process: tells a node's own key, whose lease it lost sight of, from a namesake's.
+    #[serde(default)]
+    pub(super) incarnation: String,
+}
+
+impl Node {
+    pub(super) fn new(id: &str, addresses: &Addresses, weight: u32) -> Self {
+        Self {
+            id: id.to_owned(),
+            socket: addresses.socket.clone(),
+            http: addresses.http.clone(),
+            grpc: addresses.grpc.clone(),
+            weight,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            phase: phase_name(Phase::Starting).to_owned(),
+            incarnation: ulid::Ulid::generate().to_string(),
+        }
+    }
+
+    pub(super) fn json(&self) -> String {
+        serde_json::to_string(self).expect("invariant: strings and numbers always serialize")
+    }
+
+    /// `None` for what no node wrote.
+    pub(super) fn parse(value: &[u8]) -> Option<Self> {
+        serde_json::from_slice(value).ok()
+    }
+}
+
+pub(super) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Serving => "serving",
+        Phase::Draining => "draining",
+    }
+}
+
+/// The keys of one node.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    pub(super) node: String,
+    pub(super) roster: String,
+    pub(super) deleting: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str, id: &str) -> Self {
+        Self {
+            node: format!("{}{id}", nodes(prefix)),
+            roster: format!("{}{id}", rosters(prefix)),
+            deleting: format!("{prefix}-deleting/{id}"),
+        }
+    }
+}
+
+/// The prefix of all nodes' keys.
+pub(super) fn nodes(prefix: &str) -> String {
+    format!("{prefix}/")
+}
+
+/// The prefix of all roster entries.
+pub(super) fn rosters(prefix: &str) -> String {
+    format!("{prefix}-roster/")
+}
+
+/// The value of `<prefix>-roster/<id>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// Since when the node's key is missing, ms since 1970; `None` while it is there.
+    #[serde(default)]
+    pub(super) gone: Option<u64>,
+}
+
+impl Entry {
+    pub(super) fn json(&self) -> String {
+        serde_json::to_string(self).expect("invariant: a number always serializes")
+    }
+}
