@@ -18,7 +18,6 @@ mod publisher;
 mod sentinel;
 mod session;
 
-
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
