@@ -47,7 +47,7 @@ impl Intake {
             max_in_flight: config.max_in_flight,
             max_attempts: config.max_attempts,
             metrics: Arc::clone(metrics),
-            requeued: metrics.jobs.get_or_create(&[("outcome", "requeued")]).clone(),
+            requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
 
 /// Works until nobody can send `parts` any more.
 pub(super) async fn run(mut parts: mpsc::Receiver<Parcel>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
-    let nobody = metrics.drops.get_or_create(&[("reason", "no_connection")]).clone();
+    let nobody = metrics.drops.get_or_create_owned(&[("reason", "no_connection")]);
     let mut shards = vec![Vec::new(); hub.workers()];
     while let Some(part) = parts.recv().await {
         let (post, cards) = (part.post(), part.cards());
@@ -34,8 +34,9 @@ pub(super) async fn run(mut parts: mpsc::Receiver<Parcel>, hub: Hub, metrics: Ar
                 false => Cards::Some(places.clone()),
             };
             places.clear();
+            let Err(parcel) = hub.try_send(shard, Parcel::new(Arc::clone(post), cards)) else { continue };
             // too late, the part is dropped here, and so the job comes again
-            if timeout(within, hub.send(shard, Parcel::new(Arc::clone(post), cards))).await.is_err() {
+            if timeout(within, hub.send(shard, parcel)).await.is_err() {
                 tracing::warn!(shard, "a shard took no part within job_timeout");
             }
         }

@@ -44,8 +44,8 @@ impl Tickets {
             timeout: config.job_timeout,
             requeue_delay: config.requeue_delay,
             in_hand: metrics.jobs_in_hand.clone(),
-            finished: metrics.jobs.get_or_create(&[("outcome", "finished")]).clone(),
-            requeued: metrics.jobs.get_or_create(&[("outcome", "requeued")]).clone(),
+            finished: metrics.jobs.get_or_create_owned(&[("outcome", "finished")]),
+            requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
         })
     }
 

@@ -21,7 +21,7 @@ macro_rules! tally {
                     $($field: Cell::new(0),)*
                     shared: Shared {
                         deliveries: metrics.deliveries.clone(),
-                        $($field: metrics.$family.get_or_create(&[($label, $value)]).clone(),)*
+                        $($field: metrics.$family.get_or_create_owned(&[($label, $value)]),)*
                     },
                 }
             }
