@@ -1,8 +1,156 @@
-//! The command line.
+//! The command line: what can be typed, and which command it is.
 
-use std::process::ExitCode;
+mod check;
+mod push;
+mod serve;
+mod tail;
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+const ABOUT: &str = "A push gateway: HTTP, gRPC or NSQ in, WebSocket out";
+
+const LONG_ABOUT: &str = "\
+A push gateway. Back ends hand it pushes over HTTP, gRPC or NSQ; a durable queue (its own, or nsqd) holds them; browsers and \
+apps that joined as a card get them over WebSocket.
+
+Without a command it runs the gateway, until SIGTERM or Ctrl-C: then it takes no more pushes, finishes those in hand, tells \
+its clients to come back elsewhere and ends with code 0. A second signal ends it at once.";
+
+const AFTER_HELP: &str = "\
+EXAMPLES
+  oxipush                                   run, with ./config.ini if there is one, else with defaults
+  oxipush --config /etc/oxipush/config.ini  run, with what that file says
+  OXIPUSH__HTTP__LISTEN=127.0.0.1:9081 oxipush
+                                            any key of config.ini can be set so
+  oxipush check-config                      what would be used, or every mistake at once
+  oxipush tail --card alice                 join as alice and print what arrives
+  oxipush push --to alice hello             push to alice
+  oxipush completions bash > /etc/bash_completion.d/oxipush
+
+FILES
+  config.ini      read from the working directory unless --config names another; it needs only what differs from the
+                  defaults, which the program carries
+  data/           the embedded queue ([data] dir)
+
+ENVIRONMENT
+  OXIPUSH__SECTION__KEY  overrides a key of config.ini: OXIPUSH__QUEUE__BACKEND=nsq
+  OXIPUSH_KEY            the key for `push`
+  RUST_LOG               overrides [log] level: RUST_LOG=warn,oxipush::cluster=debug
+  NO_COLOR               no colours in the log
+
+EXIT CODES
+  0 orderly end    1 it could not start, a part of it died, or a command failed    2 wrong arguments
+  130, 143 ended at once by a second SIGINT, SIGTERM
+
+docs/operations.md explains every key and metric, docs/errors.md every answer, docs/close-codes.md every close code.";
+
+#[derive(Parser)]
+#[command(name = "oxipush", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_HELP)]
+#[command(after_help = "`oxipush --help` shows examples, files and exit codes.", max_term_width = 120)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    source: Source,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Where the configuration comes from.
+#[derive(Args)]
+struct Source {
+    /// The configuration file; default: config.ini in the working directory, if there is one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Source {
+    /// The file that is read, if any.
+    fn file(&self) -> Option<&Path> {
+        let local = Path::new("config.ini");
+        self.config.as_deref().or_else(|| local.is_file().then_some(local))
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the configuration that would be used, secrets masked, or every mistake in it
+    #[command(long_about = check::LONG_ABOUT, after_long_help = check::AFTER_HELP)]
+    CheckConfig(Source),
+    /// Push to cards through a running node
+    #[command(long_about = push::LONG_ABOUT, after_long_help = push::AFTER_HELP)]
+    Push(push::Arguments),
+    /// Join as a card and print what arrives, one line each
+    #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::AFTER_HELP)]
+    Tail(tail::Arguments),
+    /// Print a shell's completion script
+    #[command(after_long_help = "EXAMPLES\n  oxipush completions bash > /etc/bash_completion.d/oxipush\n  \
+                                 oxipush completions zsh > ~/.zfunc/_oxipush\n  \
+                                 oxipush completions fish > ~/.config/fish/completions/oxipush.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
 
 /// Parses the arguments and runs what they ask for.
 pub fn run() -> ExitCode {
-    todo!()
+    let cli = Cli::parse();
+    match cli.command {
+        None => serve::run(cli.source.file()),
+        Some(Command::CheckConfig(source)) => check::run(source.file()),
+        Some(Command::Push(arguments)) => client(push::run(arguments)),
+        Some(Command::Tail(arguments)) => client(tail::run(arguments)),
+        Some(Command::Completions { shell }) => completions(shell),
+    }
+}
+
+/// Runs a command that talks to a node: one thread is enough.
+fn client(command: impl Future<Output = Result<(), String>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(format_args!("the runtime cannot be started: {error}")),
+    };
+    let outcome = runtime.block_on(command);
+    // a read of stdin may be stuck in a thread of its own: it ends with the process
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "oxipush", &mut script);
+    print(&String::from_utf8_lossy(&script));
+    ExitCode::SUCCESS
+}
+
+/// Tells what went wrong, on stderr.
+fn failed(error: impl Display) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "oxipush: {error}");
+    ExitCode::FAILURE
+}
+
+/// Writes to stdout; false once nobody reads it (`| head`), which is no reason to panic.
+fn print(text: &str) -> bool {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_well_defined() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -1,1 +1,203 @@
 //! The composition root: builds the parts in order and drains them in reverse.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    cluster::{Cluster, ClusterError, Listeners},
+    config::{Backend, Config},
+    dispatch::Dispatch,
+    hub::Hub,
+    ingress::{self, admission::Admission, grpc, http},
+    lifecycle::{Died, Phase, Phases, Tasks},
+    queue::{self, Jobs, OpenError},
+    socket,
+    telemetry::Metrics,
+};
+
+/// A gateway that is built and bound and does not serve yet.
+pub struct Gateway {
+    config: Config,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
+    deaths: mpsc::UnboundedReceiver<Died>,
+    phases: Phases,
+    listeners: Listeners,
+    cluster: Cluster,
+    hub: Hub,
+    clients: socket::Bound,
+    jobs: Jobs,
+    raw: Option<Jobs>,
+    queue: queue::Control,
+    admission: Admission,
+    http: http::Bound,
+    grpc: grpc::Bound,
+}
+
+/// Why a gateway cannot start, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A listener's address cannot be had.
+    #[error("[{section}] listen = {address}: {error}; is another process listening there?")]
+    Bind {
+        /// The listener's section.
+        section: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The queue cannot be opened.
+    #[error("[queue] {0}")]
+    Queue(#[from] OpenError),
+    /// The node cannot be part of its cluster.
+    #[error("[cluster] {0}")]
+    Cluster(#[from] ClusterError),
+}
+
+impl Gateway {
+    /// Builds all parts and binds the listeners. The node's id is claimed before the queue is opened: two nodes that read one
+    /// channel would each lose what the other got.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let metrics = Arc::new(Metrics::new());
+        let (tasks, deaths) = Tasks::new();
+        let phases = Phases::new();
+        let workers = match config.node.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let hub = Hub::new(&config.hub, &config.outbox, workers, &metrics);
+        let clients = bind("socket", config.socket.listen, |_| {
+            socket::Bound::bind(&config, hub.clone(), phases.clone(), &metrics)
+        })?;
+        let http_listener = bind("http", config.http.listen, listen)?;
+        let grpc_listener = bind("grpc", config.grpc.listen, listen)?;
+        let local = |section, listener: &std::net::TcpListener, address| {
+            listener.local_addr().map_err(|error| BuildError::Bind { section, address, error })
+        };
+        let listeners = Listeners {
+            socket: clients.address(),
+            http: local("http", &http_listener, config.http.listen)?,
+            grpc: local("grpc", &grpc_listener, config.grpc.listen)?,
+        };
+        let cluster = Cluster::join(&config, listeners, phases.clone(), &tasks, &metrics).await?;
+        let queue = queue::open(&config.queue, &config.node.id, &tasks, &metrics).await?;
+        let state = queue.control.state.clone();
+        let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
+        let http = bind("http", listeners.http, |_| {
+            http::Bound::new(
+                http_listener,
+                &config,
+                admission.clone(),
+                cluster.details.clone(),
+                listeners.socket,
+                &metrics,
+            )
+        })?;
+        let grpc =
+            bind("grpc", listeners.grpc, |_| grpc::Bound::new(grpc_listener, &config, admission.clone(), &metrics))?;
+        Ok(Self {
+            config,
+            metrics,
+            tasks,
+            deaths,
+            phases,
+            listeners,
+            cluster,
+            hub,
+            clients,
+            jobs: queue.jobs,
+            raw: queue.raw,
+            queue: queue.control,
+            admission,
+            http,
+            grpc,
+        })
+    }
+
+    /// Where it listens (ports of 0 are settled).
+    pub fn listeners(&self) -> Listeners {
+        self.listeners
+    }
+
+    /// Which queue it uses, for the banner.
+    pub fn queue_name(&self) -> String {
+        let queue = &self.config.queue;
+        match queue.backend {
+            Backend::Embedded => format!("embedded log in {}", queue.dir.display()),
+            Backend::Nsq => format!("nsqd {}, topic {}.live", queue.nsqd.join(", "), queue.topic),
+        }
+    }
+
+    /// Serves until `stop`, then drains within `[node] shutdown_timeout`.
+    ///
+    /// # Errors
+    /// A task of the gateway died.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Died> {
+        let (config, tasks, metrics) = (&self.config, &self.tasks, &self.metrics);
+        let hold = Some(config.queue.replay_hold).filter(|hold| !hold.is_zero());
+        let backlog = self.queue.backlog.clone();
+        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, hold, backlog, tasks, metrics);
+        let clients = self.clients.serve(tasks);
+        let inlet = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, self.admission, tasks));
+        let http = self.http.serve(tasks);
+        let grpc = self.grpc.serve(tasks);
+        self.phases.enter(Phase::Serving);
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            Some(died) = self.deaths.recv() => Err(died),
+        };
+
+        tracing::info!("the node drains: no new pushes, then its clients are sent away");
+        let end = Instant::now() + config.node.shutdown_timeout;
+        let left = || end.saturating_duration_since(Instant::now());
+        self.phases.enter(Phase::Draining);
+        tokio::time::sleep(config.drain.grace.min(left())).await;
+        // what a raw push became must be published, and pushes of other nodes go on to reach clients that are still here
+        self.queue.stop_raw().await;
+        if let Some(inlet) = inlet {
+            inlet.drained(left()).await;
+        }
+        clients.drain(config.drain.rate, config.drain.reconnect_jitter, left()).await;
+        self.queue.stop_jobs().await;
+        dispatch.drain(left()).await;
+        let rest = async {
+            tokio::join!(http.stop(), grpc.stop(), clients.stop());
+            self.queue.close(left().max(Duration::from_secs(1))).await;
+            self.cluster.leave().await;
+        };
+        if timeout_at(end, rest).await.is_err() {
+            tracing::warn!("[node] shutdown_timeout passed before the drain was done");
+        }
+        if !tasks.stop(Duration::from_secs(1)).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+        outcome
+    }
+}
+
+fn bind<T>(
+    section: &'static str,
+    address: SocketAddr,
+    make: impl FnOnce(SocketAddr) -> io::Result<T>,
+) -> Result<T, BuildError> {
+    make(address).map_err(|error| BuildError::Bind { section, address, error })
+}
+
+/// A listener for back ends; their connections are few and live long.
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket.into())
+}

@@ -1,12 +1,71 @@
 //! Who is connected: card → group → connections, in one shard for each worker thread.
+//!
+//! A shard belongs to one thread and has no locks; [`Parcel`]s reach it through its bounded inbox. The index (card → shards)
+//! is shared by all threads, so that a push for one card wakes only the shards that hold it.
 
-use std::sync::Arc;
+mod group;
+mod inbox;
+mod index;
+mod member;
+mod outbox;
+mod post;
+mod shard;
+mod slab;
+mod tally;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
 
 use crate::{config, telemetry::Metrics};
 
+pub use inbox::Seat;
+pub use member::{Flush, Member, Sink};
+pub use outbox::{Item, Offer, Offered, Outbox};
+pub use post::{Cards, Outcome, Parcel, Post};
+pub use shard::Shard;
+pub use slab::Key;
+
+use index::Index;
+
+/// Shards that one index entry can name.
+const MAX_WORKERS: usize = 64;
+
 /// A handle on all shards; a cheap clone.
 #[derive(Clone)]
-pub struct Hub;
+pub struct Hub {
+    core: Arc<Core>,
+}
+
+/// What all threads share.
+struct Core {
+    index: Index,
+    inboxes: Vec<mpsc::Sender<Parcel>>,
+    /// Receivers of the shards that no worker thread has brought to life yet.
+    seats: Mutex<Vec<mpsc::Receiver<Parcel>>>,
+    connections: AtomicUsize,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+}
+
+/// The bounds of shards and outboxes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes that may wait for one connection.
+    pub max_bytes: usize,
+    /// What happens when they are full.
+    pub policy: config::Policy,
+    /// How long a shard gathers frames before it writes.
+    pub write_delay: Duration,
+    /// Writes a shard does before it yields.
+    pub writes_per_turn: usize,
+}
 
 /// How many are there now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,18 +79,84 @@ pub struct Census {
 }
 
 impl Hub {
-    /// A hub for `workers` shards, which the socket server's workers bring to life.
-    pub fn new(_config: &config::Hub, _outbox: &config::Outbox, _workers: usize, _metrics: &Arc<Metrics>) -> Self {
-        todo!()
+    /// A hub for `workers` shards (0: one for each core; at most 64), which the socket server's workers bring to life.
+    pub fn new(config: &config::Hub, outbox: &config::Outbox, workers: usize, metrics: &Arc<Metrics>) -> Self {
+        let workers = match workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            many => many,
+        };
+        if workers > MAX_WORKERS {
+            tracing::warn!(workers, "more workers than a hub can have; {MAX_WORKERS} are started");
+        }
+        let workers = workers.min(MAX_WORKERS);
+        let (inboxes, mut seats): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(config.inbox.max(1))).unzip();
+        // taken from the end, so that the first worker sits on the first seat
+        seats.reverse();
+        let limits = Limits {
+            max_bytes: outbox.max_bytes,
+            policy: outbox.policy,
+            write_delay: outbox.write_delay,
+            writes_per_turn: config.writes_per_turn.max(1),
+        };
+        Self {
+            core: Arc::new(Core {
+                index: Index::new(),
+                inboxes,
+                seats: Mutex::new(seats),
+                connections: AtomicUsize::new(0),
+                limits,
+                metrics: Arc::clone(metrics),
+            }),
+        }
     }
 
     /// The live connections of a card on this node.
-    pub fn connections(&self, _card: &str) -> usize {
-        todo!()
+    pub fn connections(&self, card: &str) -> usize {
+        self.core.index.connections(card)
     }
 
     /// How many are there now.
     pub fn census(&self) -> Census {
-        todo!()
+        Census {
+            connections: self.core.connections.load(Ordering::Relaxed),
+            groups: self.core.index.groups(),
+            workers: self.workers(),
+        }
+    }
+
+    /// Worker threads, each with a shard.
+    pub fn workers(&self) -> usize {
+        self.core.inboxes.len()
+    }
+
+    /// The shards that hold `card`, a bit for each.
+    pub fn shards(&self, card: &str) -> u64 {
+        self.core.index.shards(card)
+    }
+
+    /// Puts a parcel into a shard's inbox if there is room now, or gives it back.
+    ///
+    /// # Errors
+    /// The inbox is full, or the shard gone.
+    pub fn try_send(&self, shard: usize, parcel: Parcel) -> Result<(), Parcel> {
+        match self.core.inboxes.get(shard) {
+            Some(inbox) => inbox.try_send(parcel).map_err(mpsc::error::TrySendError::into_inner),
+            None => Err(parcel),
+        }
+    }
+
+    /// Puts a parcel into a shard's inbox, waiting while that is full. A shard that is gone loses it, and the job comes again.
+    pub async fn send(&self, shard: usize, parcel: Parcel) {
+        if let Some(inbox) = self.core.inboxes.get(shard) {
+            let _ = inbox.send(parcel).await;
+        }
+    }
+
+    /// The next shard that no thread has taken; `None` when all are.
+    pub fn seat(&self) -> Option<Seat> {
+        let mut seats = self.core.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let inbox = seats.pop()?;
+        let index = self.workers() - seats.len() - 1;
+        Some(Seat { index, inbox, hub: self.clone() })
     }
 }

@@ -1,49 +1,239 @@
 //! The clients' side: handshake, join, heartbeat, writes, close codes. The socket leaves actix-web after the handshake.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+mod address;
+mod connection;
+mod drain;
+mod gate;
+mod handshake;
+mod heartbeat;
+mod wheel;
+mod worker;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use actix_codec::Framed;
+use actix_http::{HttpService, Request, h1};
+use actix_server::{Server, ServerHandle};
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::{App, HttpResponse, dev::AppConfig, web};
+use socket2::{Domain, Protocol, Type};
+use tokio::{
+    net::TcpStream,
+    sync::{oneshot, watch},
+};
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     hub::Hub,
-    lifecycle::{Phases, Tasks},
+    lifecycle::{Phase, Phases, Tasks},
+    push::Name,
     telemetry::Metrics,
 };
 
+use drain::Plan;
+use gate::Gate;
+use worker::Worker;
+
+/// actix-http measures time-outs from a clock that may be this late; without it a short one could be over at once.
+const ACTIX_CLOCK: Duration = Duration::from_millis(500);
+
 /// A bound listener that does not serve yet.
-pub struct Bound;
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+    house: Arc<House>,
+    phases: Phases,
+}
 
 /// The serving workers.
-pub struct Clients;
+pub struct Clients {
+    house: Arc<House>,
+    server: ServerHandle,
+}
+
+/// What all workers share.
+struct House {
+    config: config::Socket,
+    name: Name,
+    hub: Hub,
+    gate: Arc<Gate>,
+    metrics: Arc<Metrics>,
+    plan: watch::Sender<Option<Plan>>,
+    /// The workers are told to end: that a shard ends is no death any more.
+    stopping: AtomicBool,
+    /// One for each shard, dropped with it.
+    lifelines: Mutex<Vec<Option<oneshot::Sender<()>>>>,
+}
 
 impl Bound {
     /// Binds `[socket] listen`.
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub fn bind(_config: &Config, _hub: Hub, _phases: Phases, _metrics: &Arc<Metrics>) -> io::Result<Self> {
-        todo!()
+    pub fn bind(config: &Config, hub: Hub, phases: Phases, metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let socket = socket2::Socket::new(
+            Domain::for_address(config.socket.listen),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&config.socket.listen.into())?;
+        socket.listen(i32::try_from(config.socket.backlog).unwrap_or(i32::MAX))?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        let house = House {
+            gate: Gate::new(&config.socket),
+            config: config.socket.clone(),
+            name: Name { max: config.push.max_name },
+            hub,
+            metrics: Arc::clone(metrics),
+            plan: watch::Sender::new(None),
+            stopping: AtomicBool::new(false),
+            lifelines: Mutex::default(),
+        };
+        Ok(Self { listener, address, house: Arc::new(house), phases })
     }
 
     /// Where it listens (a port of 0 is settled).
     pub fn address(&self) -> SocketAddr {
-        todo!()
+        self.address
     }
 
-    /// Serves.
-    pub fn serve(self, _tasks: &Tasks) -> Clients {
-        todo!()
+    /// Serves. A worker's shard that ends unasked is a death.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn serve(self, tasks: &Tasks) -> Clients {
+        let Self { listener, house, phases, .. } = self;
+        for shard in 0..house.hub.workers() {
+            let (lifeline, gone) = oneshot::channel::<()>();
+            house.lifelines().push(Some(lifeline));
+            let (house, cancelled) = (Arc::clone(&house), tasks.cancelled());
+            tasks.spawn(format!("hub shard {shard}"), async move {
+                // dropped, never sent: an error is the news
+                tokio::select! {
+                    _ = gone => if house.is_stopping() { cancelled.cancelled().await },
+                    () = cancelled.cancelled() => {}
+                }
+            });
+        }
+        let server = Server::build()
+            .workers(house.hub.workers())
+            .max_concurrent_connections(house.config.max_connections.max(1024))
+            .disable_signals()
+            .listen("clients", listener, {
+                let house = Arc::clone(&house);
+                move || http(&house, &phases)
+            });
+        let server =
+            server.expect("invariant: a listener that is non-blocking and has an address can be listened on").run();
+        let handle = server.handle();
+        let (house_, cancelled) = (Arc::clone(&house), tasks.cancelled());
+        tasks.spawn("client listener", async move {
+            tokio::select! {
+                result = server => {
+                    if let Err(error) = result {
+                        tracing::error!(%error, "the listener for clients ended");
+                    } else if house_.is_stopping() {
+                        cancelled.cancelled().await;
+                    }
+                }
+                () = cancelled.cancelled() => {}
+            }
+        });
+        Clients { house, server: handle }
+    }
+}
+
+/// What one worker does with accepted connections; called on the worker's thread, which makes it the shard's.
+fn http(
+    house: &Arc<House>,
+    phases: &Phases,
+) -> impl actix_service::ServiceFactory<
+    TcpStream,
+    Config = (),
+    Response = (),
+    Error = actix_http::error::DispatchError,
+    InitError = (),
+> + use<> {
+    let worker = Worker::start(house);
+    let phases = phases.clone();
+    let app = App::new()
+        .app_data(web::Data::new(phases))
+        .route("/healthz", web::get().to(health))
+        .route("/ws", web::route().to(not_upgraded))
+        .default_service(web::to(|| async { HttpResponse::NotFound().body("not found: clients connect to /ws\n") }));
+    HttpService::build()
+        .client_request_timeout(house.config.handshake_timeout + ACTIX_CLOCK)
+        .client_disconnect_timeout(house.config.close_timeout)
+        .h1_allow_half_closed(false)
+        .upgrade(fn_service(move |(request, framed): (Request, Framed<TcpStream, h1::Codec>)| {
+            let worker = worker.clone();
+            async move {
+                if let Some(refusal) = handshake::serve(worker, request, framed) {
+                    refusal.send().await;
+                }
+                Ok::<_, std::convert::Infallible>(())
+            }
+        }))
+        .finish(map_config(app.into_factory().map_err(|error: actix_web::Error| error.error_response()), |()| {
+            AppConfig::default()
+        }))
+        .tcp()
+}
+
+async fn health(phases: web::Data<Phases>) -> &'static str {
+    match phases.now() {
+        Phase::Draining => "draining\n",
+        Phase::Starting | Phase::Serving => "ok\n",
+    }
+}
+
+async fn not_upgraded() -> HttpResponse {
+    HttpResponse::UpgradeRequired()
+        .insert_header(("Upgrade", "websocket"))
+        .insert_header(("Sec-WebSocket-Version", "13"))
+        .body("connect with a WebSocket client\n")
+}
+
+impl House {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn lifelines(&self) -> std::sync::MutexGuard<'_, Vec<Option<oneshot::Sender<()>>>> {
+        self.lifelines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self, reason: &'static str) {
+        self.metrics.refused_connects.get_or_create(&[("reason", reason)]).inc();
     }
 }
 
 impl Clients {
     /// Refuses new handshakes (503) and closes every connection with 3000: `rate` in a second (0: all at once), each told a
     /// delay of up to `jitter` where its dialect can. Returns when all are gone, `within` at most.
-    pub async fn drain(&self, _rate: u32, _jitter: Duration, _within: Duration) {
-        todo!()
+    pub async fn drain(&self, rate: u32, jitter: Duration, within: Duration) {
+        let plan = Plan::new(jitter);
+        self.house.plan.send_replace(Some(plan.clone()));
+        tokio::select! {
+            () = plan.pace(rate) => {}
+            () = self.house.gate.emptied() => {}
+            () = tokio::time::sleep(within) => {}
+        }
     }
 
     /// Ends the workers.
     pub async fn stop(self) {
-        todo!()
+        self.house.stopping.store(true, Ordering::Release);
+        self.server.stop(false).await;
     }
 }

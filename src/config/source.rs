@@ -25,27 +25,90 @@ pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
-    let known = values(File::from_str(DEFAULTS, FileFormat::Ini))
-        .expect("invariant: the compiled-in config.ini is well-formed");
-    let mut faults = Vec::new();
-    let mut layers = known.clone();
-    if let Some(path) = file {
-        let source = File::from(path).format(FileFormat::Ini);
-        let read = values(source);
-        let read = read.map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
-        overlay(&mut layers, read, &known, &mut faults, |section, key| format!("[{section}] {key}"));
-    }
-    let environment = environment.into_iter().filter(|(name, _)| name.starts_with("OXIPUSH__")).collect();
-    let source = Environment::with_prefix("OXIPUSH").prefix_separator("__").separator("__").source(Some(environment));
-    match values(source) {
-        Ok(read) => overlay(&mut layers, read, &known, &mut faults, |section, key| {
-            format!("OXIPUSH__{}__{}", section.to_uppercase(), key.to_uppercase())
-        }),
-        Err(_) => faults.push("an OXIPUSH__ variable has no key: write OXIPUSH__SECTION__KEY".into()),
-    }
-    let mut reader = Reader::new(layers, faults);
+    let Layers { values, faults } = Layers::read(file, environment)?;
+    let mut reader = Reader::new(values, faults);
     let config = tables::read(&mut reader);
     reader.into_faults(config)
+}
+
+/// One key with the value that is used, for `check-config`: secrets show as `***`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its section.
+    pub section: String,
+    /// Its name.
+    pub key: String,
+    /// What is used.
+    pub value: String,
+    /// What config.ini's own value is.
+    pub default: String,
+}
+
+/// Every key with its effective value, in config.ini's order.
+///
+/// # Errors
+/// As [`load`].
+pub fn settings(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Vec<Setting>, ConfigError> {
+    let environment: Vec<_> = environment.into_iter().collect();
+    load(file, environment.iter().cloned())?;
+    let layers = Layers::read(file, environment)?;
+    let mut settings = Vec::new();
+    let mut section = "";
+    for line in DEFAULTS.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        } else if let Some((key, default)) = line.split_once('=').filter(|_| !line.starts_with(';')) {
+            let (key, default) = (key.trim(), default.trim().to_owned());
+            let value = layers.values.get(section).and_then(|keys| keys.get(key)).map_or("", String::as_str);
+            let value = masked(section, key, value.trim());
+            settings.push(Setting { section: section.to_owned(), key: key.to_owned(), value, default });
+        }
+    }
+    Ok(settings)
+}
+
+fn masked(section: &str, key: &str, value: &str) -> String {
+    match (section, key) {
+        _ if value.is_empty() => String::new(),
+        ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
+        ("cluster", "password") => "***".into(),
+        _ => value.to_owned(),
+    }
+}
+
+/// The values of all layers, laid over each other.
+struct Layers {
+    values: Values,
+    faults: Vec<String>,
+}
+
+impl Layers {
+    fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let known = values(File::from_str(DEFAULTS, FileFormat::Ini))
+            .expect("invariant: the compiled-in config.ini is well-formed");
+        let mut faults = Vec::new();
+        let mut layers = known.clone();
+        if let Some(path) = file {
+            let source = File::from(path).format(FileFormat::Ini);
+            let read = values(source);
+            let read =
+                read.map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
+            overlay(&mut layers, read, &known, &mut faults, |section, key| format!("[{section}] {key}"));
+        }
+        let environment = environment.into_iter().filter(|(name, _)| name.starts_with("OXIPUSH__")).collect();
+        let source =
+            Environment::with_prefix("OXIPUSH").prefix_separator("__").separator("__").source(Some(environment));
+        match values(source) {
+            Ok(read) => overlay(&mut layers, read, &known, &mut faults, |section, key| {
+                format!("OXIPUSH__{}__{}", section.to_uppercase(), key.to_uppercase())
+            }),
+            Err(_) => faults.push("an OXIPUSH__ variable has no key: write OXIPUSH__SECTION__KEY".into()),
+        }
+        Ok(Self { values: layers, faults })
+    }
 }
 
 fn values(source: impl config::Source + Send + Sync + 'static) -> Result<Values, config::ConfigError> {

@@ -1,51 +1,173 @@
-//! TODO
+//! A durable log of this node alone, on redb.
+//!
+//! One thread, the [`writer`], owns the file: it takes every publish that waits, writes them as a few rows in one
+//! transaction, syncs once and acknowledges them all. What is handed out, finished and requeued lives in memory
+//! ([`state`]) and reaches the disk with the next transaction, a second later at most; so a crash repeats jobs, and
+//! loses none. A job that comes a second time does so only once the disk knows of it: a push that kills the process
+//! reaches its last attempt. docs/adr/0004-storage.md tells why redb, and what it costs.
+//!
+//! With `[queue] sync` as a time a publish is acknowledged once the kernel has it ([`spill`]), and written to the log at the
+//! latest after that time: a killed process loses nothing, a power cut at most that.
 
-use std::{sync::Arc, time::Duration};
+mod chunk;
+mod row;
+mod shared;
+mod spill;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
-use super::{OpenError, PublishError, Queue};
-use crate::{config, lifecycle::Tasks, telemetry::Metrics};
+use super::{BackendControl, Jobs, OpenError, PublishError, Queue, State};
+use crate::{
+    config,
+    lifecycle::Tasks,
+    telemetry::{Counted, Metrics},
+};
+use shared::{Bounds, Shared};
 
 /// See [`super::open`].
 ///
 /// # Errors
 /// As there.
-pub async fn open(_config: &config::Queue, _tasks: &Tasks, _metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
-    todo!()
+pub async fn open(config: &config::Queue, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
+    open_on(store::folder(config.dir.clone()), Bounds::of(config), tasks, metrics).await
+}
+
+/// On any storage: tests have one that forgets what was not synced.
+async fn open_on(
+    storage: store::Open,
+    bounds: Bounds,
+    tasks: &Tasks,
+    metrics: &Arc<Metrics>,
+) -> Result<Queue, OpenError> {
+    let (jobs, receiver) = mpsc::channel(bounds.max_in_flight);
+    let (ready, state) = watch::channel(State::NotReady("it is being opened".into()));
+    let shared = Arc::new(Shared::new(bounds, jobs, ready, metrics.clone()));
+    let ended = CancellationToken::new();
+    let (opened, opening) = oneshot::channel();
+    let thread = {
+        let (shared, ended) = (shared.clone(), ended.clone().drop_guard());
+        thread::Builder::new().name("queue".into()).spawn(move || {
+            let _ended = ended;
+            match writer::Writer::open(storage, shared) {
+                Ok((writer, backlog)) => {
+                    let _ = opened.send(Ok(backlog));
+                    writer.run();
+                }
+                Err(error) => drop(opened.send(Err(error))),
+            }
+        })
+    };
+    let thread = thread.map_err(|error| OpenError(format!("cannot start the queue's thread: {error}")))?;
+    let control = Control { shared: shared.clone(), ended: ended.clone() };
+    let backlog = match opening.await {
+        Ok(opened) => opened?,
+        Err(_) => return Err(OpenError("the queue's thread panicked while it opened the log".into())),
+    };
+    let (told, cancelled) = (shared.clone(), tasks.cancelled());
+    tasks.spawn_until_done("queue", async move {
+        tokio::select! {
+            () = cancelled.cancelled() => {
+                told.begin_close();
+                ended.cancelled().await;
+            }
+            () = ended.cancelled() => {}
+        }
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    Ok(Queue {
+        publisher: super::Publisher::Embedded(Publisher { shared }),
+        jobs: Jobs { receiver },
+        raw: None,
+        control: super::Control {
+            state,
+            backlog: watch::channel(backlog).1,
+            backend: BackendControl::Embedded(control),
+        },
+    })
 }
 
 /// See [`super::Publisher`].
 #[derive(Clone)]
-pub struct Publisher;
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
 
 impl Publisher {
-    pub(crate) async fn publish(&self, _record: Bytes) -> Result<(), PublishError> {
-        todo!()
+    pub(crate) async fn publish(&self, record: Bytes) -> Result<(), PublishError> {
+        let bounds = &self.shared.bounds;
+        if record.len() > bounds.max_record {
+            return Err(PublishError::TooLarge { bytes: record.len(), limit: bounds.max_record });
+        }
+        let since = Instant::now();
+        let acknowledged = self.shared.admit(record)?;
+        let _waits = Counted::new(&self.shared.metrics.publishes);
+        let outcome = match timeout(bounds.publish_timeout, acknowledged).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(PublishError::Unavailable("it was closed before it had the push".into())),
+            Err(_) => Err(PublishError::TimedOut),
+        };
+        if outcome.is_ok() {
+            self.shared.metrics.publish_seconds.observe(since.elapsed().as_secs_f64());
+        }
+        outcome
     }
 }
 
-pub(crate) struct Hand;
+pub(crate) struct Hand {
+    shared: Arc<Shared>,
+    seq: u64,
+    attempts: u32,
+    record: Bytes,
+}
 
 impl Hand {
     pub(crate) fn finish(self) {
-        todo!()
+        self.shared.finish(self.seq, self.record.len());
     }
-    pub(crate) fn requeue(self, _delay: Duration) {
-        todo!()
+
+    pub(crate) fn requeue(self, delay: Duration) {
+        self.shared.requeue(self.seq, self.attempts, self.record, delay);
     }
-    pub(crate) fn touch(&self) {
-        todo!()
-    }
+
+    /// A job of this process is never taken from it: nothing to tell.
+    pub(crate) fn touch(&self) {}
 }
 
-pub(crate) struct Control;
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    ended: CancellationToken,
+}
 
 impl Control {
     pub(crate) async fn stop_jobs(&self) {
-        todo!()
+        self.shared.stop_jobs();
     }
-    pub(crate) async fn close(self, _within: Duration) {
-        todo!()
+
+    pub(crate) async fn close(self, within: Duration) {
+        self.shared.begin_close();
+        if timeout(within, self.ended.cancelled()).await.is_err() {
+            tracing::warn!(?within, "the queue's log was not closed in time: some jobs will come again");
+        }
+    }
+}
+
+impl Drop for Control {
+    /// Whoever forgets to close must not leave a thread and a lock behind.
+    fn drop(&mut self) {
+        self.shared.begin_close();
     }
 }

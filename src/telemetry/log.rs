@@ -1,17 +1,58 @@
-//! The log.
+//! The log: lines on stderr, for people or as JSON.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{EnvFilter, filter::ParseError};
 
 use crate::config;
 
-/// Starts the log as `[log]` says; `RUST_LOG` overrides its level.
-pub fn init(config: &config::Log) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let done = match config.format {
-        config::LogFormat::Text => builder.try_init(),
-        config::LogFormat::Json => builder.json().try_init(),
+/// Why the log cannot be started as asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("RUST_LOG={value:?} is no filter: {error}; write say RUST_LOG=debug or RUST_LOG=warn,oxipush::cluster=debug")]
+pub struct LogError {
+    value: String,
+    error: ParseError,
+}
+
+/// Starts the log as `[log]` says; `RUST_LOG` overrides its level. A log that was started before stays.
+///
+/// # Errors
+/// `RUST_LOG` is not a filter.
+pub fn init(config: &config::Log) -> Result<(), LogError> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(value) if !value.trim().is_empty() => {
+            EnvFilter::builder().parse(&value).map_err(|error| LogError { value, error })?
+        }
+        _ => EnvFilter::new(own_level(&config.level)),
     };
-    if let Err(error) = done {
-        tracing::debug!(%error, "the log was started before");
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match config.format {
+        config::LogFormat::Text => {
+            let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+            builder.with_ansi(colours).try_init()
+        }
+        config::LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+    match started {
+        Ok(()) => tell_panics(),
+        Err(error) => tracing::debug!(%error, "the log was started before"),
     }
+    Ok(())
+}
+
+/// `[log] level` is the gateway's own; of the crates below it only what goes wrong is worth a line.
+fn own_level(level: &str) -> String {
+    let foreign = if level == "error" { "error" } else { "warn" };
+    // tokio-nsq calls every cut connection an error; queue/nsq says what matters
+    format!("{foreign},tokio_nsq=off,oxipush={level}")
+}
+
+/// A panic is a log line like all others, so that a collector of JSON lines does not lose it.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(thread = thread.name().unwrap_or(""), place, message, "panic; please report it");
+    }));
 }

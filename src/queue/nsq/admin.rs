@@ -1,21 +1,281 @@
-//! STUB of the cluster branch; the nsq branch's replaces it.
+//! The HTTP side of nsqd and nsqlookupd: topics and channels made, paused, counted and deleted.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::future::join_all;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::config;
 
-/// Deletes the node's channel at every nsqd; how many had it.
+/// The most that an answer may have; a `/stats` of one channel has a few hundred bytes for each client.
+const MAX_ANSWER: usize = 8 << 20;
+
+/// Where an nsqd is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Daemon {
+    /// Its TCP `host:port`.
+    pub(super) tcp: String,
+    /// Its HTTP `host:port`, if known.
+    pub(super) http: Option<String>,
+}
+
+/// A client for both.
+#[derive(Clone)]
+pub(super) struct Admin {
+    client: reqwest::Client,
+}
+
+#[derive(Deserialize)]
+struct Stats {
+    #[serde(default)]
+    topics: Vec<TopicStats>,
+}
+
+#[derive(Deserialize)]
+struct TopicStats {
+    topic_name: String,
+    #[serde(default)]
+    channels: Vec<ChannelStats>,
+}
+
+/// What nsqd says of one channel.
+#[derive(Deserialize)]
+pub(super) struct ChannelStats {
+    pub(super) channel_name: String,
+    #[serde(default)]
+    depth: u64,
+    #[serde(default)]
+    pub(super) in_flight_count: u64,
+    #[serde(default)]
+    deferred_count: u64,
+    #[serde(default)]
+    pub(super) clients: Vec<ClientStats>,
+}
+
+impl ChannelStats {
+    /// Messages that were not finished.
+    pub(super) fn unfinished(&self) -> u64 {
+        self.depth + self.in_flight_count + self.deferred_count
+    }
+}
+
+/// One consumer of a channel.
+#[derive(Deserialize)]
+pub(super) struct ClientStats {
+    #[serde(default)]
+    pub(super) client_id: String,
+    #[serde(default)]
+    pub(super) remote_address: String,
+}
+
+#[derive(Deserialize)]
+struct Lookup {
+    #[serde(default)]
+    producers: Vec<Producer>,
+}
+
+#[derive(Deserialize)]
+struct Producer {
+    broadcast_address: String,
+    tcp_port: u16,
+    http_port: u16,
+}
+
+#[derive(Deserialize)]
+struct Channels {
+    #[serde(default)]
+    channels: Vec<String>,
+}
+
+impl Admin {
+    /// Each call takes at most `within`.
+    pub(super) fn new(within: Duration) -> Result<Self, String> {
+        let client = reqwest::Client::builder().timeout(within).no_proxy().build();
+        Ok(Self { client: client.map_err(|error| format!("no HTTP client for nsqd: {error}"))? })
+    }
+
+    /// Status and body; 404 is an answer too, since nsqd gives it for a topic or channel that is not there.
+    async fn call(&self, post: bool, server: &str, path: &str) -> Result<Option<Vec<u8>>, String> {
+        let url = format!("http://{server}{path}");
+        let fault = |error: reqwest::Error| {
+            let error: &dyn std::error::Error = &error;
+            let cause = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string();
+            format!("{server}{}: {cause}", path.split('?').next().unwrap_or(path))
+        };
+        let request = if post { self.client.post(&url) } else { self.client.get(&url) };
+        let mut response = request.send().await.map_err(fault)?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(fault)? {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(format!("{server}: its answer has more than {MAX_ANSWER} bytes"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        match status.as_u16() {
+            200 => Ok(Some(body)),
+            404 => Ok(None),
+            code => Err(format!("{server} answered {code}: {}", String::from_utf8_lossy(&body))),
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, server: &str, path: &str) -> Result<Option<T>, String> {
+        let body = self.call(false, server, path).await?;
+        body.map(|body| serde_json::from_slice(&body).map_err(|error| format!("{server}: {error}"))).transpose()
+    }
+
+    /// Whether there was something to do it to.
+    async fn post(&self, server: &str, path: &str) -> Result<bool, String> {
+        Ok(self.call(true, server, path).await?.is_some())
+    }
+
+    /// Makes `topic` and its `channels` on one nsqd, where they are missing.
+    pub(super) async fn lay<C: AsRef<str>>(&self, http: &str, topic: &str, channels: &[C]) -> Result<(), String> {
+        let made = self.post(http, &format!("/topic/create?topic={topic}")).await?;
+        if !made {
+            return Err(format!("{http} is not the HTTP address of an nsqd; correct [queue] nsqd_http"));
+        }
+        for channel in channels {
+            self.post(http, &format!("/channel/create?topic={topic}&channel={}", channel.as_ref())).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn pause(&self, http: &str, topic: &str, channel: &str) -> Result<bool, String> {
+        self.post(http, &format!("/channel/pause?topic={topic}&channel={channel}")).await
+    }
+
+    pub(super) async fn unpause(&self, http: &str, topic: &str, channel: &str) -> Result<bool, String> {
+        self.post(http, &format!("/channel/unpause?topic={topic}&channel={channel}")).await
+    }
+
+    async fn delete(&self, server: &str, topic: &str, channel: &str) -> Result<bool, String> {
+        self.post(server, &format!("/channel/delete?topic={topic}&channel={channel}")).await
+    }
+
+    /// What one nsqd says of a channel; `None` when it has none of that name.
+    pub(super) async fn stats(&self, http: &str, topic: &str, channel: &str) -> Result<Option<ChannelStats>, String> {
+        let path = format!("/stats?format=json&topic={topic}&channel={channel}");
+        let stats: Option<Stats> = self.get(http, &path).await?;
+        let topics = stats.into_iter().flat_map(|stats| stats.topics);
+        let channels = topics.filter(|one| one.topic_name == topic).flat_map(|one| one.channels);
+        Ok(channels.into_iter().find(|one| one.channel_name == channel))
+    }
+
+    /// The largest message that one nsqd takes.
+    pub(super) async fn max_message(&self, http: &str) -> Option<usize> {
+        self.get(http, "/config/max_msg_size").await.ok().flatten()
+    }
+
+    /// The nsqds that one nsqlookupd knows to have `topic`; none when it does not know the topic.
+    pub(super) async fn lookup(&self, lookupd: &str, topic: &str) -> Result<Vec<Daemon>, String> {
+        let found: Option<Lookup> = self.get(lookupd, &format!("/lookup?topic={topic}")).await?;
+        let daemon = |found: Producer| {
+            let host = match found.broadcast_address {
+                // an IPv6 address
+                host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
+                host => host,
+            };
+            Daemon { tcp: format!("{host}:{}", found.tcp_port), http: Some(format!("{host}:{}", found.http_port)) }
+        };
+        Ok(found.into_iter().flat_map(|found| found.producers).map(daemon).collect())
+    }
+
+    /// The HTTP addresses of all nsqds, configured or found, and what could not be asked.
+    async fn everywhere(&self, config: &config::Queue) -> (BTreeSet<String>, Vec<String>) {
+        let (mut nsqds, mut faults) = (BTreeSet::from_iter(config.nsqd_http.iter().cloned()), Vec::new());
+        let topic = live(config);
+        for found in join_all(config.lookupd.iter().map(|lookupd| self.lookup(lookupd, &topic))).await {
+            match found {
+                Ok(found) => nsqds.extend(found.into_iter().filter_map(|daemon| daemon.http)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        (nsqds, faults)
+    }
+
+    /// The channels of `topic` on one nsqd.
+    async fn channels_of(&self, http: &str, topic: &str) -> Result<Vec<String>, String> {
+        let path = format!("/stats?format=json&include_clients=false&topic={topic}");
+        let stats: Option<Stats> = self.get(http, &path).await?;
+        let topics = stats.into_iter().flat_map(|stats| stats.topics).filter(|one| one.topic_name == topic);
+        Ok(topics.flat_map(|one| one.channels).map(|one| one.channel_name).collect())
+    }
+
+    /// The channels of the gateway's own topic that can be found now, and what could not be asked.
+    pub(super) async fn known_channels(&self, config: &config::Queue) -> (BTreeSet<String>, Vec<String>) {
+        let topic = live(config);
+        let (nsqds, mut faults) = self.everywhere(config).await;
+        let mut all = BTreeSet::new();
+        for found in join_all(nsqds.iter().map(|http| self.channels_of(http, &topic))).await {
+            match found {
+                Ok(channels) => all.extend(channels),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let path = format!("/channels?topic={topic}");
+        for lookupd in &config.lookupd {
+            match self.get::<Channels>(lookupd, &path).await {
+                Ok(found) => all.extend(found.into_iter().flat_map(|found| found.channels)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        (all, faults)
+    }
+}
+
+/// The topic of the gateways' own records.
+pub fn live(config: &config::Queue) -> String {
+    format!("{}.live", config.topic)
+}
+
+/// Deletes the channel of a node that is gone: on every nsqd that is configured or that a nsqlookupd knows, and there.
+/// How many nsqds had it.
 ///
 /// # Errors
-/// An nsqd could not be asked.
+/// Which of them could not be asked; the others are done.
 pub async fn delete_channel(config: &config::Queue, node: &str) -> Result<usize, String> {
-    let client = reqwest::Client::new();
-    let mut deleted = 0;
-    for nsqd in &config.nsqd_http {
-        let url = format!("http://{nsqd}/channel/delete?topic={}.live&channel={node}", config.topic);
-        let answer =
-            client.post(&url).timeout(Duration::from_secs(5)).send().await.map_err(|e| format!("{nsqd}: {e}"))?;
-        deleted += usize::from(answer.status().is_success());
+    let admin = Admin::new(config.lookup_timeout)?;
+    let topic = live(config);
+    let (nsqds, mut faults) = admin.everywhere(config).await;
+    // nsqlookupd first: an nsqd that makes a topic anew takes the channels from there
+    for lookupd in &config.lookupd {
+        if let Err(fault) = admin.delete(lookupd, &topic, node).await {
+            faults.push(fault);
+        }
     }
-    Ok(deleted)
+    let mut deleted = 0;
+    for done in join_all(nsqds.iter().map(|http| admin.delete(http, &topic, node))).await {
+        match done {
+            Ok(had) => deleted += usize::from(had),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() { Ok(deleted) } else { Err(faults.join("; ")) }
+}
+
+/// Makes the channels of `nodes` on every nsqd, configured or found, so that none of them misses what is published there.
+///
+/// # Errors
+/// Which nsqds could not be asked; the others are done.
+pub async fn create_channels(config: &config::Queue, nodes: &[String]) -> Result<(), String> {
+    let admin = Admin::new(config.lookup_timeout)?;
+    let topic = live(config);
+    let (nsqds, mut faults) = admin.everywhere(config).await;
+    for done in join_all(nsqds.iter().map(|http| admin.lay(http, &topic, nodes))).await {
+        if let Err(fault) = done {
+            faults.push(fault);
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+}
+
+/// The channels, which is to say nodes, of the gateway's own topic over all nsqds and nsqlookupds.
+///
+/// # Errors
+/// None of them could be asked.
+pub async fn channels(config: &config::Queue) -> Result<Vec<String>, String> {
+    let admin = Admin::new(config.lookup_timeout)?;
+    let (found, faults) = admin.known_channels(config).await;
+    if found.is_empty() && !faults.is_empty() { Err(faults.join("; ")) } else { Ok(found.into_iter().collect()) }
 }

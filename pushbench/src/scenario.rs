@@ -1,0 +1,98 @@
+//! What is loaded, and how: the scenarios as a table. [`run`] is one of them from the first connect to the report.
+
+mod run;
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+pub(crate) use self::run::{Outcome, run, slices};
+use crate::{
+    cli::Load,
+    pace::{End, Pace},
+};
+
+/// The scenarios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    Idle,
+    Unicast,
+    Fanout,
+    Pressed,
+    Groups,
+    Burst,
+    Churn,
+    Slow,
+    Soak,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Unicast => "unicast",
+            Self::Fanout => "fanout",
+            Self::Pressed => "pressed",
+            Self::Groups => "groups",
+            Self::Burst => "burst",
+            Self::Churn => "churn",
+            Self::Slow => "slow",
+            Self::Soak => "soak",
+        }
+    }
+
+    /// Cards that the connections join as.
+    pub(crate) fn cards(self, load: &Load) -> u32 {
+        let own = match self {
+            Self::Idle | Self::Unicast | Self::Soak => load.connections,
+            Self::Fanout | Self::Pressed | Self::Burst | Self::Slow => 1,
+            Self::Groups => load.connections.div_ceil(load.tabs),
+            Self::Churn => load.connections.div_ceil(10),
+        };
+        load.cards.unwrap_or(own).min(load.connections)
+    }
+
+    /// How its pushes follow each other.
+    pub(crate) fn pace(self, load: &Load) -> Pace {
+        let own = match self {
+            Self::Fanout => Pace::Rounds { burst: 1 },
+            Self::Burst => Pace::Rounds { burst: load.burst },
+            Self::Idle | Self::Unicast | Self::Pressed | Self::Groups => Pace::Press,
+            Self::Churn | Self::Soak => Pace::Rate(1000.0),
+            Self::Slow => Pace::Rate(200.0),
+        };
+        load.rate.map_or(own, Pace::Rate)
+    }
+
+    /// When its pushes end.
+    pub(crate) fn end(self, load: &Load) -> End {
+        // a quarter of a million deliveries in all is steady enough, and short
+        let rounds = |deliveries: u64, least, most| (deliveries / u64::from(load.connections)).clamp(least, most);
+        let own = match self {
+            Self::Idle => End::Pushes(0),
+            Self::Fanout => End::Pushes(rounds(300_000, 20, 3000)),
+            Self::Burst => End::Pushes(rounds(100_000, 4, 1000) * u64::from(load.burst)),
+            Self::Unicast | Self::Pressed | Self::Groups => End::After(Duration::from_secs(5)),
+            Self::Churn | Self::Slow => End::After(Duration::from_secs(10)),
+            Self::Soak => End::After(Duration::from_secs(600)),
+        };
+        match (load.duration, load.pushes) {
+            (Some(seconds), _) => End::After(Duration::from_secs_f64(seconds)),
+            (None, Some(pushes)) => End::Pushes(pushes),
+            // one whole round of the cards' pushes at the least
+            (None, None) => own,
+        }
+    }
+
+    /// Pushes before those that are timed.
+    pub(crate) fn warmup(self, load: &Load, end: End) -> u64 {
+        let own = match (self, end) {
+            (Self::Idle, _) => 0,
+            (_, End::Pushes(pushes)) => pushes / 10,
+            (Self::Unicast, _) => 5000,
+            (Self::Pressed | Self::Groups, _) => 500,
+            _ => 20,
+        };
+        load.warmup.unwrap_or(own)
+    }
+}

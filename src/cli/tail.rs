@@ -1,0 +1,291 @@
+//! `oxipush tail`: a client of oxipush.v1 that prints what arrives.
+
+use std::{fmt::Write as _, time::Duration};
+
+use clap::Args;
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{
+        self, Message,
+        client::IntoClientRequest,
+        http::HeaderValue,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
+
+use super::{print, push::root};
+
+pub(super) const LONG_ABOUT: &str = "\
+Joins a running node as a card, in the protocol oxipush.v1, and prints each push that arrives: its id, who sent it and its \
+content, separated by tabs; line ends and other control characters in them are escaped, so that one push is one line. Ends \
+with Ctrl-C. When the node sends it away with a code that says come back (3000-3499), or the connection breaks, it joins \
+again: after the delay that the node asked for, or a growing one. What was pushed meanwhile is not seen.";
+
+pub(super) const AFTER_HELP: &str = "\
+EXAMPLES
+  oxipush tail --card alice
+  oxipush tail --card alice --app web --url ws://10.0.0.7:8080/ws
+  oxipush tail --card alice --json | jq -r .content
+
+EXIT CODES
+  0 ended by Ctrl-C, or nobody reads the output any more    1 no node answers, or it refused the join";
+
+/// The delay before a further try grows from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(20));
+/// The longest delay that a node may ask for.
+const LONGEST_DELAY: Duration = Duration::from_secs(120);
+/// For TCP, the handshake and the answer to the join together.
+const CONNECT: Duration = Duration::from_secs(15);
+/// A node that is silent gets a ping, and is given up after a second silence.
+const SILENCE: Duration = Duration::from_secs(30);
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The card to join as
+    #[arg(long, value_name = "CARD")]
+    card: String,
+    /// The app to join as
+    #[arg(long, value_name = "APP", default_value = "", hide_default_value = true)]
+    app: String,
+    /// The node's WebSocket address
+    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
+    url: String,
+    /// Print each push as a JSON object: id, from, ts (ms since 1970), content
+    #[arg(long)]
+    json: bool,
+    /// Give up after this many tries without a join in a row
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    tries: u32,
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Why a connection is over.
+enum End {
+    /// Ctrl-C, or stdout is closed.
+    Done,
+    /// Come back, after this delay if the node named one.
+    Back { why: String, delay: Option<Duration> },
+    /// Do not come back.
+    Never(String),
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
+    if arguments.url.starts_with("wss://") {
+        return Err(format!("{}: this program speaks WebSocket without TLS: use ws://", arguments.url));
+    }
+    let mut stop = std::pin::pin!(async { drop(tokio::signal::ctrl_c().await) });
+    let mut failures = 0;
+    let mut ever = false;
+    loop {
+        let end = tokio::select! {
+            opened = timeout(CONNECT, open(&arguments)) => match opened {
+                Ok(Ok(mut socket)) => {
+                    failures = 0;
+                    ever = true;
+                    eprintln!("oxipush: joined {} as {}", arguments.url, escaped(&arguments.card));
+                    let end = follow(&mut socket, arguments.json, stop.as_mut()).await;
+                    let normal = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
+                    let _ = timeout(Duration::from_secs(1), socket.close(Some(normal))).await;
+                    end
+                }
+                Ok(Err(end)) => end,
+                Err(_) => End::Back { why: "no answer in time".into(), delay: None },
+            },
+            () = &mut stop => End::Done,
+        };
+        let (why, delay) = match end {
+            End::Done => return Ok(()),
+            End::Never(why) => return Err(why),
+            // a first try that fails is most likely a wrong address
+            End::Back { why, .. } if !ever => {
+                return Err(format!("{}: {why}; is a node running there?", arguments.url));
+            }
+            End::Back { why, .. } if failures >= arguments.tries => {
+                return Err(format!("{}: {why}; gave up after {failures} tries", arguments.url));
+            }
+            End::Back { why, delay } => (why, delay.unwrap_or_else(|| backoff(failures)).min(LONGEST_DELAY)),
+        };
+        failures += 1;
+        eprintln!("oxipush: {why}; joining again in {:.1} s", delay.as_secs_f64());
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = &mut stop => return Ok(()),
+        }
+    }
+}
+
+/// Doubles with each failure, and is anything up to that, so that many clients do not come back in step.
+fn backoff(failures: u32) -> Duration {
+    let (least, most) = BACKOFF;
+    let ceiling = least.saturating_mul(1 << failures.min(16)).min(most);
+    least.min(ceiling) + (ceiling - least).mul_f64(fastrand::f64())
+}
+
+/// Connects and joins; the node's answer is awaited.
+async fn open(arguments: &Arguments) -> Result<Socket, End> {
+    let mut request = arguments
+        .url
+        .as_str()
+        .into_client_request()
+        .map_err(|error| End::Never(format!("--url {}: {error}; write ws://host:port/ws", arguments.url)))?;
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("oxipush.v1"));
+    let (mut socket, _) = connect_async(request).await.map_err(|error| unopened(&error))?;
+    let join = json!({"event": "join", "data": {"card_id": arguments.card, "app_id": arguments.app}});
+    say(&mut socket, &join).await?;
+    loop {
+        let message = socket.next().await;
+        match heard(message)? {
+            Some(Event { event, .. }) if event == "joined" => return Ok(socket),
+            Some(Event { event, data }) if event == "error" => return Err(End::Never(mistake(&data))),
+            _ => {}
+        }
+    }
+}
+
+fn unopened(error: &tungstenite::Error) -> End {
+    match error {
+        tungstenite::Error::Http(answer) => {
+            let body = answer.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            let why = format!("the node answered {}: {}", answer.status(), escaped(body.trim()));
+            // 503: full, or leaving; what else it may say will not change
+            match answer.status().as_u16() {
+                503 => End::Back { why, delay: None },
+                _ => End::Never(why),
+            }
+        }
+        tungstenite::Error::Url(_) => End::Never(format!("{error}; write ws://host:port/ws")),
+        error => End::Back { why: root(error), delay: None },
+    }
+}
+
+/// Prints pushes until the connection ends.
+async fn follow(socket: &mut Socket, json: bool, mut stop: std::pin::Pin<&mut impl Future<Output = ()>>) -> End {
+    let mut delay = None;
+    let mut silent = false;
+    loop {
+        // both are cancel-safe: `next` keeps what it has read in the socket, and `stop` is polled on
+        let message = tokio::select! {
+            message = timeout(SILENCE, socket.next()) => message,
+            () = &mut stop => return End::Done,
+        };
+        let Ok(message) = message else {
+            if silent {
+                return End::Back { why: "the node is silent".into(), delay };
+            }
+            silent = true;
+            if let Err(end) = say(socket, &json!({"event": "ping", "data": {}})).await {
+                return end;
+            }
+            continue;
+        };
+        silent = false;
+        match heard(message) {
+            Ok(Some(event)) => match event.event.as_str() {
+                "push" if !print(&line(&event.data, json)) => return End::Done,
+                "drain" => delay = event.data.get("reconnect_in_ms").and_then(Value::as_u64).map(Duration::from_millis),
+                "error" => eprintln!("oxipush: {}", mistake(&event.data)),
+                _ => {}
+            },
+            Ok(None) => {}
+            Err(End::Back { why, .. }) => return End::Back { why, delay },
+            Err(end) => return end,
+        }
+    }
+}
+
+async fn say(socket: &mut Socket, event: &Value) -> Result<(), End> {
+    let sent = socket.send(Message::text(event.to_string())).await;
+    sent.map_err(|error| End::Back { why: root(&error), delay: None })
+}
+
+/// What the node says in an `{"event":…,"data":…}`.
+#[derive(Deserialize)]
+struct Event {
+    event: String,
+    #[serde(default)]
+    data: Value,
+}
+
+/// An event; `None` for what needs no answer here.
+fn heard(message: Option<Result<Message, tungstenite::Error>>) -> Result<Option<Event>, End> {
+    match message {
+        Some(Ok(Message::Text(text))) => Ok(serde_json::from_str(&text).ok()),
+        Some(Ok(Message::Close(frame))) => Err(closed(frame)),
+        Some(Ok(_)) => Ok(None),
+        Some(Err(error)) => Err(End::Back { why: root(&error), delay: None }),
+        None => Err(End::Back { why: "the connection broke".into(), delay: None }),
+    }
+}
+
+/// What a close code means for a client; docs/close-codes.md is the table.
+fn closed(frame: Option<CloseFrame>) -> End {
+    let Some(CloseFrame { code, reason }) = frame else {
+        return End::Back { why: "closed without a code".into(), delay: None };
+    };
+    let code = u16::from(code);
+    let why = format!("closed with {code} ({})", escaped(&reason));
+    match code {
+        1001 | 1006 | 1011..=1014 | 3000..=3499 => End::Back { why, delay: None },
+        _ => End::Never(why),
+    }
+}
+
+fn mistake(data: &Value) -> String {
+    let part = |name: &str| escaped(data.get(name).and_then(Value::as_str).unwrap_or_default());
+    format!("the node says {}: {}", part("code"), part("message"))
+}
+
+fn line(push: &Value, json: bool) -> String {
+    if json {
+        return format!("{push}\n");
+    }
+    let part = |name: &str| escaped(push.get(name).and_then(Value::as_str).unwrap_or_default());
+    format!("{}\t{}\t{}\n", part("id"), part("from"), part("content"))
+}
+
+/// Without control characters: a push must neither break the line nor command the terminal.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            let _ = write!(out, "{}", c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_is_one_line_whatever_it_holds() {
+        let push = json!({"id": "01", "from": "me\t", "content": "a\nb\u{1b}[31m ü"});
+        assert_eq!(line(&push, false), "01\tme\\t\ta\\nb\\u{1b}[31m ü\n");
+        assert_eq!(line(&push, true).lines().count(), 1);
+    }
+
+    #[test]
+    fn codes_below_3500_say_come_back_and_those_above_do_not() {
+        let end = |code: u16| closed(Some(CloseFrame { code: code.into(), reason: "".into() }));
+        for code in [1001, 1011, 3000, 3001, 3002, 3003, 3499] {
+            assert!(matches!(end(code), End::Back { .. }), "{code}");
+        }
+        for code in [1000, 1002, 3500, 3504, 3999] {
+            assert!(matches!(end(code), End::Never(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_delay_grows_and_is_bounded() {
+        assert!((0..40).all(|failures| backoff(failures) >= BACKOFF.0 && backoff(failures) <= BACKOFF.1));
+        assert!(backoff(0) == BACKOFF.0);
+    }
+}

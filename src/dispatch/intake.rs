@@ -1,0 +1,163 @@
+//! Takes jobs from the queue and gives their parts to the lanes.
+
+use std::{collections::HashSet, hash::BuildHasher, sync::Arc, time::Duration};
+
+use bytestring::ByteString;
+use foldhash::fast::FixedState;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    hold::{self, Held},
+    tickets::Tickets,
+};
+use crate::{
+    config,
+    hub::{Cards, Outcome, Parcel, Post},
+    push::Push,
+    queue::{Job, Jobs, record},
+    telemetry::{Count, Metrics},
+};
+
+/// Up to this many cards are compared with each other to find one that is named twice.
+const FEW: usize = 16;
+
+pub(super) struct Intake {
+    lanes: Vec<mpsc::Sender<Parcel>>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+    tickets: Arc<Tickets>,
+    max_in_flight: usize,
+    max_attempts: u32,
+    metrics: Arc<Metrics>,
+    requeued: Count,
+}
+
+impl Intake {
+    pub(super) fn new(
+        config: &config::Queue,
+        lanes: Vec<mpsc::Sender<Parcel>>,
+        outcomes: mpsc::UnboundedSender<Outcome>,
+        tickets: Arc<Tickets>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            lanes,
+            outcomes,
+            tickets,
+            max_in_flight: config.max_in_flight,
+            max_attempts: config.max_attempts,
+            metrics: Arc::clone(metrics),
+            requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
+        }
+    }
+
+    /// Takes jobs until their end.
+    pub(super) async fn run(
+        self,
+        mut jobs: Jobs,
+        hold: Option<Duration>,
+        backlog: watch::Receiver<bool>,
+        draining: CancellationToken,
+    ) {
+        let Some(first) = jobs.next().await else { return };
+        match hold.filter(|time| !time.is_zero() && *backlog.borrow()) {
+            None => self.begin(first).await,
+            Some(time) => self.replay(first, &mut jobs, time, &draining).await,
+        }
+        while let Some(job) = jobs.next().await {
+            self.begin(job).await;
+        }
+    }
+
+    /// Holds the backlog for `time`, then dispatches it; a drain gives it back instead, and what follows.
+    async fn replay(&self, first: Job, jobs: &mut Jobs, time: Duration, draining: &CancellationToken) {
+        let in_hand = &self.metrics.jobs_in_hand;
+        match hold::hold(first, jobs, time, self.max_in_flight, draining, in_hand).await {
+            Held::Over(held) => {
+                tracing::info!(jobs = held.len(), "the replay hold is over");
+                for job in held {
+                    in_hand.dec();
+                    self.begin(job).await;
+                }
+            }
+            Held::Cut(held) => {
+                for job in held {
+                    in_hand.dec();
+                    self.give_back(job);
+                }
+                while let Some(job) = jobs.next().await {
+                    self.give_back(job);
+                }
+            }
+        }
+    }
+
+    /// Decodes a job and gives its parts to the lanes; waits while one of them is full.
+    async fn begin(&self, job: Job) {
+        if job.attempts > self.max_attempts {
+            tracing::error!(attempts = job.attempts, "a push was handed out too often without success; it is dropped");
+            return self.drop_job(job, "attempts");
+        }
+        let push = match record::decode(job.record.clone(), None) {
+            Ok(push) => distinct(push),
+            Err(error) => {
+                tracing::error!(%error, "a record cannot be read; it is dropped");
+                return self.drop_job(job, "undecodable");
+            }
+        };
+        let ticket = self.tickets.keep(job);
+        let post = Post::new(push, ticket, self.outcomes.clone());
+        for (lane, parcel) in self.split(&post) {
+            // an error: the lanes were stopped, and the dropped part tells that it was lost
+            let _ = lane.send(parcel).await;
+        }
+    }
+
+    /// One part for each lane that has cards of it: one card's pushes always take the same lane.
+    fn split(&self, post: &Arc<Post>) -> Vec<(&mpsc::Sender<Parcel>, Parcel)> {
+        let cards = &post.push().target.cards;
+        if cards.len() == 1 || self.lanes.len() == 1 {
+            let lane = cards.first().map_or(0, |card| self.lane(card));
+            return vec![(&self.lanes[lane], Parcel::new(Arc::clone(post), Cards::All))];
+        }
+        let mut parts = vec![Vec::new(); self.lanes.len()];
+        for (place, card) in cards.iter().enumerate() {
+            parts[self.lane(card)].push(place as u32);
+        }
+        let parts = self.lanes.iter().zip(parts).filter(|(_, places)| !places.is_empty());
+        parts.map(|(lane, places)| (lane, Parcel::new(Arc::clone(post), Cards::Some(places)))).collect()
+    }
+
+    fn lane(&self, card: &ByteString) -> usize {
+        (FixedState::default().hash_one(&**card) % self.lanes.len() as u64) as usize
+    }
+
+    fn drop_job(&self, job: Job, reason: &'static str) {
+        self.metrics.drops.get_or_create(&[("reason", reason)]).inc();
+        self.metrics.jobs.get_or_create(&[("outcome", "dropped")]).inc();
+        job.finish();
+    }
+
+    fn give_back(&self, job: Job) {
+        self.requeued.inc();
+        job.requeue(Duration::ZERO);
+    }
+}
+
+/// Each card once, as admission made it already: a record of another origin must not deliver twice.
+fn distinct(mut push: Push) -> Push {
+    let cards = &mut push.target.cards;
+    if cards.len() <= FEW {
+        let mut place = 1;
+        while place < cards.len() {
+            match cards[..place].contains(&cards[place]) {
+                true => drop(cards.remove(place)),
+                false => place += 1,
+            }
+        }
+    } else {
+        let mut seen = HashSet::with_capacity(cards.len());
+        cards.retain(|card| seen.insert(card.clone()));
+    }
+    push
+}

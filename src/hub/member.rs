@@ -1,0 +1,171 @@
+//! One live connection as its shard sees it.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    io,
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+};
+
+use super::{Item, Key, Limits, Outbox};
+use crate::wire::dialect::Dialect;
+
+/// Where a connection's bytes go: a socket, or memory in tests and benchmarks.
+pub trait Sink: 'static {
+    /// Writes what fits now.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing fits; any other error means that the peer is gone.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// Where a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Nothing waits any more.
+    Empty,
+    /// The kernel is full: the connection's task goes on when the socket is writable.
+    Blocked,
+    /// The peer is gone.
+    Gone,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Open,
+    /// A close frame waits or left.
+    Ending,
+    /// The socket failed.
+    Lost,
+}
+
+/// A connection, shared by its shard and its own task on the same thread.
+pub struct Member<S> {
+    /// Its socket and what the socket's owner keeps beside it.
+    pub sink: S,
+    pub(super) key: OnceCell<Key>,
+    pub(super) dialect: Dialect,
+    pub(super) place: RefCell<Option<Place>>,
+    /// Its position in its group.
+    pub(super) position: Cell<u32>,
+    pub(super) outbox: RefCell<Outbox>,
+    pub(super) state: Cell<State>,
+    /// It stands in the shard's list of those to be written.
+    pub(super) dirty: Cell<bool>,
+    /// The kernel was full: its task writes next, the shard does not.
+    pub(super) blocked: Cell<bool>,
+    label: Cell<&'static str>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Where a connection joined.
+pub(super) struct Place {
+    pub(super) card: Arc<str>,
+    pub(super) app: Box<str>,
+}
+
+impl<S> Member<S> {
+    pub(super) fn new(sink: S, dialect: Dialect) -> Rc<Self> {
+        Rc::new(Self {
+            sink,
+            key: OnceCell::new(),
+            dialect,
+            place: RefCell::new(None),
+            position: Cell::new(0),
+            outbox: RefCell::default(),
+            state: Cell::new(State::Open),
+            dirty: Cell::new(false),
+            blocked: Cell::new(false),
+            label: Cell::new("abnormal"),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// Its number in the shard.
+    pub fn key(&self) -> Key {
+        self.key.get().copied().unwrap_or_default()
+    }
+
+    /// How it speaks.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// It joined a card.
+    pub fn is_joined(&self) -> bool {
+        self.place.borrow().is_some()
+    }
+
+    /// A close frame waits or left, or the socket failed.
+    pub fn is_ending(&self) -> bool {
+        self.state.get() != State::Open
+    }
+
+    /// The socket failed.
+    pub fn is_lost(&self) -> bool {
+        self.state.get() == State::Lost
+    }
+
+    /// Under which close code its end is counted; `abnormal` without one.
+    pub fn label(&self) -> &'static str {
+        self.label.get()
+    }
+
+    /// Nothing waits to be written.
+    pub fn is_drained(&self) -> bool {
+        self.outbox.borrow().is_empty()
+    }
+
+    /// The kernel was full at the last flush.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.get()
+    }
+
+    /// Bytes that wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.outbox.borrow().bytes()
+    }
+
+    /// Wakes `waker` when its task has something to do. Told anew by each poll.
+    pub fn watch(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    /// Wakes its task.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn forget_waker(&self) {
+        self.waker.borrow_mut().take();
+    }
+
+    pub(super) fn lose(&self) {
+        if self.state.replace(State::Lost) != State::Lost {
+            self.wake();
+        }
+    }
+
+    pub(super) fn speaks_to(&self, app: Option<&str>) -> bool {
+        app.is_none_or(|app| self.place.borrow().as_ref().is_some_and(|place| *place.app == *app))
+    }
+
+    /// Lets `last` leave as its last frame; the pushes lost by that, or `None` if it was ending already.
+    pub(super) fn end(&self, last: Rc<Item>, label: &'static str, discard: bool, limits: &Limits) -> Option<u64> {
+        if self.state.get() != State::Open {
+            return None;
+        }
+        self.state.set(State::Ending);
+        self.label.set(label);
+        let lost = self.outbox.borrow_mut().end(last, discard, limits);
+        self.wake();
+        Some(lost)
+    }
+}

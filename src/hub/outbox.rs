@@ -1,0 +1,298 @@
+//! A connection's bounded queue of frames.
+
+use std::{collections::VecDeque, io, rc::Rc};
+
+use bytestring::ByteString;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::{Limits, member::Sink};
+use crate::{config::Policy, wire::frame::Frame};
+
+/// Waiting frames are gathered into one write of up to this: cheaper than `writev` for small frames.
+pub(super) const GATHER: usize = 16 * 1024;
+
+/// A frame that waits; one allocation for all connections of a shard.
+#[derive(Debug)]
+pub struct Item {
+    frame: Frame,
+    collapse_key: Option<ByteString>,
+    /// A push: may be dropped by policy. An answer, a ping or a close may not.
+    push: bool,
+}
+
+impl Item {
+    /// A push's frame.
+    pub fn push(frame: Frame, collapse_key: Option<ByteString>) -> Rc<Self> {
+        Rc::new(Self { frame, collapse_key, push: true })
+    }
+
+    /// An answer, ping or close.
+    pub fn control(frame: Frame) -> Rc<Self> {
+        Rc::new(Self { frame, collapse_key: None, push: false })
+    }
+
+    fn len(&self) -> usize {
+        self.frame.bytes().len()
+    }
+}
+
+/// What an outbox says to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It waits.
+    Queued,
+    /// It is full: the connection must go.
+    Slow,
+}
+
+/// An [`Offer`] with what it cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// Whether the frame waits now.
+    pub offer: Offer,
+    /// Waiting pushes that made room.
+    pub dropped: u32,
+    /// Whether a waiting push of the same key was replaced.
+    pub conflated: bool,
+}
+
+/// Where a write ended.
+pub(super) enum Written {
+    /// Nothing waits any more.
+    All,
+    /// The kernel takes no more for now.
+    Some,
+}
+
+/// Frames in the order in which they leave, bounded in bytes. Empty, it owns no memory; one waiting frame needs none either.
+#[derive(Default)]
+pub struct Outbox {
+    /// The next to leave, perhaps partly written.
+    front: Option<Rc<Item>>,
+    /// Those behind it; `None`: dropped or replaced.
+    rest: VecDeque<Option<Rc<Item>>>,
+    /// How many left `rest` at its front since it was empty: number of `rest[0]`.
+    base: u32,
+    /// Holes in `rest`.
+    holes: u32,
+    /// Bytes of `front` that the kernel has.
+    written: u32,
+    /// Bytes of all waiting frames, whole.
+    bytes: u32,
+    /// Policy conflate: the number of each key's waiting push in `rest`.
+    keys: Option<Box<HashMap<ByteString, u32, RandomState>>>,
+}
+
+impl Outbox {
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.front.is_none()
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+
+    /// Pushes that wait.
+    pub(super) fn pushes(&self) -> u64 {
+        self.front.iter().chain(self.rest.iter().flatten()).filter(|item| item.push).count() as u64
+    }
+
+    /// `item` would not fit. An empty outbox takes any frame: one that is larger than the bound could never leave otherwise.
+    pub(super) fn is_full_for(&self, item: &Item, limits: &Limits) -> bool {
+        !self.is_empty() && self.bytes() + item.len() > limits.max_bytes
+    }
+
+    /// Lets `item` wait, as the policy allows. Never waits itself.
+    pub fn offer(&mut self, item: &Rc<Item>, limits: &Limits) -> Offered {
+        let mut offered = Offered { offer: Offer::Queued, dropped: 0, conflated: false };
+        if limits.policy == Policy::Conflate && item.push {
+            offered.conflated = self.take_same_key(item);
+        }
+        while self.is_full_for(item, limits) {
+            if limits.policy == Policy::Disconnect || !self.drop_oldest() {
+                offered.offer = Offer::Slow;
+                return offered;
+            }
+            offered.dropped += 1;
+        }
+        self.append(Rc::clone(item), limits);
+        offered
+    }
+
+    /// Ends it with a last frame: what waits behind a partly written frame goes if `discard`. Returns the pushes lost.
+    pub(super) fn end(&mut self, last: Rc<Item>, discard: bool, limits: &Limits) -> u64 {
+        let mut lost = 0;
+        if discard {
+            let partly = (self.written > 0).then(|| self.front.clone()).flatten();
+            lost = self.pushes() - partly.iter().filter(|item| item.push).count() as u64;
+            let written = self.written;
+            self.clear();
+            if let Some(front) = partly {
+                self.bytes = front.len() as u32;
+                (self.front, self.written) = (Some(front), written);
+            }
+        }
+        self.append(last, limits);
+        lost
+    }
+
+    /// Forgets everything, memory too.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn append(&mut self, item: Rc<Item>, limits: &Limits) {
+        self.bytes += item.len() as u32;
+        if self.front.is_none() {
+            self.front = Some(item);
+            return;
+        }
+        if limits.policy == Policy::Conflate
+            && let Some(key) = &item.collapse_key
+        {
+            let number = self.base.wrapping_add(self.rest.len() as u32);
+            self.keys.get_or_insert_default().insert(key.clone(), number);
+        }
+        if self.rest.capacity() == 0 {
+            self.rest.reserve(8);
+        }
+        self.rest.push_back(Some(item));
+    }
+
+    /// Takes a waiting push of the same key away: the new one goes to the end, so that what is delivered keeps its order.
+    fn take_same_key(&mut self, item: &Item) -> bool {
+        let Some(key) = &item.collapse_key else { return false };
+        if self.written == 0 && self.front.as_ref().is_some_and(|front| front.collapse_key.as_ref() == Some(key)) {
+            self.leave_front();
+            return true;
+        }
+        let Some(number) = self.keys.as_mut().and_then(|keys| keys.remove(key)) else { return false };
+        self.dig(number.wrapping_sub(self.base) as usize)
+    }
+
+    /// Drops the oldest push that is not partly written; `false`: there is none.
+    fn drop_oldest(&mut self) -> bool {
+        if self.written == 0 && self.front.as_ref().is_some_and(|front| front.push) {
+            self.leave_front();
+            return true;
+        }
+        let oldest = self.rest.iter().position(|item| item.as_ref().is_some_and(|item| item.push));
+        oldest.is_some_and(|place| self.dig(place))
+    }
+
+    /// Makes a hole at `place` of `rest`.
+    fn dig(&mut self, place: usize) -> bool {
+        let Some(item) = self.rest.get_mut(place).and_then(Option::take) else { return false };
+        self.bytes -= item.len() as u32;
+        self.forget_key(&item);
+        self.holes += 1;
+        self.trim();
+        if self.holes as usize * 2 > self.rest.len() && self.holes > 32 {
+            self.compact();
+        }
+        true
+    }
+
+    /// Removes holes at the front of `rest`.
+    fn trim(&mut self) {
+        while let Some(None) = self.rest.front() {
+            self.rest.pop_front();
+            self.base = self.base.wrapping_add(1);
+            self.holes -= 1;
+        }
+    }
+
+    /// Removes all holes; amortised by the replacements that made them.
+    fn compact(&mut self) {
+        self.rest.retain(Option::is_some);
+        (self.holes, self.base) = (0, 0);
+        if let Some(keys) = &mut self.keys {
+            keys.clear();
+            for (number, item) in self.rest.iter().enumerate() {
+                if let Some(key) = item.as_ref().and_then(|item| item.collapse_key.clone()) {
+                    keys.insert(key, number as u32);
+                }
+            }
+        }
+    }
+
+    /// The front is gone: written, dropped or replaced.
+    fn leave_front(&mut self) {
+        if let Some(front) = self.front.take() {
+            self.bytes -= front.len() as u32;
+        }
+        self.written = 0;
+        self.trim();
+        match self.rest.pop_front().flatten() {
+            Some(next) => {
+                self.base = self.base.wrapping_add(1);
+                self.forget_key(&next);
+                self.front = Some(next);
+                self.trim();
+            }
+            None => self.clear(),
+        }
+    }
+
+    fn forget_key(&mut self, item: &Item) {
+        if let (Some(keys), Some(key)) = (&mut self.keys, &item.collapse_key) {
+            keys.remove(key);
+        }
+    }
+
+    /// Writes what the kernel takes; many small frames leave in one write. Returns the pushes that left whole.
+    pub(super) fn write(&mut self, sink: &impl Sink, gather: &mut Vec<u8>) -> (u64, io::Result<Written>) {
+        let mut pushes = 0;
+        while let Some(front) = &self.front {
+            let first = &front.frame.bytes()[self.written as usize..];
+            let (tried, result) = if self.rest.is_empty() || first.len() >= GATHER {
+                (first.len(), sink.try_write(first))
+            } else {
+                gather.clear();
+                gather.extend_from_slice(first);
+                for item in self.rest.iter().flatten() {
+                    if gather.len() + item.len() > GATHER {
+                        break;
+                    }
+                    gather.extend_from_slice(item.frame.bytes());
+                }
+                (gather.len(), sink.try_write(gather))
+            };
+            match result {
+                Ok(0) => return (pushes, Err(io::ErrorKind::WriteZero.into())),
+                Ok(taken) => {
+                    pushes += self.advance(taken);
+                    if taken < tried {
+                        return (pushes, Ok(Written::Some));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (pushes, Ok(Written::Some)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (pushes, Err(error)),
+            }
+        }
+        (pushes, Ok(Written::All))
+    }
+
+    /// The kernel took `taken` bytes from the front on; how many pushes left whole.
+    fn advance(&mut self, mut taken: usize) -> u64 {
+        let mut pushes = 0;
+        while let Some(front) = &self.front {
+            let left = front.len() - self.written as usize;
+            if taken < left {
+                self.written += taken as u32;
+                break;
+            }
+            taken -= left;
+            pushes += u64::from(front.push);
+            self.leave_front();
+        }
+        pushes
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! A push on its way through the shards, and what became of it.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    push::Push,
+    wire::{dialect::Dialect, frame::Frame},
+};
+
+/// What became of a push: told once, when its last part is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The number that dispatch gave it.
+    pub ticket: u64,
+    /// Every part was offered to the connections it is for; else a part was lost on its way and the job must come again.
+    pub offered: bool,
+}
+
+/// A push that all its parts share: each dialect's frame is encoded once, by the shard that needs it first.
+pub struct Post {
+    push: Push,
+    frames: [OnceLock<Frame>; Dialect::ALL.len()],
+    ticket: u64,
+    lost: AtomicBool,
+    /// Unbounded, yet it holds no more than one outcome for each job in hand.
+    outcomes: mpsc::UnboundedSender<Outcome>,
+}
+
+impl Post {
+    /// A push on its way; `outcomes` hears of `ticket` once the last part of it is dropped.
+    pub fn new(push: Push, ticket: u64, outcomes: mpsc::UnboundedSender<Outcome>) -> Arc<Self> {
+        Arc::new(Self { push, frames: Default::default(), ticket, lost: AtomicBool::new(false), outcomes })
+    }
+
+    /// The push.
+    pub fn push(&self) -> &Push {
+        &self.push
+    }
+
+    /// The frame for `dialect`.
+    pub fn frame(&self, dialect: Dialect) -> &Frame {
+        self.frames[dialect.index()].get_or_init(|| dialect.push(&self.push))
+    }
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        let outcome = Outcome { ticket: self.ticket, offered: !*self.lost.get_mut() };
+        // nobody listens any more: dispatch was stopped and the job requeued
+        let _ = self.outcomes.send(outcome);
+    }
+}
+
+/// Which of a push's cards a part is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cards {
+    /// All of them.
+    All,
+    /// Those with these places in the target.
+    Some(Vec<u32>),
+}
+
+impl Cards {
+    /// How many cards of `push` it names.
+    pub fn count(&self, push: &Push) -> usize {
+        match self {
+            Self::All => push.target.cards.len(),
+            Self::Some(places) => places.len(),
+        }
+    }
+
+    /// The place of its `nth` card in the target.
+    pub fn place(&self, nth: usize) -> usize {
+        match self {
+            Self::All => nth,
+            Self::Some(places) => places[nth] as usize,
+        }
+    }
+}
+
+/// A part of a push. Dropped before it is [`Parcel::done`], the whole push counts as lost and comes again.
+pub struct Parcel {
+    post: Arc<Post>,
+    cards: Cards,
+    done: bool,
+}
+
+impl Parcel {
+    /// The part of `post` for `cards`.
+    pub fn new(post: Arc<Post>, cards: Cards) -> Self {
+        Self { post, cards, done: false }
+    }
+
+    /// The push it is a part of.
+    pub fn post(&self) -> &Arc<Post> {
+        &self.post
+    }
+
+    /// Which of its cards.
+    pub fn cards(&self) -> &Cards {
+        &self.cards
+    }
+
+    /// It was offered to all connections it is for, or handed on in smaller parts.
+    pub fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        if !self.done {
+            self.post.lost.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The part of the hub that one worker thread owns, and its loop.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    pin::pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use foldhash::fast::RandomState;
+use futures_util::FutureExt;
+use hashbrown::HashMap;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    Core, Flush, Hub, Item, Key, Limits, Member, Offer, Parcel, Sink,
+    group::Group,
+    index,
+    member::{Place, State},
+    outbox::{GATHER, Written},
+    slab::Slab,
+    tally::{Tally, add},
+};
+use crate::wire::{
+    close::{Close, Ending},
+    dialect::Dialect,
+    frame::Frame,
+};
+
+/// Offers after which a turn goes on to write even if more parcels wait: bounds how long sockets wait for a turn's end.
+const OFFERS_PER_TURN: u64 = 8192;
+
+/// Connections, groups and waiting writes of one thread. Nothing is awaited while a part of it is borrowed.
+pub struct Shard<S> {
+    core: Arc<Core>,
+    index: usize,
+    members: RefCell<Slab<Member<S>>>,
+    groups: RefCell<HashMap<Arc<str>, Group<S>, RandomState>>,
+    /// Those with frames that wait for the shard's loop, in the order in which they got the first of them.
+    dirty: RefCell<VecDeque<Rc<Member<S>>>>,
+    gather: RefCell<Vec<u8>>,
+    tally: Tally,
+    offers: Cell<u64>,
+}
+
+impl<S: Sink> Shard<S> {
+    pub(super) fn new(hub: Hub, index: usize) -> Self {
+        let core = hub.core;
+        Self {
+            tally: Tally::new(&core.metrics),
+            core,
+            index,
+            members: RefCell::new(Slab::new()),
+            groups: RefCell::default(),
+            dirty: RefCell::default(),
+            gather: RefCell::new(Vec::with_capacity(GATHER)),
+            offers: Cell::new(0),
+        }
+    }
+
+    /// A connection more.
+    pub fn open(&self, sink: S, dialect: Dialect) -> Rc<Member<S>> {
+        let member = Member::new(sink, dialect);
+        let key = self.members.borrow_mut().insert(Rc::clone(&member));
+        let _ = member.key.set(key);
+        self.core.connections.fetch_add(1, Ordering::Relaxed);
+        self.core.metrics.connections.inc();
+        member
+    }
+
+    /// A connection less, with its group and what still waited for it.
+    pub fn close(&self, member: &Member<S>) {
+        if self.members.borrow_mut().remove(member.key()).is_none() {
+            return;
+        }
+        self.leave(member);
+        member.state.set(State::Lost);
+        add(&self.tally.closed, member.outbox.borrow().pushes());
+        member.outbox.borrow_mut().clear();
+        member.forget_waker();
+        self.core.connections.fetch_sub(1, Ordering::Relaxed);
+        self.core.metrics.connections.dec();
+    }
+
+    /// Puts it into the group of `card`, out of the one it was in. From its return on, pushes reach it.
+    pub fn join(&self, member: &Rc<Member<S>>, card: &str, app: &str) {
+        if let Some(place) = &mut *member.place.borrow_mut()
+            && *place.card == *card
+        {
+            if *place.app != *app {
+                place.app = app.into();
+            }
+            return;
+        }
+        self.leave(member);
+        let name = self.core.index.enter(card, self.index);
+        let mut groups = self.groups.borrow_mut();
+        match groups.get_mut(card) {
+            Some(group) => group.add(Rc::clone(member)),
+            None => {
+                groups.insert(Arc::clone(&name), Group::new(Rc::clone(member)));
+            }
+        }
+        *member.place.borrow_mut() = Some(Place { card: name, app: app.into() });
+        self.count_groups();
+    }
+
+    /// Takes it out of its group; `false`: it was in none.
+    pub fn leave(&self, member: &Member<S>) -> bool {
+        let Some(place) = member.place.borrow_mut().take() else { return false };
+        let mut groups = self.groups.borrow_mut();
+        let last = groups.get_mut(&*place.card).is_none_or(|group| group.remove(member));
+        if last {
+            groups.remove(&*place.card);
+            index::shrink(&mut groups);
+        }
+        self.core.index.leave(&place.card, self.index, last);
+        self.count_groups();
+        true
+    }
+
+    /// Lets an answer wait for `member`, whatever the policy; its task, which calls this, writes it. One that lets even
+    /// answers pile up is ended.
+    pub fn answer(&self, member: &Rc<Member<S>>, frame: Frame) {
+        if !member.is_ending() {
+            self.put(member, &Item::control(frame));
+        }
+    }
+
+    /// As [`Shard::answer`], for a frame that many share (a ping) and that the shard's loop writes.
+    pub fn broadcast(&self, member: &Rc<Member<S>>, item: &Rc<Item>) {
+        if !member.is_ending() && self.put(member, item) == Offer::Queued {
+            self.soil(member);
+        }
+    }
+
+    /// Ends a connection with a close frame: what waits before it leaves first, except for one that is too slow for that.
+    /// Nothing is done for one that ends already.
+    pub fn end(&self, member: &Member<S>, ending: &Ending) {
+        let (close, discard) = (Item::control(Frame::close(ending)), ending.close == Close::SlowConsumer);
+        if let Some(lost) = member.end(close, ending.close.label(), discard, self.limits()) {
+            add(&self.tally.evicted, lost);
+        }
+    }
+
+    /// As [`Shard::end`], with a close frame made elsewhere (the echo of the peer's), counted under `label`.
+    pub fn end_with(&self, member: &Member<S>, frame: Frame, label: &'static str) {
+        member.end(Item::control(frame), label, false, self.limits());
+    }
+
+    /// Writes what waits for `member`, as far as its socket takes it.
+    pub fn flush(&self, member: &Member<S>) -> Flush {
+        let (pushes, result) = member.outbox.borrow_mut().write(&member.sink, &mut self.gather.borrow_mut());
+        add(&self.tally.deliveries, pushes);
+        member.blocked.set(matches!(result, Ok(Written::Some)));
+        match result {
+            Ok(Written::All) => Flush::Empty,
+            Ok(Written::Some) => Flush::Blocked,
+            Err(_) => {
+                member.lose();
+                Flush::Gone
+            }
+        }
+    }
+
+    /// Offers a part of a push to all connections it is for.
+    pub fn take(&self, parcel: Parcel) {
+        let (post, cards) = (parcel.post(), parcel.cards());
+        let push = post.push();
+        let app = push.target.app.as_deref();
+        let mut items: [Option<Rc<Item>>; Dialect::ALL.len()] = Default::default();
+        let groups = self.groups.borrow();
+        for nth in 0..cards.count(push) {
+            let Some(group) = groups.get(&*push.target.cards[cards.place(nth)]) else { continue };
+            for member in group.members().iter().filter(|member| member.speaks_to(app)) {
+                let item = items[member.dialect.index()]
+                    .get_or_insert_with(|| Item::push(post.frame(member.dialect).clone(), push.collapse_key.clone()));
+                self.offer(member, item);
+            }
+        }
+        drop(groups);
+        parcel.done();
+    }
+
+    /// Writes for at most `writes` connections of those that wait; `true`: more wait.
+    pub fn write(&self, writes: usize) -> bool {
+        for _ in 0..writes {
+            let Some(member) = self.dirty.borrow_mut().pop_front() else { break };
+            member.dirty.set(false);
+            if !member.blocked.get() && !member.is_lost() && self.flush(&member) != Flush::Empty {
+                member.wake();
+            }
+        }
+        let mut dirty = self.dirty.borrow_mut();
+        if dirty.is_empty() && dirty.capacity() > 1024 {
+            dirty.shrink_to(64);
+        }
+        !dirty.is_empty()
+    }
+
+    /// The connection with this number, if it is still there.
+    pub fn member(&self, key: Key) -> Option<Rc<Member<S>>> {
+        self.members.borrow().get(key).cloned()
+    }
+
+    /// The numbers of all connections.
+    pub fn keys(&self) -> Vec<Key> {
+        self.members.borrow().keys().collect()
+    }
+
+    /// Adds what this turn counted to the metrics.
+    pub fn publish(&self) {
+        self.tally.publish();
+    }
+
+    /// Takes parcels and writes, until the hub is gone; calls `tick` each `period`.
+    pub async fn run(&self, mut inbox: mpsc::Receiver<Parcel>, period: Duration, mut tick: impl FnMut(&Self)) {
+        let mut clock = interval(period);
+        // a thread that was stopped for a while must not find all its peers silent at once
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if !self.is_dirty() {
+                tokio::select! {
+                    parcel = inbox.recv() => match parcel {
+                        Some(parcel) => self.take(parcel),
+                        None => return,
+                    },
+                    _ = clock.tick() => tick(self),
+                }
+                self.gather_for(&mut inbox).await;
+            }
+            self.offers.set(0);
+            while self.offers.get() < OFFERS_PER_TURN
+                && let Ok(parcel) = inbox.try_recv()
+            {
+                self.take(parcel);
+            }
+            let more = self.write(self.limits().writes_per_turn);
+            self.publish();
+            if more || !inbox.is_empty() {
+                tokio::task::yield_now().await;
+                if clock.tick().now_or_never().is_some() {
+                    tick(self);
+                }
+            }
+        }
+    }
+
+    /// `[outbox] write_delay`: goes on taking parcels for that long.
+    async fn gather_for(&self, inbox: &mut mpsc::Receiver<Parcel>) {
+        let delay = self.limits().write_delay;
+        if delay.is_zero() || !self.is_dirty() {
+            return;
+        }
+        let mut over = pin!(sleep(delay));
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                parcel = inbox.recv() => match parcel {
+                    Some(parcel) => self.take(parcel),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn offer(&self, member: &Rc<Member<S>>, item: &Rc<Item>) {
+        self.offers.set(self.offers.get() + 1);
+        if member.is_ending() {
+            add(&self.tally.gone, 1);
+            return;
+        }
+        match self.put(member, item) {
+            Offer::Queued => {
+                self.soil(member);
+                add(&self.tally.queued, 1);
+            }
+            Offer::Slow => add(&self.tally.slow, 1),
+        }
+    }
+
+    fn put(&self, member: &Rc<Member<S>>, item: &Rc<Item>) -> Offer {
+        let limits = self.limits();
+        // full only because nobody wrote yet is not slow
+        if !member.blocked.get()
+            && member.outbox.borrow().is_full_for(item, limits)
+            && self.flush(member) != Flush::Empty
+        {
+            member.wake();
+        }
+        let offered = member.outbox.borrow_mut().offer(item, limits);
+        add(&self.tally.dropped, offered.dropped.into());
+        add(&self.tally.conflated, offered.conflated.into());
+        if offered.offer == Offer::Slow {
+            self.end(member, &Close::SlowConsumer.into());
+        }
+        offered.offer
+    }
+
+    /// The shard's loop writes next for `member`, unless its task does.
+    fn soil(&self, member: &Rc<Member<S>>) {
+        if !member.blocked.get() && !member.dirty.replace(true) {
+            self.dirty.borrow_mut().push_back(Rc::clone(member));
+        }
+    }
+
+    fn is_dirty(&self) -> bool {
+        !self.dirty.borrow().is_empty()
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.core.limits
+    }
+
+    fn count_groups(&self) {
+        self.core.metrics.groups.set(self.core.index.groups() as i64);
+    }
+}

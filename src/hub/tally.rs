@@ -1,0 +1,58 @@
+//! A shard's counts of one turn: the shared counters are touched once a turn, not once a connection.
+
+use std::cell::Cell;
+
+use crate::telemetry::{Count, Metrics};
+
+macro_rules! tally {
+    ($($field:ident => $family:ident[$label:literal = $value:literal];)*) => {
+        pub(super) struct Tally {
+            pub(super) deliveries: Cell<u64>,
+            $(pub(super) $field: Cell<u64>,)*
+            shared: Shared,
+        }
+
+        struct Shared { deliveries: Count, $($field: Count),* }
+
+        impl Tally {
+            pub(super) fn new(metrics: &Metrics) -> Self {
+                Self {
+                    deliveries: Cell::new(0),
+                    $($field: Cell::new(0),)*
+                    shared: Shared {
+                        deliveries: metrics.deliveries.clone(),
+                        $($field: metrics.$family.get_or_create_owned(&[($label, $value)]),)*
+                    },
+                }
+            }
+
+            /// Adds what was counted to the shared counters.
+            pub(super) fn publish(&self) {
+                flush(&self.deliveries, &self.shared.deliveries);
+                $(flush(&self.$field, &self.shared.$field);)*
+            }
+        }
+    };
+}
+
+tally! {
+    queued => offers["outcome" = "queued"];
+    slow => offers["outcome" = "slow"];
+    gone => offers["outcome" = "gone"];
+    dropped => drops["reason" = "drop_oldest"];
+    conflated => drops["reason" = "conflated"];
+    evicted => drops["reason" = "slow"];
+    closed => drops["reason" = "closed"];
+}
+
+fn flush(here: &Cell<u64>, shared: &Count) {
+    let counted = here.take();
+    if counted > 0 {
+        shared.inc_by(counted);
+    }
+}
+
+/// Adds `n` to a count of this turn.
+pub(super) fn add(cell: &Cell<u64>, n: u64) {
+    cell.set(cell.get() + n);
+}

@@ -1,0 +1,336 @@
+//! The log's file: redb, and what is written to it in one transaction.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{Read as _, Seek as _, Write as _},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::{
+    chunk::Chunk,
+    row::{self, BadRow, Row},
+    spill::Spill,
+};
+use crate::queue::OpenError;
+
+const ROWS: TableDefinition<u64, &[u8]> = TableDefinition::new("rows");
+const PROGRESS: TableDefinition<u64, &[u8]> = TableDefinition::new("progress");
+const MARKS: TableDefinition<&str, u64> = TableDefinition::new("marks");
+/// Of the tables above and row.rs.
+const FORMAT: u64 = 1;
+/// Rows are written once and mostly never read: a large cache only costs memory.
+const CACHE: usize = 4 << 20;
+/// A file that is smaller is not worth compacting.
+const COMPACT_FROM: u64 = 16 << 20;
+/// A predecessor that was killed a moment ago may still hold the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Opens the log, again after each failure of the disk.
+pub(super) type Open = Box<dyn FnMut() -> Result<Store, OpenError> + Send>;
+
+/// Opens the log in a folder, which stays locked until the returned value is dropped.
+pub(super) fn folder(dir: PathBuf) -> Open {
+    let mut lock = None;
+    Box::new(move || {
+        if lock.is_none() {
+            lock = Some(lock_folder(&dir)?);
+        }
+        let path = dir.join("queue.redb");
+        // redb is hardened against torn writes, not against any file of that name
+        let opened = catch_unwind(AssertUnwindSafe(|| Store::open(|builder| builder.create(&path))));
+        let mut store = opened.unwrap_or_else(|_| Err(Failure::Damaged("it has no valid form".into()))).map_err(
+            |failure| match failure {
+                Failure::Io(error) => OpenError(format!(
+                    "cannot open {}: {error}; see that [data] dir is writable, on a local disk and not full",
+                    path.display()
+                )),
+                Failure::Damaged(what) => OpenError(format!(
+                    "{} is damaged or of another version ({what}); move it away to start with an empty queue (the pushes \
+                     in it are lost then), or put back a copy of it",
+                    path.display()
+                )),
+            },
+        )?;
+        store.path = Some(path);
+        store.recover(&dir.join("queue.unsynced")).map_err(|error| {
+            OpenError(format!("cannot use {}: {error}; see that it is writable and not full", dir.display()))
+        })?;
+        Ok(store)
+    })
+}
+
+fn lock_folder(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("queue.lock");
+    let cannot = |error| OpenError(format!("cannot use {}: {error}; see that [data] dir is writable", path.display()));
+    fs::create_dir_all(dir).map_err(cannot)?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
+    let give_up = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => thread::sleep(Duration::from_millis(50)),
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                let _ = file.read_to_string(&mut owner);
+                return Err(OpenError(format!(
+                    "{} is in use by another process ({}); stop it, or give this one another [data] dir",
+                    dir.display(),
+                    if owner.trim().is_empty() { "unknown" } else { owner.trim() },
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+        }
+    }
+    // for the message above only
+    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "pid {}", std::process::id()));
+    Ok(file)
+}
+
+/// Why a file was not opened.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Io(String),
+    Damaged(String),
+}
+
+impl From<redb::Error> for Failure {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            // how redb says that the file is none of its own
+            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Self::Damaged(error.to_string())
+            }
+            redb::Error::Io(error) => Self::Io(error.to_string()),
+            error @ (redb::Error::PreviousIo | redb::Error::DatabaseAlreadyOpen) => Self::Io(error.to_string()),
+            error => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+/// An open log.
+pub(super) struct Store {
+    database: Database,
+    path: Option<PathBuf>,
+    spill: Option<Spill>,
+    /// It was not closed and has been checked.
+    pub(super) repaired: bool,
+}
+
+/// What one transaction writes.
+#[derive(Default)]
+pub(super) struct Writes<'a> {
+    pub(super) rows: Vec<(u64, &'a [u8])>,
+    pub(super) removed: Vec<u64>,
+    pub(super) progress: Vec<(u64, Option<Vec<u8>>)>,
+    pub(super) marks: Marks,
+}
+
+/// The log's two numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks {
+    /// The sequence number that comes next.
+    pub(super) next: u64,
+    /// Records before it may have been handed out.
+    pub(super) handed: u64,
+}
+
+impl Store {
+    /// On what `create` makes of the builder.
+    pub(super) fn open(create: impl FnOnce(&mut Builder) -> Result<Database, DatabaseError>) -> Result<Self, Failure> {
+        let repaired = Arc::new(AtomicBool::new(false));
+        let mut builder = Builder::new();
+        let seen = repaired.clone();
+        builder.set_cache_size(CACHE).set_repair_callback(move |_| {
+            if !seen.swap(true, Ordering::Relaxed) {
+                tracing::warn!("the queue's log was not closed in order: checking it");
+            }
+        });
+        let database = create(&mut builder).map_err(redb::Error::from)?;
+        let store = Self { database, path: None, spill: None, repaired: repaired.load(Ordering::Relaxed) };
+        match store.format()? {
+            Some(FORMAT) => Ok(store),
+            Some(other) => Err(Failure::Damaged(format!("its format is {other}, this version's {FORMAT}"))),
+            None => {
+                store.transact(|transaction| {
+                    transaction.open_table(ROWS)?;
+                    transaction.open_table(PROGRESS)?;
+                    transaction.open_table(MARKS)?.insert("format", FORMAT)?;
+                    Ok(())
+                })?;
+                Ok(store)
+            }
+        }
+    }
+
+    fn format(&self) -> Result<Option<u64>, redb::Error> {
+        match self.database.begin_read()?.open_table(MARKS) {
+            Ok(marks) => Ok(marks.get("format")?.map(|format| format.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn transact(
+        &self,
+        write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+        write(&transaction)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Takes over what a killed process had acknowledged and not written to the log, where `sync` is a time.
+    fn recover(&mut self, path: &Path) -> Result<(), redb::Error> {
+        let mut marks = self.load()?.1;
+        let (spill, rows) = Spill::open(path, marks.next)?;
+        let mut writes = Writes::default();
+        for (first, value) in &rows {
+            let (_, records) = row::read(value).map_err(corrupted)?;
+            marks.next = marks.next.max(first + records.len() as u64);
+            // a row that grew stands there twice: the last one counts
+            writes.rows.push((*first, value));
+        }
+        writes.marks = marks;
+        self.spill = Some(spill);
+        if !rows.is_empty() {
+            tracing::warn!(
+                rows = rows.len(),
+                "the process was killed before it wrote all to the queue's log: done now"
+            );
+            self.write(&writes)?;
+        }
+        if let Some(spill) = &mut self.spill {
+            spill.reset()?;
+        }
+        Ok(())
+    }
+
+    /// Returns once the kernel has it: a kill does not take it any more, a power cut may until the next
+    /// [`Store::write`].
+    pub(super) fn spill(&mut self, rows: &[Row]) -> Result<(), redb::Error> {
+        Ok(self.spill.as_mut().map_or(Ok(()), |spill| spill.write(rows))?)
+    }
+
+    /// Returns once all is on the disk, with what was spilled: `writes` has it.
+    pub(super) fn write(&mut self, writes: &Writes<'_>) -> Result<(), redb::Error> {
+        self.insert(writes)?;
+        Ok(self.spill.as_mut().map_or(Ok(()), Spill::clear)?)
+    }
+
+    fn insert(&self, writes: &Writes<'_>) -> Result<(), redb::Error> {
+        self.transact(|transaction| {
+            let mut rows = transaction.open_table(ROWS)?;
+            for (first, value) in &writes.rows {
+                rows.insert(first, value)?;
+            }
+            let mut progress = transaction.open_table(PROGRESS)?;
+            for (first, value) in &writes.progress {
+                match value {
+                    Some(value) => drop(progress.insert(first, value.as_slice())?),
+                    None => drop(progress.remove(first)?),
+                }
+            }
+            for first in &writes.removed {
+                rows.remove(first)?;
+                progress.remove(first)?;
+            }
+            write_marks(transaction, writes.marks)
+        })
+    }
+
+    /// Every row as a chunk, in order, and the marks.
+    pub(super) fn load(&self) -> Result<(BTreeMap<u64, Chunk>, Marks), redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let (rows, progress) = (transaction.open_table(ROWS)?, transaction.open_table(PROGRESS)?);
+        let mut chunks = BTreeMap::new();
+        for row in rows.iter()? {
+            let (first, value) = row?;
+            let progress = progress.get(first.value())?;
+            let chunk = Chunk::load(value.value(), progress.as_ref().map(|value| value.value())).map_err(corrupted)?;
+            chunks.insert(first.value(), chunk);
+        }
+        let marks = transaction.open_table(MARKS)?;
+        let mark = |name| Ok::<_, redb::Error>(marks.get(name)?.map_or(0, |mark| mark.value()));
+        let after = chunks.last_key_value().map_or(0, |(first, chunk)| first + u64::from(chunk.count));
+        Ok((chunks, Marks { next: mark("next")?.max(after), handed: mark("handed")? }))
+    }
+
+    /// One row; `None` if it is not there.
+    pub(super) fn row(&self, first: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        let rows = self.database.begin_read()?.open_table(ROWS)?;
+        Ok(rows.get_owned(first)?.map(|value| value.value().to_vec()))
+    }
+
+    /// After a failure it is unknown whether the last transaction is there. Makes the file what `chunks`, the truth, says:
+    /// what was never acknowledged goes.
+    pub(super) fn reconcile(&self, chunks: &BTreeMap<u64, Chunk>, marks: Marks) -> Result<(), redb::Error> {
+        self.transact(|transaction| {
+            let mut rows = transaction.open_table(ROWS)?;
+            let mut cut = Vec::new();
+            let mut gone = Vec::new();
+            for row in rows.iter()? {
+                let (first, value) = row?;
+                let (_, records) = row::read(value.value()).map_err(corrupted)?;
+                match chunks.get(&first.value()) {
+                    None => gone.push(first.value()),
+                    Some(chunk) if records.len() > chunk.count as usize => {
+                        cut.push(row::truncated(first.value(), value.value(), chunk.count).map_err(corrupted)?)
+                    }
+                    Some(_) => {}
+                }
+            }
+            let mut progress = transaction.open_table(PROGRESS)?;
+            let known: HashSet<u64> = chunks.keys().copied().collect();
+            progress.retain(|first, _| known.contains(&first))?;
+            for (first, chunk) in chunks {
+                match chunk.progress() {
+                    Some(value) => drop(progress.insert(first, value.as_slice())?),
+                    None => drop(progress.remove(first)?),
+                }
+            }
+            for row in &cut {
+                rows.insert(row.first, row.value.as_slice())?;
+            }
+            for first in gone {
+                rows.remove(first)?;
+            }
+            write_marks(transaction, marks)
+        })
+    }
+
+    /// Gives the disk back what a long-gone backlog took.
+    pub(super) fn compact(&mut self, stored: u64) -> Result<(), redb::Error> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let before = fs::metadata(path)?.len();
+        if before < COMPACT_FROM || stored > before / 4 {
+            return Ok(());
+        }
+        self.database.compact()?;
+        let after = fs::metadata(path)?.len();
+        tracing::info!(before, after, "compacted the queue's log");
+        Ok(())
+    }
+}
+
+fn write_marks(transaction: &redb::WriteTransaction, marks: Marks) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(MARKS)?;
+    table.insert("next", marks.next)?;
+    table.insert("handed", marks.handed)?;
+    Ok(())
+}
+
+fn corrupted(bad: BadRow) -> redb::Error {
+    redb::Error::Corrupted(bad.to_string())
+}

@@ -1,0 +1,489 @@
+//! What the log promises, on a folder; power cuts and failing disks are in [`power_cut`].
+#![allow(clippy::unwrap_used)]
+
+mod crash;
+mod disk;
+mod power_cut;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    config,
+    lifecycle::{Died, Tasks},
+    queue::{Control, Job, Jobs, OpenError, PublishError, Publisher, Queue, State},
+    telemetry::Metrics,
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn config(dir: &Path) -> config::Queue {
+    config::Queue { dir: dir.to_owned(), publish_timeout: PATIENCE, ..config::load(None, []).unwrap().queue }
+}
+
+/// An open log and what it needs to live.
+struct Log {
+    publisher: Publisher,
+    jobs: Jobs,
+    control: Control,
+    metrics: Arc<Metrics>,
+    _tasks: Tasks,
+    deaths: mpsc::UnboundedReceiver<Died>,
+}
+
+impl Log {
+    async fn open(config: &config::Queue) -> Result<Self, OpenError> {
+        Self::of(async |tasks, metrics| super::open(config, tasks, metrics).await).await
+    }
+
+    async fn of(open: impl AsyncFnOnce(&Tasks, &Arc<Metrics>) -> Result<Queue, OpenError>) -> Result<Self, OpenError> {
+        let (tasks, deaths) = Tasks::new();
+        let metrics = Arc::new(Metrics::new());
+        let Queue { publisher, jobs, control, .. } = open(&tasks, &metrics).await?;
+        Ok(Self { publisher, jobs, control, metrics, _tasks: tasks, deaths })
+    }
+
+    async fn publish(&self, text: impl ToString) -> Result<(), PublishError> {
+        self.publisher.publish(Bytes::from(text.to_string())).await
+    }
+
+    async fn next(&mut self) -> Job {
+        timeout(PATIENCE, self.jobs.next()).await.expect("no job came").expect("the queue was stopped")
+    }
+
+    /// As many as are told to be there; none is finished.
+    async fn all(&mut self) -> Vec<Job> {
+        let mut all = Vec::new();
+        for _ in 0..self.metrics.queue_records.get() {
+            all.push(self.next().await);
+        }
+        all
+    }
+
+    async fn close(self) {
+        let Self { jobs, control, mut deaths, .. } = self;
+        drop(jobs);
+        control.close(PATIENCE).await;
+        assert_eq!(deaths.try_recv(), Err(mpsc::error::TryRecvError::Empty));
+    }
+}
+
+fn text(job: &Job) -> String {
+    String::from_utf8(job.record.to_vec()).unwrap()
+}
+
+fn texts(jobs: &[Job]) -> Vec<String> {
+    jobs.iter().map(text).collect()
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < give_up, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_is_there_after_a_reopen_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(&config(dir.path())).await.unwrap();
+    assert_eq!(*log.control.state.borrow(), State::Ready);
+    assert!(!*log.control.backlog.borrow());
+    for n in 0..50 {
+        log.publish(n).await.unwrap();
+    }
+    log.close().await;
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    assert!(*log.control.backlog.borrow());
+    assert_eq!(log.metrics.queue_records.get(), 50);
+    let jobs = log.all().await;
+    assert_eq!(texts(&jobs), (0..50).map(|n| n.to_string()).collect::<Vec<_>>());
+    drop(jobs);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn publishes_at_once_are_acknowledged_with_few_syncs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    let all = futures_util::future::join_all((0..2000).map(|n| log.publish(n))).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert!(log.metrics.queue_syncs.get() < 200, "{} syncs", log.metrics.queue_syncs.get());
+    assert_eq!(texts(&log.all().await), (0..2000).map(|n| n.to_string()).collect::<Vec<_>>());
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_finished_job_never_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    for n in 0..300 {
+        log.publish(n).await.unwrap();
+    }
+    for _ in 0..300 {
+        let job = log.next().await;
+        let finish = text(&job).parse::<u32>().unwrap() % 3 > 0;
+        if finish { job.finish() } else { job.requeue(Duration::from_secs(3600)) }
+    }
+    eventually("the levels tell it", || log.metrics.queue_records.get() == 100).await;
+    log.close().await;
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    assert_eq!(log.metrics.queue_records.get(), 100);
+    let jobs = log.all().await;
+    assert_eq!(texts(&jobs), (0..300).step_by(3).map(|n| n.to_string()).collect::<Vec<_>>());
+    jobs.into_iter().for_each(Job::finish);
+    assert_eq!((log.metrics.queue_records.get(), log.metrics.queue_bytes.get()), (0, 0));
+    log.close().await;
+    let log = Log::open(&config(dir.path())).await.unwrap();
+    assert_eq!((log.metrics.queue_records.get(), log.metrics.queue_bytes.get()), (0, 0));
+    assert!(!*log.control.backlog.borrow());
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_finish_reaches_the_disk_without_a_publish() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    log.publish("x").await.unwrap();
+    let syncs = log.metrics.queue_syncs.get();
+    log.next().await.finish();
+    eventually("the finish is written", || log.metrics.queue_syncs.get() > syncs).await;
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_job_dropped_without_a_word_comes_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    log.publish("x").await.unwrap();
+    for attempt in 1..=5 {
+        let job = log.next().await;
+        assert_eq!((text(&job).as_str(), job.attempts), ("x", attempt));
+    }
+    log.next().await.finish();
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_requeued_job_comes_after_its_delay_and_lets_others_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    let (delay, since) = (Duration::from_millis(300), Instant::now());
+    log.publish("late").await.unwrap();
+    log.next().await.requeue(delay);
+    log.publish("other").await.unwrap();
+    let other = log.next().await;
+    assert_eq!((text(&other).as_str(), other.attempts), ("other", 1));
+    other.touch();
+    let late = log.next().await;
+    assert_eq!((text(&late).as_str(), late.attempts), ("late", 2));
+    assert!(since.elapsed() >= delay);
+    late.finish();
+    other.finish();
+    log.close().await;
+}
+
+#[tokio::test]
+async fn attempts_grow_over_reopens_and_only_with_hand_outs() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config::Queue { max_in_flight: 1, ..config(dir.path()) };
+    let mut log = Log::open(&config).await.unwrap();
+    log.publish("first").await.unwrap();
+    log.publish("second").await.unwrap();
+    let first = log.next().await;
+    assert_eq!((text(&first).as_str(), first.attempts), ("first", 1));
+    log.close().await;
+    drop(first);
+    for attempts in 2..5 {
+        let mut log = Log::open(&config).await.unwrap();
+        let first = log.next().await;
+        assert_eq!((text(&first).as_str(), first.attempts), ("first", attempts));
+        log.control.stop_jobs().await;
+        first.requeue(Duration::ZERO);
+        log.close().await;
+    }
+    let mut log = Log::open(&config).await.unwrap();
+    let first = log.next().await;
+    assert_eq!((text(&first).as_str(), first.attempts), ("first", 5));
+    first.finish();
+    // it waited behind the first all the time
+    let second = log.next().await;
+    assert_eq!((text(&second).as_str(), second.attempts), ("second", 1));
+    second.finish();
+    log.close().await;
+}
+
+#[tokio::test]
+async fn no_more_jobs_are_out_than_max_in_flight() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config::Queue { max_in_flight: 3, ..config(dir.path()) }).await.unwrap();
+    for n in 0..10 {
+        log.publish(n).await.unwrap();
+    }
+    let mut held = vec![log.next().await, log.next().await, log.next().await];
+    assert!(log.jobs.try_next().is_none());
+    held.remove(0).finish();
+    assert_eq!(text(&log.next().await), "3");
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_stopped_queue_hands_out_what_is_out_and_still_publishes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    log.publish("before").await.unwrap();
+    log.control.stop_jobs().await;
+    log.publish("after").await.unwrap();
+    let before = log.next().await;
+    assert_eq!(text(&before), "before");
+    before.finish();
+    assert!(timeout(PATIENCE, log.jobs.next()).await.unwrap().is_none());
+    log.close().await;
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    let jobs = log.all().await;
+    assert_eq!(texts(&jobs), ["after"]);
+    assert_eq!(jobs[0].attempts, 1);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_full_log_refuses_at_once_and_takes_again_once_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config::Queue { max_bytes: 1000, ..config(dir.path()) }).await.unwrap();
+    for _ in 0..10 {
+        log.publish("x".repeat(100)).await.unwrap();
+    }
+    assert!(matches!(log.publish("y").await, Err(PublishError::Full(_))));
+    assert_eq!(log.metrics.queue_bytes.get(), 1000);
+    log.next().await.finish();
+    log.publish("y").await.unwrap();
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_record_beyond_every_bound_is_too_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config::Queue { max_bytes: 1000, ..config(dir.path()) }).await.unwrap();
+    let refused = log.publish("x".repeat(1001)).await;
+    assert_eq!(refused, Err(PublishError::TooLarge { bytes: 1001, limit: 1000 }));
+    log.publish("x".repeat(1000)).await.unwrap();
+    assert_eq!(log.next().await.record.len(), 1000);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn large_and_empty_records_come_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = [0, 1, 70_000, 3, 1 << 20, 61_000, 0];
+    let log = Log::open(&config(dir.path())).await.unwrap();
+    for size in sizes {
+        log.publish("z".repeat(size)).await.unwrap();
+    }
+    log.close().await;
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    assert_eq!(log.all().await.iter().map(|job| job.record.len()).collect::<Vec<_>>(), sizes);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_second_opener_of_the_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(&config(dir.path())).await.unwrap();
+    let refused = Log::open(&config(dir.path())).await.err().unwrap().to_string();
+    assert!(refused.contains("in use by another process (pid "), "{refused}");
+    log.publish("still fine").await.unwrap();
+    log.close().await;
+    Log::open(&config(dir.path())).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_and_a_file_that_is_no_log_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "x").unwrap();
+    let refused = Log::open(&config(&dir.path().join("file/folder"))).await.err().unwrap().to_string();
+    assert!(refused.contains("[data] dir"), "{refused}");
+    for content in [vec![7; 100], vec![7; 100_000], b"redb is not here".to_vec()] {
+        std::fs::write(dir.path().join("queue.redb"), content).unwrap();
+        let refused = Log::open(&config(dir.path())).await.err().unwrap().to_string();
+        assert!(refused.contains("queue.redb is damaged") && refused.contains("move it away"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_cut_short_is_refused_or_whole_and_never_panics() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(&config(dir.path())).await.unwrap();
+    for n in 0..20 {
+        log.publish(n).await.unwrap();
+    }
+    log.close().await;
+    let path = dir.path().join("queue.redb");
+    let whole = std::fs::read(&path).unwrap();
+    for cut in [0, 10, 4095, 4096, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        if let Ok(log) = Log::open(&config(dir.path())).await {
+            log.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_dropped_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let aging = config::Queue { max_age: Duration::from_millis(1), max_in_flight: 1, ..config(dir.path()) };
+    let ageless = config::Queue { max_age: Duration::ZERO, ..aging.clone() };
+    let mut log = Log::open(&ageless).await.unwrap();
+    for n in 0..5 {
+        log.publish(n).await.unwrap();
+    }
+    assert_eq!(text(&log.next().await), "0");
+    log.close().await;
+    // while it was closed too
+    let log = Log::open(&aging).await.unwrap();
+    let expired = || log.metrics.drops.get_or_create(&[("reason", "expired")]).get();
+    eventually("the old are dropped", || expired() > 0 && log.metrics.queue_records.get() <= 1).await;
+    // what is in hand is not taken from it
+    let in_hand = log.metrics.queue_records.get() as u64;
+    assert_eq!(expired() + in_hand, 5);
+    log.publish("new").await.unwrap();
+    eventually("so is the new", || expired() + in_hand == 6 || log.metrics.queue_records.get() <= 1).await;
+    let metrics = log.metrics.clone();
+    drop(log.jobs);
+    eventually("none is left", || metrics.queue_records.get() == 0).await;
+    assert_eq!((metrics.queue_bytes.get(), metrics.drops.get_or_create(&[("reason", "expired")]).get()), (0, 6));
+    log.control.close(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn records_beyond_memory_are_read_back_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = config::Queue { memory_bytes: 20_000, max_in_flight: 7, ..config(dir.path()) };
+    let mut log = Log::open(&small).await.unwrap();
+    let record = |n: usize| format!("{n:0300}");
+    let (mut published, mut seen) = (0, 0);
+    // with hand-outs in between, so that memory fills, empties and fills again
+    for take in [0, 200, 0, 900, 100, 1800] {
+        for _ in 0..25 {
+            let publishes = (published..published + 20).map(|n| log.publish(record(n)));
+            assert!(futures_util::future::join_all(publishes).await.iter().all(Result::is_ok));
+            published += 20;
+        }
+        for _ in 0..take {
+            let job = log.next().await;
+            assert_eq!(text(&job), record(seen));
+            job.finish();
+            seen += 1;
+        }
+    }
+    assert_eq!((published, seen), (3000, 3000));
+    assert_eq!(log.metrics.queue_records.get(), 0);
+    log.close().await;
+}
+
+#[tokio::test]
+async fn requeued_records_beyond_memory_come_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = config::Queue { memory_bytes: 5_000, ..config(dir.path()) };
+    let mut log = Log::open(&small).await.unwrap();
+    for ten in 0..20 {
+        let publishes = (0..10).map(|n| log.publish(format!("{:0200}", ten * 10 + n)));
+        assert!(futures_util::future::join_all(publishes).await.iter().all(Result::is_ok));
+    }
+    let mut again = Vec::new();
+    while again.len() < 200 {
+        let job = log.next().await;
+        match job.attempts {
+            1 => job.requeue(Duration::from_millis(150)),
+            _ => {
+                again.push(text(&job));
+                job.finish();
+            }
+        }
+    }
+    again.sort();
+    assert_eq!(again, (0..200).map(|n| format!("{n:0200}")).collect::<Vec<_>>());
+    log.close().await;
+}
+
+#[tokio::test]
+async fn space_is_used_again_after_much_traffic() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    for round in 0..60 {
+        let publishes = (0..100).map(|n| log.publish(format!("{round} {n} {}", "x".repeat(10_000))));
+        assert!(futures_util::future::join_all(publishes).await.iter().all(Result::is_ok));
+        log.all().await.into_iter().for_each(Job::finish);
+    }
+    let len = std::fs::metadata(dir.path().join("queue.redb")).unwrap().len();
+    assert!(len < 24 << 20, "60 MB passed through, 1 MB at a time, and left {len} bytes");
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_long_gone_backlog_gives_its_space_back_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("queue.redb");
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    let publishes = (0..400).map(|n| log.publish(format!("{n} {}", "x".repeat(100_000))));
+    assert!(futures_util::future::join_all(publishes).await.iter().all(Result::is_ok));
+    assert!(std::fs::metadata(&path).unwrap().len() > 40 << 20);
+    let mut jobs = log.all().await;
+    let last = jobs.pop().unwrap();
+    jobs.into_iter().for_each(Job::finish);
+    drop(last);
+    log.close().await;
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    let len = std::fs::metadata(&path).unwrap().len();
+    assert!(len < 16 << 20, "{len} bytes");
+    assert!(text(&log.next().await).starts_with("399 "));
+    log.close().await;
+}
+
+#[tokio::test]
+async fn with_sync_as_a_time_all_is_written_within_it_and_at_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let lazy = config::Queue { sync: config::Sync::Every(Duration::from_millis(50)), ..config(dir.path()) };
+    let mut log = Log::open(&lazy).await.unwrap();
+    log.publish("first").await.unwrap();
+    eventually("it is synced", || log.metrics.queue_syncs.get() > 0).await;
+    for n in 0..100 {
+        log.publish(n).await.unwrap();
+    }
+    for n in 0..50 {
+        let job = log.next().await;
+        assert_eq!(job.attempts, 1, "of {n}");
+        job.finish();
+    }
+    log.close().await;
+    let mut log = Log::open(&lazy).await.unwrap();
+    assert_eq!(texts(&log.all().await), (49..100).map(|n| n.to_string()).collect::<Vec<_>>());
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_closed_log_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(&config(dir.path())).await.unwrap();
+    let (publisher, state) = (log.publisher.clone(), log.control.state.clone());
+    log.close().await;
+    assert!(matches!(publisher.publish(Bytes::from("x")).await, Err(PublishError::Unavailable(_))));
+    assert!(matches!(&*state.borrow(), State::NotReady(_)));
+}
+
+#[tokio::test]
+async fn cancelled_tasks_and_forgotten_logs_free_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = Log::open(&config(dir.path())).await.unwrap();
+    log.publish("x").await.unwrap();
+    let job = log.next().await;
+    assert!(log._tasks.stop(PATIENCE).await);
+    let again = Log::open(&config(dir.path())).await.unwrap();
+    drop((log, job, again));
+    Log::open(&config(dir.path())).await.unwrap().close().await;
+}

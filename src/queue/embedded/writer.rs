@@ -1,0 +1,477 @@
+//! The thread that owns the log's file: group commit, read-back, expiry, and the way out of a failed disk.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    chunk::Chunk,
+    row::{self, ROW_BYTES, Row, TAIL_BYTES},
+    shared::{PROGRESS_WITHIN, Shared},
+    state::{Delayed, State, Waiting},
+    store::{Marks, Open, Store, Writes},
+};
+use crate::{
+    config,
+    queue::{self, OpenError, PublishError},
+};
+
+/// One transaction takes about this much; more waits for the next.
+const BATCH_BYTES: usize = 4 << 20;
+/// With `sync` as a time, what is not written yet is written early once it is this much.
+const UNWRITTEN_BYTES: usize = 8 << 20;
+/// The last row takes more records for this long, so that all of a row have one age.
+const TAIL_AGE: u64 = 1000;
+const TAIL_RECORDS: u32 = 4096;
+/// How often a failed disk is tried.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    /// `None` after a failure. Before `open`, which holds the folder's lock: fields are dropped in order.
+    store: Option<Store>,
+    open: Open,
+    retry_at: Instant,
+    next: u64,
+    /// Records before it were there when the log was opened.
+    found: u64,
+    tail: Option<Row>,
+    /// With `sync` as a time: acknowledged and not on the disk.
+    unwritten: BTreeMap<u64, Vec<u8>>,
+    unwritten_bytes: usize,
+    write_by: Option<Instant>,
+    expire_at: Option<Instant>,
+}
+
+/// What one turn of the writer deals with.
+struct Turn {
+    batch: Vec<Waiting>,
+    due: Vec<Delayed>,
+    arming: usize,
+    /// Nothing comes after it.
+    last: bool,
+}
+
+impl Writer {
+    /// Opens the log, and says whether there is a backlog.
+    pub(super) fn open(mut open: Open, shared: Arc<Shared>) -> Result<(Self, bool), OpenError> {
+        let mut store = open()?;
+        let unreadable = |error| OpenError(format!("cannot read the queue's log: {error}"));
+        let (chunks, marks) = store.load().map_err(unreadable)?;
+        let stored = chunks.values().map(|chunk| chunk.size).sum();
+        let records: u64 = chunks.values().map(|chunk| u64::from(chunk.unfinished)).sum();
+        let bytes: u64 = chunks.values().map(|chunk| chunk.bytes).sum();
+        if store.repaired {
+            tracing::warn!(records, bytes, "the queue's log is repaired: every push that was acknowledged is in it");
+        }
+        store.compact(stored).map_err(unreadable)?;
+        let now = shared.clock.now();
+        let mut state = shared.lock();
+        (state.stored, state.records, state.bytes, state.handed) = (stored, records, bytes, marks.handed);
+        state.cold = chunks.first_key_value().map(|(first, _)| *first);
+        let done: Vec<u64> =
+            chunks.iter().filter(|(_, chunk)| chunk.unfinished == 0).map(|(first, _)| *first).collect();
+        state.chunks = chunks;
+        // a clock that was ahead then must not keep records beyond their age
+        state.chunks.values_mut().for_each(|chunk| chunk.time = chunk.time.min(now));
+        done.into_iter().for_each(|first| state.settle(first));
+        let expire_at = shared.bounds.max_age.map(|_| Instant::now());
+        shared.pump(state);
+        let writer = Self {
+            shared,
+            open,
+            store: Some(store),
+            retry_at: Instant::now(),
+            next: marks.next,
+            found: marks.next,
+            tail: None,
+            unwritten: BTreeMap::new(),
+            unwritten_bytes: 0,
+            write_by: None,
+            expire_at,
+        };
+        writer.say(queue::State::Ready);
+        Ok((writer, records > 0))
+    }
+
+    fn say(&self, state: queue::State) {
+        self.shared.metrics.queue_ready.set((state == queue::State::Ready).into());
+        self.shared.ready.send_replace(state);
+    }
+
+    /// Until the log is closed.
+    pub(super) fn run(mut self) {
+        while !self.turn() {}
+        let mut state = self.shared.lock();
+        let inbox = std::mem::take(&mut state.inbox);
+        drop(state);
+        for waiting in inbox {
+            let _ = waiting.acknowledge.send(Err(PublishError::Unavailable("it is closed".into())));
+        }
+        self.say(queue::State::NotReady("it is closed".into()));
+    }
+
+    /// When there is something to do, at the latest.
+    fn due(&self, state: &State, now: Instant) -> Option<Instant> {
+        if self.store.is_none() {
+            return Some(if state.closing { now } else { self.retry_at });
+        }
+        let bounds = &self.shared.bounds;
+        let room = state.held.len() < bounds.max_in_flight;
+        let blocked = state.unarmed > 0 && room && state.jobs.is_some();
+        if state.closing || !state.inbox.is_empty() || blocked || state.wants_cold(bounds, false) {
+            return Some(now);
+        }
+        let delayed = state.delayed.peek().filter(|_| state.jobs.is_some()).map(|next| next.0.due);
+        let untold = state.untold_since.map(|since| since + PROGRESS_WITHIN);
+        let expiry = self.expire_at.filter(|_| !state.chunks.is_empty());
+        [delayed, untold, self.write_by, expiry].into_iter().flatten().min()
+    }
+
+    fn wait(&self) {
+        let mut state = self.shared.lock();
+        loop {
+            let now = Instant::now();
+            let due = self.due(&state, now);
+            if due.is_some_and(|due| due <= now) {
+                return;
+            }
+            state.parked = true;
+            state = match due {
+                Some(due) => {
+                    let waited = self.shared.wake.wait_timeout(state, due - now);
+                    waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
+                }
+                None => self.shared.wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
+            };
+            state.parked = false;
+        }
+    }
+
+    /// Whether it was the last.
+    fn turn(&mut self) -> bool {
+        self.wait();
+        if self.store.is_none() && !self.reopen() {
+            return self.shared.lock().closing;
+        }
+        let turn = self.begin();
+        let last = turn.last;
+        match self.carry_out(turn).and_then(|()| self.read_cold()) {
+            Ok(()) => last,
+            Err(error) => {
+                self.fail(&error.to_string());
+                false
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Turn {
+        let now = Instant::now();
+        let bounds = &self.shared.bounds;
+        let mut state = self.shared.lock();
+        if let Some(max_age) = bounds.max_age
+            && self.expire_at.is_some_and(|at| at <= now)
+        {
+            let before = self.shared.clock.now().saturating_sub(max_age.as_millis() as u64);
+            let expired = state.expire(before);
+            if expired > 0 {
+                tracing::warn!(pushes = expired, "pushes were dropped from the queue: older than [queue] max_age");
+                self.shared.metrics.drops.get_or_create(&[("reason", "expired")]).inc_by(expired);
+            }
+            self.expire_at = Some(now + (max_age / 10).clamp(Duration::from_millis(10), Duration::from_secs(1)));
+        }
+        let batch = state.take_inbox(BATCH_BYTES);
+        let due = state.take_due(now, bounds.max_in_flight);
+        let arming = state.arm(bounds.max_in_flight);
+        let last = state.closing && state.inbox.is_empty();
+        if last {
+            state.disarm();
+        }
+        let time = self.shared.clock.now();
+        let grows = |tail: &Row| {
+            let young = time.saturating_sub(tail.time) < TAIL_AGE && tail.count < TAIL_RECORDS;
+            young && tail.value.len() < TAIL_BYTES && state.chunks.contains_key(&tail.first)
+        };
+        self.tail = self.tail.take().filter(|tail| !batch.is_empty() && grows(tail));
+        // its last record may be finished while more are being added to it
+        state.pinned = self.tail.as_ref().map(|tail| tail.first);
+        Turn { batch, due, arming, last }
+    }
+
+    /// The rows of a batch; the first may be the tail, grown.
+    fn rows(&mut self, batch: &[Waiting]) -> Vec<Row> {
+        let time = self.shared.clock.now();
+        let mut rows: Vec<Row> = Vec::new();
+        // cloned: if the disk fails, the tail is what it was
+        let mut row = self.tail.clone().map(|tail| Row { added: 0, ..tail });
+        let mut bound = TAIL_BYTES;
+        for waiting in batch {
+            let mut taking = match row.take() {
+                Some(row) if row.takes(waiting.record.len(), bound) => row,
+                full => {
+                    rows.extend(full.filter(|row| row.added > 0));
+                    bound = ROW_BYTES;
+                    Row::new(self.next, time)
+                }
+            };
+            taking.push(&waiting.record);
+            self.next += 1;
+            row = Some(taking);
+        }
+        rows.extend(row.filter(|row| row.added > 0));
+        rows
+    }
+
+    fn carry_out(&mut self, turn: Turn) -> Result<(), redb::Error> {
+        let Turn { batch, mut due, arming, last } = turn;
+        let mut rows = self.rows(&batch);
+        let mut acknowledge = Some(batch);
+        if let config::Sync::Every(within) = self.shared.bounds.sync
+            && let Some(batch) = acknowledge.take_if(|batch| !batch.is_empty())
+        {
+            match self.store.as_mut().map_or(Err(redb::Error::DatabaseClosed), |store| store.spill(&rows)) {
+                Ok(()) => self.accept(batch, &rows),
+                Err(error) => {
+                    self.refuse(batch, &error.to_string());
+                    self.give_back(due, arming);
+                    return Err(error);
+                }
+            }
+            self.tail = rows.last().filter(|row| row.value.len() < TAIL_BYTES).cloned();
+            for row in rows.drain(..) {
+                self.unwritten_bytes += row.value.len();
+                self.unwritten.insert(row.first, row.value);
+            }
+            self.write_by.get_or_insert(Instant::now() + within);
+        }
+        let now = Instant::now();
+        let late = self.unwritten_bytes > UNWRITTEN_BYTES || self.write_by.is_some_and(|by| by <= now);
+        let untold = self.shared.lock().untold_since.is_some_and(|since| since + PROGRESS_WITHIN <= now);
+        let committed = if !rows.is_empty() || !due.is_empty() || arming > 0 || late || untold || last {
+            let missing = self.read_due(&mut due);
+            missing.and_then(|()| self.commit(&rows))
+        } else {
+            Ok(())
+        };
+        if committed.is_err() {
+            self.give_back(std::mem::take(&mut due), arming);
+        }
+        let mut state = self.shared.lock();
+        if committed.is_ok() {
+            state.armed(arming, true);
+            // in reverse, so that the longest due comes first
+            for next in due.into_iter().rev() {
+                match next.record {
+                    Some(record) => state.due(next.seq, next.begun, record),
+                    None => {
+                        state.give_up(next.seq);
+                        self.lost(1);
+                    }
+                }
+            }
+        }
+        if rows.is_empty() {
+            if let Some(first) = state.pinned.take() {
+                state.settle(first);
+            }
+            self.shared.pump(state);
+            // with sync as a time, they were acknowledged above
+            return committed;
+        }
+        drop(state);
+        let batch = acknowledge.unwrap_or_default();
+        match &committed {
+            Ok(()) => {
+                self.accept(batch, &rows);
+                self.tail = rows.pop();
+            }
+            Err(error) => self.refuse(batch, &error.to_string()),
+        }
+        committed
+    }
+
+    /// The transaction failed that these waited for.
+    fn give_back(&mut self, due: Vec<Delayed>, arming: usize) {
+        self.tail = None;
+        let mut state = self.shared.lock();
+        state.armed(arming, false);
+        let due_later = Instant::now() + RETRY;
+        state.delayed.extend(due.into_iter().map(|next| Reverse(Delayed { due: due_later, ..next })));
+    }
+
+    /// Published for good: counts the records in, hands them out and acknowledges them.
+    fn accept(&self, batch: Vec<Waiting>, rows: &[Row]) {
+        let mut acknowledged = Vec::with_capacity(batch.len());
+        let mut batch = batch.into_iter();
+        let mut state = self.shared.lock();
+        state.waiting -= batch.len();
+        for row in rows {
+            let chunk = state.chunks.entry(row.first).or_insert_with(|| Chunk::new(row.time));
+            let (size, before) = (row.value.len() as u64, chunk.size);
+            let new = batch.as_slice().iter().take(row.added as usize);
+            chunk.extend(row.added, new.map(|waiting| waiting.record.len() as u64).sum(), size);
+            state.stored += size - before;
+            let first = row.first + u64::from(row.count - row.added);
+            for (seq, waiting) in (first..).zip(batch.by_ref().take(row.added as usize)) {
+                state.push(seq, waiting.record, &self.shared.bounds);
+                acknowledged.push(waiting.acknowledge);
+            }
+        }
+        if let Some(first) = state.pinned.take() {
+            state.settle(first);
+        }
+        self.shared.pump(state);
+        for acknowledge in acknowledged {
+            let _ = acknowledge.send(Ok(()));
+        }
+    }
+
+    fn refuse(&self, batch: Vec<Waiting>, reason: &str) {
+        let mut state = self.shared.lock();
+        state.waiting -= batch.len();
+        state.records -= batch.len() as u64;
+        state.bytes -= batch.iter().map(|waiting| waiting.record.len() as u64).sum::<u64>();
+        if let Some(first) = state.pinned.take() {
+            state.settle(first);
+        }
+        self.shared.pump(state);
+        for waiting in batch {
+            let _ = waiting.acknowledge.send(Err(PublishError::Unavailable(reason.into())));
+        }
+    }
+
+    /// One transaction, one sync: `rows`, what was not written before, and all progress.
+    fn commit(&mut self, rows: &[Row]) -> Result<(), redb::Error> {
+        let mut writes = Writes::default();
+        {
+            let mut state = self.shared.lock();
+            writes.removed = std::mem::take(&mut state.removed);
+            for first in std::mem::take(&mut state.dirty) {
+                if let Some(chunk) = state.chunks.get_mut(&first) {
+                    chunk.dirty = false;
+                    writes.progress.push((first, chunk.progress()));
+                }
+            }
+            writes.marks = Marks { next: self.next, handed: state.handed };
+            state.untold_since = None;
+            // done before they were ever written: they never will be
+            self.unwritten.retain(|first, _| state.chunks.contains_key(first));
+        }
+        writes.rows = self.unwritten.iter().map(|(first, value)| (*first, value.as_slice())).collect();
+        writes.rows.extend(rows.iter().map(|row| (row.first, row.value.as_slice())));
+        let store = self.store.as_mut().ok_or(redb::Error::DatabaseClosed)?;
+        store.write(&writes)?;
+        self.shared.metrics.queue_syncs.inc();
+        self.unwritten.clear();
+        (self.unwritten_bytes, self.write_by) = (0, None);
+        Ok(())
+    }
+
+    /// A row's bytes, from wherever they are.
+    fn row(&self, first: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        match self.unwritten.get(&first) {
+            Some(value) => Ok(Some(value.clone())),
+            None => self.store.as_ref().ok_or(redb::Error::DatabaseClosed)?.row(first),
+        }
+    }
+
+    /// Reads the records of requeued jobs that were not kept in memory.
+    fn read_due(&self, due: &mut [Delayed]) -> Result<(), redb::Error> {
+        for next in due.iter_mut().filter(|next| next.record.is_none()) {
+            let Some(first) = self.shared.lock().chunk(next.seq).map(|(first, _)| first) else { continue };
+            if let Some(value) = self.row(first)? {
+                let (_, records) = row::read(&value).map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
+                let record = records.get((next.seq - first) as usize).copied();
+                next.record = record.map(bytes::Bytes::copy_from_slice);
+                self.shared.lock().memory += record.map_or(0, |record| record.len() + super::state::ENTRY);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills memory with what comes next.
+    fn read_cold(&mut self) -> Result<(), redb::Error> {
+        let bounds = &self.shared.bounds;
+        let mut more = false;
+        loop {
+            let mut state = self.shared.lock();
+            if !state.wants_cold(bounds, more) {
+                return Ok(());
+            }
+            more = true;
+            let Some(first) = state.next_cold() else { return Ok(()) };
+            drop(state);
+            let value = self.row(first)?;
+            let mut state = self.shared.lock();
+            match &value {
+                Some(value) => {
+                    let (_, records) = row::read(value).map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
+                    state.warm(first, &records, self.found);
+                }
+                None => {
+                    let lost = state.lose(first);
+                    self.lost(lost);
+                }
+            }
+            self.shared.pump(state);
+        }
+    }
+
+    fn lost(&self, pushes: u64) {
+        tracing::error!(pushes, "pushes are missing from the queue's log: was its file changed?");
+        self.shared.metrics.drops.get_or_create(&[("reason", "lost")]).inc_by(pushes);
+    }
+
+    /// The disk failed: nothing is accepted until it works again.
+    fn fail(&mut self, error: &str) {
+        let reason = format!("its log cannot be written: {error}");
+        tracing::error!(error, "the queue's log failed; nothing is accepted until it can be opened again");
+        self.store = None;
+        self.retry_at = Instant::now() + RETRY;
+        let mut state = self.shared.lock();
+        state.failed = Some(reason.clone());
+        let inbox = state.take_inbox(usize::MAX);
+        drop(state);
+        self.refuse(inbox, &reason);
+        self.say(queue::State::NotReady(reason));
+    }
+
+    /// Whether the log is open again, and says what memory says.
+    fn reopen(&mut self) -> bool {
+        self.retry_at = Instant::now() + RETRY;
+        let (chunks, marks) = {
+            let mut state = self.shared.lock();
+            state.removed.clear();
+            for first in std::mem::take(&mut state.dirty) {
+                if let Some(chunk) = state.chunks.get_mut(&first) {
+                    chunk.dirty = false;
+                }
+            }
+            (state.chunks.clone(), Marks { next: self.next, handed: state.handed })
+        };
+        let opened = (self.open)().and_then(|store| match store.reconcile(&chunks, marks) {
+            Ok(()) => Ok(store),
+            Err(error) => Err(OpenError(error.to_string())),
+        });
+        match opened {
+            Ok(store) => {
+                self.store = Some(store);
+                self.shared.lock().failed = None;
+                self.say(queue::State::Ready);
+                tracing::info!("the queue's log works again");
+                true
+            }
+            Err(error) => {
+                // what the attempt took is told by the next one, which writes all
+                let reason = format!("its log cannot be opened: {error}");
+                self.shared.lock().failed = Some(reason.clone());
+                self.say(queue::State::NotReady(reason));
+                false
+            }
+        }
+    }
+}

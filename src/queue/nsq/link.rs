@@ -1,0 +1,355 @@
+//! Consuming from one nsqd: one consumer at a time, its jobs handed out and given back.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_nsq::{NSQChannel, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQTopic};
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+
+use super::{
+    Base, CONNECT, LIVED, LONGEST_WAIT, SHORTEST_WAIT,
+    admin::Daemon,
+    hand::{Client, Gate, Hand, strategy},
+    health::Status,
+    sentinel::Sentinel,
+};
+use crate::queue::{self, Job, Origin};
+
+/// Messages held for hand-out before nsqd is let wait; RDY keeps it at 2500 unless they are held past nsqd's time-out.
+const HELD: usize = 8192;
+/// What a closing link gives back to a channel that is not paused waits this long there, so that nsqd sends it to another.
+const HANDOVER: Duration = Duration::from_secs(1);
+/// How long a closing link waits for nsqd to have heard of every finish.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What the links of one topic share.
+#[derive(Clone)]
+pub(super) struct Setup {
+    pub(super) base: Base,
+    /// live or raw.
+    pub(super) group: &'static str,
+    pub(super) topic: String,
+    pub(super) channel: String,
+    pub(super) names: (Arc<NSQTopic>, Arc<NSQChannel>),
+    /// The channel is this node's alone; where to tell that it had a backlog.
+    pub(super) own: Option<watch::Sender<bool>>,
+    pub(super) max_in_flight: usize,
+    /// A permit for each job in hand.
+    pub(super) hands: Arc<Semaphore>,
+    /// Tells this process's consumers from others.
+    pub(super) client_id: String,
+}
+
+/// Why a connection's consumer ended.
+enum End {
+    Closed,
+    Lost(&'static str),
+}
+
+/// The task of one nsqd.
+pub(super) struct Link {
+    setup: Setup,
+    daemon: Daemon,
+    /// RDY.
+    share: usize,
+    /// `None` once stopped: then what comes is held, or given back.
+    jobs: Option<mpsc::Sender<Job>>,
+    stopped: CancellationToken,
+    /// Told to [`super::Control::stop_jobs`] by its end.
+    pausing: Option<TaskTrackerToken>,
+    paused: bool,
+    closing: CancellationToken,
+    gate: Gate,
+    held: VecDeque<NSQMessage>,
+}
+
+impl Link {
+    pub(super) fn new(
+        setup: Setup,
+        daemon: Daemon,
+        share: usize,
+        jobs: mpsc::Sender<Job>,
+        stopped: CancellationToken,
+        pausing: TaskTrackerToken,
+        closing: CancellationToken,
+    ) -> Self {
+        setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(format!("{} was not connected yet", daemon.tcp)));
+        let gate = Gate::new();
+        let (jobs, pausing, held) = (Some(jobs), Some(pausing), VecDeque::new());
+        Self { setup, daemon, share, jobs, stopped, pausing, paused: false, closing, gate, held }
+    }
+
+    /// Whether it is connected, for the fleet.
+    pub(super) fn connected(&self) -> watch::Receiver<u64> {
+        self.gate.watch()
+    }
+
+    pub(super) async fn run(mut self) {
+        let (setup, daemon, gate) = (self.setup.clone(), self.daemon.clone(), self.gate.clone());
+        let mut wait = SHORTEST_WAIT;
+        loop {
+            let (closing, started) = (self.closing.clone(), Instant::now());
+            let sentinel = tokio::select! {
+                () = closing.cancelled() => break,
+                sentinel = self.reach() => sentinel,
+            };
+            let end = tokio::select! {
+                // of self only, so that what is held stays when the guard wins, which it never does
+                end = self.serve(sentinel) => end,
+                never = guard(&setup, &daemon, &gate) => match never {},
+            };
+            match end {
+                End::Closed => break,
+                End::Lost(reason) => {
+                    setup.base.health.set(setup.group, &daemon.tcp, Status::Away(format!("{} {reason}", daemon.tcp)));
+                    setup.base.rebuilt("consumer", &daemon.tcp, reason);
+                }
+            }
+            // an nsqd that refuses again and again is not asked in a hurry
+            wait = if started.elapsed() > LIVED { SHORTEST_WAIT } else { (wait * 2).min(LONGEST_WAIT) };
+            tokio::select! {
+                () = closing.cancelled() => break,
+                () = sleep(wait.mul_f64(0.5 + fastrand::f64())) => {}
+            }
+        }
+        setup.base.health.forget(setup.group, &daemon.tcp);
+    }
+
+    /// Waits until nsqd is up, and lays the channel there.
+    async fn reach(&mut self) -> Sentinel {
+        let (setup, daemon, stopped) = (&self.setup, &self.daemon, self.stopped.clone());
+        let mut wait = SHORTEST_WAIT;
+        let sentinel = loop {
+            // cancel-safe: an attempt that is cancelled by the stop is simply made again
+            let connected = tokio::select! {
+                connected = Sentinel::connect(&daemon.tcp, CONNECT) => connected,
+                () = stopped.cancelled(), if self.jobs.is_some() => {
+                    self.jobs = None;
+                    self.pausing = None;
+                    continue;
+                }
+            };
+            match connected {
+                Ok(sentinel) => break sentinel,
+                Err(reason) => {
+                    let reason = format!("nsqd {} is away ({reason}); start it", daemon.tcp);
+                    setup.base.health.set(setup.group, &daemon.tcp, Status::Away(reason));
+                }
+            }
+            tokio::select! {
+                () = sleep(wait.mul_f64(0.5 + fastrand::f64())) => {}
+                () = stopped.cancelled(), if self.jobs.is_some() => {
+                    self.jobs = None;
+                    self.pausing = None;
+                }
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
+        };
+        let reason = format!("nsqd {} is up but its consumer is not subscribed yet", daemon.tcp);
+        setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(reason));
+        if let Some(http) = &daemon.http
+            && let Err(error) = self.lay(http).await
+        {
+            tracing::warn!(error, nsqd = daemon.tcp, "nsq: the channel is not made through HTTP but by subscribing");
+        }
+        sentinel
+    }
+
+    async fn lay(&self, http: &str) -> Result<(), String> {
+        let Setup { base, topic, channel, own, .. } = &self.setup;
+        base.admin.lay(http, topic, &[channel]).await?;
+        let Some(backlog) = own else { return Ok(()) };
+        if base.admin.stats(http, topic, channel).await?.is_some_and(|stats| stats.unfinished() > 0) {
+            backlog.send_replace(true);
+        }
+        if self.jobs.is_some() {
+            base.admin.unpause(http, topic, channel).await?;
+        }
+        Ok(())
+    }
+
+    fn consumer(&self) -> Client {
+        let Setup { base, names, client_id, .. } = &self.setup;
+        let config = NSQConsumerConfig::new(names.0.clone(), names.1.clone())
+            .set_sources(NSQConsumerConfigSources::Daemons(vec![self.daemon.tcp.clone()]))
+            .set_max_in_flight(u32::try_from(self.share).unwrap_or(1))
+            .set_rebalance_interval(Duration::from_millis(500))
+            .set_shared(base.shared().set_client_id(client_id.as_str()));
+        Client(Some(config.build()))
+    }
+
+    /// One consumer from its start to its end.
+    async fn serve(&mut self, mut sentinel: Sentinel) -> End {
+        let mut client = self.consumer();
+        let late = Instant::now() + self.setup.base.config.rebuild_after;
+        let (closing, stopped, hands) = (self.closing.clone(), self.stopped.clone(), self.setup.hands.clone());
+        let mut epoch = 0;
+        let end = loop {
+            // cancel-safe: consume is a channel read; a permit that was waited for is only lost in its turn
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => break End::Closed,
+                () = stopped.cancelled(), if self.jobs.is_some() => self.stop(epoch).await,
+                event = client.consume(), if self.held.len() < HELD => match event {
+                    Some(NSQEvent::Message(message)) => {
+                        self.held.push_back(message);
+                        self.hand_out(epoch);
+                    }
+                    Some(NSQEvent::Healthy()) => {
+                        // what came over an earlier connection cannot be answered any more
+                        self.held.clear();
+                        epoch = self.gate.open();
+                    }
+                    Some(NSQEvent::Unhealthy() | NSQEvent::Ok()) => {}
+                    None => break End::Lost("ended the connection with an error"),
+                },
+                permit = hands.clone().acquire_owned(), if self.jobs.is_some() && !self.held.is_empty() => {
+                    drop(permit);
+                    self.hand_out(epoch);
+                }
+                () = sentinel.gone() => break End::Lost("is gone; start it"),
+                () = sleep_until(late), if epoch == 0 => break End::Lost("did not answer within rebuild_after"),
+            }
+        };
+        if matches!(end, End::Closed) && epoch != 0 {
+            self.settle(epoch).await;
+        }
+        self.gate.close();
+        self.held.clear();
+        client.end();
+        end
+    }
+
+    /// Hands out what is held, as far as permits are there.
+    fn hand_out(&mut self, epoch: u64) {
+        let Some(jobs) = &self.jobs else {
+            if self.paused {
+                self.give_back(epoch, Duration::ZERO);
+            }
+            return;
+        };
+        while !self.held.is_empty() {
+            let Ok(permit) = self.setup.hands.clone().try_acquire_owned() else { return };
+            let Some(mut message) = self.held.pop_front() else { return };
+            let waited = since(message.timestamp);
+            self.setup.base.metrics.queue_seconds.observe(waited.as_secs_f64());
+            let attempts = u32::from(message.attempt);
+            if attempts == 1 && self.setup.own.is_some() {
+                suspect_default_nsqd(waited, &self.daemon.tcp);
+            } else if attempts > 1
+                && let Some(backlog) = &self.setup.own
+                && self.daemon.http.is_none()
+            {
+                backlog.send_replace(true);
+            }
+            let record = Bytes::from(std::mem::take(&mut message.body));
+            let origin = Some(Origin { millis: message.timestamp / 1_000_000, id: message.id });
+            let hand = Hand { message, epoch, gate: self.gate.clone(), _permit: permit };
+            let job = Job { record, attempts, origin, hand: Some(queue::Hand::Nsq(hand)) };
+            // never full, since each job holds a permit; a job that nobody takes requeues itself
+            let _ = jobs.try_send(job);
+        }
+    }
+
+    /// Pauses the own channel, so that what waits does so there; a shared one goes on for the other nodes.
+    async fn stop(&mut self, epoch: u64) {
+        self.jobs = None;
+        let Setup { base, topic, channel, own, .. } = &self.setup;
+        if own.is_some()
+            && let Some(http) = &self.daemon.http
+        {
+            match base.admin.pause(http, topic, channel).await {
+                Ok(paused) => self.paused = paused,
+                Err(error) => tracing::warn!(error, "nsq: the channel could not be paused"),
+            }
+        }
+        self.pausing = None;
+        if self.paused {
+            self.give_back(epoch, Duration::ZERO);
+        }
+    }
+
+    fn give_back(&mut self, epoch: u64, delay: Duration) {
+        for message in self.held.drain(..) {
+            self.gate.tell(epoch, message.requeue(strategy(delay)));
+        }
+    }
+
+    /// Gives back what is held and waits until nsqd has read all that was told: dropping a consumer loses its write buffer.
+    async fn settle(&mut self, epoch: u64) {
+        self.give_back(epoch, if self.paused { Duration::ZERO } else { HANDOVER });
+        let Setup { base, topic, channel, own, .. } = &self.setup;
+        sleep((2 * base.config.flush_interval).max(Duration::from_millis(20))).await;
+        let (Some(http), true) = (&self.daemon.http, own.is_some() && self.paused) else { return };
+        let late = Instant::now() + SETTLE;
+        while Instant::now() < late {
+            match base.admin.stats(http, topic, channel).await {
+                Ok(Some(stats)) if stats.in_flight_count > 0 => sleep(Duration::from_millis(20)).await,
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Tells the health of a link: well once it is connected and no other consumer reads its own channel.
+async fn guard(setup: &Setup, daemon: &Daemon, gate: &Gate) -> std::convert::Infallible {
+    let Setup { base, group, topic, channel, own, client_id, .. } = setup;
+    let mut epochs = gate.watch();
+    loop {
+        if gate.is_open() {
+            let foreign = match (&daemon.http, own) {
+                (Some(http), Some(_)) => base.admin.stats(http, topic, channel).await.ok().flatten(),
+                _ => None,
+            };
+            let foreign = foreign.and_then(|stats| stats.clients.into_iter().find(|one| one.client_id != *client_id));
+            let status = match foreign {
+                None => Status::Well,
+                Some(other) => Status::Ill(format!(
+                    "another consumer ({} at {}) takes pushes from channel {channel} of nsqd {}: stop it, or give each node \
+                     its own [node] id",
+                    other.client_id, other.remote_address, daemon.tcp
+                )),
+            };
+            if gate.is_open() {
+                base.health.set(group, &daemon.tcp, status);
+            }
+        }
+        tokio::select! {
+            _ = epochs.changed() => {}
+            () = sleep(base.config.lookup_interval) => {}
+        }
+    }
+}
+
+/// The time since `stamp` (ns since 1970) by this machine's clock.
+fn since(stamp: u64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_nanos(stamp))
+}
+
+/// Says once that nsqd seems to run with its default output buffering, which costs up to 250 ms.
+fn suspect_default_nsqd(waited: Duration, nsqd: &str) {
+    static SLOW: AtomicU32 = AtomicU32::new(0);
+    static SAID: AtomicBool = AtomicBool::new(false);
+    // a default nsqd's range; a backlog takes longer
+    if !(Duration::from_millis(30)..Duration::from_millis(260)).contains(&waited) {
+        SLOW.store(0, Ordering::Relaxed);
+    } else if SLOW.fetch_add(1, Ordering::Relaxed) >= 50 && !SAID.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            nsqd,
+            "pushes wait {} ms in nsqd; start it with --output-buffer-timeout=1ms",
+            waited.as_millis()
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! Closing all connections at a pace.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+
+use super::{connection::Socket, worker::Worker};
+use crate::{hub::Member, wire::close::Close};
+
+/// How often a pace is kept.
+const STEP: Duration = Duration::from_millis(20);
+
+/// Connections closed without a pace before others get their turn.
+const AT_ONCE: usize = 256;
+
+/// A drain under way: each permit closes one connection, on whichever worker.
+#[derive(Clone)]
+pub(super) struct Plan {
+    permits: Arc<Semaphore>,
+    jitter: Duration,
+}
+
+impl Plan {
+    pub(super) fn new(jitter: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(0)), jitter }
+    }
+
+    /// Gives `rate` permits in a second, or all at once if that is 0. Never resolves.
+    pub(super) async fn pace(&self, rate: u32) {
+        if rate == 0 {
+            self.permits.add_permits(Semaphore::MAX_PERMITS);
+            return std::future::pending().await;
+        }
+        let (start, mut given) = (Instant::now(), 0);
+        loop {
+            let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as usize + 1;
+            self.permits.add_permits(due - given);
+            given = due;
+            sleep(STEP).await;
+        }
+    }
+}
+
+/// Waits for a plan, then closes this worker's connections by it.
+pub(super) async fn obey(worker: Rc<Worker>) {
+    let mut plans = worker.house.plan.subscribe();
+    let plan = match plans.wait_for(Option::is_some).await {
+        Ok(plan) => (*plan).clone(),
+        Err(_) => return,
+    };
+    let Some(plan) = plan else { return };
+    // handshakes that were let in just before the plan came may still open connections: look again until all are gone
+    loop {
+        for (number, key) in worker.shard.keys().into_iter().enumerate() {
+            let Some(member) = worker.shard.member(key).filter(|member| !member.is_ending()) else { continue };
+            match plan.permits.acquire().await {
+                Ok(permit) => permit.forget(),
+                Err(_) => return,
+            }
+            close(&worker, &member, plan.jitter);
+            if number % AT_ONCE == AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        sleep(STEP).await;
+    }
+}
+
+fn close(worker: &Worker, member: &Rc<Member<Socket>>, jitter: Duration) {
+    let delay = jitter.mul_f64(fastrand::f64());
+    if let Some(frame) = member.dialect().drain(delay) {
+        worker.shard.answer(member, frame);
+    }
+    worker.shard.end(member, &Close::Drain.into());
+}

@@ -1,0 +1,322 @@
+//! The house holds its shape: arrows point one way, foreign crates stay in their cages, files stay small.
+//!
+//! Read over the source text, because the compiler allows all of what is forbidden here.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each room with its floor; a room may use only rooms of lower floors.
+const FLOORS: &[(&str, u8)] = &[
+    ("push", 0),
+    ("wire", 1),
+    // for all above wire
+    ("proto", 2),
+    ("config", 2),
+    ("lifecycle", 3),
+    ("telemetry", 3),
+    ("auth", 4),
+    ("cluster", 4),
+    ("hub", 4),
+    ("queue", 4),
+    ("dispatch", 5),
+    ("ingress", 5),
+    ("socket", 5),
+    ("gateway", 6),
+    ("cli", 7),
+];
+
+/// Ways between rooms of one floor, each with its reason: who, by which path.
+const DOORS: &[(&str, &str)] = &[
+    // deleting a gone node's channel, which etcd's registrations find, is a call to nsqd's HTTP
+    ("src/cluster", "queue::nsq::admin"),
+];
+
+/// Who may name a foreign crate (or the generated code): a path's beginning below src/.
+const CAGES: &[(&str, &[&str])] = &[
+    ("tokio_nsq", &["queue/nsq"]),
+    ("etcd_client", &["cluster"]),
+    ("redb", &["queue/embedded"]),
+    ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("tokio_tungstenite", &["cli"]),
+    ("prost", &["queue/record"]),
+    ("prost_types", &[]),
+    // cluster: etcd_client takes its endpoint
+    ("tonic", &["ingress", "cli", "lib.rs", "cluster"]),
+    ("tonic_health", &["ingress"]),
+    ("tonic_reflection", &["ingress"]),
+    ("reqwest", &["queue/nsq", "cluster"]),
+    ("prometheus_client", &["telemetry"]),
+    ("tracing_subscriber", &["telemetry"]),
+    ("actix_codec", &["socket"]),
+    ("actix_http", &["socket", "ingress/http"]),
+    ("actix_rt", &["socket", "hub", "ingress/http"]),
+    ("actix_server", &["socket", "ingress/http"]),
+    ("actix_service", &["socket", "ingress/http"]),
+    ("actix_web", &["socket", "ingress/http"]),
+    ("actix_ws", &["socket", "wire/close"]),
+    ("crate::proto", &["ingress", "queue/record", "cli"]),
+];
+
+/// Lines of a file without its tests, where it stops being one noun.
+const LONGEST: usize = 450;
+
+/// A source file: its path below the repository, and its code without comments, texts and tests.
+struct Source {
+    path: String,
+    code: String,
+}
+
+impl Source {
+    fn room(&self) -> &str {
+        let below = self.path.strip_prefix("src/").unwrap();
+        below.split(['/', '.']).next().unwrap()
+    }
+
+    fn is_in(&self, place: &str) -> bool {
+        let below = self.path.strip_prefix("src/").unwrap();
+        let rest = below.strip_prefix(place);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+    }
+
+    /// How many `super` lead to the crate's root.
+    fn depth(&self) -> usize {
+        self.path.matches('/').count()
+    }
+
+    /// Every path below the crate's root that the code names, as `room::rest`.
+    fn inner_paths(&self) -> BTreeSet<String> {
+        let mut paths = BTreeSet::new();
+        let up = "super::".repeat(self.depth());
+        for root in ["crate::", &up] {
+            for (at, _) in self.code.match_indices(root) {
+                let before = self.code[..at].chars().next_back();
+                if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
+                    continue;
+                }
+                expand("", &self.code[at + root.len()..], &mut paths);
+            }
+        }
+        paths
+    }
+}
+
+/// Adds the path at the beginning of `text`; a group in braces gives one for each of its items.
+fn expand(prefix: &str, text: &str, paths: &mut BTreeSet<String>) {
+    let text = text.trim_start();
+    let Some(group) = text.strip_prefix('{') else {
+        let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(text.len());
+        let path = &text[..end];
+        match path.strip_suffix("::").filter(|_| text[end..].trim_start().starts_with('{')) {
+            Some(path) => expand(&format!("{prefix}{path}::"), &text[end..], paths),
+            None => drop(paths.insert(format!("{prefix}{}", path.trim_end_matches(':')))),
+        }
+        return;
+    };
+    let (mut depth, mut item) = (0, 0);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            ',' | '}' if depth == 0 => {
+                if !group[item..at].trim().is_empty() {
+                    expand(prefix, &group[item..at], paths);
+                }
+                item = at + 1;
+                if c == '}' {
+                    return;
+                }
+            }
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+}
+
+/// Blanks comments and the insides of texts, and cuts what is only compiled for tests.
+fn code_of(text: &str) -> String {
+    let text = text.split_once("#[cfg(test)]\nmod ").map_or(text, |(code, _)| code);
+    let mut code = String::with_capacity(text.len());
+    let bytes: Vec<char> = text.chars().collect();
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        match rest {
+            ['/', '/', ..] => at += rest.iter().position(|c| *c == '\n').unwrap_or(rest.len()),
+            ['/', '*', ..] => {
+                let end = rest.windows(2).position(|pair| pair == ['*', '/']).map_or(rest.len(), |end| end + 2);
+                at += end;
+            }
+            ['r', '#', '"', ..] => {
+                let end = rest[3..].windows(2).position(|pair| pair == ['"', '#']).map_or(rest.len(), |end| end + 5);
+                code.push_str("\"\"");
+                at += end;
+            }
+            ['\'', '"', '\'', ..] => at += 3,
+            ['\'', '\\', _, '\'', ..] => at += 4,
+            ['"', ..] => {
+                let mut end = 1;
+                while end < rest.len() && rest[end] != '"' {
+                    end += if rest[end] == '\\' { 2 } else { 1 };
+                }
+                code.push_str("\"\"");
+                at += end + 1;
+            }
+            [c, ..] => {
+                code.push(*c);
+                at += 1;
+            }
+            [] => {}
+        }
+    }
+    code
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    files(&root.join("src"), &mut paths);
+    paths.retain(|path| !path.ends_with("tests.rs"));
+    paths.sort();
+    let source = |path: PathBuf| Source {
+        code: code_of(&fs::read_to_string(&path).unwrap()),
+        path: path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/"),
+    };
+    paths.into_iter().map(source).collect()
+}
+
+fn floor(room: &str) -> Option<u8> {
+    FLOORS.iter().find(|(name, _)| *name == room).map(|(_, floor)| *floor)
+}
+
+/// What of `paths` the room of a file may not use.
+fn wrong_ways(file: &Source) -> Vec<String> {
+    let room = file.room();
+    let own = floor(room);
+    let mut wrong = Vec::new();
+    for path in file.inner_paths() {
+        let target = path.split("::").next().unwrap();
+        // a macro or a constant of the root is no room
+        let Some(theirs) = floor(target) else { continue };
+        let door = DOORS.iter().any(|(who, by)| file.is_in(who.strip_prefix("src/").unwrap()) && path.starts_with(by));
+        if target != room && !door && own.is_some_and(|own| theirs >= own) {
+            wrong.push(format!("{}: {room} must not use {path}", file.path));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn arrows_point_one_way() {
+    let wrong: Vec<String> = sources().iter().filter(|file| file.room() != "lib").flat_map(wrong_ways).collect();
+    assert!(
+        wrong.is_empty(),
+        "DESIGN: main → gateway → {{ingress, dispatch, socket}} → {{hub, queue, …}} → wire → push\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn every_room_has_its_floor() {
+    for file in sources() {
+        let room = file.room();
+        assert!(
+            ["lib", "main"].contains(&room) || floor(room).is_some(),
+            "{}: name the floor of {room} here",
+            file.path
+        );
+    }
+}
+
+#[test]
+fn foreign_crates_stay_in_their_cages() {
+    let mut escaped = Vec::new();
+    for file in sources() {
+        for (name, cage) in CAGES {
+            let named = file.code.match_indices(name).any(|(at, _)| {
+                let before = file.code[..at].chars().next_back();
+                let apart = before.is_none_or(|c| !(c.is_alphanumeric() || "_:.".contains(c)));
+                let after = &file.code[at + name.len()..];
+                // a crate is named as `name::`, or by `use name as …`
+                apart && (after.starts_with("::") || after.starts_with(" as ") || after.starts_with(';'))
+            });
+            if named && !cage.iter().any(|place| file.is_in(place) || file.path == format!("src/{place}")) {
+                escaped.push(format!("{} names {name}, whose cage is {cage:?}", file.path));
+            }
+        }
+        let proto = file.inner_paths().into_iter().any(|path| path.starts_with("proto"));
+        let (_, cage) = CAGES.iter().find(|(name, _)| *name == "crate::proto").unwrap();
+        if proto && !cage.iter().any(|place| file.is_in(place)) {
+            escaped.push(format!("{} uses the generated protobuf code, whose cage is {cage:?}", file.path));
+        }
+    }
+    assert!(escaped.is_empty(), "{}", escaped.join("\n"));
+}
+
+#[test]
+fn the_process_is_ended_in_one_place_only() {
+    for file in
+        sources().iter().filter(|file| file.code.contains("process::exit") || file.code.contains("process::abort"))
+    {
+        assert_eq!(file.path, "src/cli/serve.rs", "only the second signal may end the process without a drain");
+    }
+}
+
+#[test]
+fn files_are_short_and_none_is_called_mod() {
+    for file in sources() {
+        let lines = file.code.lines().filter(|line| !line.trim().is_empty()).count();
+        assert!(lines <= LONGEST, "{} has {lines} lines of code; at most {LONGEST}: split it by nouns", file.path);
+        assert!(!file.path.ends_with("mod.rs"), "{}: foo.rs + foo/, no mod.rs", file.path);
+    }
+}
+
+#[test]
+fn nothing_is_left_to_do_and_nothing_unwrapped() {
+    for file in sources() {
+        for word in [".unwrap()", "todo!", "unimplemented!", "dbg!", "unsafe "] {
+            assert!(!file.code.contains(word), "{} has {word}", file.path);
+        }
+    }
+}
+
+/// The reader above is code too: what it must find, it finds.
+#[test]
+fn a_wrong_way_is_found_however_it_is_written() {
+    let file = |path: &str, text: &str| Source { path: path.into(), code: code_of(text) };
+    let wrong = [
+        file("src/hub/shard.rs", "use crate::{config, queue::Jobs};"),
+        file("src/hub/shard.rs", "use crate::{\n    config::{self, Hub},\n    socket::{Bound, Clients},\n};"),
+        file("src/hub/shard.rs", "fn f() { crate::gateway::run() }"),
+        file("src/hub/shard.rs", "use super::super::dispatch::Dispatch;"),
+        file("src/wire.rs", "use super::config::Config;"),
+        file("src/cluster/sweep.rs", "use crate::queue::Publisher;"),
+    ];
+    for file in &wrong {
+        assert!(!wrong_ways(file).is_empty(), "{}", file.code);
+    }
+    let right = [
+        file("src/hub/shard.rs", "use crate::{config, push::Push};\nuse super::outbox::Outbox;"),
+        file("src/hub.rs", "// crate::gateway\n/// [`crate::socket`]\nconst A: &str = \"crate::socket\";"),
+        file("src/cluster/sweep.rs", "use crate::queue::nsq::admin::Admin;"),
+        file("src/hub.rs", "#[cfg(test)]\nmod tests {\n use crate::gateway::Gateway;\n}"),
+    ];
+    for file in &right {
+        assert!(wrong_ways(file).is_empty(), "{}", file.code);
+    }
+}

@@ -1,0 +1,683 @@
+//! What is typed and what is printed: the program as its users meet it.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use oxipush::config::DEFAULTS;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than a busy machine needs; only a failure waits this long.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The program in an empty folder, with nothing of this shell's environment that it would obey.
+fn oxipush(folder: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oxipush"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("OXIPUSH") || name.starts_with("RUST_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(folder: &TempDir, arguments: &[&str]) -> Output {
+    oxipush(folder, arguments).output().unwrap()
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A process whose lines are read as they come; it ends with the test.
+struct Running {
+    child: Child,
+    out: Receiver<String>,
+    err: Receiver<String>,
+    /// All lines of stderr, as far as they were looked at.
+    seen: Vec<String>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (out, err) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        Self { child, out, err, seen: Vec::new() }
+    }
+
+    /// The next line of stdout that `fits`; those before it are passed over.
+    fn out_line(&mut self, fits: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match self.out.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if fits(&line) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("the line did not come ({error}); stderr: {:#?}", self.rest()),
+            }
+        }
+    }
+
+    /// The next line of stderr that `fits`.
+    fn err_line(&mut self, fits: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            match self.err.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if fits(&line) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!("the line did not come ({error}); stderr: {:#?}", self.seen),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it did not end; stderr: {:#?}", self.rest());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All of stderr so far; after the end: all of it.
+    fn rest(&mut self) -> &[String] {
+        let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+        let wait = if ended { DEADLINE } else { Duration::ZERO };
+        while let Ok(line) = self.err.recv_timeout(wait) {
+            self.seen.push(line);
+        }
+        &self.seen
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(from).split(b'\n') {
+            let Ok(line) = line else { return };
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// A gateway of its own, on ports that the system chose, with its data in `folder`.
+struct Node {
+    running: Running,
+    socket: String,
+    http: String,
+    grpc: String,
+}
+
+impl Node {
+    fn command(folder: &TempDir, settings: &[(&str, &str)]) -> Command {
+        let mut command = oxipush(folder, &[]);
+        for section in ["SOCKET", "HTTP", "GRPC"] {
+            command.env(format!("OXIPUSH__{section}__LISTEN"), "127.0.0.1:0");
+        }
+        command.env("OXIPUSH__NODE__ID", "test").env("OXIPUSH__DRAIN__RECONNECT_JITTER", "0ms");
+        command.envs(settings.iter().copied());
+        command
+    }
+
+    /// Starts it and reads from its banner where it listens.
+    fn start(folder: &TempDir, settings: &[(&str, &str)]) -> Self {
+        let mut running = Running::start(Self::command(folder, settings));
+        let mut at = |label: &str, scheme: &str| {
+            let line = running.out_line(|line| line.trim_start().starts_with(label));
+            let rest = line.split_once(scheme).unwrap().1;
+            rest.split(['/', ' ']).next().unwrap().to_owned()
+        };
+        let (socket, http, grpc) = (at("clients", "ws://"), at("HTTP", "http://"), at("gRPC", "http://"));
+        Self { running, socket, http, grpc }
+    }
+
+    fn ws(&self) -> String {
+        format!("ws://{}/ws", self.socket)
+    }
+
+    fn grpc(&self) -> String {
+        format!("http://{}", self.grpc)
+    }
+
+    /// SIGTERM, and its orderly end.
+    fn stop(mut self) -> Vec<String> {
+        self.running.signal(Signal::SIGTERM);
+        let status = self.running.end();
+        assert_eq!(status.code(), Some(0), "stderr: {:#?}", self.running.rest());
+        self.running.rest().to_vec()
+    }
+
+    fn tail(&self, folder: &TempDir, arguments: &[&str]) -> Running {
+        let url = self.ws();
+        let mut tail = Running::start(oxipush(folder, &[&["tail", "--url", &url], arguments].concat()));
+        tail.err_line(|line| line.contains("joined"));
+        tail
+    }
+
+    fn push(&self, folder: &TempDir, arguments: &[&str]) -> Output {
+        let url = self.grpc();
+        run(folder, &[&["push", "--grpc", &url, "--timeout", "60s"], arguments].concat())
+    }
+}
+
+/// The id that `push` printed.
+fn id_of(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout).trim().to_owned()
+}
+
+// ---- arguments ----
+
+#[test]
+fn version_names_the_program_and_its_version() {
+    let output = run(&folder(), &["--version"]);
+    assert_eq!(text(&output.stdout), format!("oxipush {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn help_of_every_command_has_examples() {
+    for command in [
+        &["--help"][..],
+        &["check-config", "--help"],
+        &["push", "--help"],
+        &["tail", "--help"],
+        &["completions", "--help"],
+    ] {
+        let output = run(&folder(), command);
+        assert!(output.status.success() && text(&output.stdout).contains("EXAMPLES"), "{command:?}: {output:?}");
+    }
+    let help = text(&run(&folder(), &["--help"]).stdout);
+    for word in
+        ["check-config", "push", "tail", "completions", "EXIT CODES", "OXIPUSH__SECTION__KEY", "RUST_LOG", "config.ini"]
+    {
+        assert!(help.contains(word), "--help does not tell of {word}");
+    }
+}
+
+#[test]
+fn help_never_shows_the_key_of_the_environment() {
+    let output = oxipush(&folder(), &["push", "--help"]).env("OXIPUSH_KEY", "hunter2").output().unwrap();
+    assert!(!text(&output.stdout).contains("hunter2"));
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(&folder(), &["completions", shell]);
+        let script = text(&output.stdout);
+        assert!(output.status.success() && script.contains("check-config") && script.contains("card"), "{shell}");
+    }
+}
+
+#[test]
+fn wrong_arguments_end_with_2() {
+    for wrong in [
+        &["nonsense"][..],
+        &["push", "text"],
+        &["tail"],
+        &["push", "--to", "a", "--file", "f", "text"],
+        &["--port", "1"],
+    ] {
+        assert_eq!(run(&folder(), wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+// ---- configuration ----
+
+#[test]
+fn check_config_prints_every_key_with_its_value() {
+    let listing = text(&run(&folder(), &["check-config"]).stdout);
+    for line in DEFAULTS.lines().filter(|line| !line.starts_with(';') && !line.is_empty()) {
+        let shown = listing.lines().any(|other| other.trim() == line.trim());
+        assert!(shown, "{line} is missing in:\n{listing}");
+    }
+}
+
+#[test]
+fn check_config_masks_keys_and_passwords() {
+    let folder = folder();
+    fs::write(folder.path().join("config.ini"), "[auth]\nkeys = hunter2, hunter3\n").unwrap();
+    let mut command = oxipush(&folder, &["check-config"]);
+    let output = command.env("OXIPUSH__CLUSTER__PASSWORD", "hunter4").output().unwrap();
+    let listing = text(&output.stdout);
+    assert!(!listing.contains("hunter"), "{listing}");
+    assert!(listing.contains("keys = ***, ***") && listing.contains("password = ***"), "{listing}");
+}
+
+#[test]
+fn check_config_tells_where_values_differ_from_the_defaults() {
+    let folder = folder();
+    fs::write(folder.path().join("config.ini"), "[socket]\nping_interval = 7s\n").unwrap();
+    let listing = text(&run(&folder, &["check-config"]).stdout);
+    assert!(listing.contains("; default: 25s\nping_interval = 7s"), "{listing}");
+}
+
+#[test]
+fn check_config_tells_all_mistakes_at_once() {
+    let folder = folder();
+    fs::write(
+        folder.path().join("config.ini"),
+        "[socket]\nping_interval = soon\nlisten = here\n[queue]\nbackend = kafka\nprocesors = 3\n[nonsense]\na = b\n",
+    )
+    .unwrap();
+    let output = oxipush(&folder, &["check-config"]).env("OXIPUSH__PUSH__MAX_CARDS", "-1").output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
+    let told = text(&output.stderr);
+    for part in [
+        "6 mistakes",
+        "[socket] ping_interval",
+        "[socket] listen",
+        "[queue] backend",
+        "kafka",
+        "embedded",
+        "procesors",
+        "processors",
+        "nonsense",
+        "[push] max_cards",
+    ] {
+        assert!(told.contains(part), "{part} is missing in:\n{told}");
+    }
+}
+
+#[test]
+fn a_config_file_that_is_named_must_be_there() {
+    let output = run(&folder(), &["--config", "absent.ini"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("absent.ini"), "{output:?}");
+}
+
+#[test]
+fn a_named_config_file_takes_the_place_of_the_one_here_and_the_environment_overrides_both() {
+    let folder = folder();
+    fs::write(folder.path().join("config.ini"), "[queue]\nprocessors = 7\n[outbox]\npolicy = conflate\n").unwrap();
+    fs::write(folder.path().join("other.ini"), "[queue]\nprocessors = 8\ntopic = other\n").unwrap();
+    let mut command = oxipush(&folder, &["check-config", "--config", "other.ini"]);
+    let listing = text(&command.env("OXIPUSH__QUEUE__TOPIC", "mine").output().unwrap().stdout);
+    for line in ["processors = 8", "topic = mine", "policy = disconnect"] {
+        assert!(listing.lines().any(|other| other == line), "{line} is missing in:\n{listing}");
+    }
+}
+
+#[test]
+fn a_gateway_with_a_bad_configuration_does_not_start() {
+    let folder = folder();
+    let mut command = Node::command(&folder, &[("OXIPUSH__QUEUE__BACKEND", "kafka"), ("OXIPUSH__LOG__LEVEL", "loud")]);
+    let output = command.output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.contains("2 mistakes") && told.contains("[queue] backend") && told.contains("[log] level"), "{told}");
+}
+
+#[test]
+fn an_api_beyond_loopback_needs_keys() {
+    for section in ["HTTP", "GRPC"] {
+        let listen = format!("OXIPUSH__{section}__LISTEN");
+        let output = Node::command(&folder(), &[(&listen, "0.0.0.0:0")]).output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("[auth] keys") && told.contains(&section.to_lowercase()), "{told}");
+    }
+}
+
+#[test]
+fn a_bad_rust_log_is_told_and_not_passed_over() {
+    let output = Node::command(&folder(), &[("RUST_LOG", "oxipush=loudly")]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("RUST_LOG"), "{output:?}");
+}
+
+// ---- push and tail without a node ----
+
+/// An address where nobody listens: the port is held and not listened on.
+fn nowhere() -> (socket2::Socket, String) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+    (socket, address)
+}
+
+#[test]
+fn push_says_when_no_node_answers() {
+    let (_held, address) = nowhere();
+    let output = run(&folder(), &["push", "--to", "a", "--grpc", &address, "text"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains(&address) && told.contains("is it running"), "{told}");
+}
+
+#[test]
+fn tail_says_when_no_node_answers() {
+    let (_held, address) = nowhere();
+    let output = run(&folder(), &["tail", "--card", "a", "--url", &format!("ws://{address}/ws")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&address), "{output:?}");
+}
+
+#[test]
+fn push_refuses_what_is_not_text_before_it_connects() {
+    let folder = folder();
+    fs::write(folder.path().join("binary"), [0x61, 0xff, 0x62]).unwrap();
+    for (file, what) in [("binary", "not UTF-8"), ("absent", "cannot be read")] {
+        let output = run(&folder, &["push", "--to", "a", "--file", file]);
+        let told = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && told.contains(file) && told.contains(what), "{told}");
+    }
+}
+
+#[test]
+fn tls_is_declined_in_words() {
+    for arguments in [
+        &["push", "--to", "a", "--grpc", "https://127.0.0.1:1", "x"][..],
+        &["tail", "--card", "a", "--url", "wss://127.0.0.1:1"],
+    ] {
+        let output = run(&folder(), arguments);
+        assert!(output.status.code() == Some(1) && text(&output.stderr).contains("TLS"), "{output:?}");
+    }
+}
+
+// ---- the gateway ----
+
+#[test]
+fn the_banner_says_where_it_listens_which_queue_it_has_and_what_to_type() {
+    let folder = folder();
+    let mut running = Running::start(Node::command(&folder, &[]));
+    let mut banner = Vec::new();
+    loop {
+        let line = running.out_line(|_| true);
+        let last = line.contains("Ctrl-C");
+        banner.push(line);
+        if last {
+            break;
+        }
+    }
+    let banner = banner.join("\n");
+    for part in [
+        "node test",
+        "ws://127.0.0.1:",
+        "http://127.0.0.1:",
+        "embedded",
+        "built-in defaults",
+        "curl ",
+        "oxipush push",
+        "oxipush tail",
+    ] {
+        assert!(banner.contains(part), "{part} is missing in:\n{banner}");
+    }
+    assert!(!banner.contains(":0/") && !banner.contains(":0 "), "a port is not settled:\n{banner}");
+}
+
+#[test]
+fn the_curl_line_of_the_banner_works() {
+    let folder = folder();
+    let mut running = Running::start(Node::command(&folder, &[]));
+    let line = running.out_line(|line| line.trim_start().starts_with("curl "));
+    let url = line.split_whitespace().nth(1).unwrap().to_owned();
+    let body = line.split('\'').nth(1).unwrap().to_owned();
+    let answer: Value = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        // as curl -d sends it
+        let request = reqwest::Client::new().post(url).header("content-type", "application/x-www-form-urlencoded");
+        request.body(body).send().await.unwrap().json().await.unwrap()
+    });
+    assert_eq!(answer["code"], 0, "{answer}");
+}
+
+#[test]
+fn sigterm_and_sigint_end_it_with_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let folder = folder();
+        let mut node = Node::start(&folder, &[]);
+        node.running.signal(signal);
+        let status = node.running.end();
+        assert_eq!(status.code(), Some(0), "{signal}: {:#?}", node.running.rest());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for (second, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        let folder = folder();
+        // an orderly end would take 10 minutes
+        let slow = [("OXIPUSH__DRAIN__GRACE", "10m"), ("OXIPUSH__NODE__SHUTDOWN_TIMEOUT", "20m")];
+        let mut node = Node::start(&folder, &slow);
+        node.running.signal(Signal::SIGTERM);
+        node.running.err_line(|line| line.contains("second signal"));
+        node.running.signal(second);
+        assert_eq!(node.running.end().code(), Some(code));
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_its_key() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for section in ["SOCKET", "HTTP", "GRPC"] {
+        let output = Node::command(&folder(), &[(&format!("OXIPUSH__{section}__LISTEN"), &address)]).output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(&format!("[{}] listen", section.to_lowercase())) && told.contains(&address), "{told}");
+    }
+}
+
+#[test]
+fn a_second_process_on_one_data_folder_is_refused() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    let output = Node::command(&folder, &[]).output().unwrap();
+    let told = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("[queue]"), "{told}");
+    node.stop();
+}
+
+#[test]
+fn what_is_pushed_from_argument_file_and_stdin_is_what_tail_prints() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    let mut tail = node.tail(&folder, &["--card", "alice"]);
+
+    let id = id_of(&node.push(&folder, &["--to", "alice", "--from", "me", "hello ü"]));
+    assert_eq!(tail.out_line(|_| true), format!("{id}\tme\thello ü"));
+
+    fs::write(folder.path().join("content"), "two\nlines\x1b[31m").unwrap();
+    let id = id_of(&node.push(&folder, &["--to", "alice", "--file", "content"]));
+    assert_eq!(tail.out_line(|_| true), format!("{id}\t\ttwo\\nlines\\u{{1b}}[31m"));
+
+    let url = node.grpc();
+    let mut push = oxipush(&folder, &["push", "--to", "alice", "--grpc", &url, "--timeout", "60s"]);
+    let mut push = push.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    push.stdin.take().unwrap().write_all(b"from stdin").unwrap();
+    let id = id_of(&push.wait_with_output().unwrap());
+    assert_eq!(tail.out_line(|_| true), format!("{id}\t\tfrom stdin"));
+
+    tail.signal(Signal::SIGINT);
+    assert_eq!(tail.end().code(), Some(0));
+    node.stop();
+}
+
+#[test]
+fn tail_as_an_app_sees_that_apps_pushes_only_and_json_is_json() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    let mut tail = node.tail(&folder, &["--card", "alice", "--app", "web", "--json"]);
+    id_of(&node.push(&folder, &["--to", "alice", "--app", "phone", "not for the web"]));
+    let id = id_of(&node.push(&folder, &["--to", "bob", "--to", "alice", "--app", "web", "a \"web\" push"]));
+    let push: Value = serde_json::from_str(&tail.out_line(|_| true)).unwrap();
+    assert_eq!((push["id"].as_str(), push["content"].as_str()), (Some(id.as_str()), Some("a \"web\" push")));
+    node.stop();
+}
+
+#[test]
+fn a_refused_push_says_why_and_ends_with_1() {
+    let folder = folder();
+    let node = Node::start(&folder, &[("OXIPUSH__PUSH__MAX_NAME", "8B")]);
+    let output = node.push(&folder, &["--to", "a-card-with-a-long-name", "x"]);
+    let told = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("InvalidArgument"), "{told}");
+    node.stop();
+}
+
+#[test]
+fn a_node_with_keys_wants_one() {
+    let folder = folder();
+    let node = Node::start(&folder, &[("OXIPUSH__AUTH__KEYS", "first,second")]);
+    for key in ["", "wrong"] {
+        let output = node.push(&folder, &["--to", "a", "--key", key, "x"]);
+        let told = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && told.contains("OXIPUSH_KEY"), "{key:?}: {told}");
+    }
+    let url = node.grpc();
+    let mut push = oxipush(&folder, &["push", "--to", "a", "--grpc", &url, "--timeout", "60s", "x"]);
+    id_of(&push.env("OXIPUSH_KEY", "second").output().unwrap());
+    let log = node.stop().join("\n");
+    assert!(!log.contains("second,") && !log.contains("wrong"), "a key stands in the log:\n{log}");
+}
+
+#[test]
+fn tail_says_why_it_was_refused_and_does_not_come_back() {
+    let folder = folder();
+    let node = Node::start(&folder, &[("OXIPUSH__PUSH__MAX_NAME", "8B")]);
+    let output = run(&folder, &["tail", "--card", "a-card-with-a-long-name", "--url", &node.ws()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("bad_name"), "{output:?}");
+    node.stop();
+}
+
+#[test]
+fn tail_comes_back_after_a_restart() {
+    let folder = folder();
+    let (first, port) = node_on_a_port(&folder);
+    let mut tail = first.tail(&folder, &["--card", "alice"]);
+    first.stop();
+    let told = tail.err_line(|line| line.contains("joining again"));
+    assert!(told.contains("3000"), "{told}");
+    let second = Node::start(&folder, &[("OXIPUSH__SOCKET__LISTEN", &port)]);
+    tail.err_line(|line| line.contains("joined"));
+    let id = id_of(&second.push(&folder, &["--to", "alice", "again"]));
+    assert_eq!(tail.out_line(|_| true), format!("{id}\t\tagain"));
+    second.stop();
+}
+
+/// A node whose clients' port is outside of what the system gives to others meanwhile.
+fn node_on_a_port(folder: &TempDir) -> (Node, String) {
+    for _ in 0..100 {
+        let address = format!("127.0.0.1:{}", fastrand::u16(12_000..30_000));
+        if TcpListener::bind(&address).is_ok() {
+            return (Node::start(folder, &[("OXIPUSH__SOCKET__LISTEN", &address)]), address);
+        }
+    }
+    panic!("no free port was found");
+}
+
+// ---- the log ----
+
+/// Some of everything: a push by each way, a bad one, a client.
+fn traffic(node: &Node, folder: &TempDir, content: &str) {
+    let mut tail = node.tail(folder, &["--card", "alice"]);
+    id_of(&node.push(folder, &["--to", "alice", content]));
+    assert!(tail.out_line(|_| true).contains(content));
+    let body = format!(r#"{{"from":"","to":["alice","nobody"],"appID":"","content":"{content}"}}"#);
+    let (url, broken) = (format!("http://{}/push", node.http), format!(r#"{{"content":"{content}","to":"#));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let client = reqwest::Client::new();
+        for body in [body, broken] {
+            client.post(&url).header("content-type", "application/json").body(body).send().await.unwrap();
+        }
+    });
+    assert!(tail.out_line(|_| true).contains(content));
+}
+
+#[test]
+fn contents_are_never_logged() {
+    let folder = folder();
+    let node = Node::start(&folder, &[("RUST_LOG", "info,oxipush=trace")]);
+    let content = "c0ntent-that-must-not-be-logged";
+    traffic(&node, &folder, content);
+    let log = node.stop();
+    assert!(!log.is_empty());
+    let leak = log.iter().find(|line| line.contains(content));
+    assert!(leak.is_none(), "{leak:?}");
+}
+
+#[test]
+fn json_logs_are_json_line_for_line() {
+    let folder = folder();
+    let settings = [("OXIPUSH__LOG__FORMAT", "json"), ("RUST_LOG", "debug")];
+    let mut running = Running::start(Node::command(&folder, &settings));
+    let serving: Value = serde_json::from_str(&running.err_line(|line| line.contains("\"serving\""))).unwrap();
+    for field in ["socket", "http", "grpc", "queue", "node"] {
+        assert!(serving[field].as_str().is_some_and(|value| !value.is_empty()), "{field}: {serving}");
+    }
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().code(), Some(0));
+    for line in running.rest() {
+        let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        for field in ["timestamp", "level", "target", "message"] {
+            assert!(object[field].is_string(), "{field} is missing: {line}");
+        }
+    }
+    assert!(
+        matches!(running.out.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected)),
+        "a banner among JSON lines"
+    );
+}
+
+#[test]
+fn rust_log_overrides_the_configured_level() {
+    let log = |settings: &[(&str, &str)]| Node::start(&folder(), settings).stop().join("\n");
+    let stopping = "stopping: finishing";
+    assert!(log(&[]).contains(stopping), "info is the default");
+    assert!(!log(&[("RUST_LOG", "error")]).contains(stopping));
+    assert!(!log(&[("OXIPUSH__LOG__LEVEL", "error")]).contains(stopping));
+    assert!(log(&[("OXIPUSH__LOG__LEVEL", "error"), ("RUST_LOG", "oxipush=info")]).contains(stopping));
+}
+
+#[test]
+fn a_log_that_is_not_a_terminal_has_no_colours() {
+    let log = Node::start(&folder(), &[]).stop().join("\n");
+    assert!(!log.is_empty() && !log.contains('\x1b'), "{log}");
+}
+
+// ---- the files that a release carries ----
+
+#[test]
+fn the_example_configuration_is_the_one_compiled_in() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert_eq!(fs::read_to_string(root.join("config.ini")).unwrap(), DEFAULTS);
+    let output = run(&folder(), &["check-config", "--config", root.join("config.ini").to_str().unwrap()]);
+    assert!(output.status.success() && !text(&output.stdout).contains("; default:"), "{output:?}");
+}

@@ -1,0 +1,108 @@
+//! docs/operations.md and the program say the same: every key, every default, every metric.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use oxipush::{config::DEFAULTS, telemetry::Metrics};
+
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// The cells of each table row whose first cell is code, below each heading.
+fn tables(text: &str) -> BTreeMap<String, Vec<Vec<String>>> {
+    let mut tables = BTreeMap::<String, Vec<Vec<String>>>::new();
+    let mut heading = String::new();
+    for line in text.lines() {
+        if line.starts_with('#') {
+            heading = line.trim_start_matches('#').trim().to_owned();
+        } else if line.starts_with("| `") {
+            let cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+            tables.entry(heading.clone()).or_default().push(cells);
+        }
+    }
+    tables
+}
+
+/// config.ini's keys with their defaults, by section.
+fn keys() -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut keys = BTreeMap::<String, BTreeMap<String, String>>::new();
+    let mut section = String::new();
+    for line in DEFAULTS.lines().filter(|line| !line.starts_with(';')) {
+        if line.starts_with('[') {
+            section = line.to_owned();
+        } else if let Some((key, value)) = line.split_once('=') {
+            keys.entry(section.clone()).or_default().insert(key.trim().to_owned(), value.trim().to_owned());
+        }
+    }
+    keys
+}
+
+fn code(cell: &str) -> &str {
+    cell.trim_matches('`')
+}
+
+#[test]
+fn every_key_stands_in_operations_md_with_its_default() {
+    let (tables, keys) = (tables(&page("docs/operations.md")), keys());
+    assert!(keys.len() >= 12 && keys.contains_key("[queue]"), "config.ini could not be read: {keys:?}");
+    for (section, keys) in &keys {
+        let rows = tables.get(section).unwrap_or_else(|| panic!("docs/operations.md has no table for {section}"));
+        for (key, default) in keys {
+            let row = rows.iter().find(|row| code(&row[0]) == key);
+            let row = row.unwrap_or_else(|| panic!("docs/operations.md does not explain {section} {key}"));
+            let shown = if row[1] == "none" { "" } else { code(&row[1]) };
+            assert_eq!(shown, default, "{section} {key}: config.ini's default differs");
+            assert!(row.len() == 4 && !row[2].is_empty(), "{section} {key}: it has no unit");
+            assert!(row[3].len() > 20, "{section} {key}: what is there to think about?");
+        }
+        for row in rows {
+            assert!(
+                keys.contains_key(code(&row[0])),
+                "docs/operations.md explains {section} {}, which is no key",
+                row[0]
+            );
+        }
+    }
+}
+
+#[test]
+fn every_metric_stands_in_operations_md() {
+    let tables = tables(&page("docs/operations.md"));
+    let rows: Vec<&str> = tables["Metrics"].iter().map(|row| code(&row[0])).collect();
+    let names: Vec<&str> = Metrics::NAMES.iter().map(|(name, _)| *name).collect();
+    for name in &names {
+        let (plain, total) = (format!("oxipush_{name}"), format!("oxipush_{name}_total"));
+        assert!(rows.contains(&plain.as_str()) || rows.contains(&total.as_str()), "{plain} is not explained");
+    }
+    for row in rows {
+        let name = row.trim_start_matches("oxipush_");
+        let known = names.contains(&name) || name.strip_suffix("_total").is_some_and(|name| names.contains(&name));
+        assert!(known, "docs/operations.md explains {row}, which is no metric");
+    }
+}
+
+#[test]
+fn a_counter_stands_there_as_it_is_exposed() {
+    let (rows, text) = (page("docs/operations.md"), Metrics::new().text());
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let mut counters = 0;
+    for (name, kind) in types.filter_map(|line| line.split_once(' ')) {
+        let shown =
+            if kind == "counter" { format!("{}_total", name.trim_end_matches("_total")) } else { name.to_owned() };
+        counters += usize::from(kind == "counter");
+        assert!(rows.contains(&format!("| `{shown}` | {kind}")), "{shown} ({kind}) is not explained as it is exposed");
+    }
+    assert!(counters > 0, "no counter was found in:\n{text}");
+}
+
+#[test]
+fn the_pages_that_it_points_to_are_there() {
+    let operations = page("docs/operations.md");
+    let links = operations.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+        let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(link);
+        assert!(at.exists(), "docs/operations.md points to {link}, which is not there");
+    }
+}

@@ -1,0 +1,121 @@
+//! The page at `/` in a real browser: it joins, pushes and shows what arrives.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::{process::Stdio, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use support::{client::PATIENCE, gateway::Node};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+use tokio_tungstenite::{connect_async, tungstenite::Message};
+
+struct Browser {
+    /// Killed when dropped.
+    _process: Child,
+    _profile: tempfile::TempDir,
+    devtools: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>,
+    calls: u64,
+}
+
+impl Browser {
+    /// Headless Chromium with `url` open.
+    async fn open(url: &str) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        let mut process = Command::new("chromium")
+            .args(
+                "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --remote-debugging-port=0"
+                    .split(' '),
+            )
+            .args("--disable-background-networking --disable-component-update --disable-sync".split(' '))
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg(url)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("chromium (scripts/tools installs it)");
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address = async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("chromium says where its devtools listen");
+                if let Some(rest) = line.strip_prefix("DevTools listening on ws://") {
+                    return rest.split('/').next().unwrap().to_owned();
+                }
+            }
+        };
+        let address = tokio::time::timeout(PATIENCE * 2, address).await.expect("chromium starts");
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let page = async {
+            loop {
+                let pages: Value = match reqwest::get(format!("http://{address}/json")).await {
+                    Ok(answer) => answer.json().await.unwrap_or_default(),
+                    Err(_) => Value::Null,
+                };
+                let page = pages.as_array().into_iter().flatten().find(|page| page["type"] == "page");
+                if let Some(url) = page.and_then(|page| page["webSocketDebuggerUrl"].as_str()) {
+                    return url.to_owned();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let page = tokio::time::timeout(PATIENCE * 2, page).await.expect("a page");
+        let (devtools, _) = connect_async(page).await.unwrap();
+        Self { _process: process, _profile: profile, devtools, calls: 0 }
+    }
+
+    /// The value of a JavaScript expression in the page.
+    async fn evaluate(&mut self, expression: &str) -> Value {
+        self.calls += 1;
+        let call = json!({"id": self.calls, "method": "Runtime.evaluate",
+            "params": {"expression": expression, "returnByValue": true}});
+        self.devtools.send(Message::text(call.to_string())).await.unwrap();
+        loop {
+            let message =
+                tokio::time::timeout(PATIENCE, self.devtools.next()).await.expect("an answer").unwrap().unwrap();
+            let Message::Text(text) = message else { continue };
+            let value: Value = serde_json::from_str(&text).unwrap();
+            if value["id"] == self.calls {
+                return value["result"]["result"]["value"].clone();
+            }
+        }
+    }
+
+    /// Waits until an expression is true.
+    async fn until(&mut self, expression: &str) {
+        for _ in 0..600 {
+            if self.evaluate(expression).await == json!(true) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let page = self.evaluate("document.body.innerText").await;
+        panic!("{expression} was not true within 30 s; the page says\n{page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_joins_pushes_and_shows_what_arrives() {
+    let node = Node::start(&[]).await;
+    let mut page = Browser::open(&node.url("/")).await;
+    page.until("document.readyState === 'complete' && !!document.getElementById('join')").await;
+    page.evaluate("document.getElementById('card').value = 'mayun'; document.getElementById('join').click()").await;
+    let joined = async {
+        while node.metric("oxipush_groups", &[]).await < 1.0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, joined).await.expect("the page joins");
+    page.evaluate(
+        "document.getElementById('content').value = 'from the page'; document.getElementById('push').click()",
+    )
+    .await;
+    page.until("document.getElementById('log').innerText.includes('from the page')").await;
+    node.push(&["mayun"], "<b>from a back end</b>").await;
+    page.until("document.getElementById('log').innerText.includes('<b>from a back end</b>')").await;
+    node.stop().await;
+}

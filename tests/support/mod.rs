@@ -1,0 +1,8 @@
+//! Shared set-up of the tests.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+pub mod client;
+pub mod gateway;
+pub mod nsq;
+pub mod ports;
+pub mod process;
