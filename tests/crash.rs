@@ -41,7 +41,12 @@ async fn whatever_was_accepted_arrives_through_sigkill_at_any_moment() {
     let rounds: usize = std::env::var("OXIPUSH_CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_string_lossy().into_owned();
-    let settings = [("DATA__DIR", path.as_str()), ("QUEUE__REPLAY_HOLD", "1s"), ("OUTBOX__MAX_BYTES", OUTBOX), ("PUSH__MAX_CONTENT", "32KiB")];
+    let settings = [
+        ("DATA__DIR", path.as_str()),
+        ("QUEUE__REPLAY_HOLD", "1s"),
+        ("OUTBOX__MAX_BYTES", OUTBOX),
+        ("PUSH__MAX_CONTENT", "32KiB"),
+    ];
     let at = [free(), free(), free()];
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let (stop, round) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -94,7 +99,8 @@ async fn whatever_was_accepted_arrives_through_sigkill_at_any_moment() {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                     continue;
                 }
-                let body = json!({"from": "", "to": [format!("card-{card}")], "appID": "", "content": number.to_string()});
+                let body =
+                    json!({"from": "", "to": [format!("card-{card}")], "appID": "", "content": number.to_string()});
                 match client.post(format!("http://{}/push", at[1])).json(&body).send().await {
                     Ok(answer) if answer.status() == 200 => {
                         let round = round.load(Ordering::Relaxed) as usize;
@@ -135,9 +141,14 @@ async fn whatever_was_accepted_arrives_through_sigkill_at_any_moment() {
     }
     let (accepted, received, missing, invented, copies) = {
         let ledger = ledger.lock().unwrap();
-        let missing: Vec<_> =
-            ledger.accepted.iter().filter(|(number, _)| !ledger.received.contains_key(number)).map(|(n, at)| (*n, *at)).collect();
-        let invented = ledger.received.keys().filter(|n| !ledger.accepted.contains_key(n) && !ledger.unknown.contains(n)).count();
+        let missing: Vec<_> = ledger
+            .accepted
+            .iter()
+            .filter(|(number, _)| !ledger.received.contains_key(number))
+            .map(|(n, at)| (*n, *at))
+            .collect();
+        let invented =
+            ledger.received.keys().filter(|n| !ledger.accepted.contains_key(n) && !ledger.unknown.contains(n)).count();
         let copies: u64 = ledger.received.values().map(|times| times - 1).sum();
         (ledger.accepted.len(), ledger.received.len(), missing, invented, copies)
     };

@@ -27,7 +27,10 @@ impl Browser {
     async fn open(url: &str) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut process = Command::new("chromium")
-            .args("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --remote-debugging-port=0".split(' '))
+            .args(
+                "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --remote-debugging-port=0"
+                    .split(' '),
+            )
             .args("--disable-background-networking --disable-component-update --disable-sync".split(' '))
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg(url)
@@ -72,7 +75,8 @@ impl Browser {
             "params": {"expression": expression, "returnByValue": true}});
         self.devtools.send(Message::text(call.to_string())).await.unwrap();
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.devtools.next()).await.expect("an answer").unwrap().unwrap();
+            let message =
+                tokio::time::timeout(PATIENCE, self.devtools.next()).await.expect("an answer").unwrap().unwrap();
             let Message::Text(text) = message else { continue };
             let value: Value = serde_json::from_str(&text).unwrap();
             if value["id"] == self.calls {
@@ -106,7 +110,10 @@ async fn the_page_joins_pushes_and_shows_what_arrives() {
         }
     };
     tokio::time::timeout(PATIENCE, joined).await.expect("the page joins");
-    page.evaluate("document.getElementById('content').value = 'from the page'; document.getElementById('push').click()").await;
+    page.evaluate(
+        "document.getElementById('content').value = 'from the page'; document.getElementById('push').click()",
+    )
+    .await;
     page.until("document.getElementById('log').innerText.includes('from the page')").await;
     node.push(&["mayun"], "<b>from a back end</b>").await;
     page.until("document.getElementById('log').innerText.includes('<b>from a back end</b>')").await;

@@ -66,7 +66,10 @@ async fn a_card_with_two_tabs_gets_the_push_twice_and_a_card_named_twice_once_ea
     let id = node.push(&["card", "card"], "hi").await;
     assert_eq!(one.content().await, "hi");
     let push = two.hear().await;
-    assert_eq!((&push["event"], &push["data"]["id"], &push["data"]["from"]), (&json!("push"), &json!(id), &json!("test")));
+    assert_eq!(
+        (&push["event"], &push["data"]["id"], &push["data"]["from"]),
+        (&json!("push"), &json!(id), &json!("test"))
+    );
     one.silent().await;
     two.silent().await;
     node.stop().await;

@@ -28,7 +28,14 @@ impl Bound {
     }
 
     /// Stub.
-    pub fn new(_l: std::net::TcpListener, _c: &Config, _a: Admission, _d: watch::Receiver<Vec<String>>, _s: SocketAddr, _m: &Arc<Metrics>) -> io::Result<Self> {
+    pub fn new(
+        _l: std::net::TcpListener,
+        _c: &Config,
+        _a: Admission,
+        _d: watch::Receiver<Vec<String>>,
+        _s: SocketAddr,
+        _m: &Arc<Metrics>,
+    ) -> io::Result<Self> {
         todo!()
     }
 

@@ -16,7 +16,6 @@ mod pending;
 mod publisher;
 mod sentinel;
 
-
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
