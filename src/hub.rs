@@ -134,6 +134,17 @@ impl Hub {
         self.core.index.shards(card)
     }
 
+    /// Puts a parcel into a shard's inbox if there is room now, or gives it back.
+    ///
+    /// # Errors
+    /// The inbox is full, or the shard gone.
+    pub fn try_send(&self, shard: usize, parcel: Parcel) -> Result<(), Parcel> {
+        match self.core.inboxes.get(shard) {
+            Some(inbox) => inbox.try_send(parcel).map_err(mpsc::error::TrySendError::into_inner),
+            None => Err(parcel),
+        }
+    }
+
     /// Puts a parcel into a shard's inbox, waiting while that is full. A shard that is gone loses it, and the job comes again.
     pub async fn send(&self, shard: usize, parcel: Parcel) {
         if let Some(inbox) = self.core.inboxes.get(shard) {

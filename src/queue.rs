@@ -107,6 +107,11 @@ pub struct Jobs {
 }
 
 impl Jobs {
+    /// Jobs of no backend: for tests of what comes behind the queue.
+    pub fn detached(receiver: tokio::sync::mpsc::Receiver<Job>) -> Self {
+        Self { receiver }
+    }
+
     /// The next job; `None` once the queue was stopped and nothing more will come. Cancel-safe.
     pub async fn next(&mut self) -> Option<Job> {
         self.receiver.recv().await
@@ -147,6 +152,11 @@ pub(crate) enum Hand {
 }
 
 impl Job {
+    /// A job of no backend, handed out for the `attempts`th time: finished or requeued, nothing happens.
+    pub fn detached(record: Bytes, attempts: u32) -> Self {
+        Self { record, attempts, origin: None, hand: None }
+    }
+
     /// It is done: it will not come again (unless the backend dies before it knows).
     pub fn finish(mut self) {
         match self.hand.take() {

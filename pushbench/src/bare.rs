@@ -7,11 +7,11 @@
 use std::{
     collections::HashMap,
     io::{self, ErrorKind, Read, Write},
-    process,
+    thread,
 };
 
 use mio::{
-    Events, Interest, Poll, Token,
+    Events, Interest, Poll, Token, Waker,
     net::{TcpListener, TcpStream},
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -19,6 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{Result, cli::Bare, frame, http, profile::Profile};
 
 const LISTENER: Token = Token(usize::MAX);
+const STOP: Token = Token(usize::MAX - 1);
 
 /// Bytes that may wait for one connection; one that reads less is closed.
 const MAX_WAITING: usize = 4 << 20;
@@ -56,10 +57,11 @@ pub(crate) fn run(args: &Bare) -> Result<bool> {
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     println!("{LISTENING}{}", listener.local_addr()?);
     // whoever started it may be killed: its end of the pipe closes then
-    std::thread::spawn(|| {
+    let waker = Waker::new(poll.registry(), STOP)?;
+    thread::Builder::new().name("stdin".into()).spawn(move || {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        process::exit(0);
-    });
+        waker.wake()
+    })?;
     let mut server = Server {
         profile: args.profile,
         poll,
@@ -76,6 +78,7 @@ pub(crate) fn run(args: &Bare) -> Result<bool> {
         }
         for event in &events {
             match event.token() {
+                STOP => return Ok(true),
                 LISTENER => server.accept(&listener),
                 Token(id) => server.serve(id),
             }

@@ -34,8 +34,9 @@ pub(super) async fn run(mut parts: mpsc::Receiver<Parcel>, hub: Hub, metrics: Ar
                 false => Cards::Some(places.clone()),
             };
             places.clear();
+            let Err(parcel) = hub.try_send(shard, Parcel::new(Arc::clone(post), cards)) else { continue };
             // too late, the part is dropped here, and so the job comes again
-            if timeout(within, hub.send(shard, Parcel::new(Arc::clone(post), cards))).await.is_err() {
+            if timeout(within, hub.send(shard, parcel)).await.is_err() {
                 tracing::warn!(shard, "a shard took no part within job_timeout");
             }
         }

@@ -6,10 +6,13 @@
 //! loses none. A job that comes a second time does so only once the disk knows of it: a push that kills the process
 //! reaches its last attempt. docs/adr/0004-storage.md tells why redb, and what it costs.
 //!
-//! With `[queue] sync` as a time a publish is acknowledged from memory and written at the latest after that time: a power
-//! cut or a kill of the process loses at most that.
+//! With `[queue] sync` as a time a publish is acknowledged once the kernel has it ([`spill`]), and written to the log at the
+//! latest after that time: a killed process loses nothing, a power cut at most that.
 
+mod chunk;
 mod row;
+mod shared;
+mod spill;
 mod state;
 mod store;
 #[cfg(test)]
@@ -31,7 +34,7 @@ use crate::{
     lifecycle::Tasks,
     telemetry::{Counted, Metrics},
 };
-use state::{Bounds, Shared};
+use shared::{Bounds, Shared};
 
 /// See [`super::open`].
 ///

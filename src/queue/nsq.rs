@@ -10,11 +10,13 @@
 
 pub mod admin;
 mod fleet;
+mod hand;
 mod health;
 mod link;
 mod pending;
 mod publisher;
 mod sentinel;
+mod session;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,11 +34,16 @@ use self::{
 use super::{BackendControl, Control as QueueControl, Jobs, OpenError, Publisher as QueuePublisher, Queue};
 use crate::{config, lifecycle::Tasks, telemetry::Metrics};
 
-pub(crate) use link::Hand;
+pub(crate) use hand::Hand;
 pub use publisher::Publisher;
 
 /// Longest wait for a TCP connection to an nsqd.
 const CONNECT: Duration = Duration::from_secs(2);
+/// Waits between attempts to connect.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// A connection that lived this long was a good one: the next is made without a wait.
+const LIVED: Duration = Duration::from_secs(5);
 
 /// See [`super::open`].
 ///

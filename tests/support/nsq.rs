@@ -168,6 +168,13 @@ impl Nsqd {
         assert_eq!(answer.status(), 200, "{path}");
     }
 
+    /// How many messages came to a topic since it runs.
+    pub async fn messages(&self, topic: &str) -> u64 {
+        let url = format!("http://{}/stats?format=json&topic={topic}", self.http());
+        let stats: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        stats["topics"][0]["message_count"].as_u64().unwrap_or(0)
+    }
+
     /// What /stats says of a channel; null when it has none of that name.
     pub async fn channel(&self, topic: &str, channel: &str) -> Value {
         let url = format!("http://{}/stats?format=json&topic={topic}&channel={channel}", self.http());

@@ -6,79 +6,18 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use tokio::sync::{
-    mpsc::{self, error::TrySendError},
-    oneshot, watch,
-};
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Hand, row::Chunk};
-use crate::{
-    config,
-    queue::{self, Job, PublishError},
-    telemetry::{Level, Metrics},
-};
+use super::{chunk::Chunk, shared::Bounds};
+use crate::queue::{Job, PublishError};
 
 /// What a record in memory costs beside its bytes.
 pub(super) const ENTRY: usize = 64;
-/// No record beyond this, whatever `max_bytes` allows.
-const MAX_RECORD: usize = 16 << 20;
-/// Finishes and hand-outs reach the disk after this at the latest.
-pub(super) const PROGRESS_WITHIN: Duration = Duration::from_secs(1);
-/// Where memory is short, a record that waits longer than this is read again instead of kept.
-const KEEP_WITHIN: Duration = Duration::from_millis(100);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// The keys of `[queue]` that concern the log.
-#[derive(Clone, Debug)]
-pub(super) struct Bounds {
-    pub(super) max_record: usize,
-    pub(super) max_in_flight: usize,
-    pub(super) max_publishes: usize,
-    pub(super) max_bytes: u64,
-    pub(super) max_age: Option<Duration>,
-    pub(super) memory_bytes: usize,
-    pub(super) publish_timeout: Duration,
-    pub(super) sync: config::Sync,
-}
-
-impl Bounds {
-    pub(super) fn of(config: &config::Queue) -> Self {
-        Self {
-            max_record: usize::try_from(config.max_bytes).unwrap_or(usize::MAX).min(MAX_RECORD),
-            max_in_flight: config.max_in_flight.max(1),
-            max_publishes: config.max_publishes.max(1),
-            max_bytes: config.max_bytes,
-            max_age: (!config.max_age.is_zero()).then_some(config.max_age),
-            memory_bytes: config.memory_bytes,
-            publish_timeout: config.publish_timeout,
-            sync: config.sync,
-        }
-    }
-}
-
-/// Milliseconds since 1970 that no change of the wall clock moves while the process runs.
-pub(super) struct Clock {
-    at: Instant,
-    millis: u64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
-        Self { at: Instant::now(), millis }
-    }
-
-    pub(super) fn now(&self) -> u64 {
-        self.millis + self.at.elapsed().as_millis() as u64
-    }
-}
-
 /// A publish that waits for its acknowledgement.
 pub(super) struct Waiting {
     pub(super) record: Bytes,
@@ -135,7 +74,7 @@ impl Eq for Delayed {}
 /// See the module.
 pub(super) struct State {
     pub(super) inbox: VecDeque<Waiting>,
-    inbox_bytes: usize,
+    pub(super) inbox_bytes: usize,
     /// In the inbox or being written.
     pub(super) waiting: usize,
     /// By the sequence number of their first record.
@@ -171,26 +110,9 @@ pub(super) struct State {
     pub(super) parked: bool,
 }
 
-/// The log in memory.
-pub(super) struct Shared {
-    pub(super) bounds: Bounds,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) clock: Clock,
-    pub(super) ready: watch::Sender<queue::State>,
-    pub(super) wake: Condvar,
-    state: Mutex<State>,
-    records: Level,
-    bytes: Level,
-}
-
-impl Shared {
-    pub(super) fn new(
-        bounds: Bounds,
-        jobs: mpsc::Sender<Job>,
-        ready: watch::Sender<queue::State>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let state = State {
+impl State {
+    pub(super) fn new(jobs: mpsc::Sender<Job>) -> Self {
+        Self {
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             waiting: 0,
@@ -213,155 +135,9 @@ impl Shared {
             failed: None,
             closing: false,
             parked: false,
-        };
-        let (records, bytes) = (metrics.queue_records.clone(), metrics.queue_bytes.clone());
-        Self {
-            bounds,
-            metrics,
-            clock: Clock::new(),
-            ready,
-            wake: Condvar::new(),
-            state: Mutex::new(state),
-            records,
-            bytes,
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // every change is whole before anything in it can panic
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn notify(&self, state: &State) {
-        if state.parked {
-            self.wake.notify_one();
-        }
-    }
-
-    /// Takes a record in; the receiver is told once it is on disk.
-    pub(super) fn admit(&self, record: Bytes) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
-        let (acknowledge, acknowledged) = oneshot::channel();
-        let mut state = self.lock();
-        if state.closing {
-            return Err(PublishError::Unavailable("it is closed".into()));
-        }
-        if let Some(reason) = &state.failed {
-            return Err(PublishError::Unavailable(reason.clone()));
-        }
-        let bytes = record.len() as u64;
-        if state.waiting >= self.bounds.max_publishes {
-            return Err(PublishError::Full(
-                "too many publishes wait for the queue ([queue] max_publishes): try again later",
-            ));
-        }
-        // rows go once all of their records are done: a few old ones must not keep the disk without bound
-        if state.bytes + bytes > self.bounds.max_bytes
-            || state.stored > self.bounds.max_bytes.saturating_mul(2) + (64 << 20)
-        {
-            return Err(PublishError::Full("the queue is full ([queue] max_bytes): try again later"));
-        }
-        if state.inbox_bytes > 0 && state.inbox_bytes + record.len() > self.bounds.memory_bytes {
-            return Err(PublishError::Full("too much waits for the disk ([queue] memory_bytes): try again later"));
-        }
-        state.waiting += 1;
-        state.records += 1;
-        state.bytes += bytes;
-        state.inbox_bytes += record.len();
-        state.inbox.push_back(Waiting { record, acknowledge });
-        self.notify(&state);
-        Ok(acknowledged)
-    }
-
-    pub(super) fn finish(self: &Arc<Self>, seq: u64, len: usize) {
-        let mut state = self.lock();
-        if state.held.remove(&seq).is_some() {
-            state.memory -= len + ENTRY;
-            state.end(seq, len as u64);
-            // the writer is to know of the new deadline, or that there is room for cold records again
-            if state.untold_since.is_none() || state.wants_cold(&self.bounds, false) {
-                self.notify(&state);
-            }
-            state.untold();
-        }
-        self.pump(state);
-    }
-
-    pub(super) fn requeue(self: &Arc<Self>, seq: u64, begun: u32, record: Bytes, delay: Duration) {
-        let mut state = self.lock();
-        if state.held.remove(&seq).is_some() {
-            let keep = delay < KEEP_WITHIN || state.memory <= self.bounds.memory_bytes / 2;
-            if !keep {
-                state.memory -= record.len() + ENTRY;
-            }
-            let due = Instant::now() + delay.min(YEAR);
-            state.delayed.push(Reverse(Delayed { due, seq, begun, record: keep.then_some(record) }));
-            self.notify(&state);
-        }
-        self.pump(state);
-    }
-
-    pub(super) fn stop_jobs(&self) {
-        let jobs = self.lock().jobs.take();
-        // beyond the lock: a job that is dropped with its channel takes it
-        drop(jobs);
-    }
-
-    pub(super) fn begin_close(&self) {
-        let mut state = self.lock();
-        state.closing = true;
-        self.notify(&state);
-        let jobs = state.jobs.take();
-        drop(state);
-        drop(jobs);
-    }
-
-    /// Hands out what can be handed out, and shows the levels.
-    pub(super) fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        let mut closed = None;
-        while let Some(sender) = &state.jobs
-            && state.held.len() < self.bounds.max_in_flight
-            && let Some(entry) = state.ready.front()
-        {
-            if entry.armed != Armed::Yes {
-                if entry.armed == Armed::No {
-                    self.notify(&state);
-                }
-                break;
-            }
-            let (seq, attempts, record) = (entry.seq, entry.begun + 1, entry.record.clone());
-            let hand = Hand { shared: self.clone(), seq, attempts, record: record.clone() };
-            let len = record.len();
-            let job = Job { record, attempts, origin: None, hand: Some(queue::Hand::Embedded(hand)) };
-            match sender.try_send(job) {
-                Ok(()) => {
-                    state.ready.pop_front();
-                    state.held.insert(seq, len);
-                    if seq >= state.handed {
-                        state.handed = seq + 1;
-                        if state.untold_since.is_none() {
-                            self.notify(&state);
-                        }
-                        state.untold();
-                    }
-                }
-                // not dropped as a job: that would be a requeue, under this lock
-                Err(TrySendError::Closed(mut job) | TrySendError::Full(mut job)) => {
-                    job.hand = None;
-                    if sender.is_closed() {
-                        closed = state.jobs.take();
-                    }
-                    break;
-                }
-            }
-        }
-        self.records.set(state.records as i64);
-        self.bytes.set(state.bytes as i64);
-        drop(state);
-        drop(closed);
-    }
-}
-
-impl State {
     pub(super) fn untold(&mut self) {
         if self.untold_since.is_none() {
             self.untold_since = Some(Instant::now());
@@ -375,7 +151,7 @@ impl State {
     }
 
     /// A record is done.
-    fn end(&mut self, seq: u64, len: u64) {
+    pub(super) fn end(&mut self, seq: u64, len: u64) {
         let Some((first, chunk)) = self.chunk(seq) else { return };
         if chunk.finish((seq - first) as u32, len) {
             self.records -= 1;

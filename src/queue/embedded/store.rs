@@ -16,7 +16,11 @@ use std::{
 
 use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::row::{self, BadRow, Chunk};
+use super::{
+    chunk::Chunk,
+    row::{self, BadRow, Row},
+    spill::Spill,
+};
 use crate::queue::OpenError;
 
 const ROWS: TableDefinition<u64, &[u8]> = TableDefinition::new("rows");
@@ -58,6 +62,9 @@ pub(super) fn folder(dir: PathBuf) -> Open {
             },
         )?;
         store.path = Some(path);
+        store.recover(&dir.join("queue.unsynced")).map_err(|error| {
+            OpenError(format!("cannot use {}: {error}; see that it is writable and not full", dir.display()))
+        })?;
         Ok(store)
     })
 }
@@ -115,6 +122,7 @@ impl From<redb::Error> for Failure {
 pub(super) struct Store {
     database: Database,
     path: Option<PathBuf>,
+    spill: Option<Spill>,
     /// It was not closed and has been checked.
     pub(super) repaired: bool,
 }
@@ -149,7 +157,7 @@ impl Store {
             }
         });
         let database = create(&mut builder).map_err(redb::Error::from)?;
-        let store = Self { database, path: None, repaired: repaired.load(Ordering::Relaxed) };
+        let store = Self { database, path: None, spill: None, repaired: repaired.load(Ordering::Relaxed) };
         match store.format()? {
             Some(FORMAT) => Ok(store),
             Some(other) => Err(Failure::Damaged(format!("its format is {other}, this version's {FORMAT}"))),
@@ -183,8 +191,45 @@ impl Store {
         Ok(transaction.commit()?)
     }
 
-    /// Returns once all is on the disk.
-    pub(super) fn write(&self, writes: &Writes<'_>) -> Result<(), redb::Error> {
+    /// Takes over what a killed process had acknowledged and not written to the log, where `sync` is a time.
+    fn recover(&mut self, path: &Path) -> Result<(), redb::Error> {
+        let mut marks = self.load()?.1;
+        let (spill, rows) = Spill::open(path, marks.next)?;
+        let mut writes = Writes::default();
+        for (first, value) in &rows {
+            let (_, records) = row::read(value).map_err(corrupted)?;
+            marks.next = marks.next.max(first + records.len() as u64);
+            // a row that grew stands there twice: the last one counts
+            writes.rows.push((*first, value));
+        }
+        writes.marks = marks;
+        self.spill = Some(spill);
+        if !rows.is_empty() {
+            tracing::warn!(
+                rows = rows.len(),
+                "the process was killed before it wrote all to the queue's log: done now"
+            );
+            self.write(&writes)?;
+        }
+        if let Some(spill) = &mut self.spill {
+            spill.reset()?;
+        }
+        Ok(())
+    }
+
+    /// Returns once the kernel has it: a kill does not take it any more, a power cut may until the next
+    /// [`Store::write`].
+    pub(super) fn spill(&mut self, rows: &[Row]) -> Result<(), redb::Error> {
+        Ok(self.spill.as_mut().map_or(Ok(()), |spill| spill.write(rows))?)
+    }
+
+    /// Returns once all is on the disk, with what was spilled: `writes` has it.
+    pub(super) fn write(&mut self, writes: &Writes<'_>) -> Result<(), redb::Error> {
+        self.insert(writes)?;
+        Ok(self.spill.as_mut().map_or(Ok(()), Spill::clear)?)
+    }
+
+    fn insert(&self, writes: &Writes<'_>) -> Result<(), redb::Error> {
         self.transact(|transaction| {
             let mut rows = transaction.open_table(ROWS)?;
             for (first, value) in &writes.rows {

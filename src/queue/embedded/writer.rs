@@ -1,14 +1,17 @@
 //! The thread that owns the log's file: group commit, read-back, expiry, and the way out of a failed disk.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
+    chunk::Chunk,
     row::{self, ROW_BYTES, Row, TAIL_BYTES},
-    state::{Delayed, PROGRESS_WITHIN, Shared, State, Waiting},
+    shared::{PROGRESS_WITHIN, Shared},
+    state::{Delayed, State, Waiting},
     store::{Marks, Open, Store, Writes},
 };
 use crate::{
@@ -230,7 +233,14 @@ impl Writer {
         if let config::Sync::Every(within) = self.shared.bounds.sync
             && let Some(batch) = acknowledge.take_if(|batch| !batch.is_empty())
         {
-            self.accept(batch, &rows);
+            match self.store.as_mut().map_or(Err(redb::Error::DatabaseClosed), |store| store.spill(&rows)) {
+                Ok(()) => self.accept(batch, &rows),
+                Err(error) => {
+                    self.refuse(batch, &error.to_string());
+                    self.give_back(due, arming);
+                    return Err(error);
+                }
+            }
             self.tail = rows.last().filter(|row| row.value.len() < TAIL_BYTES).cloned();
             for row in rows.drain(..) {
                 self.unwritten_bytes += row.value.len();
@@ -247,9 +257,12 @@ impl Writer {
         } else {
             Ok(())
         };
+        if committed.is_err() {
+            self.give_back(std::mem::take(&mut due), arming);
+        }
         let mut state = self.shared.lock();
-        state.armed(arming, committed.is_ok());
         if committed.is_ok() {
+            state.armed(arming, true);
             // in reverse, so that the longest due comes first
             for next in due.into_iter().rev() {
                 match next.record {
@@ -260,10 +273,6 @@ impl Writer {
                     }
                 }
             }
-        } else {
-            let later = now + RETRY;
-            state.delayed.extend(due.into_iter().map(|next| std::cmp::Reverse(Delayed { due: later, ..next })));
-            self.tail = None;
         }
         if rows.is_empty() {
             if let Some(first) = state.pinned.take() {
@@ -285,6 +294,15 @@ impl Writer {
         committed
     }
 
+    /// The transaction failed that these waited for.
+    fn give_back(&mut self, due: Vec<Delayed>, arming: usize) {
+        self.tail = None;
+        let mut state = self.shared.lock();
+        state.armed(arming, false);
+        let due_later = Instant::now() + RETRY;
+        state.delayed.extend(due.into_iter().map(|next| Reverse(Delayed { due: due_later, ..next })));
+    }
+
     /// Published for good: counts the records in, hands them out and acknowledges them.
     fn accept(&self, batch: Vec<Waiting>, rows: &[Row]) {
         let mut acknowledged = Vec::with_capacity(batch.len());
@@ -292,7 +310,7 @@ impl Writer {
         let mut state = self.shared.lock();
         state.waiting -= batch.len();
         for row in rows {
-            let chunk = state.chunks.entry(row.first).or_insert_with(|| super::row::Chunk::new(row.time));
+            let chunk = state.chunks.entry(row.first).or_insert_with(|| Chunk::new(row.time));
             let (size, before) = (row.value.len() as u64, chunk.size);
             let new = batch.as_slice().iter().take(row.added as usize);
             chunk.extend(row.added, new.map(|waiting| waiting.record.len() as u64).sum(), size);
@@ -345,7 +363,7 @@ impl Writer {
         }
         writes.rows = self.unwritten.iter().map(|(first, value)| (*first, value.as_slice())).collect();
         writes.rows.extend(rows.iter().map(|row| (row.first, row.value.as_slice())));
-        let store = self.store.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+        let store = self.store.as_mut().ok_or(redb::Error::DatabaseClosed)?;
         store.write(&writes)?;
         self.shared.metrics.queue_syncs.inc();
         self.unwritten.clear();

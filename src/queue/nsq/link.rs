@@ -2,34 +2,32 @@
 
 use std::{
     collections::VecDeque,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
-    task::unconstrained,
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
-use tokio_nsq::{
-    NSQChannel, NSQConsumer, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQRequeueDelay,
-    NSQTopic,
-};
+use tokio_nsq::{NSQChannel, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQTopic};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
-use super::{Base, CONNECT, admin::Daemon, health::Status, sentinel::Sentinel};
+use super::{
+    Base, CONNECT, LIVED, LONGEST_WAIT, SHORTEST_WAIT,
+    admin::Daemon,
+    hand::{Client, Gate, Hand, strategy},
+    health::Status,
+    sentinel::Sentinel,
+};
 use crate::queue::{self, Job, Origin};
 
 /// Messages held for hand-out before nsqd is let wait; RDY keeps it at 2500 unless they are held past nsqd's time-out.
 const HELD: usize = 8192;
-/// nsqd's `--max-req-timeout`.
-const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 /// What a closing link gives back to a channel that is not paused waits this long there, so that nsqd sends it to another.
 const HANDOVER: Duration = Duration::from_secs(1);
 /// How long a closing link waits for nsqd to have heard of every finish.
@@ -51,94 +49,6 @@ pub(super) struct Setup {
     pub(super) hands: Arc<Semaphore>,
     /// Tells this process's consumers from others.
     pub(super) client_id: String,
-}
-
-/// The epoch whose messages may still be answered: a connection's, or 0 for none. tokio-nsq would send an answer to a
-/// message of an earlier connection on the next, which kills that, and panics once its consumer is dropped.
-#[derive(Clone)]
-struct Gate(Arc<watch::Sender<u64>>);
-
-impl Gate {
-    fn open(&self) -> u64 {
-        static EPOCHS: AtomicU64 = AtomicU64::new(1);
-        let epoch = EPOCHS.fetch_add(1, Ordering::Relaxed);
-        self.0.send_replace(epoch);
-        epoch
-    }
-
-    fn close(&self) {
-        self.0.send_replace(0);
-    }
-
-    fn is_open(&self) -> bool {
-        *self.0.borrow() != 0
-    }
-
-    /// Polls `answer` once, which puts it in tokio-nsq's channel of 10,000, unless its epoch is over: nsqd gives the message
-    /// out again then.
-    fn tell(&self, epoch: u64, answer: impl Future<Output = ()>) {
-        // held meanwhile, so that the consumer is not dropped under it
-        let now = self.0.borrow();
-        if *now != epoch {
-            return;
-        }
-        // finish() unwraps its send, which fails when the connection ends in this very moment
-        let told = catch_unwind(AssertUnwindSafe(|| unconstrained(answer).now_or_never()));
-        if !matches!(told, Ok(Some(()))) {
-            tracing::debug!("nsq: a message could not be answered; nsqd gives it out again");
-        }
-    }
-}
-
-/// The nsq side of a job.
-pub(crate) struct Hand {
-    message: NSQMessage,
-    epoch: u64,
-    gate: Gate,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Hand {
-    pub(crate) fn finish(self) {
-        self.gate.tell(self.epoch, self.message.finish());
-    }
-
-    pub(crate) fn requeue(self, delay: Duration) {
-        self.gate.tell(self.epoch, self.message.requeue(strategy(delay)));
-    }
-
-    pub(crate) fn touch(&self) {
-        self.gate.tell(self.epoch, self.message.touch());
-    }
-}
-
-fn strategy(delay: Duration) -> NSQRequeueDelay {
-    match delay {
-        Duration::ZERO => NSQRequeueDelay::NoDelay,
-        delay => NSQRequeueDelay::CustomDelay(delay.min(LONGEST_DELAY)),
-    }
-}
-
-/// A consumer that is only dropped by [`Client::end`]: its own drop panics when the runtime is gone before it.
-struct Client(Option<NSQConsumer>);
-
-impl Client {
-    async fn consume(&mut self) -> Option<NSQEvent> {
-        match &mut self.0 {
-            Some(consumer) => consumer.consume().await,
-            None => None,
-        }
-    }
-
-    fn end(mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        std::mem::forget(self.0.take());
-    }
 }
 
 /// Why a connection's consumer ended.
@@ -175,20 +85,21 @@ impl Link {
         closing: CancellationToken,
     ) -> Self {
         setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(format!("{} was not connected yet", daemon.tcp)));
-        let gate = Gate(Arc::new(watch::Sender::new(0)));
+        let gate = Gate::new();
         let (jobs, pausing, held) = (Some(jobs), Some(pausing), VecDeque::new());
         Self { setup, daemon, share, jobs, stopped, pausing, paused: false, closing, gate, held }
     }
 
     /// Whether it is connected, for the fleet.
     pub(super) fn connected(&self) -> watch::Receiver<u64> {
-        self.gate.0.subscribe()
+        self.gate.watch()
     }
 
     pub(super) async fn run(mut self) {
         let (setup, daemon, gate) = (self.setup.clone(), self.daemon.clone(), self.gate.clone());
+        let mut wait = SHORTEST_WAIT;
         loop {
-            let closing = self.closing.clone();
+            let (closing, started) = (self.closing.clone(), Instant::now());
             let sentinel = tokio::select! {
                 () = closing.cancelled() => break,
                 sentinel = self.reach() => sentinel,
@@ -205,9 +116,11 @@ impl Link {
                     setup.base.rebuilt("consumer", &daemon.tcp, reason);
                 }
             }
+            // an nsqd that refuses again and again is not asked in a hurry
+            wait = if started.elapsed() > LIVED { SHORTEST_WAIT } else { (wait * 2).min(LONGEST_WAIT) };
             tokio::select! {
                 () = closing.cancelled() => break,
-                () = sleep(Duration::from_millis(20 + fastrand::u64(..80))) => {}
+                () = sleep(wait.mul_f64(0.5 + fastrand::f64())) => {}
             }
         }
         setup.base.health.forget(setup.group, &daemon.tcp);
@@ -216,7 +129,7 @@ impl Link {
     /// Waits until nsqd is up, and lays the channel there.
     async fn reach(&mut self) -> Sentinel {
         let (setup, daemon, stopped) = (&self.setup, &self.daemon, self.stopped.clone());
-        let mut wait = Duration::from_millis(50);
+        let mut wait = SHORTEST_WAIT;
         let sentinel = loop {
             // cancel-safe: an attempt that is cancelled by the stop is simply made again
             let connected = tokio::select! {
@@ -241,7 +154,7 @@ impl Link {
                     self.pausing = None;
                 }
             }
-            wait = (wait * 2).min(Duration::from_secs(1));
+            wait = (wait * 2).min(LONGEST_WAIT);
         };
         let reason = format!("nsqd {} is up but its consumer is not subscribed yet", daemon.tcp);
         setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(reason));
@@ -392,7 +305,7 @@ impl Link {
 /// Tells the health of a link: well once it is connected and no other consumer reads its own channel.
 async fn guard(setup: &Setup, daemon: &Daemon, gate: &Gate) -> std::convert::Infallible {
     let Setup { base, group, topic, channel, own, client_id, .. } = setup;
-    let mut epochs = gate.0.subscribe();
+    let mut epochs = gate.watch();
     loop {
         if gate.is_open() {
             let foreign = match (&daemon.http, own) {

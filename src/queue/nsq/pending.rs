@@ -141,6 +141,7 @@ impl Pending {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::{sync::Arc, time::Duration};
 

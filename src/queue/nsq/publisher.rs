@@ -11,17 +11,16 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
-use tokio_nsq::{NSQEvent, NSQProducer, NSQProducerConfig, NSQTopic};
+use tokio_nsq::{NSQEvent, NSQTopic};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Base, CONNECT,
-    admin::Daemon,
+    Base, LIVED, LONGEST_WAIT, SHORTEST_WAIT,
     health::Status,
     pending::{Pending, Push},
-    sentinel::Sentinel,
+    session::{MAX_MESSAGE, Maker, Session},
 };
 use crate::{
     lifecycle::Tasks,
@@ -29,12 +28,6 @@ use crate::{
     telemetry::{Counted, Metrics},
 };
 
-/// nsqd's default `--max-msg-size`, until nsqd_http tells another.
-const MAX_MESSAGE: usize = 1 << 20;
-/// How long a producer may take for its handshake while another nsqd may be up.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How often it is tried to return to an nsqd that stands before the one in use.
-const RETURN: Duration = Duration::from_secs(5);
 /// How soon after its last answer an nsqd that stops is seen to be gone.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// Requests taken from the inbox at once.
@@ -138,15 +131,6 @@ pub(super) fn start(
     publisher
 }
 
-/// A connection to one nsqd that was healthy when it was made.
-struct Session {
-    index: usize,
-    producer: NSQProducer,
-    sentinel: Sentinel,
-    /// tokio-nsq said that it is disconnected: wait for the event that tells how.
-    broken: bool,
-}
-
 /// Why a session ended.
 enum End {
     /// The queue is closed.
@@ -157,102 +141,6 @@ enum End {
     Cut(&'static str),
     /// An nsqd that stands before this one is up again.
     Return,
-}
-
-/// Makes sessions.
-struct Maker {
-    base: Base,
-    daemons: Vec<Daemon>,
-    limit: Arc<AtomicUsize>,
-    members: Arc<watch::Sender<Vec<String>>>,
-}
-
-impl Maker {
-    /// Tries the nsqds in their order until one is healthy.
-    async fn any(&self) -> Session {
-        let mut wait = Duration::from_millis(50);
-        loop {
-            let mut reasons = Vec::new();
-            for (index, daemon) in self.daemons.iter().enumerate() {
-                match self.one(index, daemon).await {
-                    Ok(session) => {
-                        tracing::info!(nsqd = daemon.tcp, "publishing");
-                        self.base.health.set("publisher", "", Status::Well);
-                        return session;
-                    }
-                    Err(reason) => reasons.push(format!("{} ({reason})", daemon.tcp)),
-                }
-            }
-            let reason = format!("no nsqd to publish to: {}; start nsqd or correct [queue] nsqd", reasons.join(", "));
-            self.base.health.set("publisher", "", Status::Ill(reason));
-            sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-            wait = (wait * 2).min(Duration::from_secs(1));
-        }
-    }
-
-    async fn one(&self, index: usize, daemon: &Daemon) -> Result<Session, String> {
-        let mut sentinel = Sentinel::connect(&daemon.tcp, CONNECT).await?;
-        if let Some(http) = &daemon.http {
-            self.prepare(http).await;
-        }
-        let shared = self.base.shared().set_client_id(self.base.node.as_ref());
-        let mut producer = NSQProducerConfig::new(daemon.tcp.as_str()).set_shared(shared).build();
-        let healthy = async {
-            loop {
-                match producer.consume().await {
-                    Some(NSQEvent::Healthy()) => return Ok(()),
-                    Some(_) => {}
-                    None => return Err("it refused the handshake; is that nsqd's TCP port?".to_owned()),
-                }
-            }
-        };
-        let within = HANDSHAKE.min(self.base.config.rebuild_after);
-        tokio::select! {
-            done = timeout(within, healthy) => match done {
-                Ok(done) => done?,
-                Err(_) => {
-                    self.base.rebuilt("publisher", &daemon.tcp, "no handshake in time");
-                    return Err("no handshake in time".into());
-                }
-            },
-            () = sentinel.gone() => return Err("it closed the connection".into()),
-        }
-        Ok(Session { index, producer, sentinel, broken: false })
-    }
-
-    /// Every living node's channel is there before the first record is, and the limit of its size is known.
-    async fn prepare(&self, http: &str) {
-        let base = &self.base;
-        let mut nodes = self.members.borrow().clone();
-        if nodes.is_empty() && self.daemons.len() + base.config.lookupd.len() > 1 {
-            nodes.extend(base.admin.known_channels(&base.config).await.0);
-        }
-        if !nodes.iter().any(|node| **node == *base.node) {
-            nodes.push(base.node.to_string());
-        }
-        if let Err(error) = base.admin.lay(http, &super::admin::live(&base.config), &nodes).await {
-            tracing::warn!(
-                error,
-                "nsq: no channel was made through nsqd_http; the consumers will, once they subscribe"
-            );
-        }
-        self.limit.store(base.admin.max_message(http).await.unwrap_or(MAX_MESSAGE), Ordering::Relaxed);
-    }
-
-    /// Resolves once an nsqd before `index` is up; never for the first.
-    async fn better(&self, index: usize) {
-        if index == 0 {
-            return std::future::pending().await;
-        }
-        loop {
-            sleep(RETURN).await;
-            for daemon in &self.daemons[..index] {
-                if Sentinel::connect(&daemon.tcp, CONNECT).await.is_ok() {
-                    return;
-                }
-            }
-        }
-    }
 }
 
 struct Actor {
@@ -267,7 +155,9 @@ struct Actor {
 
 impl Actor {
     async fn run(mut self) {
-        while let Some(session) = self.connect().await {
+        let mut pause = Duration::ZERO;
+        while let Some(session) = self.connect(pause).await {
+            let started = Instant::now();
             let address = self.maker.daemons[session.index].tcp.clone();
             let (refused, reason) = match self.serve(session).await {
                 End::Closed => break,
@@ -279,6 +169,11 @@ impl Actor {
                 End::Cut(reason) => (true, reason),
             };
             self.pending.lost(refused);
+            // an nsqd that refuses everything is not asked in a hurry
+            pause = match started.elapsed() > LIVED {
+                true => Duration::ZERO,
+                false => (pause * 2).clamp(SHORTEST_WAIT / 4, LONGEST_WAIT),
+            };
             self.maker.base.rebuilt("publisher", &address, reason);
         }
         self.requests.close();
@@ -289,9 +184,9 @@ impl Actor {
     }
 
     /// A session, while pushes gather and expire; `None` once the queue is closed.
-    async fn connect(&mut self) -> Option<Session> {
+    async fn connect(&mut self, pause: Duration) -> Option<Session> {
         let (maker, closing) = (self.maker.clone(), self.closing.clone());
-        let making = maker.any();
+        let making = maker.any(pause);
         tokio::pin!(making);
         loop {
             let deadline = self.deadline();

@@ -1,4 +1,4 @@
-//! Tells at once when an nsqd is gone, which tokio-nsq never does (docs: its `Unhealthy` is not emitted).
+//! Tells at once when an nsqd is gone, which tokio-nsq never does: it drops the future that would.
 
 use std::time::Duration;
 

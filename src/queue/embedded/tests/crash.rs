@@ -14,6 +14,7 @@ use super::{Log, text};
 use crate::config;
 
 const CHILD: &str = "OXIPUSH_CRASH_CHILD";
+const SYNC: &str = "OXIPUSH_CRASH_SYNC";
 const NAME: &str = "queue::embedded::tests::crash::a_killed_process_loses_nothing_that_was_acknowledged";
 const WRITERS: u64 = 4;
 
@@ -28,7 +29,11 @@ fn id(record: &str) -> String {
 
 /// Publishes, finishes and requeues until it is killed.
 async fn child(dir: &Path) {
-    let mut log = Log::open(&super::config(dir)).await.unwrap();
+    let sync = match std::env::var(SYNC).unwrap().parse().unwrap() {
+        0 => config::Sync::Always,
+        millis => config::Sync::Every(Duration::from_millis(millis)),
+    };
+    let mut log = Log::open(&config::Queue { sync, ..super::config(dir) }).await.unwrap();
     let round = fastrand::u32(..);
     for writer in 0..WRITERS {
         let publisher = log.publisher.clone();
@@ -69,6 +74,8 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([NAME, "--exact", "--nocapture", "--test-threads=1"])
             .env(CHILD, dir.path())
+            // a kill takes nothing in either mode; one folder sees both
+            .env(SYNC, random.choice(["0", "0", "10", "3000"]).unwrap())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

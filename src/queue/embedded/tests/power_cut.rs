@@ -13,7 +13,7 @@ use crate::{
     config,
     queue::{
         Job, PublishError, State,
-        embedded::{self, state::Bounds},
+        embedded::{self, shared::Bounds},
     },
 };
 

@@ -1,0 +1,114 @@
+//! Stands between the queue and an nsqd, and does what networks do.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+/// What to do to a connection.
+enum Do {
+    Cut,
+    Inject(Vec<u8>),
+}
+
+#[derive(Default)]
+struct State {
+    stalled: AtomicBool,
+    subscribed: AtomicUsize,
+    consumers: Mutex<Vec<mpsc::UnboundedSender<Do>>>,
+}
+
+pub struct Proxy {
+    address: String,
+    state: Arc<State>,
+}
+
+impl Proxy {
+    pub async fn to(nsqd: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::<State>::default();
+        let shared = state.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if let Ok(server) = TcpStream::connect(&nsqd).await {
+                    tokio::spawn(carry(client, server, shared.clone()));
+                }
+            }
+        });
+        Self { address, state }
+    }
+
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// New connections are accepted and never answered.
+    pub fn stall(&self, stalled: bool) {
+        self.state.stalled.store(stalled, Ordering::SeqCst);
+    }
+
+    /// How often a consumer subscribed.
+    pub fn subscribed(&self) -> usize {
+        self.state.subscribed.load(Ordering::SeqCst)
+    }
+
+    /// Cuts the connections of consumers, and no others; how many.
+    pub fn cut_consumers(&self) -> usize {
+        self.tell(|| Do::Cut)
+    }
+
+    /// Sends `bytes` to each consumer as if they came from nsqd.
+    pub fn inject(&self, bytes: &[u8]) -> usize {
+        self.tell(|| Do::Inject(bytes.to_vec()))
+    }
+
+    fn tell(&self, what: impl Fn() -> Do) -> usize {
+        let consumers = std::mem::take(&mut *self.state.consumers.lock().unwrap());
+        consumers.iter().filter(|consumer| consumer.send(what()).is_ok()).count()
+    }
+}
+
+async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<State>) {
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let mut told = Some(told);
+    let (mut up, mut down) = ([0; 16384], [0; 16384]);
+    if state.stalled.load(Ordering::SeqCst) {
+        // until the client gives up
+        while let Ok(1..) = client.read(&mut up).await {}
+        return;
+    }
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => {
+                let Ok(read @ 1..) = read else { return };
+                // tokio-nsq writes a SUB by itself
+                if up.starts_with(b"SUB ") && let Some(told) = told.take() {
+                    state.consumers.lock().unwrap().push(told);
+                    state.subscribed.fetch_add(1, Ordering::SeqCst);
+                }
+                if server.write_all(&up[..read]).await.is_err() {
+                    return;
+                }
+            }
+            read = server.read(&mut down) => {
+                let Ok(read @ 1..) = read else { return };
+                if client.write_all(&down[..read]).await.is_err() {
+                    return;
+                }
+            }
+            Some(what) = tell.recv() => match what {
+                Do::Cut => return,
+                Do::Inject(bytes) => {
+                    let _ = client.write_all(&bytes).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What holds for whatever bytes come from outside. tests/properties.rs tries them with proptest, fuzz/ with a fuzzer.
+
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use oxipush::{
+    config,
+    push::{Push, PushId, Target},
+    queue::record,
+    wire::{
+        close::Ending,
+        dialect::{Command, Dialect},
+        frame::{Frame, Message, Reader},
+    },
+};
+use serde_json::Value;
+
+/// What a reader made of some bytes.
+#[derive(Debug, PartialEq)]
+pub struct Read {
+    pub messages: Vec<Message>,
+    pub ending: Option<Ending>,
+}
+
+/// Reads `bytes` as they come in pieces of the given sizes, again and again; no sizes: all at once.
+pub fn read(max_message: usize, bytes: &[u8], sizes: &[usize]) -> Read {
+    let (mut reader, mut buffer, mut messages) = (Reader::new(max_message), BytesMut::new(), Vec::new());
+    let (mut rest, mut turn) = (bytes, 0);
+    while !rest.is_empty() {
+        let size = sizes.get(turn % sizes.len().max(1)).map_or(rest.len(), |size| (*size).clamp(1, rest.len()));
+        turn += 1;
+        let (piece, tail) = rest.split_at(size);
+        rest = tail;
+        buffer.extend_from_slice(piece);
+        loop {
+            match reader.next(&mut buffer) {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(ending) => return Read { messages, ending: Some(ending) },
+            }
+        }
+        assert!(buffer.len() < 14 + 125, "the reader left {} bytes in its buffer", buffer.len());
+    }
+    Read { messages, ending: None }
+}
+
+/// A client's bytes: never a panic, never a message beyond the bound, and the same however they were cut. The first byte
+/// chooses the bound, the second the pieces.
+pub fn frames(bytes: &[u8]) {
+    let &[bound, piece, ref stream @ ..] = bytes else { return };
+    let max_message = usize::from(bound) * 4;
+    let whole = read(max_message, stream, &[]);
+    assert_eq!(whole, read(max_message, stream, &[1]));
+    assert_eq!(whole, read(max_message, stream, &[usize::from(piece), 3]));
+    for message in &whole.messages {
+        let length = match message {
+            Message::Text(text) => text.len(),
+            Message::Binary(payload) => payload.len(),
+            Message::Ping(payload) | Message::Pong(payload) => {
+                assert!(payload.len() <= 125);
+                0
+            }
+            Message::Close(_, text) => {
+                assert!(text.len() <= 123);
+                0
+            }
+        };
+        assert!(length <= max_message, "{length} bytes where {max_message} are allowed");
+    }
+    if let Some(ending) = whole.ending {
+        assert!(matches!(ending.close.code(), 1002 | 1007 | 3503), "{ending:?}");
+    }
+}
+
+/// A client's text: never a panic, nothing kept from one message to the next, and what was parsed or pushed is said again
+/// unchanged.
+pub fn dialect(text: &str) {
+    let text = ByteString::from(text);
+    for dialect in Dialect::ALL {
+        let command = dialect.parse(&text);
+        assert_eq!(command, dialect.parse(&text));
+        match command {
+            Command::Join { card, app } if dialect == Dialect::OxipushV1 => {
+                let joined = json(&dialect.joined(&card, &app));
+                assert_eq!(joined["data"]["card_id"], *card);
+                assert_eq!(joined["data"]["app_id"], *app);
+            }
+            Command::Mistake(mistake) => {
+                if let Ok(frame) = dialect.mistake(&mistake) {
+                    assert_eq!(json(&frame)["data"]["code"], mistake.code);
+                }
+            }
+            Command::End(ending) => assert!(Frame::close(&ending).bytes().len() <= 127),
+            _ => {}
+        }
+        let push = Push {
+            id: PushId::from_parts(1_700_000_000_000, 1),
+            from: text.clone(),
+            target: Target { cards: vec!["c".into()], app: None },
+            content: text.clone(),
+            collapse_key: None,
+        };
+        let pushed = json(&dialect.push(&push));
+        let data = &pushed["data"];
+        match dialect {
+            Dialect::Gopusher => assert_eq!(*data, *text),
+            Dialect::OxipushV1 => {
+                assert_eq!(data["content"], *text);
+                assert_eq!(data["from"], *text);
+                assert_eq!(data["id"], push.id.to_string());
+            }
+        }
+    }
+}
+
+/// The JSON of an unmasked text frame whose header is in its shortest form.
+fn json(frame: &Frame) -> Value {
+    let bytes = frame.bytes();
+    assert_eq!(bytes[0], 0x81, "one text frame");
+    let number = |bytes: &[u8]| bytes.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte));
+    let (header, length) = match bytes[1] {
+        short @ 0..=125 => (2, usize::from(short)),
+        126 => (4, number(&bytes[2..4])),
+        127 => (10, number(&bytes[2..10])),
+        _ => panic!("a server must not mask"),
+    };
+    assert_eq!(bytes.len(), header + length);
+    assert!(header == 2 || (header == 4 && length > 125) || (header == 10 && length > 0xFFFF));
+    serde_json::from_slice(&bytes[header..]).expect("a frame of JSON")
+}
+
+/// A record from the queue: never a panic, and what could be read is the same after being written and read again.
+pub fn queue_record(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let spare = PushId::from_parts(5, 6);
+    let _ = record::decode(bytes.clone(), None);
+    if let Ok(push) = record::decode(bytes, Some(spare)) {
+        assert!(!push.target.cards.is_empty());
+        assert_eq!(record::decode(record::encode(&push), None), Ok(push));
+    }
+}
+
+/// A configuration file and an environment: never a panic, and a refusal names at least one mistake.
+pub fn configuration(text: &str, folder: &Path) {
+    let file = folder.join("fuzzed.ini");
+    std::fs::write(&file, text).expect("a file in a temporary folder");
+    let variables = text.lines().filter_map(|line| line.split_once('=')).map(|(key, value)| {
+        (format!("OXIPUSH__{}", key.trim().to_uppercase().replace('.', "__")), value.trim().to_owned())
+    });
+    for refused in [config::load(Some(&file), []).err(), config::load(None, variables).err()].into_iter().flatten() {
+        assert!(!refused.0.is_empty() && refused.0.iter().all(|mistake| !mistake.is_empty()), "{refused:?}");
+    }
+}
