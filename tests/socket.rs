@@ -55,6 +55,7 @@ async fn oxipush_v1_is_chosen_by_subprotocol_and_its_pushes_carry_their_id() {
     assert_eq!((&got["event"], &got["data"]["content"]), (&"push".into(), &"hi".into()));
     assert_eq!(got["data"]["id"], push.id.to_string());
     socket.send(say(r#"{"event":"leave"}"#)).await.unwrap();
+    assert!(text(&mut socket).await.contains(r#""event":"left""#));
     until("the leave", || rig.hub.connections("ada") == 0).await;
     socket.send(say(r#"{"event":"leave"}"#)).await.unwrap();
     assert!(text(&mut socket).await.contains(r#""not_joined""#));
