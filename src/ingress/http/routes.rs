@@ -94,7 +94,7 @@ impl Site {
             allowed_origins: http.allowed_origins.clone(),
             max_body: http.max_body,
             request_timeout: http.request_timeout,
-            openapi: openapi(&config.push).into(),
+            openapi: openapi(&config.push, !config.auth.keys.is_empty()).into(),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
             in_hand: Arc::default(),
         }
@@ -309,8 +309,8 @@ fn preflight(allow: &'static str) -> HttpResponse {
         .finish()
 }
 
-/// The description with its bounds, and HEAD beside each GET.
-fn openapi(limits: &PushLimits) -> String {
+/// The description with its bounds, HEAD beside each GET, and whether a key is needed.
+fn openapi(limits: &PushLimits, keyed: bool) -> String {
     let text = OPENAPI
         .replace("\"__MAX_CONTENT__\"", &limits.max_content.to_string())
         .replace("\"__MAX_CARDS__\"", &limits.max_cards.to_string())
@@ -325,6 +325,9 @@ fn openapi(limits: &PushLimits) -> String {
             *answer = json!({"description": "as of GET, without the body"});
         }
         operations["head"] = head;
+    }
+    if !keyed {
+        api["security"] = json!([{}]);
     }
     api.to_string()
 }
@@ -354,7 +357,7 @@ mod tests {
     #[test]
     fn the_description_names_every_route_method_and_status() {
         let limits = PushLimits { max_content: 1, max_cards: 2, max_name: 3, max_batch: 4 };
-        let api: serde_json::Value = serde_json::from_str(&openapi(&limits)).unwrap();
+        let api: serde_json::Value = serde_json::from_str(&openapi(&limits, true)).unwrap();
         let paths = api["paths"].as_object().unwrap();
         let mut described: Vec<_> = paths.keys().map(String::as_str).collect();
         let mut served: Vec<_> = ROUTES.iter().map(|(path, ..)| *path).collect();
