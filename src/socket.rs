@@ -42,6 +42,9 @@ use drain::Plan;
 use gate::Gate;
 use worker::Worker;
 
+/// actix-http measures time-outs from a clock that may be this late; without it a short one could be over at once.
+const ACTIX_CLOCK: Duration = Duration::from_millis(500);
+
 /// A bound listener that does not serve yet.
 pub struct Bound {
     listener: TcpListener,
@@ -169,7 +172,7 @@ fn http(
         .route("/ws", web::route().to(not_upgraded))
         .default_service(web::to(|| async { HttpResponse::NotFound().body("not found: clients connect to /ws\n") }));
     HttpService::build()
-        .client_request_timeout(house.config.handshake_timeout)
+        .client_request_timeout(house.config.handshake_timeout + ACTIX_CLOCK)
         .client_disconnect_timeout(house.config.close_timeout)
         .h1_allow_half_closed(false)
         .upgrade(fn_service(move |(request, framed): (Request, Framed<TcpStream, h1::Codec>)| {

@@ -176,12 +176,13 @@ async fn an_orderly_restart_of_nsqd_loses_nothing_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_nsqd_loses_at_most_what_was_in_flight() {
-    let mut nsqd = Nsqd::start().await;
+    let mut nsqd = Nsqd::with(&["--sync-timeout=100ms"]).await;
     let bound = 200;
     let settings = [("QUEUE__PUBLISH_TIMEOUT", "20s".into()), ("QUEUE__MAX_IN_FLIGHT", bound.to_string())];
     let mut open = open(&[on(&[&nsqd]), settings.to_vec()].concat()).await;
     let outstanding = publish_during(&mut open, async {
-        sleep(Duration::from_millis(400)).await;
+        nsqd.synced(&[LIVE, "gopusher.live:node-1"]).await;
+        sleep(Duration::from_millis(200)).await;
         nsqd.kill().await;
         nsqd.again().await;
     })

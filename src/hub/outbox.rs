@@ -293,3 +293,6 @@ impl Outbox {
         pushes
     }
 }
+
+#[cfg(test)]
+mod tests;

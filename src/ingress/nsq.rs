@@ -1,18 +1,154 @@
 //! Raw pushes of other NSQ clients: an ingress like HTTP, where a finished job is the answer.
 
-use super::admission::Admission;
-use crate::{config, lifecycle::Tasks, queue::Jobs};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::oneshot;
+
+use super::{
+    admission::{Admission, Source},
+    refusal::{Kind, Refusal},
+};
+use crate::{
+    config,
+    lifecycle::Tasks,
+    queue::{Job, Jobs},
+};
+
+/// The longest wait before a requeued push comes again.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// Takes `raw` until its end: each push admitted, published, then finished; what cannot be is finished, counted and logged.
-pub fn start(_config: &config::Queue, _raw: Jobs, _admission: Admission, _tasks: &Tasks) -> Inlet {
-    todo!()
+pub fn start(config: &config::Queue, raw: Jobs, admission: Admission, tasks: &Tasks) -> Inlet {
+    let (ended, done) = oneshot::channel();
+    let inlet = Taker {
+        admission,
+        max_attempts: config.max_attempts,
+        requeue_delay: config.requeue_delay,
+        // well before the backend would hand it out again
+        touch_every: config.job_timeout / 2,
+        said: std::sync::Mutex::new(None),
+    };
+    let (limit, cancelled) = (config.max_in_flight, tasks.cancelled());
+    tasks.spawn_until_done("raw pushes", async move {
+        tokio::select! {
+            () = inlet.run(raw, limit) => {}
+            // what is in hand is requeued as it is dropped
+            () = cancelled.cancelled() => {}
+        }
+        drop(ended);
+    });
+    Inlet { done }
 }
 
-/// Stub.
-pub struct Inlet;
+/// The running ingress of raw pushes.
+pub struct Inlet {
+    done: oneshot::Receiver<()>,
+}
+
 impl Inlet {
-    /// Stub.
-    pub async fn drained(self, _within: std::time::Duration) {
-        todo!()
+    /// Waits until the jobs' end was reached and each push in hand is published or requeued, `within` at most.
+    pub async fn drained(self, within: Duration) {
+        if tokio::time::timeout(within, self.done).await.is_err() {
+            tracing::warn!("raw pushes were still in hand when the drain's time was over; they come again");
+        }
+    }
+}
+
+struct Taker {
+    admission: Admission,
+    max_attempts: u32,
+    requeue_delay: Duration,
+    touch_every: Duration,
+    /// When a refused push was logged last.
+    said: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Taker {
+    async fn run(&self, mut raw: Jobs, limit: usize) {
+        // polled first in the order in which they came, which is the order in which they are published
+        let mut waiting = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = waiting.next(), if !waiting.is_empty() => {}
+                job = raw.next(), if waiting.len() < limit => match job {
+                    Some(job) => waiting.push(self.take(job)),
+                    None => break,
+                },
+            }
+        }
+        while waiting.next().await.is_some() {}
+    }
+
+    async fn take(&self, job: Job) {
+        if job.attempts > self.max_attempts {
+            self.admission.give_up(Source::Nsq);
+            self.say(&job, "given_up", "it came more often than [queue] max_attempts");
+            return job.finish();
+        }
+        let mut push = pin!(self.admission.push_raw(job.record.clone(), job.origin));
+        let outcome = loop {
+            match tokio::time::timeout(self.touch_every, &mut push).await {
+                Ok(outcome) => break outcome,
+                Err(_) => job.touch(),
+            }
+        };
+        match outcome {
+            Ok(_) => job.finish(),
+            Err(refusal) if passes(&refusal) => {
+                tracing::debug!(attempts = job.attempts, reason = refusal.kind.name(), "a raw push waits");
+                let delay = delay(self.requeue_delay, job.attempts);
+                job.requeue(delay);
+            }
+            Err(refusal) => {
+                self.say(&job, refusal.kind.name(), &refusal.message);
+                job.finish();
+            }
+        }
+    }
+
+    /// At most a line a second: a flood of bad pushes must not become a flood of lines. Never the content.
+    fn say(&self, job: &Job, reason: &str, message: &str) {
+        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = Instant::now();
+        if said.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
+            return;
+        }
+        *said = Some(now);
+        drop(said);
+        let (attempts, bytes) = (job.attempts, job.record.len());
+        tracing::warn!(
+            reason,
+            attempts,
+            bytes,
+            "a raw push was dropped: {message} (more are only counted for a second)"
+        );
+    }
+}
+
+/// Whether another try can go better.
+fn passes(refusal: &Refusal) -> bool {
+    matches!(refusal.kind, Kind::Full | Kind::Unavailable | Kind::TimedOut | Kind::Draining | Kind::Internal)
+}
+
+/// Twice as long with each attempt, so that max_attempts outlasts more than a moment.
+fn delay(first: Duration, attempts: u32) -> Duration {
+    first.saturating_mul(1 << (attempts.saturating_sub(1)).min(16)).min(LONGEST_DELAY.max(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_that_comes_again_waits_longer_each_time_but_not_for_ever() {
+        let second = Duration::from_secs(1);
+        let delays: Vec<_> = [1, 2, 3, 7, 70_000].into_iter().map(|n| delay(second, n).as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 60, 60]);
+        assert_eq!(delay(Duration::from_secs(90), 5), Duration::from_secs(90));
     }
 }

@@ -1,1 +1,174 @@
 //! Why a push or query is refused, and how each protocol says it: docs/errors.md is the table.
+
+use std::{borrow::Cow, fmt};
+
+use tonic::Code;
+
+use crate::queue::PublishError;
+
+/// Every kind of refusal; docs/errors.md says what causes each and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // `name` is the word that the table explains
+pub enum Kind {
+    BadJson,
+    NotUtf8,
+    BadField,
+    UnknownField,
+    NotBuilt,
+    NoKey,
+    ForeignOrigin,
+    NoSuchRoute,
+    WrongMethod,
+    TooSlow,
+    BodyTooLarge,
+    PushTooLarge,
+    WrongType,
+    Full,
+    Internal,
+    Unavailable,
+    TimedOut,
+    Draining,
+}
+
+impl Kind {
+    /// All of them, for the table's test.
+    pub const ALL: [Self; 18] = [
+        Self::BadJson,
+        Self::NotUtf8,
+        Self::BadField,
+        Self::UnknownField,
+        Self::NotBuilt,
+        Self::NoKey,
+        Self::ForeignOrigin,
+        Self::NoSuchRoute,
+        Self::WrongMethod,
+        Self::TooSlow,
+        Self::BodyTooLarge,
+        Self::PushTooLarge,
+        Self::WrongType,
+        Self::Full,
+        Self::Internal,
+        Self::Unavailable,
+        Self::TimedOut,
+        Self::Draining,
+    ];
+
+    /// Its word: the row of the table and the outcome under which it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadJson => "bad_json",
+            Self::NotUtf8 => "not_utf8",
+            Self::BadField => "bad_field",
+            Self::UnknownField => "unknown_field",
+            Self::NotBuilt => "not_built",
+            Self::NoKey => "no_key",
+            Self::ForeignOrigin => "foreign_origin",
+            Self::NoSuchRoute => "no_such_route",
+            Self::WrongMethod => "wrong_method",
+            Self::TooSlow => "too_slow",
+            Self::BodyTooLarge => "body_too_large",
+            Self::PushTooLarge => "push_too_large",
+            Self::WrongType => "wrong_type",
+            Self::Full => "full",
+            Self::Internal => "internal",
+            Self::Unavailable => "unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// The HTTP status, which is also `code` in the body (and in each reply of a batch).
+    pub fn http(self) -> u16 {
+        match self {
+            Self::BadJson | Self::NotUtf8 | Self::BadField | Self::UnknownField | Self::NotBuilt => 400,
+            Self::NoKey => 401,
+            Self::ForeignOrigin => 403,
+            Self::NoSuchRoute => 404,
+            Self::WrongMethod => 405,
+            Self::TooSlow => 408,
+            Self::BodyTooLarge | Self::PushTooLarge => 413,
+            Self::WrongType => 415,
+            Self::Full => 429,
+            Self::Internal => 500,
+            Self::Unavailable | Self::TimedOut | Self::Draining => 503,
+        }
+    }
+
+    /// The gRPC status; `None` where gRPC itself answers, or cannot meet it.
+    pub fn grpc(self) -> Option<Code> {
+        Some(match self {
+            Self::BadField | Self::PushTooLarge => Code::InvalidArgument,
+            Self::NotBuilt => Code::Unimplemented,
+            Self::NoKey => Code::Unauthenticated,
+            // what tonic itself says of an unknown call, and of a message above its bound
+            Self::NoSuchRoute => Code::Unimplemented,
+            Self::BodyTooLarge => Code::OutOfRange,
+            Self::NotUtf8 | Self::Internal => Code::Internal,
+            Self::Full => Code::ResourceExhausted,
+            Self::Unavailable | Self::TimedOut | Self::Draining => Code::Unavailable,
+            Self::BadJson
+            | Self::UnknownField
+            | Self::ForeignOrigin
+            | Self::WrongMethod
+            | Self::TooSlow
+            | Self::WrongType => return None,
+        })
+    }
+
+    /// Seconds after which another try makes sense (`Retry-After`).
+    pub fn retry_after(self) -> Option<u32> {
+        match self {
+            Self::Full | Self::Unavailable | Self::TimedOut | Self::Draining => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// A refusal: its kind, and a text that names what was wrong and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The row of the table.
+    pub kind: Kind,
+    /// For the caller; never a content.
+    pub message: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal with its text.
+    pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// A field that is not as it must be.
+    pub fn field(field: &str, problem: impl fmt::Display) -> Self {
+        Self::new(Kind::BadField, format!("`{field}` {problem}"))
+    }
+
+    /// An option that the design has and this version has not.
+    pub fn not_built(option: &str) -> Self {
+        Self::new(Kind::NotBuilt, format!("`{option}` is not supported yet; leave it out"))
+    }
+}
+
+impl From<PublishError> for Refusal {
+    fn from(error: PublishError) -> Self {
+        let kind = match error {
+            PublishError::Full(_) => Kind::Full,
+            PublishError::TooLarge { .. } => Kind::PushTooLarge,
+            PublishError::Unavailable(_) => Kind::Unavailable,
+            PublishError::TimedOut => Kind::TimedOut,
+        };
+        let advice = match kind {
+            Kind::PushTooLarge => "; send a shorter content to fewer cards",
+            Kind::Full => "; try again later",
+            _ => "; it may still arrive: try again later",
+        };
+        Self::new(kind, format!("{error}{advice}"))
+    }
+}
+
+impl From<Refusal> for tonic::Status {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.kind.grpc().unwrap_or(Code::InvalidArgument), refusal.message)
+    }
+}

@@ -1,6 +1,6 @@
 //! A gateway's hot half (dispatch, hub, socket) without a queue, and a raw client for it.
 
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code, unreachable_pub)] // each test file uses a part
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -148,19 +148,19 @@ impl Raw {
     }
 
     /// Sends `request` and reads the head of the answer.
-    pub async fn request(address: SocketAddr, request: &str) -> Self {
-        Self::request_on(TcpStream::connect(address).await.unwrap(), request).await
+    pub async fn request(address: SocketAddr, request: impl AsRef<[u8]>) -> Self {
+        Self::request_on(TcpStream::connect(address).await.unwrap(), request.as_ref()).await
     }
 
     /// As [`Raw::connect`], with a kernel buffer for what it receives that is as small as can be.
     pub async fn connect_narrow(address: SocketAddr, headers: &str) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        Self::request_on(socket.connect(address).await.unwrap(), &handshake("/ws", headers)).await
+        Self::request_on(socket.connect(address).await.unwrap(), handshake("/ws", headers).as_bytes()).await
     }
 
-    async fn request_on(mut stream: TcpStream, request: &str) -> Self {
-        stream.write_all(request.as_bytes()).await.unwrap();
+    async fn request_on(mut stream: TcpStream, request: &[u8]) -> Self {
+        stream.write_all(request).await.unwrap();
         let mut raw = Self { stream, buffer: BytesMut::new(), head: String::new() };
         loop {
             if let Some(end) = raw.buffer.windows(4).position(|four| four == b"\r\n\r\n") {

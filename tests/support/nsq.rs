@@ -102,7 +102,7 @@ impl Drop for Server {
 /// A running nsqd; killed when dropped.
 pub struct Nsqd {
     server: Server,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Nsqd {
@@ -129,7 +129,7 @@ impl Nsqd {
             args.extend(more.iter().map(|&arg| arg.to_owned()));
             args
         };
-        Self { server: Server::start("nsqd", args).await, _dir: dir }
+        Self { server: Server::start("nsqd", args).await, dir }
     }
 
     pub fn tcp(&self) -> String {
@@ -153,6 +153,18 @@ impl Nsqd {
     /// Starts it again on the same ports and folder.
     pub async fn again(&mut self) {
         self.server.again().await;
+    }
+
+    /// Waits until it has written down where its queues on disk begin and end, as it does every `--sync-timeout` (2 s): an
+    /// nsqd that is killed before forgets all that they hold, and writes over it.
+    pub async fn synced(&self, queues: &[&str]) {
+        let started = Instant::now();
+        for queue in queues {
+            while !self.dir.path().join(format!("{queue}.diskqueue.meta.dat")).exists() {
+                assert!(started.elapsed() < PATIENCE, "nsqd does not sync {queue}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
     }
 
     /// Publishes as another NSQ client does.

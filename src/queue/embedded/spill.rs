@@ -18,6 +18,9 @@ pub(super) struct Spill {
     empty: bool,
 }
 
+/// The first sequence number of a row, and the row.
+pub(super) type Found = (u64, Vec<u8>);
+
 /// FNV-1a: tells a torn entry from a whole one, nothing more.
 fn checksum(first: u64, value: &[u8]) -> u64 {
     let bytes = first.to_le_bytes().into_iter().chain(value.iter().copied());
@@ -35,7 +38,7 @@ fn entry(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
 
 impl Spill {
     /// Opens it, with the rows in it that the log has not: those that end after `next`.
-    pub(super) fn open(path: &Path, next: u64) -> io::Result<(Self, Vec<(u64, Vec<u8>)>)> {
+    pub(super) fn open(path: &Path, next: u64) -> io::Result<(Self, Vec<Found>)> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;

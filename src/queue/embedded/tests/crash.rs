@@ -47,11 +47,12 @@ async fn child(dir: &Path) {
             }
         });
     }
+    let mut kept = Vec::new();
     loop {
         let job = log.next().await;
         match fastrand::u8(0..4) {
             0 => job.requeue(Duration::from_millis(fastrand::u64(0..50))),
-            1 => std::mem::forget(job),
+            1 => kept.push(job),
             _ => {
                 tell("finishing", &id(&text(&job)));
                 job.finish();

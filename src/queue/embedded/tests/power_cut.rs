@@ -101,11 +101,12 @@ async fn cut_again_and_again(sync: config::Sync, rounds: u32, seed: u64, syncs_n
         let consuming = tokio::spawn({
             let (ledger, mut random, mut jobs) = (ledger.clone(), random.fork(), log.jobs);
             async move {
+                let mut kept = Vec::new();
                 while let Some(job) = jobs.next().await {
                     match random.u8(0..3) {
                         0 => job.requeue(Duration::from_millis(random.u64(0..20))),
                         // kept until the power is off: handed out, not finished
-                        1 => std::mem::forget(job),
+                        1 => kept.push(job),
                         _ => {
                             ledger.lock().unwrap().finished.insert(parse(&text(&job)));
                             job.finish();
@@ -163,8 +164,8 @@ async fn a_push_that_kills_the_process_each_time_comes_with_more_attempts_each_t
         // that of the process that published it may be uncounted
         assert!((round..=round + 1).contains(&job.attempts), "{} attempts in round {round}", job.attempts);
         disk.cut_power(&mut random);
-        std::mem::forget(job);
         log.close().await;
+        drop(job);
     }
 }
 

@@ -1,0 +1,75 @@
+//! The query string of gopusher's GET routes: one parameter, checked.
+
+use bytestring::ByteString;
+
+use crate::{
+    ingress::refusal::{Kind, Refusal},
+    push::Name,
+};
+
+const CARD: &str = "cardID";
+
+/// `cardID`, the only parameter.
+pub(super) fn card(query: &str, name: Name) -> Result<ByteString, Refusal> {
+    let mut card = None;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let key = decode(key)?;
+        if key != CARD {
+            let key: String = key.chars().take(64).collect();
+            return Err(Refusal::new(Kind::UnknownField, format!("`{key}` is no parameter; use {CARD}")));
+        }
+        if card.replace(decode(value)?).is_some() {
+            return Err(Refusal::field(CARD, "is given twice"));
+        }
+    }
+    let card = ByteString::from(card.ok_or_else(|| Refusal::field(CARD, "is missing"))?);
+    name.check(&card).map_err(|error| Refusal::field(CARD, error))?;
+    Ok(card)
+}
+
+/// Takes `+` and `%XX` out.
+fn decode(text: &str) -> Result<String, Refusal> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+                match (digit(rest.next()), digit(rest.next())) {
+                    (Some(high), Some(low)) => (high * 16 + low) as u8,
+                    _ => return Err(Refusal::new(Kind::BadField, "the query has a `%` without two hex digits")),
+                }
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| Refusal::new(Kind::NotUtf8, "the query is not UTF-8"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_names_one_card() {
+        let name = Name { max: 16 };
+        assert_eq!(card("cardID=ma+y%C3%BC%26", name).unwrap(), "ma yü&");
+        for (query, kind, message) in [
+            ("", Kind::BadField, "`cardID` is missing"),
+            ("cardID=", Kind::BadField, "`cardID` is empty"),
+            ("cardID=a&cardID=b", Kind::BadField, "`cardID` is given twice"),
+            ("card=a", Kind::UnknownField, "`card` is no parameter"),
+            ("cardID=12345678901234567", Kind::BadField, "`cardID` has 17 bytes"),
+            ("cardID=%0", Kind::BadField, "the query has a `%`"),
+            ("cardID=%zz", Kind::BadField, "the query has a `%`"),
+            ("cardID=%ff", Kind::NotUtf8, "the query is not UTF-8"),
+        ] {
+            let refusal = card(query, name).unwrap_err();
+            assert_eq!(refusal.kind, kind, "{query}");
+            assert!(refusal.message.starts_with(message), "{query}: {}", refusal.message);
+        }
+    }
+}

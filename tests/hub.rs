@@ -1,0 +1,245 @@
+//! A shard against a plain map, under random joins, leaves, pushes and sockets that take as many bytes as they please.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    io,
+    rc::Rc,
+    sync::Arc,
+};
+
+use oxipush::{
+    config,
+    hub::{Cards, Hub, Member, Parcel, Post, Shard, Sink},
+    push::{Push, PushId, Target},
+    telemetry::Metrics,
+    wire::dialect::Dialect,
+};
+use proptest::prelude::*;
+use tokio::sync::mpsc;
+
+/// Takes as many bytes as it has room for.
+#[derive(Default)]
+struct Pipe {
+    room: Cell<usize>,
+    bytes: RefCell<Vec<u8>>,
+}
+
+impl Sink for Pipe {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.room.get());
+        if taken == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.room.set(self.room.get() - taken);
+        self.bytes.borrow_mut().extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Open(bool),
+    Close(usize),
+    Join(usize, u8, u8),
+    Leave(usize),
+    Push(Vec<u8>, Option<u8>, usize),
+    Write(usize),
+    Room(usize, usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = 0..16_usize;
+    prop_oneof![
+        2 => any::<bool>().prop_map(Step::Open),
+        1 => who.clone().prop_map(Step::Close),
+        4 => (who.clone(), 0..4_u8, 0..3_u8).prop_map(|(who, card, app)| Step::Join(who, card, app)),
+        1 => who.clone().prop_map(Step::Leave),
+        6 => (proptest::collection::btree_set(0..5_u8, 1..4), proptest::option::of(0..3_u8), 1..300_usize)
+            .prop_map(|(cards, app, size)| Step::Push(cards.into_iter().collect(), app, size)),
+        3 => (1..8_usize).prop_map(Step::Write),
+        4 => (who, 0..600_usize).prop_map(|(who, room)| Step::Room(who, room)),
+    ]
+}
+
+/// What the model knows of a connection.
+struct Known {
+    member: Rc<Member<Pipe>>,
+    place: Option<(u8, u8)>,
+    expected: Vec<u8>,
+}
+
+fn hub(max_bytes: usize) -> (Hub, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::new());
+    let limits = config::Hub { inbox: 16, writes_per_turn: 4 };
+    let outbox =
+        config::Outbox { max_bytes, policy: config::Policy::Disconnect, write_delay: std::time::Duration::ZERO };
+    (Hub::new(&limits, &outbox, 1, &metrics), metrics)
+}
+
+fn parcel(
+    cards: &[u8],
+    app: Option<u8>,
+    size: usize,
+    outcomes: &mpsc::UnboundedSender<oxipush::hub::Outcome>,
+) -> Parcel {
+    let target = Target {
+        cards: cards.iter().map(|card| format!("card-{card}").into()).collect(),
+        app: app.filter(|app| *app > 0).map(|app| format!("app-{app}").into()),
+    };
+    let content = format!("{size}").repeat(size).into();
+    let push = Push { id: PushId::generate(), from: "".into(), target, content, collapse_key: None };
+    Parcel::new(Post::new(push, 7, outcomes.clone()), Cards::All)
+}
+
+fn run(steps: Vec<Step>) {
+    let (hub, metrics) = hub(1 << 30);
+    let (shard, _inbox) = hub.seat().unwrap().open::<Pipe>();
+    let (outcomes, mut told) = mpsc::unbounded_channel();
+    let mut known: VecDeque<Known> = VecDeque::new();
+    for step in steps {
+        match step {
+            Step::Open(v1) => {
+                let dialect = if v1 { Dialect::OxipushV1 } else { Dialect::Gopusher };
+                let member = shard.open(Pipe::default(), dialect);
+                known.push_back(Known { member, place: None, expected: Vec::new() });
+            }
+            Step::Close(who) if who < known.len() => {
+                let gone = known.remove(who).unwrap();
+                check_prefix(&gone);
+                shard.close(&gone.member);
+            }
+            Step::Join(who, card, app) if who < known.len() => {
+                shard.join(&known[who].member, &format!("card-{card}"), &app_name(app));
+                known[who].place = Some((card, app));
+            }
+            Step::Leave(who) if who < known.len() => {
+                assert_eq!(shard.leave(&known[who].member), known[who].place.take().is_some());
+            }
+            Step::Push(cards, app, size) => {
+                let parcel = parcel(&cards, app, size, &outcomes);
+                let post = Arc::clone(parcel.post());
+                for one in &mut known {
+                    let Some((card, own)) = one.place else { continue };
+                    if cards.contains(&card) && app.is_none_or(|app| app == 0 || app == own) {
+                        one.expected.extend_from_slice(post.frame(one.member.dialect()).bytes());
+                    }
+                }
+                shard.take(parcel);
+                assert!(told.try_recv().is_err(), "told while a part was held");
+                drop(post);
+                assert!(told.try_recv().unwrap().offered);
+            }
+            Step::Write(writes) => {
+                shard.write(writes);
+            }
+            Step::Room(who, room) if who < known.len() => {
+                let pipe = &known[who].member.sink;
+                pipe.room.set(pipe.room.get() + room);
+                // as its task does when the socket is writable
+                shard.flush(&known[who].member);
+            }
+            _ => {}
+        }
+        agree(&hub, &known);
+    }
+    // at last all sockets are read
+    for one in &known {
+        one.member.sink.room.set(usize::MAX / 2);
+        shard.flush(&one.member);
+        assert!(one.member.is_drained() && one.member.waiting() == 0);
+        assert!(*one.member.sink.bytes.borrow() == one.expected, "a connection got something else");
+    }
+    while shard.write(8) {}
+    for one in known {
+        shard.close(&one.member);
+    }
+    assert_eq!((hub.census().connections, hub.census().groups), (0, 0));
+    assert_eq!((metrics.connections.get(), metrics.groups.get()), (0, 0));
+}
+
+fn app_name(app: u8) -> String {
+    if app == 0 { String::new() } else { format!("app-{app}") }
+}
+
+fn check_prefix(one: &Known) {
+    assert!(one.expected.starts_with(&one.member.sink.bytes.borrow()), "a connection got something else");
+}
+
+/// Hub and model know the same.
+fn agree(hub: &Hub, known: &VecDeque<Known>) {
+    let mut groups: BTreeMap<u8, usize> = BTreeMap::new();
+    for (card, _) in known.iter().filter_map(|one| one.place) {
+        *groups.entry(card).or_default() += 1;
+    }
+    for card in 0..5 {
+        let name = format!("card-{card}");
+        let expected = groups.get(&card).copied().unwrap_or(0);
+        assert_eq!(hub.connections(&name), expected);
+        assert_eq!(hub.shards(&name), u64::from(expected > 0));
+    }
+    assert_eq!((hub.census().connections, hub.census().groups), (known.len(), groups.len()));
+    known.iter().for_each(check_prefix);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_shard_delivers_what_a_plain_map_would(steps in proptest::collection::vec(step(), 1..120)) {
+        run(steps);
+    }
+}
+
+#[test]
+fn a_part_that_is_lost_makes_the_whole_push_come_again() {
+    let (outcomes, mut told) = mpsc::unbounded_channel();
+    let whole = parcel(&[1, 2], None, 3, &outcomes);
+    let part = Parcel::new(Arc::clone(whole.post()), Cards::Some(vec![1]));
+    whole.done();
+    assert!(told.try_recv().is_err());
+    drop(part);
+    assert!(!told.try_recv().unwrap().offered);
+}
+
+#[test]
+fn an_outbox_that_is_full_ends_its_connection_and_forgets_what_waited() {
+    let (hub, metrics) = hub(1000);
+    let (shard, _inbox): (Rc<Shard<Pipe>>, _) = hub.seat().unwrap().open();
+    let (outcomes, _told) = mpsc::unbounded_channel();
+    let member = shard.open(Pipe::default(), Dialect::Gopusher);
+    shard.join(&member, "card-1", "");
+    member.sink.room.set(10);
+    let mut most = 0;
+    for _ in 0..100 {
+        shard.take(parcel(&[1], None, 50, &outcomes));
+        most = most.max(member.waiting());
+        shard.write(1);
+    }
+    assert!(member.is_ending() && most <= 1000, "{most}");
+    assert_eq!(member.label(), "3001");
+    // a rest of the frame that was begun, then the close frame
+    member.sink.room.set(100_000);
+    shard.flush(&member);
+    let bytes = member.sink.bytes.borrow();
+    let first = usize::from(bytes[1]) + 2;
+    assert_eq!((bytes[0], bytes[first] & 0xF), (0x81, 8), "{bytes:?}");
+    shard.publish();
+    assert!(metrics.text().contains(r#"oxipush_offers_total{outcome="slow"} 1"#));
+}
+
+#[test]
+fn a_burst_that_nobody_had_time_to_write_evicts_nobody() {
+    let (hub, _metrics) = hub(1000);
+    let (shard, _inbox): (Rc<Shard<Pipe>>, _) = hub.seat().unwrap().open();
+    let (outcomes, _told) = mpsc::unbounded_channel();
+    let member = shard.open(Pipe::default(), Dialect::Gopusher);
+    shard.join(&member, "card-1", "");
+    member.sink.room.set(usize::MAX / 2);
+    for _ in 0..100 {
+        shard.take(parcel(&[1], None, 50, &outcomes));
+    }
+    assert!(!member.is_ending());
+}
