@@ -6,10 +6,7 @@ use std::{error::Error, io, time::Duration};
 
 use actix_http::ws::hash_key;
 use bytes::{Buf, BytesMut};
-use oxipush::wire::{
-    close::{Close, Ending},
-    frame::{Frame, Message, Reader},
-};
+use oxipush::wire::frame::{Frame, Message, Reader};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -46,14 +43,14 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
             Ok(Some(Message::Binary(bytes))) => Frame::binary(&bytes),
             Ok(Some(Message::Ping(payload))) => Frame::pong(&payload),
             Ok(Some(Message::Pong(_))) => continue,
-            Ok(Some(Message::Close(..))) => return end(stream, Close::Normal.into()).await,
+            Ok(Some(Message::Close(code, _))) => return end(stream, Frame::close_answer(code)).await,
             Ok(None) => {
                 if stream.read_buf(&mut buffer).await? == 0 {
                     return Ok(());
                 }
                 continue;
             }
-            Err(ending) => return end(stream, ending).await,
+            Err(ending) => return end(stream, Frame::close(&ending)).await,
         };
         stream.write_all(answer.bytes()).await?;
     }
@@ -86,8 +83,8 @@ async fn handshake(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<
 }
 
 /// Sends the close frame and waits for the peer to end: a reset would take the frame away from it.
-async fn end(mut stream: TcpStream, ending: Ending) -> io::Result<()> {
-    stream.write_all(Frame::close(&ending).bytes()).await?;
+async fn end(mut stream: TcpStream, close: Frame) -> io::Result<()> {
+    stream.write_all(close.bytes()).await?;
     stream.shutdown().await?;
     let mut rest = vec![0; 4096];
     let drained = async {

@@ -624,7 +624,7 @@ fn traffic(node: &Node, folder: &TempDir, content: &str) {
 #[test]
 fn contents_are_never_logged() {
     let folder = folder();
-    let node = Node::start(&folder, &[("RUST_LOG", "info,oxipush=trace")]);
+    let node = Node::start(&folder, &[("RUST_LOG", "trace")]);
     let content = "c0ntent-that-must-not-be-logged";
     traffic(&node, &folder, content);
     let log = node.stop();

@@ -55,6 +55,7 @@ async fn oxipush_v1_is_chosen_by_subprotocol_and_its_pushes_carry_their_id() {
     assert_eq!((&got["event"], &got["data"]["content"]), (&"push".into(), &"hi".into()));
     assert_eq!(got["data"]["id"], push.id.to_string());
     socket.send(say(r#"{"event":"leave"}"#)).await.unwrap();
+    assert!(text(&mut socket).await.contains(r#""event":"left""#));
     until("the leave", || rig.hub.connections("ada") == 0).await;
     socket.send(say(r#"{"event":"leave"}"#)).await.unwrap();
     assert!(text(&mut socket).await.contains(r#""not_joined""#));
@@ -187,7 +188,7 @@ async fn a_job_that_cannot_be_delivered_ever_is_dropped_and_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_hold_waits_for_clients_to_rejoin() {
-    let rig = start_held(&[], Some(Duration::from_secs(3)));
+    let rig = start_held(&[], Some(Duration::from_secs(6)));
     rig.push(&["ada"], "kept").await;
     rig.push(&["ada"], "and this").await;
     let mut raw = rig.joined("ada").await;

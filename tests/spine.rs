@@ -101,7 +101,7 @@ async fn a_raw_push_of_another_nsq_client_is_delivered() {
     nsqd.publish("gopusher", push.encode_to_vec()).await;
     assert_eq!(tab.content().await, "hi");
     nsqd.publish("gopusher", b"rubbish".to_vec()).await;
-    node.metric_reaches("oxipush_pushes_total", &[("source", "nsq"), ("outcome", "refused")], 1.0).await;
+    node.metric_reaches("oxipush_pushes_total", &[("source", "nsq"), ("outcome", "bad_field")], 1.0).await;
     node.stop().await;
 }
 

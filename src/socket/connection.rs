@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use bytestring::ByteString;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -189,10 +189,12 @@ impl Connection {
     }
 
     fn leave(&mut self, dialect: Dialect) {
-        // gopusher knows no leave and has no errors
-        if !self.worker.shard.leave(&self.member) && dialect != Dialect::Gopusher {
+        if !self.worker.shard.leave(&self.member) {
             let message = Cow::Borrowed("leave needs a join before it");
-            self.correct(dialect, &Mistake { code: "not_joined", message });
+            return self.correct(dialect, &Mistake { code: "not_joined", message });
+        }
+        if let Some(frame) = dialect.left() {
+            self.answer(frame);
         }
     }
 
@@ -215,11 +217,7 @@ impl Connection {
     /// Answers the peer's close with its own code, unless it answers ours.
     fn echo(&mut self, code: Option<u16>) {
         (self.deaf, self.heard_close) = (true, true);
-        let frame = match code {
-            Some(code) => Bytes::copy_from_slice(&[0x88, 2, (code >> 8) as u8, code as u8]),
-            None => Bytes::from_static(&[0x88, 0]),
-        };
-        self.worker.shard.end_with(&self.member, Frame::from_encoded(frame), peers_label(code));
+        self.worker.shard.end_with(&self.member, Frame::close_answer(code), peers_label(code));
     }
 
     /// Writes what waits; `true`: the peer is gone.
@@ -287,8 +285,8 @@ impl Future for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.worker.house.metrics.closes.get_or_create(&[("code", self.member.label())]).inc();
         self.worker.shard.close(&self.member);
+        self.worker.house.metrics.closes.get_or_create(&[("code", self.member.label())]).inc();
     }
 }
 

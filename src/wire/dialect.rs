@@ -45,10 +45,15 @@ pub enum Command {
 /// An error that a dialect tells its client: docs/errors.md is the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// A word for programs: `bad_json`, `unknown_event`, `bad_name`, `not_joined`, `unsupported`.
+    /// A word for programs, one of [`Mistake::CODES`].
     pub code: &'static str,
     /// What was wrong and what to do.
     pub message: Cow<'static, str>,
+}
+
+impl Mistake {
+    /// Every `code` that a client may see.
+    pub const CODES: [&str; 5] = ["bad_json", "unknown_event", "bad_name", "not_joined", "unsupported"];
 }
 
 impl Dialect {

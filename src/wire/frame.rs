@@ -44,6 +44,14 @@ impl Frame {
         Self::encode(0x8, &payload)
     }
 
+    /// The answer to a peer's close frame: its own code, if it had one.
+    pub fn close_answer(code: Option<u16>) -> Self {
+        match code {
+            Some(code) => Self::encode(0x8, &code.to_be_bytes()),
+            None => Self::encode(0x8, &[]),
+        }
+    }
+
     /// The bytes for the socket.
     pub fn bytes(&self) -> &Bytes {
         &self.0

@@ -293,3 +293,84 @@ impl Certificates {
         }
     }
 }
+
+/// docker-compose.yml as processes, through scripts/cluster.
+pub struct Topology {
+    child: Child,
+    stdin: Option<std::process::ChildStdin>,
+    answers: std::sync::Mutex<std::io::BufReader<std::process::ChildStdout>>,
+    pub first: serde_json::Value,
+}
+
+impl Topology {
+    pub fn start(arguments: &[&str]) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut child = Command::new("python3")
+            .arg(root.join("scripts/cluster"))
+            .args(["control", "--binary", env!("CARGO_BIN_EXE_oxipush")])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take();
+        let answers = std::sync::Mutex::new(std::io::BufReader::new(child.stdout.take().unwrap()));
+        let mut topology = Self { child, stdin, answers, first: serde_json::Value::Null };
+        topology.first = topology.answer("the start");
+        topology
+    }
+
+    fn answer(&self, to: &str) -> serde_json::Value {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut *self.answers.lock().unwrap(), &mut line).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&line)
+            .unwrap_or_else(|_| panic!("scripts/cluster ended at {to}; its errors are above"));
+        assert_eq!(answer["ok"], true, "{to}: {}", answer["error"].as_str().unwrap_or_default());
+        answer
+    }
+
+    /// One command of `scripts/cluster control`.
+    #[allow(clippy::disallowed_methods)] // a test's own thread may stall
+    pub async fn tell(&mut self, command: &str) -> serde_json::Value {
+        let stdin = self.stdin.as_mut().unwrap();
+        std::io::Write::write_all(stdin, format!("{command}\n").as_bytes()).unwrap();
+        tokio::task::block_in_place(|| self.answer(command))
+    }
+
+    /// The address of a service.
+    pub fn at(&self, service: &str) -> String {
+        self.first["services"][service]["address"].as_str().unwrap().to_owned()
+    }
+
+    /// What a service has logged.
+    pub fn log(&self, service: &str) -> String {
+        let folder = self.first["folder"].as_str().unwrap();
+        std::fs::read_to_string(format!("{folder}/logs/{service}.log")).unwrap_or_default()
+    }
+
+    pub fn etcdctl(&self, arguments: &[&str]) -> Result<String, String> {
+        let url = format!("http://{}:2379", self.at("etcd"));
+        let mut command = Command::new(tool("etcdctl"));
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &url, "--command-timeout=5s"]).args(arguments);
+        let output = command.output().unwrap();
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let services = self.first["services"].as_object().cloned().unwrap_or_default();
+            for name in services.keys() {
+                let log = self.log(name);
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!("--- {name}\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+            }
+        }
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}

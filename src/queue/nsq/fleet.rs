@@ -85,8 +85,16 @@ async fn follow(setup: Setup, life: Life) {
     closing.cancelled().await;
 }
 
-/// The nsqds that have the topic, and whether every nsqlookupd answered.
-async fn ask(setup: &Setup, none_yet: bool) -> Result<(BTreeMap<String, Daemon>, bool), String> {
+/// What the nsqlookupds know.
+struct Found {
+    /// The nsqds that have the topic, by TCP address.
+    daemons: BTreeMap<String, Daemon>,
+    /// Whether every nsqlookupd answered.
+    by_all: bool,
+}
+
+/// Asks them all; one answer is enough.
+async fn ask(setup: &Setup, none_yet: bool) -> Result<Found, String> {
     let (base, config) = (&setup.base, &setup.base.config);
     if none_yet {
         // nsqlookupd learns of a topic from an nsqd that has it
@@ -105,22 +113,17 @@ async fn ask(setup: &Setup, none_yet: bool) -> Result<(BTreeMap<String, Daemon>,
     if found.is_empty() {
         return Err(format!("no nsqlookupd answers: {}; start one or correct [queue] lookupd", faults.join("; ")));
     }
-    let daemons = found.into_iter().flatten().flatten();
-    Ok((daemons.map(|daemon| (daemon.tcp.clone(), daemon)).collect(), faults.is_empty()))
+    let daemons = found.into_iter().flatten().flatten().map(|daemon| (daemon.tcp.clone(), daemon)).collect();
+    Ok(Found { daemons, by_all: faults.is_empty() })
 }
 
-fn keep(
-    setup: &Setup,
-    life: &Life,
-    links: &mut BTreeMap<String, Running>,
-    found: Result<(BTreeMap<String, Daemon>, bool), String>,
-) {
+fn keep(setup: &Setup, life: &Life, links: &mut BTreeMap<String, Running>, found: Result<Found, String>) {
     let mut fault = None;
     match found {
-        Ok((daemons, all_answered)) => {
+        Ok(Found { daemons, by_all }) => {
             let gone: BTreeSet<String> = links
                 .iter()
-                .filter(|(tcp, link)| all_answered && !daemons.contains_key(*tcp) && *link.connected.borrow() == 0)
+                .filter(|(tcp, link)| by_all && !daemons.contains_key(*tcp) && *link.connected.borrow() == 0)
                 .map(|(tcp, _)| tcp.clone())
                 .collect();
             for tcp in gone {

@@ -1,6 +1,7 @@
 //! A message in hand: answered from any thread, as long as its connection lives.
 
 use std::{
+    mem::ManuallyDrop,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -97,23 +98,18 @@ pub(super) fn strategy(delay: Duration) -> NSQRequeueDelay {
 }
 
 /// A consumer that is only dropped by [`Client::end`]: its own drop panics when the runtime is gone before it.
-pub(super) struct Client(pub(super) Option<NSQConsumer>);
+pub(super) struct Client(ManuallyDrop<NSQConsumer>);
 
 impl Client {
+    pub(super) fn new(consumer: NSQConsumer) -> Self {
+        Self(ManuallyDrop::new(consumer))
+    }
+
     pub(super) async fn consume(&mut self) -> Option<NSQEvent> {
-        match &mut self.0 {
-            Some(consumer) => consumer.consume().await,
-            None => None,
-        }
+        self.0.consume().await
     }
 
-    pub(super) fn end(mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        std::mem::forget(self.0.take());
+    pub(super) fn end(self) {
+        drop(ManuallyDrop::into_inner(self.0));
     }
 }

@@ -186,7 +186,7 @@ impl Link {
             .set_max_in_flight(u32::try_from(self.share).unwrap_or(1))
             .set_rebalance_interval(Duration::from_millis(500))
             .set_shared(base.shared().set_client_id(client_id.as_str()));
-        Client(Some(config.build()))
+        Client::new(config.build())
     }
 
     /// One consumer from its start to its end.

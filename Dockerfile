@@ -1,0 +1,40 @@
+# The gateway (the last stage, the default); nginx with confd (--target nginx); etcd (--target etcd).
+
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /src
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --release --locked --package oxipush \
+    && mkdir -p /image/data /image/tmp \
+    && cp target/release/oxipush /image/oxipush \
+    # the libraries that it is linked to, where its loader looks for them
+    && ldd /image/oxipush | grep -o '/[^ ]*' | xargs -I{} cp --parents --dereference {} /image \
+    && chown 65532:65532 /image/data
+
+FROM golang:1.26-alpine AS confd
+WORKDIR /src
+COPY tools/confd .
+RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o /confd github.com/abtreece/confd/cmd/confd
+
+FROM nginx:1.28-alpine AS nginx
+COPY --from=confd /confd /usr/local/bin/confd
+COPY confd /etc/confd
+COPY nginx/nginx.conf /etc/nginx/nginx.conf
+CMD ["/etc/confd/run"]
+
+# Debian's, which the tests run too.
+FROM debian:bookworm-slim AS etcd
+RUN apt-get update && apt-get install -y --no-install-recommends etcd-server etcd-client && rm -rf /var/lib/apt/lists/* \
+    && install -d -o 65532 -g 65532 -m 700 /var/lib/etcd
+ENV ETCDCTL_API=3
+USER 65532:65532
+
+# The binary alone, with the C library it needs; no shell, no root.
+FROM scratch
+COPY --from=build /image /
+USER 65532:65532
+WORKDIR /data
+VOLUME /data
+EXPOSE 8080 8081 9002
+ENTRYPOINT ["/oxipush"]

@@ -1,0 +1,328 @@
+//! nginx as confd renders it from etcd: the services of docker-compose.yml, with nodes that only pretend.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "cluster/support.rs"]
+mod support;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use support::{Topology, until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// Answers each request with its name and the request's head; a silent one closes the connection instead.
+struct Fake {
+    name: &'static str,
+    address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Fake {
+    async fn start(name: &'static str, silent: bool) -> Self {
+        let listener = TcpListener::bind((support::address(), 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = requests.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let count = count.clone();
+                tokio::spawn(async move {
+                    let mut head = vec![0; 8192];
+                    let read = stream.read(&mut head).await.unwrap_or(0);
+                    count.fetch_add(1, Ordering::SeqCst);
+                    if silent {
+                        return;
+                    }
+                    let body = format!("{name}\n{}", String::from_utf8_lossy(&head[..read]));
+                    let answer =
+                        format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        Self { name, address, requests }
+    }
+
+    fn node(&self, phase: &str) -> (String, String) {
+        let (name, address) = (self.name, self.address);
+        let value = format!(
+            r#"{{"id":"{name}","socket":"{address}","http":"{address}","grpc":"{address}","weight":1,"phase":"{phase}"}}"#
+        );
+        (format!("/oxipush/nodes/{name}"), value)
+    }
+}
+
+struct Nginx {
+    topology: Topology,
+    address: String,
+}
+
+impl Nginx {
+    fn start() -> Self {
+        let topology = Topology::start(&["--without", "gateway-1,gateway-2,nsqlookupd,nsqd-1,nsqd-2,nsqadmin"]);
+        let address = topology.at("nginx");
+        Self { topology, address }
+    }
+
+    fn put(&self, (key, value): (String, String)) {
+        self.topology.etcdctl(&["put", &key, &value]).unwrap();
+    }
+
+    fn delete(&self, fake: &Fake) {
+        self.topology.etcdctl(&["del", &fake.node("").0]).unwrap();
+    }
+
+    /// Status and body of a GET to the sockets' server (8080) or the API's (8081).
+    async fn get(&self, port: u16) -> (u16, String) {
+        let request = reqwest::Client::new().get(format!("http://{}:{port}/ws", self.address));
+        let answer = request.header("X-Forwarded-For", "203.0.113.66").send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    async fn serves(&self, port: u16, name: &str) {
+        until(&format!("{name} answers at {port}"), || async {
+            let (status, body) = self.get(port).await;
+            (status == 200 && body.starts_with(&format!("{name}\n"))).then_some(())
+        })
+        .await;
+    }
+
+    async fn empty(&self, port: u16) {
+        until(&format!("503 at {port}"), || async { (self.get(port).await.0 == 503).then_some(()) }).await;
+    }
+
+    fn upstreams(&self) -> String {
+        let folder = self.topology.first["folder"].as_str().unwrap();
+        std::fs::read_to_string(format!("{folder}/volumes/upstreams/upstreams.conf")).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_follows_the_nodes_phases_and_answers_503_without_any() {
+    let nginx = Nginx::start();
+    for port in [8080, 8081] {
+        assert_eq!(nginx.get(port).await.0, 503);
+    }
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}:9002", nginx.address)).unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.connect().await.unwrap());
+    let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+    let status = health.check(request).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (tonic::Code::Unavailable, "no gateway is there"));
+
+    let (first, second) = (Fake::start("first", false).await, Fake::start("second", false).await);
+    nginx.put(first.node("starting"));
+    nginx.put(second.node("serving"));
+    nginx.serves(8080, "second").await;
+    nginx.serves(8081, "second").await;
+    assert_eq!(first.requests.load(Ordering::SeqCst), 0, "a starting node gets nothing");
+    nginx.put(first.node("serving"));
+    nginx.serves(8080, "first").await;
+    nginx.put(second.node("draining"));
+    until("second is down", || async { nginx.upstreams().contains("down; # second drains").then_some(()) }).await;
+    nginx.delete(&second);
+    nginx.put(first.node("draining"));
+    nginx.empty(8080).await;
+    nginx.delete(&first);
+    nginx.empty(8081).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_claim_of_its_address_is_not_passed_on() {
+    let nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    nginx.put(node.node("serving"));
+    for port in [8080, 8081] {
+        nginx.serves(port, "node").await;
+        let (_, head) = nginx.get(port).await;
+        assert!(head.contains("X-Forwarded-For: 127."), "{head}");
+        assert!(!head.contains("203.0.113.66"), "{head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_left_is_not_sent_to_another_node() {
+    let nginx = Nginx::start();
+    let nodes = [Fake::start("first", true).await, Fake::start("second", true).await];
+    for node in &nodes {
+        nginx.put(node.node("serving"));
+    }
+    until("both are there", || async {
+        let text = nginx.upstreams();
+        (text.contains("# first") && text.contains("# second")).then_some(())
+    })
+    .await;
+    let seen = || nodes.iter().map(|node| node.requests.load(Ordering::SeqCst)).sum::<usize>();
+    let answer = until("nginx has reloaded", || async {
+        let before = seen();
+        let url = format!("http://{}:8081/push", nginx.address);
+        let answer = reqwest::Client::new().post(url).body("{}").send().await.unwrap();
+        (seen() > before).then_some((answer.status().as_u16(), seen() - before))
+    })
+    .await;
+    assert_eq!(answer, (502, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_be_connected_to_costs_no_push() {
+    let nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    let dead = Fake { name: "dead", address: SocketAddr::from((support::address(), 9)), requests: Arc::default() };
+    nginx.put(node.node("serving"));
+    nginx.put(dead.node("serving"));
+    until("both are there", || async { nginx.upstreams().contains("# dead").then_some(()) }).await;
+    nginx.serves(8081, "node").await;
+    for _ in 0..20 {
+        let url = format!("http://{}:8081/push", nginx.address);
+        let answer = reqwest::Client::new().post(url).body("{}").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rubbish_in_etcd_leaves_nginx_as_it_was() {
+    let nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    nginx.put(node.node("serving"));
+    nginx.serves(8080, "node").await;
+    let before = nginx.upstreams();
+    // breaks nginx's syntax: confd's check refuses it
+    let rubbish = node.node("serving").1.replace("\"socket\":\"", "\"socket\":\"no such { thing; ");
+    nginx.put(("/oxipush/nodes/rubbish".into(), rubbish));
+    until("confd tells it", || async { nginx.topology.log("nginx").contains("Config check failed").then_some(()) })
+        .await;
+    assert_eq!(nginx.upstreams(), before);
+    nginx.serves(8080, "node").await;
+    // breaks the template
+    nginx.put(("/oxipush/nodes/rubbish".into(), "no JSON".into()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(nginx.upstreams(), before);
+    // and once it is gone, changes arrive again
+    nginx.topology.etcdctl(&["del", "/oxipush/nodes/rubbish"]).unwrap();
+    nginx.put(node.node("draining"));
+    nginx.empty(8080).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_changes_is_a_few_reloads_and_cuts_nobody() {
+    let nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    nginx.put(node.node("serving"));
+    nginx.serves(8080, "node").await;
+    // a client's socket from before the burst
+    let listener = TcpListener::bind((support::address(), 0)).await.unwrap();
+    let upgraded = listener.local_addr().unwrap();
+    let upgrading = Fake { name: "upgrading", address: upgraded, requests: Arc::default() };
+    nginx.put(upgrading.node("serving"));
+    nginx.put(node.node("draining"));
+    let (mut old, mut node_side) = until("the upgrade reaches the node", || async {
+        let request = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let (client, accepted) = tokio::join!(
+            async {
+                let mut stream = TcpStream::connect((nginx.address.parse::<Ipv4Addr>().unwrap(), 8080)).await.unwrap();
+                stream.write_all(request.as_bytes()).await.unwrap();
+                stream
+            },
+            tokio::time::timeout(Duration::from_secs(1), listener.accept())
+        );
+        Some((client, accepted.ok()?.unwrap().0))
+    })
+    .await;
+    let mut head = vec![0; 4096];
+    let read = node_side.read(&mut head).await.unwrap();
+    let text = String::from_utf8_lossy(&head[..read]).to_lowercase();
+    assert!(text.contains("upgrade: websocket") && text.contains("connection: upgrade"), "{text}");
+    let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    node_side.write_all(switching.as_bytes()).await.unwrap();
+    let read = old.read(&mut head).await.unwrap();
+    assert!(head[..read].starts_with(b"HTTP/1.1 101"));
+
+    let reloads = || nginx.topology.log("nginx").matches("reconfiguring").count();
+    let before = reloads();
+    for weight in 1..=20 {
+        let (key, value) = node.node("serving");
+        nginx.put((key, value.replace("\"weight\":1", &format!("\"weight\":{weight}"))));
+    }
+    until("the last one is there", || async { nginx.upstreams().contains("weight=20").then_some(()) }).await;
+    until("nginx has reloaded", || async { (reloads() > before).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(reloads() - before <= 8, "{} reloads", reloads() - before);
+
+    // the connection from before lives, both ways
+    old.write_all(b"hello").await.unwrap();
+    let read = node_side.read(&mut head).await.unwrap();
+    assert_eq!(&head[..read], b"hello");
+    node_side.write_all(b"world").await.unwrap();
+    let read = old.read(&mut head).await.unwrap();
+    assert_eq!(&head[..read], b"world");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_goes_on_without_etcd_and_follows_it_again() {
+    let mut nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    nginx.put(node.node("serving"));
+    nginx.serves(8080, "node").await;
+    nginx.topology.tell("kill etcd").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    nginx.serves(8080, "node").await;
+    nginx.topology.tell("start etcd").await;
+    nginx.put(node.node("draining"));
+    nginx.empty(8080).await;
+}
+
+#[tokio::test]
+async fn the_tls_example_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let address = support::address();
+    support::Certificates::make(folder.path(), address, false);
+    let read = |name: &str| std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let here = |text: String| {
+        text.replace("/etc/nginx/tls/fullchain.pem", at("server.pem").to_str().unwrap())
+            .replace("/etc/nginx/tls/privkey.pem", at("server.key").to_str().unwrap())
+            .replace("/etc/nginx/oxipush/upstreams.conf", at("upstreams.conf").to_str().unwrap())
+            .replace("/run/nginx.pid", at("pid").to_str().unwrap())
+            .replace("127.0.0.1:", &format!("{address}:"))
+            .lines()
+            .map(|line| match line.trim().strip_prefix("listen ") {
+                Some(rest) if rest.starts_with(|c: char| c.is_ascii_digit()) && !rest.starts_with("127") => {
+                    format!("listen {address}:{rest}\n")
+                }
+                _ => format!("{line}\n"),
+            })
+            .collect::<String>()
+    };
+    std::fs::write(at("tls.conf"), here(read("nginx/tls.conf.example"))).unwrap();
+    let upstreams =
+        ["sockets", "http", "grpc"].map(|name| format!("upstream oxipush_{name} {{ server {address}:1; }}\n"));
+    std::fs::write(at("upstreams.conf"), upstreams.concat()).unwrap();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {};\n", at(kind).display()))
+        .concat();
+    let conf = here(read("nginx/nginx.conf")).replacen("http {\n", &format!("http {{\n{temporary}"), 1);
+    let end = conf.rfind('}').unwrap();
+    let conf = format!("{}include {};\n}}\n", &conf[..end], at("tls.conf").display());
+    std::fs::write(at("nginx.conf"), conf).unwrap();
+
+    let mut command = std::process::Command::new(support::tool("nginx"));
+    command.arg("-c").arg(at("nginx.conf")).args(["-g", "daemon off;"]);
+    let mut nginx = support::Process::start(&mut command, at("log"));
+    support::listening((address, 443), &mut nginx).await;
+    let mut openssl = std::process::Command::new(support::tool("openssl"));
+    openssl.args(["s_client", "-brief", "-verify_return_error", "-CAfile"]).arg(at("ca.pem"));
+    openssl.args(["-connect", &format!("{address}:443"), "-verify_ip", &address.to_string()]);
+    let output = openssl.stdin(std::process::Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && text.contains("Verification: OK"), "{text}");
+    nginx.signal("QUIT");
+    nginx.ended().await;
+}
