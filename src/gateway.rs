@@ -88,7 +88,7 @@ impl Gateway {
             grpc: local("grpc", &grpc_listener, config.grpc.listen)?,
         };
         let cluster = Cluster::join(&config, listeners, phases.clone(), &tasks, &metrics).await?;
-        let queue = queue::open(&config.queue, &config.node.id, &tasks, &metrics).await?;
+        let queue = queue::open(&config.queue, &config.node.id, cluster.members.clone(), &tasks, &metrics).await?;
         let state = queue.control.state.clone();
         let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
         let http = bind("http", listeners.http, |_| {

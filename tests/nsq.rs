@@ -59,7 +59,7 @@ async fn open_unready(settings: &[(&str, String)]) -> Open {
     let config = configured(settings);
     let (tasks, deaths) = Tasks::new();
     let metrics = Arc::new(Metrics::new());
-    let queue = queue::open(&config.queue, &config.node.id, &tasks, &metrics).await.unwrap();
+    let queue = queue::open(&config.queue, &config.node.id, tokio::sync::watch::channel(Vec::new()).1, &tasks, &metrics).await.unwrap();
     Open { queue, metrics, tasks, deaths }
 }
 
