@@ -1,0 +1,22 @@
+//! The contract on the embedded log.
+
+use std::time::Duration;
+
+use crate::suite::{Backend, Settings};
+
+pub struct Embedded {
+    dir: tempfile::TempDir,
+}
+
+impl Backend for Embedded {
+    const TIMEOUT: Option<Duration> = None;
+    const LARGEST: usize = 16 << 20;
+
+    async fn start() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn settings(&self) -> Settings {
+        vec![("QUEUE__BACKEND", "embedded".into()), ("DATA__DIR", self.dir.path().to_string_lossy().into_owned())]
+    }
+}
