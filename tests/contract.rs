@@ -4,9 +4,15 @@
 #[macro_use]
 #[path = "contract/suite.rs"]
 mod suite;
+#[path = "contract/embedded.rs"]
+mod embedded;
 #[path = "contract/nsq.rs"]
 mod nsq;
 mod support;
+
+mod on_embedded {
+    contract!(crate::embedded::Embedded);
+}
 
 mod on_nsq {
     contract!(crate::nsq::Nsq);
