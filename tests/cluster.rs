@@ -188,7 +188,7 @@ async fn a_rolling_restart_loses_no_push_that_was_accepted() {
     swarm.all_open(clients()).await;
     let last = swarm.last_joined().saturating_duration_since(restarted);
     let (pushes, refused) = pusher.stop().await;
-    println!("{} accepted, {refused} refused; last client back {last:?} after the last stop", pushes.len());
+    println!("{} accepted, refused: {refused:?}; last client back {last:?} after the last stop", pushes.len());
     assert!(pushes.len() > 100, "{}", pushes.len());
     swarm.complete(&pushes).await;
     swarm.stop().await;
@@ -204,6 +204,7 @@ async fn a_killed_node_is_forgotten_and_its_channel_deleted() {
     cluster.topology.tell("kill gateway-2").await;
     let killed = Instant::now();
     // nginx passes by what it cannot reach, before the lease has ended
+    until("clients come back", || async { (swarm.last_joined() > killed).then_some(()) }).await;
     swarm.all_open(clients()).await;
     println!("all clients back {:?} after the kill", killed.elapsed());
     cluster.spreads_over(&["gateway-1"]).await;
@@ -240,7 +241,7 @@ async fn pushes_go_on_without_etcd_and_without_an_nsqd() {
     // longer than the lease
     tokio::time::sleep(Duration::from_secs(5)).await;
     let (pushes, refused) = pusher.stop().await;
-    assert_eq!(refused, 0);
+    assert!(refused.is_empty(), "{refused:?}");
     swarm.complete(&pushes).await;
     cluster.topology.tell("start etcd").await;
     cluster.details(&first, "registered as gateway-1 (serving)").await;
@@ -253,7 +254,7 @@ async fn pushes_go_on_without_etcd_and_without_an_nsqd() {
     let added = cluster.topology.tell("start nsqd-3 like nsqd-2").await["address"].as_str().unwrap().to_owned();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (mut pushes, refused) = pusher.stop().await;
-    println!("{} accepted, {refused} refused without nsqd-1", pushes.len());
+    println!("{} accepted, refused: {refused:?} without nsqd-1", pushes.len());
     assert!(!pushes.is_empty());
     for number in 0..CARDS {
         pushes.push(cluster.publish_raw(&added, &format!("card-{number}"), &format!("nsqd-3 {number}")).await);

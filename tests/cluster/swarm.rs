@@ -185,10 +185,13 @@ impl Swarm {
     }
 }
 
+/// Answers other than 200, how often each.
+pub type Refused = HashMap<String, usize>;
+
 /// Pushes to the cards in turn until told to stop; what was accepted.
 pub struct Pusher {
     stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<(Vec<Accepted>, usize)>,
+    task: tokio::task::JoinHandle<(Vec<Accepted>, Refused)>,
 }
 
 impl Pusher {
@@ -197,7 +200,7 @@ impl Pusher {
         let url = format!("{http}/push");
         let task = tokio::spawn(async move {
             let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
-            let (mut accepted, mut refused) = (Vec::new(), 0);
+            let (mut accepted, mut refused) = (Vec::new(), Refused::new());
             let run = fastrand::u32(..);
             for number in 0.. {
                 if *stopped.borrow() {
@@ -210,7 +213,11 @@ impl Pusher {
                     Ok(answer) if answer.status() == 200 => {
                         accepted.push(Accepted { card, content, sent, accepted: Instant::now() });
                     }
-                    _ => refused += 1,
+                    Ok(answer) => {
+                        let why = format!("{} {}", answer.status(), answer.text().await.unwrap_or_default());
+                        *refused.entry(why).or_default() += 1;
+                    }
+                    Err(error) => *refused.entry(format!("{error:?}")).or_default() += 1,
                 }
                 tokio::time::sleep(every).await;
             }
@@ -219,8 +226,8 @@ impl Pusher {
         Self { stop, task }
     }
 
-    /// What was accepted, and how many were not.
-    pub async fn stop(self) -> (Vec<Accepted>, usize) {
+    /// What was accepted, and what was not.
+    pub async fn stop(self) -> (Vec<Accepted>, Refused) {
         self.stop.send_replace(true);
         self.task.await.unwrap()
     }
