@@ -160,7 +160,7 @@ impl Admission {
     pub fn ready(&self) -> Result<(), String> {
         match self.0.phases.now() {
             Phase::Starting => return Err("the node is starting".into()),
-            Phase::Draining => return Err("the node is draining".into()),
+            Phase::Leaving | Phase::Draining => return Err("the node is draining".into()),
             Phase::Serving => {}
         }
         match &*self.0.queue.borrow() {

@@ -17,6 +17,7 @@ impl Backend for Embedded {
     }
 
     fn settings(&self) -> Settings {
-        vec![("QUEUE__BACKEND", "embedded".into()), ("DATA__DIR", self.dir.path().to_string_lossy().into_owned())]
+        let dir = self.dir.path().to_str().unwrap().to_owned();
+        vec![("QUEUE__BACKEND", "embedded".into()), ("DATA__DIR", dir)]
     }
 }
