@@ -172,7 +172,7 @@ mod tests {
         let env = [("OXIPUSH__DATA__DIR".to_owned(), dir.path().to_string_lossy().into_owned())];
         let config = config::load(None, env).unwrap();
         let (metrics, (tasks, _deaths), phases) = (Arc::new(Metrics::new()), Tasks::new(), Phases::new());
-        let mut queue = queue::open(&config.queue, &config.node.id, &tasks, &metrics).await.unwrap();
+        let mut queue = queue::embedded::open(&config.queue, &tasks, &metrics).await.unwrap();
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
         let state = queue.control.state.clone();
         let admission = Admission::new(&config, queue.publisher, state, hub, phases.clone(), &metrics);
