@@ -212,7 +212,7 @@ mod tests {
         assert_ne!(published[0].id, published[1].id);
         assert_eq!(published[0].id.millis(), 1_700_000_000_000);
         let count = |outcome| metrics.pushes.get_or_create(&[("source", "nsq"), ("outcome", outcome)]).get();
-        assert_eq!((count("accepted"), count("refused"), count("given_up")), (3, 2, 1));
+        assert_eq!((count("accepted"), count("bad_field"), count("given_up")), (3, 2, 1));
         tasks.stop(Duration::from_secs(10)).await;
     }
 }
