@@ -285,7 +285,7 @@ async fn while_the_queue_is_away_pushes_get_503_and_readiness_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn past_the_bound_of_waiting_publishes_429_comes_at_once() {
     let mut settings = without_nsqd();
-    settings.extend([("QUEUE__PUBLISH_TIMEOUT", "20s".into()), ("QUEUE__MAX_PUBLISHES", "1".into())]);
+    settings.extend([("QUEUE__PUBLISH_TIMEOUT", "10s".into()), ("QUEUE__MAX_PUBLISHES", "1".into())]);
     let node = start_unready(&settings).await;
     // one push holds the only place until its time is over; of two more at least one finds it taken
     let pushes = (0..3).map(|_| ask(&node, Method::POST, "/push", &[], GOOD));
