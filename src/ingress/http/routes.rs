@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +16,7 @@ use actix_web::{
     web,
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -104,7 +105,9 @@ impl Site {
         let _in_hand = InHand::new(&self.in_hand);
         let origin = request.headers().get(header::ORIGIN).cloned();
         let allow = ROUTES.iter().find(|(path, ..)| *path == request.path()).map_or("", |(.., allow)| allow);
-        let mut answer = match self.serve(&request, payload).await {
+        // a bug costs its own request only
+        let served = AssertUnwindSafe(self.serve(&request, payload)).catch_unwind().await;
+        let mut answer = match served.unwrap_or_else(|_| Err(Refusal::internal())) {
             Ok(answer) => answer,
             Err(refusal) => answer::refused(&refusal, allow),
         };
