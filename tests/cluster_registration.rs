@@ -30,7 +30,7 @@ fn config(id: &str, etcd: &str, more: &[(&str, &str)]) -> Config {
         ("NODE__ID", id),
         ("QUEUE__BACKEND", "nsq"),
         ("CLUSTER__ETCD", etcd),
-        ("CLUSTER__LEASE", "2s"),
+        ("CLUSTER__LEASE", "4s"),
         ("CLUSTER__MAX_BACKOFF", "500ms"),
         ("CLUSTER__ALLOW_LOOPBACK", "true"),
     ];
@@ -114,7 +114,7 @@ async fn a_node_registers_follows_its_phases_and_takes_its_key_back() {
     node.phases.enter(Phase::Draining);
     phase(&etcd, "gateway-1", "draining").await;
     // longer than the lease: it is kept alive
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     assert!(key(&etcd, "gateway-1").is_some());
     node.leave().await;
     assert_eq!(key(&etcd, "gateway-1"), None);
@@ -149,7 +149,7 @@ async fn the_key_comes_back_after_an_outage_longer_than_the_lease() {
     etcd.down();
     node.says("not registered: etcd").await;
     assert_eq!(*node.cluster.members.borrow(), ["gateway-1"], "the last known nodes stay");
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
     etcd.up().await;
     node.says("registered as gateway-1 (serving)").await;
     phase(&etcd, "gateway-1", "serving").await;
