@@ -375,6 +375,27 @@ async fn the_channel_of_a_gone_node_is_deleted_once_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_channel_that_is_still_read_is_not_deleted() {
+    let etcd = Etcd::start().await;
+    let nsqd = Nsqd::start(None).await;
+    nsqd.post("/topic/create?topic=gopusher.live").await;
+    nsqd.post("/channel/create?topic=gopusher.live&channel=gateway-2").await;
+    let mut reader = tokio::net::TcpStream::connect(nsqd.tcp()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut reader, b"  V2SUB gopusher.live gateway-2\n").await.unwrap();
+    let (tcp, http) = (nsqd.tcp(), nsqd.http());
+    let more = [("QUEUE__NSQD", tcp.as_str()), ("QUEUE__NSQD_HTTP", &http), ("CLUSTER__CHANNEL_GRACE", "1s")];
+    let survivor = join(&config("gateway-1", &etcd.url(), &more)).await;
+    join(&config("gateway-2", &etcd.url(), &more)).await.leave().await;
+    let roster = || async { etcd.get("/oxipush/nodes-roster/gateway-2") };
+    until("it is marked", || async { roster().await.filter(|entry| !entry.contains("null")) }).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(nsqd.channels("gopusher.live").await, ["gateway-2"]);
+    drop(reader);
+    until("it is deleted", || async { nsqd.channels("gopusher.live").await.is_empty().then_some(()) }).await;
+    survivor.leave().await;
+}
+
+#[tokio::test]
 async fn a_node_that_returns_keeps_its_channel() {
     let etcd = Etcd::start().await;
     let nsqd = Nsqd::start(None).await;
