@@ -56,6 +56,7 @@ async fn every_content_type_that_gopushers_callers_send_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::type_complexity)] // a table
 async fn every_refusal_has_its_status_and_names_what_was_wrong() {
     let node = Node::start(&[("HTTP__MAX_BODY", "128KiB"), ("PUSH__MAX_BATCH", "3"), ("PUSH__MAX_CARDS", "5")]).await;
     let long = format!(r#"{{"to":["a"],"content":"{}"}}"#, "x".repeat(70_000));
