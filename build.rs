@@ -10,5 +10,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptor.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".oxipush").compile_fds(files)?;
+    // gopusher's own definition, for the test that a client generated from it works unchanged
+    println!("cargo:rerun-if-changed=tests/proto");
+    let theirs = protox::compile(["tests/proto/gopusher.proto"], ["tests/proto"])?;
+    let gopusher = out.join("gopusher");
+    fs::create_dir_all(&gopusher)?;
+    tonic_prost_build::configure().build_server(false).out_dir(gopusher).compile_fds(theirs)?;
     Ok(())
 }

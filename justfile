@@ -21,3 +21,32 @@ deny:
 # 500 SIGKILLs at random moments, with a ledger of what was accepted and received (CI: 20)
 crash rounds="500":
     OXIPUSH_CRASH_ROUNDS={{rounds}} cargo test --release --test crash -- --nocapture
+
+# every process of docker-compose.yml on loopback, until Ctrl-C
+cluster:
+    cargo build --release
+    scripts/cluster up
+
+# the tests of several nodes with a release build
+cluster-long:
+    ulimit -n $(ulimit -Hn); OXIPUSH_CLUSTER_CLIENTS=3000 cargo test --release --test cluster -- --nocapture --test-threads=1
+
+# the bars of docs/performance.md on a machine that does nothing else; or only the named rows
+bench *rows:
+    scripts/bench {{rows}}
+
+# criterion's micro-benchmarks, with the budgets that they guard
+micro:
+    cargo bench
+
+# 10 minutes of churn, slow clients and pushes against a gateway that runs already on the default ports; its pid for the memory
+soak pid seconds="600" rate="5000":
+    cargo run --release -p pushbench -- soak --ws ws://127.0.0.1:8080/ws --http http://127.0.0.1:8081 --grpc http://127.0.0.1:9002 --duration {{seconds}} --rate {{rate}} --pid {{pid}}
+
+# Autobahn's fuzzing client against the frame reader and writer
+autobahn:
+    scripts/autobahn
+
+# cargo-fuzz, so many seconds for each target (needs nightly)
+fuzz seconds="60":
+    scripts/fuzz {{seconds}}

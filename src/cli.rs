@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and which command it is.
 
 mod check;
+mod health;
 mod push;
 mod serve;
 mod tail;
@@ -32,6 +33,7 @@ EXAMPLES
   oxipush check-config                      what would be used, or every mistake at once
   oxipush tail --card alice                 join as alice and print what arrives
   oxipush push --to alice hello             push to alice
+  oxipush health                            is the node of this machine ready? (for health checks)
   oxipush completions bash > /etc/bash_completion.d/oxipush
 
 FILES
@@ -83,6 +85,9 @@ enum Command {
     /// Print the configuration that would be used, secrets masked, or every mistake in it
     #[command(long_about = check::LONG_ABOUT, after_long_help = check::AFTER_HELP)]
     CheckConfig(Source),
+    /// Ask the node on this machine whether it is ready
+    #[command(long_about = health::LONG_ABOUT)]
+    Health(Source),
     /// Push to cards through a running node
     #[command(long_about = push::LONG_ABOUT, after_long_help = push::AFTER_HELP)]
     Push(push::Arguments),
@@ -105,6 +110,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         None => serve::run(cli.source.file()),
         Some(Command::CheckConfig(source)) => check::run(source.file()),
+        Some(Command::Health(source)) => health::run(source.file()),
         Some(Command::Push(arguments)) => client(push::run(arguments)),
         Some(Command::Tail(arguments)) => client(tail::run(arguments)),
         Some(Command::Completions { shell }) => completions(shell),

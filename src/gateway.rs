@@ -88,7 +88,7 @@ impl Gateway {
             grpc: local("grpc", &grpc_listener, config.grpc.listen)?,
         };
         let cluster = Cluster::join(&config, listeners, phases.clone(), &tasks, &metrics).await?;
-        let queue = queue::open(&config.queue, &config.node.id, &tasks, &metrics).await?;
+        let queue = queue::open(&config.queue, &config.node.id, cluster.members.clone(), &tasks, &metrics).await?;
         let state = queue.control.state.clone();
         let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
         let http = bind("http", listeners.http, |_| {
@@ -158,8 +158,10 @@ impl Gateway {
         tracing::info!("the node drains: no new pushes, then its clients are sent away");
         let end = Instant::now() + config.node.shutdown_timeout;
         let left = || end.saturating_duration_since(Instant::now());
-        self.phases.enter(Phase::Draining);
+        // load balancers learn that it leaves; what they still send is served, so that nothing is refused
+        self.phases.enter(Phase::Leaving);
         tokio::time::sleep(config.drain.grace.min(left())).await;
+        self.phases.enter(Phase::Draining);
         // what a raw push became must be published, and pushes of other nodes go on to reach clients that are still here
         self.queue.stop_raw().await;
         if let Some(inlet) = inlet {

@@ -12,6 +12,8 @@ pub enum Phase {
     Starting,
     /// Serves.
     Serving,
+    /// Not ready, so that load balancers turn away from it; what still comes is served (`[drain] grace`).
+    Leaving,
     /// Takes no more pushes and leaves.
     Draining,
 }

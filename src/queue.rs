@@ -36,19 +36,21 @@ pub enum State {
     NotReady(String),
 }
 
-/// Opens the configured backend. Its tasks are `tasks`'; the queue is usable before it is [`State::Ready`].
+/// Opens the configured backend. `members` are the ids of the living nodes, this one too: nsq lays the channel of each at an
+/// nsqd before it first publishes there; none are known without a cluster. Its tasks are `tasks`'; the queue is usable before it is [`State::Ready`].
 ///
 /// # Errors
 /// What cannot be mended by waiting: a data folder in use or unwritable. An nsqd that is away is no error: the state says it.
 pub async fn open(
     config: &config::Queue,
     node: &config::NodeId,
+    members: watch::Receiver<Vec<String>>,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
 ) -> Result<Queue, OpenError> {
     match config.backend {
         config::Backend::Embedded => embedded::open(config, tasks, metrics).await,
-        config::Backend::Nsq => nsq::open(config, node, tasks, metrics).await,
+        config::Backend::Nsq => nsq::open(config, node, members, tasks, metrics).await,
     }
 }
 

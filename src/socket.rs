@@ -192,7 +192,7 @@ fn http(
 
 async fn health(phases: web::Data<Phases>) -> &'static str {
     match phases.now() {
-        Phase::Draining => "draining\n",
+        Phase::Leaving | Phase::Draining => "draining\n",
         Phase::Starting | Phase::Serving => "ok\n",
     }
 }

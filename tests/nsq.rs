@@ -37,6 +37,7 @@ const LIVE: &str = "gopusher.live";
 
 /// An open queue and what it needs.
 struct Open {
+    members: tokio::sync::watch::Sender<Vec<String>>,
     queue: Queue,
     metrics: Arc<Metrics>,
     tasks: Tasks,
@@ -59,8 +60,9 @@ async fn open_unready(settings: &[(&str, String)]) -> Open {
     let config = configured(settings);
     let (tasks, deaths) = Tasks::new();
     let metrics = Arc::new(Metrics::new());
-    let queue = queue::open(&config.queue, &config.node.id, &tasks, &metrics).await.unwrap();
-    Open { queue, metrics, tasks, deaths }
+    let (members, known) = tokio::sync::watch::channel(Vec::new());
+    let queue = queue::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
+    Open { members, queue, metrics, tasks, deaths }
 }
 
 async fn open(settings: &[(&str, String)]) -> Open {
@@ -474,8 +476,7 @@ async fn channels_of_nodes_are_made_listed_and_deleted_everywhere() {
 async fn a_channel_is_laid_for_every_member_before_the_first_publish() {
     let (mut first, second) = (Nsqd::start().await, Nsqd::start().await);
     let open = open(&[on(&[&first, &second]), vec![("QUEUE__PUBLISH_TIMEOUT", "20s".into())]].concat()).await;
-    let queue::Publisher::Nsq(publisher) = &open.queue.publisher else { unreachable!() };
-    publisher.set_members(vec!["node-1".into(), "node-7".into()]);
+    open.members.send_replace(vec!["node-1".into(), "node-7".into()]);
     first.stop().await;
     open.publish("for all members").await.unwrap();
     assert_eq!(second.channel(LIVE, "node-7").await["depth"], 1);

@@ -188,7 +188,7 @@ async fn a_job_that_cannot_be_delivered_ever_is_dropped_and_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replay_hold_waits_for_clients_to_rejoin() {
-    let rig = start_held(&[], Some(Duration::from_secs(3)));
+    let rig = start_held(&[], Some(Duration::from_secs(6)));
     rig.push(&["ada"], "kept").await;
     rig.push(&["ada"], "and this").await;
     let mut raw = rig.joined("ada").await;

@@ -1,4 +1,4 @@
-//! What is loaded, and how: the scenarios as a table. [`run`] is one of them from the first connect to the report.
+//! What is loaded, and how: the scenarios as a table. [`run()`] is one of them from the first connect to the report.
 
 mod run;
 

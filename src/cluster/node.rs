@@ -51,7 +51,7 @@ pub(super) fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Starting => "starting",
         Phase::Serving => "serving",
-        Phase::Draining => "draining",
+        Phase::Leaving | Phase::Draining => "draining",
     }
 }
 

@@ -260,7 +260,7 @@ impl Registration {
                 Phase::Serving => {
                     TxnOp::put(key.as_str(), format!("{} weight={}", self.node.socket, self.node.weight), under())
                 }
-                Phase::Starting | Phase::Draining => TxnOp::delete(key.as_str(), None),
+                Phase::Starting | Phase::Leaving | Phase::Draining => TxnOp::delete(key.as_str(), None),
             });
         }
         puts

@@ -160,7 +160,7 @@ impl Admission {
     pub fn ready(&self) -> Result<(), String> {
         match self.0.phases.now() {
             Phase::Starting => return Err("the node is starting".into()),
-            Phase::Draining => return Err("the node is draining".into()),
+            Phase::Leaving | Phase::Draining => return Err("the node is draining".into()),
             Phase::Serving => {}
         }
         match &*self.0.queue.borrow() {
@@ -187,7 +187,7 @@ impl Admission {
         match &outcome {
             Ok(_) => self.0.accepted[source as usize].inc(),
             Err(refusal) => {
-                let labels = [("source", source.label()), ("outcome", refusal.kind.name())];
+                let labels = [("source", source.label()), ("outcome", refusal.kind.outcome())];
                 self.0.metrics.pushes.get_or_create(&labels).inc()
             }
         };

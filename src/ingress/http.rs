@@ -1,6 +1,6 @@
 //! The HTTP API (gopusher's, and more), on `[http] listen`.
 //!
-//! One function looks each request's route up in [`routes::ROUTES`], with no middleware: what it costs is what a push needs.
+//! One function looks each request's route up in `routes::ROUTES`, with no middleware: what it costs is what a push needs.
 
 mod answer;
 mod body;

@@ -53,7 +53,7 @@ impl Kind {
         Self::Draining,
     ];
 
-    /// Its word: the row of the table and the outcome under which it is counted.
+    /// Its word: the row of the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::BadJson => "bad_json",
@@ -74,6 +74,15 @@ impl Kind {
             Self::Unavailable => "unavailable",
             Self::TimedOut => "timed_out",
             Self::Draining => "draining",
+        }
+    }
+
+    /// The outcome under which a push is counted: whose turn it is to act.
+    pub fn outcome(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Unavailable | Self::TimedOut | Self::Draining | Self::Internal => "unavailable",
+            _ => "refused",
         }
     }
 
@@ -144,6 +153,11 @@ impl Refusal {
         Self::new(Kind::BadField, format!("`{field}` {problem}"))
     }
 
+    /// A panic was caught; the log says where.
+    pub fn internal() -> Self {
+        Self::new(Kind::Internal, "a bug of the gateway; its log says where")
+    }
+
     /// An option that the design has and this version has not.
     pub fn not_built(option: &str) -> Self {
         Self::new(Kind::NotBuilt, format!("`{option}` is not supported yet; leave it out"))
@@ -160,7 +174,8 @@ impl From<PublishError> for Refusal {
         };
         let advice = match kind {
             Kind::PushTooLarge => "; send a shorter content to fewer cards",
-            Kind::Full => "; try again later",
+            // the backend says which bound it met, and to try again later
+            Kind::Full => "",
             _ => "; it may still arrive: try again later",
         };
         Self::new(kind, format!("{error}{advice}"))

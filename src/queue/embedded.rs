@@ -1,12 +1,12 @@
 //! A durable log of this node alone, on redb.
 //!
-//! One thread, the [`writer`], owns the file: it takes every publish that waits, writes them as a few rows in one
+//! One thread, the `writer`, owns the file: it takes every publish that waits, writes them as a few rows in one
 //! transaction, syncs once and acknowledges them all. What is handed out, finished and requeued lives in memory
-//! ([`state`]) and reaches the disk with the next transaction, a second later at most; so a crash repeats jobs, and
+//! (`state`) and reaches the disk with the next transaction, a second later at most; so a crash repeats jobs, and
 //! loses none. A job that comes a second time does so only once the disk knows of it: a push that kills the process
 //! reaches its last attempt. docs/adr/0004-storage.md tells why redb, and what it costs.
 //!
-//! With `[queue] sync` as a time a publish is acknowledged once the kernel has it ([`spill`]), and written to the log at the
+//! With `[queue] sync` as a time a publish is acknowledged once the kernel has it (`spill`), and written to the log at the
 //! latest after that time: a killed process loses nothing, a power cut at most that.
 
 mod chunk;

@@ -52,6 +52,7 @@ const LIVED: Duration = Duration::from_secs(5);
 pub async fn open(
     config: &config::Queue,
     node: &config::NodeId,
+    members: watch::Receiver<Vec<String>>,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
 ) -> Result<Queue, OpenError> {
@@ -66,7 +67,7 @@ pub async fn open(
         Base { config: Arc::new(config.clone()), node: node.as_str().into(), admin, health, metrics: metrics.clone() };
     // separate: the publisher and the links outlive the hand-outs
     let (closing, tracker) = (tasks.cancelled().child_token(), TaskTracker::new());
-    let publisher = publisher::start(&base, topic(&live)?, &closing, &tracker, tasks);
+    let publisher = publisher::start(&base, members, topic(&live)?, &closing, &tracker, tasks);
     let start = |group: &'static str, name: &str, channel: &str, bound: usize| {
         let (jobs, receiver) = mpsc::channel(bound);
         let stop = closing.child_token();

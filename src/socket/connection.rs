@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use bytestring::ByteString;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -285,8 +285,8 @@ impl Future for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.worker.house.metrics.closes.get_or_create(&[("code", self.member.label())]).inc();
         self.worker.shard.close(&self.member);
+        self.worker.house.metrics.closes.get_or_create(&[("code", self.member.label())]).inc();
     }
 }
 

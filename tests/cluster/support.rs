@@ -330,6 +330,7 @@ impl Topology {
     }
 
     /// One command of `scripts/cluster control`.
+    #[allow(clippy::disallowed_methods)] // a test's own thread may stall
     pub async fn tell(&mut self, command: &str) -> serde_json::Value {
         let stdin = self.stdin.as_mut().unwrap();
         std::io::Write::write_all(stdin, format!("{command}\n").as_bytes()).unwrap();

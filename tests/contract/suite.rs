@@ -52,7 +52,8 @@ pub async fn open<B: Backend>(backend: &B, settings: &[(&'static str, &str)]) ->
         config::load(None, [("OXIPUSH__NODE__ID".to_owned(), "contract".to_owned())].into_iter().chain(settings));
     let config = config.unwrap();
     let (tasks, deaths) = Tasks::new();
-    let queue = queue::open(&config.queue, &config.node.id, &tasks, &Arc::new(Metrics::new())).await.unwrap();
+    let nobody = tokio::sync::watch::channel(Vec::new()).1;
+    let queue = queue::open(&config.queue, &config.node.id, nobody, &tasks, &Arc::new(Metrics::new())).await.unwrap();
     let mut state = queue.control.state.clone();
     let ready = timeout(PATIENCE, state.wait_for(|state| *state == State::Ready)).await.map(|state| state.is_ok());
     assert_eq!(ready, Ok(true), "{:?}", *queue.control.state.borrow());

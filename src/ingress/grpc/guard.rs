@@ -2,10 +2,12 @@
 
 use std::{
     convert::Infallible,
+    panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use futures_util::FutureExt;
 use tonic::{
     Code, Status,
     body::Body,
@@ -67,7 +69,11 @@ where
         }
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let answer = answer.await?;
+            // a bug costs its own call only
+            let answer = match AssertUnwindSafe(answer).catch_unwind().await {
+                Ok(answer) => answer?,
+                Err(_) => Status::from(Refusal::internal()).into_http(),
+            };
             // only an answer without a body carries its status here: a refusal
             if let Some(status) = Status::from_header_map(answer.headers()).filter(|status| status.code() != Code::Ok) {
                 count(&metrics, status.code());

@@ -45,7 +45,6 @@ struct Shared {
     bound: usize,
     timeout: Duration,
     limit: Arc<AtomicUsize>,
-    members: Arc<watch::Sender<Vec<String>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -78,12 +77,6 @@ impl Publisher {
         result
     }
 
-    /// The ids of the living nodes: before this node first publishes to an nsqd, each of them gets its channel there.
-    /// Without any, the channels that other nsqds have are made there.
-    pub fn set_members(&self, nodes: Vec<String>) {
-        self.shared.members.send_replace(nodes);
-    }
-
     /// Resolves once nothing waits for an acknowledgement.
     pub(super) async fn idle(&self) {
         let all = u32::try_from(self.shared.bound).unwrap_or(u32::MAX);
@@ -94,6 +87,7 @@ impl Publisher {
 /// Starts the publisher; it ends with `closing`.
 pub(super) fn start(
     base: &Base,
+    members: watch::Receiver<Vec<String>>,
     topic: Arc<NSQTopic>,
     closing: &CancellationToken,
     tracker: &TaskTracker,
@@ -102,10 +96,8 @@ pub(super) fn start(
     let bound = base.config.max_publishes;
     let (inbox, requests) = mpsc::channel(bound);
     let limit = Arc::new(AtomicUsize::new(MAX_MESSAGE));
-    let members = Arc::new(watch::Sender::new(Vec::new()));
     base.health.set("publisher", "", Status::Ill("the publisher was not connected yet".into()));
-    let maker =
-        Arc::new(Maker { base: base.clone(), daemons: base.daemons(), limit: limit.clone(), members: members.clone() });
+    let maker = Arc::new(Maker { base: base.clone(), daemons: base.daemons(), limit: limit.clone(), members });
     let publisher = Publisher {
         shared: Arc::new(Shared {
             inbox,
@@ -113,7 +105,6 @@ pub(super) fn start(
             bound,
             timeout: base.config.publish_timeout,
             limit,
-            members,
             metrics: base.metrics.clone(),
         }),
     };

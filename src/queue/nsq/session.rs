@@ -40,7 +40,7 @@ pub(super) struct Maker {
     /// The bytes of a record that the nsqd in use takes.
     pub(super) limit: Arc<AtomicUsize>,
     /// Whose channels are laid.
-    pub(super) members: Arc<watch::Sender<Vec<String>>>,
+    pub(super) members: watch::Receiver<Vec<String>>,
 }
 
 impl Maker {

@@ -1,0 +1,61 @@
+//! `oxipush health`.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use super::{check, failed, print};
+use crate::config;
+
+pub(super) const LONG_ABOUT: &str = "\
+Asks the node on this machine, at its own [http] listen, for /readyz, and prints the answer. Exit code 0: it is ready. For the \
+health checks of images that have no other program.";
+
+/// How long the node may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most of an answer that is read.
+const MOST: u64 = 64 * 1024;
+
+/// 0 when the node is ready.
+pub(super) fn run(file: Option<&Path>) -> ExitCode {
+    let config = match config::load(file, std::env::vars()) {
+        Ok(config) => config,
+        Err(error) => return failed(check::mistakes(&error)),
+    };
+    let address = local(config.http.listen);
+    match ask(address) {
+        Ok(answer) => {
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+            print(&format!("{}\n", body.trim_end()));
+            match head.split(' ').nth(1) {
+                Some("200") => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => failed(format_args!("no answer from {address}: {error}")),
+    }
+}
+
+/// "All addresses" are reached by the loopback one.
+fn local(listen: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+fn ask(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(MOST).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

@@ -1,0 +1,321 @@
+//! The HTTP API.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::support::{
+    client::{Client, PATIENCE},
+    gateway::Node,
+    process::free,
+};
+
+const GOOD: &str = r#"{"from":"server","to":["mayun"],"appID":"alibaba","content":"hello"}"#;
+
+/// Sends bytes as they are and gives all that comes back until the end, or the first answer's.
+async fn raw(node: &Node, bytes: &[u8]) -> String {
+    let mut socket = TcpStream::connect(node.listeners.http).await.unwrap();
+    socket.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an end within 30 s").unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+async fn ask(node: &Node, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> reqwest::Response {
+    let mut request = reqwest::Client::new().request(method, node.url(path)).body(body.to_owned());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_content_type_that_gopushers_callers_send_is_taken() {
+    let node = Node::start(&[]).await;
+    let mut tab = Client::gopusher(&node.socket(), "mayun", "alibaba").await;
+    for kind in
+        ["application/json", "application/json; charset=utf-8", "application/x-www-form-urlencoded", "text/plain"]
+    {
+        let answer = ask(&node, Method::POST, "/push", &[("content-type", kind)], GOOD).await;
+        assert_eq!(answer.status(), 200, "{kind}");
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!((&answer["code"], &answer["message"]), (&json!(0), &json!("ok")));
+        assert_eq!(answer["id"].as_str().unwrap().len(), 26);
+        assert_eq!(tab.text().await.unwrap(), r#"{"type":1,"data":"hello"}"#);
+    }
+    let answer = ask(&node, Method::POST, "/push", &[], GOOD).await;
+    assert_eq!(answer.status(), 200, "without a type");
+    assert_eq!(tab.content().await, "hello");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::type_complexity)] // a table
+async fn every_refusal_has_its_status_and_names_what_was_wrong() {
+    let node = Node::start(&[("HTTP__MAX_BODY", "128KiB"), ("PUSH__MAX_BATCH", "3"), ("PUSH__MAX_CARDS", "5")]).await;
+    let long = format!(r#"{{"to":["a"],"content":"{}"}}"#, "x".repeat(70_000));
+    let huge = "x".repeat(200_000);
+    let name = format!(r#"{{"to":["{}"],"content":"x"}}"#, "n".repeat(129));
+    let rows: &[(Method, &str, &[(&str, &str)], &str, u16, &str)] = &[
+        (Method::POST, "/push", &[], "", 400, "the body is not JSON"),
+        (Method::POST, "/push", &[], "from=a&to=b", 400, "the body is not JSON"),
+        (Method::POST, "/push", &[], r#"{"to":[],"content":"x"}"#, 400, "`to` names no card"),
+        (Method::POST, "/push", &[], r#"{"to":["a",""],"content":"x"}"#, 400, "`to[1]` is empty"),
+        (Method::POST, "/push", &[], r#"{"to":["a",7],"content":"x"}"#, 400, "`to[1]` is a number"),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"to":["1","2","3","4","5","6"],"content":"x"}"#,
+            400,
+            "`to` names more than 5",
+        ),
+        (Method::POST, "/push", &[], r#"{"to":["a"],"content":"x","tag":1}"#, 400, "`tag` is no field"),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"to":["a"],"content":"x","offline":true}"#,
+            400,
+            "`offline` is not supported yet",
+        ),
+        (Method::POST, "/push", &[], r#"{"to":["a"],"content":"x","ttl":5}"#, 400, "`ttl` is not supported yet"),
+        (Method::POST, "/push", &[], r#"{"to":["a"],"content":"x","content":"y"}"#, 400, "`content` is given twice"),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"to":["a\u0000"],"content":"x"}"#,
+            400,
+            "`to[0]` has the control character U+0000",
+        ),
+        (Method::POST, "/push", &[], &name, 400, "`to[0]` has 129 bytes"),
+        (Method::POST, "/push", &[], &long, 413, "`content` has 70000 bytes"),
+        (Method::POST, "/push", &[], &huge, 413, "the body is larger"),
+        (Method::POST, "/push", &[("content-type", "multipart/form-data; boundary=x")], GOOD, 415, "this Content-Type"),
+        (Method::POST, "/push", &[("origin", "http://evil.example")], GOOD, 403, "this Origin may not call"),
+        (Method::POST, "/push", &[("origin", "null")], GOOD, 403, "this Origin may not call"),
+        (Method::GET, "/push", &[], "", 405, "this path answers POST only"),
+        (Method::DELETE, "/system", &[], "", 405, "this path answers GET"),
+        (Method::POST, "/push/", &[], GOOD, 404, "there is no such path"),
+        (Method::POST, "/v1/push", &[], GOOD, 404, "there is no such path"),
+        (Method::POST, "/push/batch", &[], GOOD, 400, "a batch must be a list"),
+        (Method::POST, "/push/batch", &[], "[{},{},{},{}]", 400, "`pushes` are more than 3"),
+        (Method::GET, "/isOnline", &[], "", 400, "`cardID` is missing"),
+        (Method::GET, "/group?card=a", &[], "", 400, "`card` is no parameter"),
+        (Method::GET, "/group?cardID=%ff", &[], "", 400, "the query is not UTF-8"),
+    ];
+    for (method, path, headers, body, status, message) in rows {
+        let answer = ask(&node, method.clone(), path, headers, body).await;
+        let shown: String = body.chars().take(80).collect();
+        assert_eq!(answer.status(), *status, "{method} {path} {shown}");
+        if *status == 405 {
+            assert!(answer.headers()["allow"].to_str().unwrap().contains(if *path == "/push" {
+                "POST"
+            } else {
+                "GET"
+            }));
+        }
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["code"], *status, "{method} {path} {shown}");
+        let told = answer["message"].as_str().unwrap();
+        assert!(told.starts_with(message), "{method} {path} {shown}: {told}");
+    }
+    let answer =
+        raw(&node, b"POST /push HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\n\"\xff\xfe\"")
+            .await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("the body is not UTF-8"), "{answer}");
+    let chunk =
+        format!("POST /push HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{huge}\r\n", huge.len());
+    let answer = raw(&node, chunk.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    // what was refused cost nothing else
+    assert_eq!(node.post("/push", serde_json::from_str(GOOD).unwrap()).await.0, 200);
+    assert!(node.metric("oxipush_requests_total", &[("protocol", "http"), ("status", "413")]).await >= 3.0);
+    assert!(node.metric("oxipush_pushes_total", &[("source", "http"), ("outcome", "refused")]).await >= 15.0);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_never_comes_is_answered_with_408() {
+    let node = Node::start(&[("HTTP__REQUEST_TIMEOUT", "1s")]).await;
+    let answer = raw(&node, b"POST /push HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains(r#""code":408"#), "{answer}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_own_origin_and_the_allowed_ones_may_call() {
+    let node = Node::start(&[("HTTP__ALLOWED_ORIGINS", "https://console.example")]).await;
+    let own = format!("http://{}", node.listeners.http);
+    for origin in [own.as_str(), "https://console.example"] {
+        let answer = ask(&node, Method::POST, "/push", &[("origin", origin)], GOOD).await;
+        assert_eq!(answer.status(), 200, "{origin}");
+        assert_eq!(answer.headers()["access-control-allow-origin"], origin);
+    }
+    let asked = [("origin", "https://console.example"), ("access-control-request-method", "POST")];
+    let answer = ask(&node, Method::OPTIONS, "/push", &asked, "").await;
+    assert_eq!(answer.status(), 204);
+    assert!(answer.headers()["access-control-allow-methods"].to_str().unwrap().contains("POST"));
+    assert_eq!(ask(&node, Method::OPTIONS, "/push", &[], "").await.status(), 405);
+    let foreign = [("origin", "https://console.example.evil"), ("access-control-request-method", "POST")];
+    assert_eq!(ask(&node, Method::OPTIONS, "/push", &foreign, "").await.status(), 403);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_batch_each_push_is_answered_and_a_bad_one_costs_only_itself() {
+    let node = Node::start(&[]).await;
+    let mut tab = Client::gopusher(&node.socket(), "a", "").await;
+    let batch = json!([
+        {"to": ["a"], "content": "1"},
+        {"to": ["a"], "content": 2},
+        {"to": ["a"], "content": "3", "room": "r"},
+        5,
+        {"to": ["a"], "content": "5", "from": null},
+    ]);
+    let (status, answer) = node.post("/push/batch", batch).await;
+    assert_eq!((status, &answer["code"]), (200, &json!(0)));
+    let codes: Vec<_> =
+        answer["replies"].as_array().unwrap().iter().map(|reply| reply["code"].as_u64().unwrap()).collect();
+    assert_eq!(codes, [0, 400, 400, 400, 0]);
+    assert_eq!((tab.content().await, tab.content().await), ("1".into(), "5".into()));
+    assert_eq!(node.post("/push/batch", json!([])).await.1["replies"], json!([]));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_answer_as_gopushers_do() {
+    let node = Node::start(&[]).await;
+    let _tabs =
+        (Client::gopusher(&node.socket(), "ma yun", "").await, Client::gopusher(&node.socket(), "ma yun", "").await);
+    let get = async |path: &str| ask(&node, Method::GET, path, &[], "").await.text().await.unwrap();
+    assert_eq!(get("/isOnline?cardID=ma%20yun").await, r#"{"result":"yes"}"#);
+    assert_eq!(get("/isOnline?cardID=nobody").await, r#"{"result":"no"}"#);
+    assert_eq!(get("/group?cardID=ma+yun").await, r#"{"clientNum":"2"}"#);
+    assert_eq!(get("/group?cardID=nobody").await, r#"{"clientNum":"-1"}"#);
+    let system: Value = serde_json::from_str(&get("/system").await).unwrap();
+    assert_eq!((&system["clientNum"], &system["groupNum"]), (&json!("2"), &json!("1")));
+    assert!(system["cpuNum"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+    assert_eq!(get("/healthz").await, "ok\n");
+    let head = ask(&node, Method::HEAD, "/healthz", &[], "").await;
+    assert_eq!((head.status(), head.text().await.unwrap().as_str()), (StatusCode::OK, ""));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_keys_only_their_holders_push_and_query() {
+    let node = Node::start(&[("AUTH__KEYS", "one,two")]).await;
+    let paths =
+        [(Method::POST, "/push"), (Method::POST, "/push/batch"), (Method::GET, "/system"), (Method::GET, "/metrics")];
+    for (method, path) in paths {
+        for headers in [&[][..], &[("authorization", "Bearer three")], &[("authorization", "Basic b25l")]] {
+            let answer = ask(&node, method.clone(), path, headers, GOOD).await;
+            assert_eq!(answer.status(), 401, "{path}");
+            assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+        }
+    }
+    for path in ["/healthz", "/readyz", "/openapi.json", "/"] {
+        assert_eq!(ask(&node, Method::GET, path, &[], "").await.status(), 200, "{path}");
+    }
+    let keyed = [("authorization", "Bearer two")];
+    assert_eq!(ask(&node, Method::POST, "/push", &keyed, GOOD).await.status(), 200);
+    let metrics = ask(&node, Method::GET, "/metrics", &keyed, "").await;
+    assert!(metrics.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let text = metrics.text().await.unwrap();
+    assert!(text.ends_with("# EOF\n"));
+    assert!(text.contains(r#"oxipush_requests_total{protocol="http",status="401"} 12"#), "{text}");
+    let lines = text.lines().map(|line| Ok(line.to_owned()));
+    assert!(!prometheus_parse::Scrape::parse(lines).unwrap().samples.is_empty());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_can_be_turned_off_and_knows_the_socket_port() {
+    let node = Node::start(&[]).await;
+    let page = ask(&node, Method::GET, "/", &[], "").await.text().await.unwrap();
+    assert!(page.contains(&format!("socketPort = \"{}\"", node.listeners.socket.port())));
+    node.stop().await;
+    let node = Node::start(&[("HTTP__PAGE", "false")]).await;
+    assert_eq!(ask(&node, Method::GET, "/", &[], "").await.status(), 404);
+    node.stop().await;
+}
+
+/// The settings of a node whose nsqd is away.
+fn without_nsqd() -> Vec<(&'static str, String)> {
+    vec![
+        ("QUEUE__BACKEND", "nsq".into()),
+        ("QUEUE__NSQD", free().to_string()),
+        ("QUEUE__NSQD_HTTP", free().to_string()),
+        ("NODE__ID", "lonely".into()),
+    ]
+}
+
+async fn start_unready(settings: &[(&'static str, String)]) -> Node {
+    let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    Node::start_unready(&settings).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_queue_is_away_pushes_get_503_and_readiness_says_why() {
+    let mut settings = without_nsqd();
+    settings.push(("QUEUE__PUBLISH_TIMEOUT", "300ms".into()));
+    let node = start_unready(&settings).await;
+    let answer = ask(&node, Method::POST, "/push", &[], GOOD).await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.headers()["retry-after"], "1");
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["code"], 503);
+    let ready = ask(&node, Method::GET, "/readyz", &[], "").await;
+    assert_eq!((ready.status().as_u16(), &ready.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    let ready: Value = ready.json().await.unwrap();
+    assert!(ready["message"].as_str().unwrap().starts_with("the queue is not ready: "), "{ready}");
+    assert_eq!(ask(&node, Method::GET, "/healthz", &[], "").await.status(), 200);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_bound_of_waiting_publishes_429_comes_at_once() {
+    let mut settings = without_nsqd();
+    settings.extend([("QUEUE__PUBLISH_TIMEOUT", "10s".into()), ("QUEUE__MAX_PUBLISHES", "1".into())]);
+    let node = start_unready(&settings).await;
+    // one push holds the only place until its time is over; of two more at least one finds it taken
+    let pushes = (0..3).map(|_| ask(&node, Method::POST, "/push", &[], GOOD));
+    let mut answers = pushes.collect::<futures_util::stream::FuturesUnordered<_>>();
+    let first = futures_util::StreamExt::next(&mut answers).await.unwrap();
+    assert_eq!(first.status(), 429);
+    assert_eq!(first.headers()["retry-after"], "1");
+    drop(answers);
+    node.metric_reaches("oxipush_pushes_total", &[("source", "http"), ("outcome", "full")], 1.0).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_does_not_take_its_push_back() {
+    let node = Node::start(&[]).await;
+    let mut tab = Client::gopusher(&node.socket(), "mayun", "alibaba").await;
+    let mut socket = TcpStream::connect(node.listeners.http).await.unwrap();
+    let request = format!("POST /push HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{GOOD}", GOOD.len());
+    socket.write_all(request.as_bytes()).await.unwrap();
+    drop(socket);
+    assert_eq!(tab.content().await, "hello");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_idle_connections() {
+    let node = Node::start(&[("NODE__SHUTDOWN_TIMEOUT", "60s")]).await;
+    let mut idle = TcpStream::connect(node.listeners.http).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 1024]).await.unwrap() > 0);
+    tokio::time::timeout(Duration::from_secs(30), node.stop()).await.expect("it stops");
+}
