@@ -110,7 +110,7 @@ pub(crate) struct Load {
     /// Open loop: this many pushes a second; a push's clock starts when it was due
     #[arg(long, value_parser = positive)]
     pub(crate) rate: Option<f64>,
-    /// Pushes not yet acknowledged [default: 64 pressed and groups; 1024 over gRPC; --http-connections over HTTP]
+    /// Pushes not yet acknowledged (`pressed`: not yet delivered) [default: 64 pressed and groups; 1024 over gRPC; --http-connections over HTTP]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) outstanding: Option<u32>,
     /// How pushes travel [default: http when --http is given]

@@ -11,6 +11,8 @@ pub(crate) enum Pace {
     Rounds { burst: u32 },
     /// As fast as they are acknowledged.
     Press,
+    /// As fast as they arrive: a push is under way until its last delivery.
+    Lead,
     /// So many a second, come what may.
     Rate(f64),
 }
@@ -66,6 +68,8 @@ pub(crate) struct Source {
     start: u64,
     given: u64,
     acknowledged: u64,
+    /// Deliveries before the first of these pushes.
+    delivered: u64,
     busy: Vec<bool>,
     round: Round,
     /// Rounds that never became complete.
@@ -86,7 +90,8 @@ impl Source {
     pub(crate) fn new(shared: Arc<Shared>, plan: Plan) -> Self {
         let start = shared.now();
         let busy = vec![false; shared.targets() as usize];
-        Self { shared, plan, start, given: 0, acknowledged: 0, busy, round: Round::default(), stalled: 0 }
+        let delivered = shared.delivered();
+        Self { shared, plan, start, given: 0, acknowledged: 0, delivered, busy, round: Round::default(), stalled: 0 }
     }
 
     pub(crate) fn patience(&self) -> Duration {
@@ -115,6 +120,7 @@ impl Source {
         match self.plan.pace {
             Pace::Rounds { burst } => self.next_of_round(now, burst),
             Pace::Press => self.next_in_window(now, now),
+            Pace::Lead => self.next_in_lead(now),
             Pace::Rate(rate) => {
                 let due = self.start + (self.given as f64 * 1e9 / rate) as u64;
                 if due <= now || self.ended(now.max(due)) {
@@ -135,6 +141,21 @@ impl Source {
         } else {
             self.give(target, due)
         }
+    }
+
+    fn next_in_lead(&mut self, now: u64) -> Next {
+        let window = self.plan.window as u64;
+        let goal = self.delivered + (self.given + 1).saturating_sub(window) * u64::from(self.plan.receivers[0]);
+        if !self.ended(now) && !self.shared.reached(goal) {
+            if self.round.goal != goal {
+                self.round = Round { given: 0, goal, give_up: now + ns(self.plan.patience) };
+            }
+            if now < self.round.give_up {
+                return Next::Deliveries(self.round.give_up);
+            }
+            self.stalled += 1;
+        }
+        self.next_in_window(now, now)
     }
 
     fn next_of_round(&mut self, now: u64, burst: u32) -> Next {

@@ -57,7 +57,8 @@ impl Kind {
         let own = match self {
             Self::Fanout => Pace::Rounds { burst: 1 },
             Self::Burst => Pace::Rounds { burst: load.burst },
-            Self::Idle | Self::Unicast | Self::Pressed | Self::Groups => Pace::Press,
+            Self::Idle | Self::Unicast | Self::Groups => Pace::Press,
+            Self::Pressed => Pace::Lead,
             Self::Churn | Self::Soak => Pace::Rate(1000.0),
             Self::Slow => Pace::Rate(200.0),
         };
