@@ -1,5 +1,6 @@
 //! The queue's record: what each push pays twice on its way. `cargo bench --bench record`; a budget that is missed ends it
-//! with an error. Budgets are four to seven times what a busy virtual machine of two cores needed: they catch a lost order of magnitude, no more.
+//! with an error. Budgets are four to seven times what a busy virtual machine of two cores needed: they catch a lost order of
+//! magnitude, no more.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::{
