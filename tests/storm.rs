@@ -91,7 +91,8 @@ async fn emptied_but_for(process: &Process, connections: f64) {
 async fn ten_thousand_that_come_and_go_leave_nothing_and_disturb_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_string_lossy().into_owned();
-    let mut process = Process::spawn(&[("DATA__DIR", &path), ("QUEUE__SYNC", "100ms")]);
+    let mut process =
+        Process::spawn(&[("DATA__DIR", &path), ("QUEUE__SYNC", "100ms"), ("SOCKET__IDLE_TIMEOUT", "10m")]);
     assert!(process.ready().await);
     let mut neighbour = Client::gopusher(&process.ws(), "neighbour", "").await;
     let address = process.socket;
