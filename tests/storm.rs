@@ -32,35 +32,43 @@ async fn come_and_go(address: SocketAddr, number: usize) {
         socket.set_linger(Some(Duration::ZERO))?;
         let handshake = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        let mut answer = [0; 512];
         match number % 8 {
             0 => {}
             1 => stream.write_all(&handshake.as_bytes()[..40]).await?,
             2 => {
                 stream.write_all(b"\0rubbish\r\n\r\n").await?;
-                stream.read(&mut answer).await?;
+                hear(&mut stream, b"\r\n\r\n").await?;
             }
             3 => {
                 // a masked header that announces 1 GB
                 stream.write_all(handshake.as_bytes()).await?;
                 stream.write_all(&[0x81, 0xFF, 0, 0, 0, 0, 0x40, 0, 0, 0, 1, 2, 3, 4]).await?;
-                while stream.read(&mut answer).await? > 0 {}
+                stream.read_to_end(&mut Vec::new()).await?;
             }
             _ => {
                 stream.write_all(handshake.as_bytes()).await?;
-                stream.read(&mut answer).await?;
+                hear(&mut stream, b"\r\n\r\n").await?;
                 let join = format!(r#"{{"event":"join","data":{{"card_id":"card-{number}","app_id":""}}}}"#);
                 // masked with zeros
                 let mut frame = vec![0x81, 0x80 | join.len() as u8, 0, 0, 0, 0];
                 frame.extend_from_slice(join.as_bytes());
                 stream.write_all(&frame).await?;
-                stream.read(&mut answer).await?;
+                hear(&mut stream, br#""ok"}"#).await?;
             }
         }
         Ok::<_, std::io::Error>(())
     };
     // a refused connect or a reset is the gateway's good right
     let _ = timeout(PATIENCE, visit).await.expect("a visit ends");
+}
+
+/// Reads up to `end`.
+async fn hear(stream: &mut TcpStream, end: &[u8]) -> std::io::Result<()> {
+    let mut heard = Vec::new();
+    while !heard.ends_with(end) {
+        heard.push(stream.read_u8().await?);
+    }
+    Ok(())
 }
 
 async fn wave(address: SocketAddr) {
