@@ -21,7 +21,7 @@ use tokio::{
 const WAVE: usize = 2000;
 const AT_ONCE: usize = 200;
 /// A debug build's allocator keeps some; 8,000 connections that stayed behind would be more.
-const KEPT_KIB: u64 = 12 * 1024;
+const KEPT_KIB: u64 = 16 * 1024;
 
 /// One of a wave: some are good, some say nothing, rubbish, or half of a handshake, and all vanish.
 async fn come_and_go(address: SocketAddr, number: usize) {
