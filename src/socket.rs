@@ -169,6 +169,7 @@ fn http(
     let app = App::new()
         .app_data(web::Data::new(phases))
         .route("/healthz", web::get().to(health))
+        .route("/healthz", web::head().to(health))
         .route("/ws", web::route().to(not_upgraded))
         .default_service(web::to(|| async { HttpResponse::NotFound().body("not found: clients connect to /ws\n") }));
     HttpService::build()

@@ -672,6 +672,23 @@ fn a_log_that_is_not_a_terminal_has_no_colours() {
     assert!(!log.is_empty() && !log.contains('\x1b'), "{log}");
 }
 
+#[test]
+fn strangers_cannot_fill_the_log() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    for _ in 0..20 {
+        let mut stranger = std::net::TcpStream::connect(&node.http).unwrap();
+        stranger.set_read_timeout(Some(DEADLINE)).unwrap();
+        stranger.write_all(b"\0rubbish\r\n\r\n").unwrap();
+        let mut answer = [0; 12];
+        stranger.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 400");
+    }
+    let log = node.stop();
+    let lines: Vec<_> = log.iter().filter(|line| line.contains("rubbish") || line.contains("actix")).collect();
+    assert!(lines.is_empty(), "{lines:?}");
+}
+
 // ---- the files that a release carries ----
 
 #[test]

@@ -70,9 +70,23 @@ impl Browser {
 
     /// The value of a JavaScript expression in the page.
     async fn evaluate(&mut self, expression: &str) -> Value {
+        let parameters = json!({"expression": expression, "returnByValue": true});
+        self.call("Runtime.evaluate", &parameters).await["result"]["value"].clone()
+    }
+
+    /// What README shows: `OXIPUSH_SCREENSHOT=docs/page.png cargo test --test page`.
+    async fn screenshot(&mut self, path: &std::path::Path) {
+        let parameters = json!({"width": 900, "height": 620, "deviceScaleFactor": 1, "mobile": false});
+        self.call("Emulation.setDeviceMetricsOverride", &parameters).await;
+        let image = self.call("Page.captureScreenshot", &json!({"format": "png"})).await;
+        let image = image["data"].as_str().expect("an image").to_owned();
+        std::fs::write(path, base64(&image)).unwrap();
+    }
+
+    /// The result of a call of the devtools' protocol.
+    async fn call(&mut self, method: &str, parameters: &Value) -> Value {
         self.calls += 1;
-        let call = json!({"id": self.calls, "method": "Runtime.evaluate",
-            "params": {"expression": expression, "returnByValue": true}});
+        let call = json!({"id": self.calls, "method": method, "params": parameters});
         self.devtools.send(Message::text(call.to_string())).await.unwrap();
         loop {
             let message =
@@ -80,7 +94,7 @@ impl Browser {
             let Message::Text(text) = message else { continue };
             let value: Value = serde_json::from_str(&text).unwrap();
             if value["id"] == self.calls {
-                return value["result"]["result"]["value"].clone();
+                return value["result"].clone();
             }
         }
     }
@@ -96,6 +110,23 @@ impl Browser {
         let page = self.evaluate("document.body.innerText").await;
         panic!("{expression} was not true within 30 s; the page says\n{page}");
     }
+}
+
+/// The bytes of a text in base64.
+fn base64(text: &str) -> Vec<u8> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' => 62,
+        _ => 63,
+    };
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b'=').map(digit).collect();
+    let four = |four: &[u8]| {
+        let bits = four.iter().fold(0_u32, |bits, digit| bits << 6 | u32::from(*digit)) << (6 * (4 - four.len()));
+        bits.to_be_bytes()[1..four.len()].to_vec()
+    };
+    digits.chunks(4).flat_map(four).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,5 +148,8 @@ async fn the_page_joins_pushes_and_shows_what_arrives() {
     page.until("document.getElementById('log').innerText.includes('from the page')").await;
     node.push(&["mayun"], "<b>from a back end</b>").await;
     page.until("document.getElementById('log').innerText.includes('<b>from a back end</b>')").await;
+    if let Some(path) = std::env::var_os("OXIPUSH_SCREENSHOT") {
+        page.screenshot(path.as_ref()).await;
+    }
     node.stop().await;
 }

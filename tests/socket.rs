@@ -294,5 +294,8 @@ async fn healthz_answers_on_the_same_port_and_all_else_is_not_found() {
         let raw = Raw::request(rig.address, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
         assert!(raw.head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {}", raw.head);
     }
+    // some load balancers probe so
+    let raw = Raw::request(rig.address, "HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(raw.head.starts_with("HTTP/1.1 200 "), "{}", raw.head);
     rig.stop().await;
 }

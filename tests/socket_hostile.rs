@@ -55,6 +55,28 @@ async fn a_bad_handshake_is_refused_with_its_status_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_request_is_refused_and_ends_its_connection() {
+    let rig = start(&[]);
+    let mut neighbour = rig.joined("ada").await;
+    let many: String = (0..200).map(|n| format!("h{n}: 1\r\n")).collect();
+    for (request, expected) in [
+        ("\0rubbish\r\n\r\n".to_owned(), "400"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), "400"),
+        ("GET /ws HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n".into(), "400"),
+        (format!("GET /ws HTTP/1.1\r\nhost: x\r\n{many}\r\n"), "431"),
+    ] {
+        let mut raw = Raw::request(rig.address, &request).await;
+        assert_eq!(raw.head.split(' ').nth(1), Some(expected), "{}", raw.head);
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(PATIENCE, raw.stream.read_to_end(&mut rest)).await;
+        assert!(end.is_ok(), "the connection stays open after {expected}");
+    }
+    rig.push(&["ada"], "still here").await;
+    assert_eq!(neighbour.content().await, "still here");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_never_ends_is_cut() {
     let rig = start(&[("SOCKET__HANDSHAKE_TIMEOUT", "2s")]);
     let mut stream = TcpStream::connect(rig.address).await.unwrap();

@@ -108,6 +108,30 @@ fn errors_md_has_every_refusal_of_a_handshake() {
     assert_eq!(made, told);
 }
 
+#[test]
+fn errors_md_has_what_the_http_server_itself_answers() {
+    // tests/socket_hostile.rs provokes them
+    let told: Vec<_> =
+        rows("docs/errors.md", "What never becomes a request").into_iter().map(|row| row[0].clone()).collect();
+    assert_eq!(told, ["400", "408", "431"]);
+}
+
+/// Also those that tonic gives by itself: what the gateway counts by name is what it can give.
+#[test]
+fn errors_md_has_every_grpc_status_that_is_counted() {
+    let source = fs::read_to_string(root().join("src/ingress/grpc/guard.rs")).unwrap();
+    let page = fs::read_to_string(root().join("docs/errors.md")).unwrap();
+    let section = page.split("\n## ").find(|section| section.starts_with("HTTP and gRPC\n")).unwrap();
+    let mut words = 0;
+    for word in source.split(" => \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        if word.chars().all(|letter| letter == '_' || letter.is_ascii_uppercase()) {
+            assert!(section.contains(word), "docs/errors.md does not explain {word}");
+            words += 1;
+        }
+    }
+    assert!(words >= 7, "src/ingress/grpc/guard.rs could not be read");
+}
+
 /// Everything below src/, less its tests.
 fn sources() -> Vec<(PathBuf, String)> {
     let (mut folders, mut sources) = (vec![root().join("src")], Vec::new());

@@ -34,7 +34,7 @@ impl Process {
             .env("OXIPUSH__SOCKET__LISTEN", socket.to_string())
             .env("OXIPUSH__HTTP__LISTEN", http.to_string())
             .env("OXIPUSH__GRPC__LISTEN", grpc.to_string())
-            .env("RUST_LOG", "warn")
+            .env("RUST_LOG", "warn,actix_http=off")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
