@@ -29,7 +29,7 @@ cluster:
 
 # the tests of several nodes with a release build
 cluster-long:
-    cargo test --release --test cluster_registration --test cluster_nginx -- --nocapture --include-ignored
+    ulimit -n $(ulimit -Hn); OXIPUSH_CLUSTER_CLIENTS=3000 cargo test --release --test cluster -- --nocapture --test-threads=1
 
 # the bars of docs/performance.md on a machine that does nothing else; or only the named rows
 bench *rows:

@@ -30,7 +30,7 @@ fn config(id: &str, etcd: &str, more: &[(&str, &str)]) -> Config {
         ("NODE__ID", id),
         ("QUEUE__BACKEND", "nsq"),
         ("CLUSTER__ETCD", etcd),
-        ("CLUSTER__LEASE", "2s"),
+        ("CLUSTER__LEASE", "4s"),
         ("CLUSTER__MAX_BACKOFF", "500ms"),
         ("CLUSTER__ALLOW_LOOPBACK", "true"),
     ];
@@ -114,7 +114,7 @@ async fn a_node_registers_follows_its_phases_and_takes_its_key_back() {
     node.phases.enter(Phase::Draining);
     phase(&etcd, "gateway-1", "draining").await;
     // longer than the lease: it is kept alive
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     assert!(key(&etcd, "gateway-1").is_some());
     node.leave().await;
     assert_eq!(key(&etcd, "gateway-1"), None);
@@ -149,7 +149,7 @@ async fn the_key_comes_back_after_an_outage_longer_than_the_lease() {
     etcd.down();
     node.says("not registered: etcd").await;
     assert_eq!(*node.cluster.members.borrow(), ["gateway-1"], "the last known nodes stay");
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
     etcd.up().await;
     node.says("registered as gateway-1 (serving)").await;
     phase(&etcd, "gateway-1", "serving").await;
@@ -372,6 +372,27 @@ async fn the_channel_of_a_gone_node_is_deleted_once_and_no_other() {
     for node in survivors {
         node.leave().await;
     }
+}
+
+#[tokio::test]
+async fn a_channel_that_is_still_read_is_not_deleted() {
+    let etcd = Etcd::start().await;
+    let nsqd = Nsqd::start(None).await;
+    nsqd.post("/topic/create?topic=gopusher.live").await;
+    nsqd.post("/channel/create?topic=gopusher.live&channel=gateway-2").await;
+    let mut reader = tokio::net::TcpStream::connect(nsqd.tcp()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut reader, b"  V2SUB gopusher.live gateway-2\n").await.unwrap();
+    let (tcp, http) = (nsqd.tcp(), nsqd.http());
+    let more = [("QUEUE__NSQD", tcp.as_str()), ("QUEUE__NSQD_HTTP", &http), ("CLUSTER__CHANNEL_GRACE", "1s")];
+    let survivor = join(&config("gateway-1", &etcd.url(), &more)).await;
+    join(&config("gateway-2", &etcd.url(), &more)).await.leave().await;
+    let roster = || async { etcd.get("/oxipush/nodes-roster/gateway-2") };
+    until("it is marked", || async { roster().await.filter(|entry| !entry.contains("null")) }).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(nsqd.channels("gopusher.live").await, ["gateway-2"]);
+    drop(reader);
+    until("it is deleted", || async { nsqd.channels("gopusher.live").await.is_empty().then_some(()) }).await;
+    survivor.leave().await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! Each node that reads a channel is in the roster, which outlasts its lease. A survivor that sees a roster entry without
 //! the node's key writes down since when; `[cluster] channel_grace` later one survivor marks the channel as being deleted,
 //! which holds the node's return off, deletes it at every nsqd and strikes the entry. Channels of others (an operator's, an
-//! archive's) are in no roster and stay.
+//! archive's) are in no roster and stay, and so does a channel that is being read.
 
 use std::{
     collections::HashMap,
@@ -142,7 +142,14 @@ impl Cleaner {
         entry: &KeyValue,
         within: Duration,
     ) -> Result<(), Fault> {
-        let deleted = tokio::time::timeout(within, admin::delete_channel(&self.queue, id)).await;
+        let delete = async {
+            // a node that is cut off from etcd alone serves on
+            match admin::reader(&self.queue, id).await? {
+                Some(nsqd) => Err(format!("it is read at {nsqd}: the node lives and does not reach etcd")),
+                None => admin::delete_channel(&self.queue, id).await,
+            }
+        };
+        let deleted = tokio::time::timeout(within, delete).await;
         match deleted.unwrap_or_else(|_| Err("the nsqds did not answer in time".into())) {
             Ok(channels) => {
                 self.told.remove(id);

@@ -187,7 +187,7 @@ impl Admission {
         match &outcome {
             Ok(_) => self.0.accepted[source as usize].inc(),
             Err(refusal) => {
-                let labels = [("source", source.label()), ("outcome", refusal.kind.outcome())];
+                let labels = [("source", source.label()), ("outcome", refusal.kind.name())];
                 self.0.metrics.pushes.get_or_create(&labels).inc()
             }
         };

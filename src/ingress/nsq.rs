@@ -141,8 +141,22 @@ fn delay(first: Duration, attempts: u32) -> Duration {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use prost::Message;
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::{
+        hub::Hub,
+        lifecycle::{Phase, Phases},
+        proto::rpc::PushRequest,
+        queue::{self, Origin, record},
+        telemetry::Metrics,
+    };
 
     #[test]
     fn a_push_that_comes_again_waits_longer_each_time_but_not_for_ever() {
@@ -150,5 +164,55 @@ mod tests {
         let delays: Vec<_> = [1, 2, 3, 7, 70_000].into_iter().map(|n| delay(second, n).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 60, 60]);
         assert_eq!(delay(Duration::from_secs(90), 5), Duration::from_secs(90));
+    }
+
+    #[tokio::test]
+    async fn raw_pushes_keep_their_order_and_their_id_and_bad_ones_are_only_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = [("OXIPUSH__DATA__DIR".to_owned(), dir.path().to_string_lossy().into_owned())];
+        let config = config::load(None, env).unwrap();
+        let (metrics, (tasks, _deaths), phases) = (Arc::new(Metrics::new()), Tasks::new(), Phases::new());
+        let mut queue = queue::embedded::open(&config.queue, &tasks, &metrics).await.unwrap();
+        let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
+        let state = queue.control.state.clone();
+        let admission = Admission::new(&config, queue.publisher, state, hub, phases.clone(), &metrics);
+        // what is in hand in a drain is published all the same
+        phases.enter(Phase::Draining);
+
+        let push = |content: &str| {
+            let to = vec!["card".into(), "card".into()];
+            Bytes::from(PushRequest { to, content: content.into(), ..Default::default() }.encode_to_vec())
+        };
+        let origin = |n: u8| Some(Origin { millis: 1_700_000_000_000, id: [n; 16] });
+        let (jobs, raw) = mpsc::channel(16);
+        for (record, attempts, origin) in [
+            (push("first"), 1, origin(1)),
+            (Bytes::from_static(b"rubbish"), 1, origin(2)),
+            (push("second"), 2, origin(3)),
+            (Bytes::from(PushRequest::default().encode_to_vec()), 1, origin(4)),
+            (push("too often"), config.queue.max_attempts + 1, origin(5)),
+            (push("first"), 2, origin(1)),
+        ] {
+            jobs.send(Job { record, attempts, origin, hand: None }).await.unwrap();
+        }
+        drop(jobs);
+        let inlet = start(&config.queue, Jobs { receiver: raw }, admission, &tasks);
+        tokio::time::timeout(Duration::from_secs(30), inlet.done).await.unwrap().unwrap_err();
+
+        let mut published = Vec::new();
+        for _ in 0..3 {
+            let job = tokio::time::timeout(Duration::from_secs(30), queue.jobs.next()).await.unwrap().unwrap();
+            published.push(record::decode(job.record.clone(), None).unwrap());
+            job.finish();
+        }
+        let contents: Vec<_> = published.iter().map(|push| &*push.content).collect();
+        assert_eq!(contents, ["first", "second", "first"]);
+        assert_eq!(published[0].target.cards, ["card"]);
+        assert_eq!(published[0].id, published[2].id, "a redelivery keeps its id");
+        assert_ne!(published[0].id, published[1].id);
+        assert_eq!(published[0].id.millis(), 1_700_000_000_000);
+        let count = |outcome| metrics.pushes.get_or_create(&[("source", "nsq"), ("outcome", outcome)]).get();
+        assert_eq!((count("accepted"), count("bad_field"), count("given_up")), (3, 2, 1));
+        tasks.stop(Duration::from_secs(10)).await;
     }
 }

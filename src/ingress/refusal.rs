@@ -53,7 +53,7 @@ impl Kind {
         Self::Draining,
     ];
 
-    /// Its word: the row of the table.
+    /// Its word: the row of the table, and the outcome under which a push is counted.
     pub fn name(self) -> &'static str {
         match self {
             Self::BadJson => "bad_json",
@@ -74,15 +74,6 @@ impl Kind {
             Self::Unavailable => "unavailable",
             Self::TimedOut => "timed_out",
             Self::Draining => "draining",
-        }
-    }
-
-    /// The outcome under which a push is counted: whose turn it is to act.
-    pub fn outcome(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Unavailable | Self::TimedOut | Self::Draining | Self::Internal => "unavailable",
-            _ => "refused",
         }
     }
 

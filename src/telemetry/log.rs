@@ -43,8 +43,9 @@ pub fn init(config: &config::Log) -> Result<(), LogError> {
 /// `[log] level` is the gateway's own; of the crates below it only what goes wrong is worth a line.
 fn own_level(level: &str) -> String {
     let foreign = if level == "error" { "error" } else { "warn" };
-    // tokio-nsq calls every cut connection an error; queue/nsq says what matters
-    format!("{foreign},tokio_nsq=off,oxipush={level}")
+    // tokio-nsq calls every cut connection an error and actix-http every malformed request: queue/nsq says what matters, and a
+    // hostile client must not fill the log
+    format!("{foreign},tokio_nsq=off,actix_http=off,oxipush={level}")
 }
 
 /// A panic is a log line like all others, so that a collector of JSON lines does not lose it.

@@ -1,9 +1,18 @@
 //! Answers: gopusher's `{"code":0,"message":"ok"}`, and refusals in the same form.
 
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use actix_web::{
     HttpResponse,
+    body::{BodySize, BoxBody, MessageBody},
     http::{StatusCode, header},
+    web,
 };
+use bytes::Bytes;
 
 use crate::{ingress::refusal::Kind, ingress::refusal::Refusal, push::PushId};
 
@@ -13,7 +22,7 @@ pub(super) fn json(body: String) -> HttpResponse {
 }
 
 /// Any text with status 200.
-pub(super) fn typed(content_type: &'static str, body: impl Into<bytes::Bytes>) -> HttpResponse {
+pub(super) fn typed(content_type: &'static str, body: impl Into<Bytes>) -> HttpResponse {
     let content_type = header::HeaderValue::from_static(content_type);
     HttpResponse::Ok().insert_header((header::CONTENT_TYPE, content_type)).body(body.into())
 }
@@ -76,4 +85,33 @@ pub(super) fn refused(refusal: &Refusal, allow: &'static str) -> HttpResponse {
 /// `{"code":…,"message":…}`.
 pub(super) fn code_and_message(code: u16, message: &str) -> String {
     serde_json::json!({ "code": code, "message": message }).to_string()
+}
+
+/// An answer that keeps the request's unread payload until it is written. actix reads a payload that was let go of to its
+/// end, however long that takes; one that is still held ends the connection.
+pub(super) fn holding(answer: HttpResponse, payload: web::Payload) -> HttpResponse {
+    answer
+        .map_body(|_, body| match body.try_into_bytes() {
+            Ok(bytes) => BoxBody::new(Holding { bytes, _payload: payload }),
+            Err(body) => body,
+        })
+        .map_into_boxed_body()
+}
+
+struct Holding {
+    bytes: Bytes,
+    _payload: web::Payload,
+}
+
+impl MessageBody for Holding {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.bytes.len() as u64)
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let bytes = std::mem::take(&mut self.bytes);
+        Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)))
+    }
 }

@@ -94,19 +94,19 @@ impl Site {
             allowed_origins: http.allowed_origins.clone(),
             max_body: http.max_body,
             request_timeout: http.request_timeout,
-            openapi: openapi(&config.push).into(),
+            openapi: openapi(&config.push, !config.auth.keys.is_empty()).into(),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
             in_hand: Arc::default(),
         }
     }
 
     /// Answers one request; a refusal is counted by its status.
-    pub(super) async fn answer(&self, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    pub(super) async fn answer(&self, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
         let _in_hand = InHand::new(&self.in_hand);
         let origin = request.headers().get(header::ORIGIN).cloned();
         let allow = ROUTES.iter().find(|(path, ..)| *path == request.path()).map_or("", |(.., allow)| allow);
         // a bug costs its own request only
-        let served = AssertUnwindSafe(self.serve(&request, payload)).catch_unwind().await;
+        let served = AssertUnwindSafe(self.serve(&request, &mut payload)).catch_unwind().await;
         let mut answer = match served.unwrap_or_else(|_| Err(Refusal::internal())) {
             Ok(answer) => answer,
             Err(refusal) => answer::refused(&refusal, allow),
@@ -114,6 +114,9 @@ impl Site {
         if answer.status().as_u16() >= 400 {
             let status = status(answer.status().as_u16());
             self.metrics.requests.get_or_create(&[("protocol", "http"), ("status", status)]).inc();
+        }
+        if matches!(answer.status().as_u16(), 408 | 413) {
+            answer = answer::holding(answer, payload);
         }
         // only origins that may call get here with another status than 403
         if let Some(origin) = origin.filter(|_| answer.status() != 403) {
@@ -123,7 +126,7 @@ impl Site {
         answer
     }
 
-    async fn serve(&self, request: &HttpRequest, payload: web::Payload) -> Result<HttpResponse, Refusal> {
+    async fn serve(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
         self.check_origin(request)?;
         let found = ROUTES.iter().find(|(path, ..)| *path == request.path());
         let Some(&(_, route, allow)) = found.filter(|(_, route, _)| *route != Route::Page || self.page.is_some())
@@ -160,7 +163,7 @@ impl Site {
         }
     }
 
-    async fn push(&self, request: &HttpRequest, payload: web::Payload) -> Result<HttpResponse, Refusal> {
+    async fn push(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
         let draft = match self.body(request, payload).await {
             Ok(body) => body::push(&body, self.admission.limits()),
             Err(refusal) => Err(refusal),
@@ -168,7 +171,7 @@ impl Site {
         self.admission.push(Source::Http, draft).await.map(answer::accepted)
     }
 
-    async fn batch(&self, request: &HttpRequest, payload: web::Payload) -> Result<HttpResponse, Refusal> {
+    async fn batch(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
         let body = self.body(request, payload).await?;
         let drafts = body::batch(&body, self.admission.limits())?;
         Ok(answer::replies(&self.admission.push_all(Source::Http, drafts).await))
@@ -228,7 +231,7 @@ impl Site {
     }
 
     /// The whole body, within bound and time; a body of one chunk is not copied.
-    async fn body(&self, request: &HttpRequest, payload: web::Payload) -> Result<Bytes, Refusal> {
+    async fn body(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
         check_content_type(request)?;
         let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         if announced.and_then(|value| value.parse().ok()).is_some_and(|length: usize| length > self.max_body) {
@@ -240,7 +243,7 @@ impl Site {
         })
     }
 
-    async fn collect(&self, mut payload: web::Payload) -> Result<Bytes, Refusal> {
+    async fn collect(&self, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
         let broken = |_| Refusal::new(Kind::BadJson, "the body ended early or is badly framed");
         let Some(first) = payload.next().await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
         let Some(second) = payload.next().await.transpose().map_err(broken)? else {
@@ -306,8 +309,8 @@ fn preflight(allow: &'static str) -> HttpResponse {
         .finish()
 }
 
-/// The description with its bounds, and HEAD beside each GET.
-fn openapi(limits: &PushLimits) -> String {
+/// The description with its bounds, HEAD beside each GET, and whether a key is needed.
+fn openapi(limits: &PushLimits, keyed: bool) -> String {
     let text = OPENAPI
         .replace("\"__MAX_CONTENT__\"", &limits.max_content.to_string())
         .replace("\"__MAX_CARDS__\"", &limits.max_cards.to_string())
@@ -322,6 +325,9 @@ fn openapi(limits: &PushLimits) -> String {
             *answer = json!({"description": "as of GET, without the body"});
         }
         operations["head"] = head;
+    }
+    if !keyed {
+        api["security"] = json!([{}]);
     }
     api.to_string()
 }
@@ -351,7 +357,7 @@ mod tests {
     #[test]
     fn the_description_names_every_route_method_and_status() {
         let limits = PushLimits { max_content: 1, max_cards: 2, max_name: 3, max_batch: 4 };
-        let api: serde_json::Value = serde_json::from_str(&openapi(&limits)).unwrap();
+        let api: serde_json::Value = serde_json::from_str(&openapi(&limits, true)).unwrap();
         let paths = api["paths"].as_object().unwrap();
         let mut described: Vec<_> = paths.keys().map(String::as_str).collect();
         let mut served: Vec<_> = ROUTES.iter().map(|(path, ..)| *path).collect();

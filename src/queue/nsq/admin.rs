@@ -254,6 +254,24 @@ pub async fn delete_channel(config: &config::Queue, node: &str) -> Result<usize,
     if faults.is_empty() { Ok(deleted) } else { Err(faults.join("; ")) }
 }
 
+/// An nsqd where someone reads the node's channel, if there is one.
+///
+/// # Errors
+/// Which nsqds could not be asked.
+pub async fn reader(config: &config::Queue, node: &str) -> Result<Option<String>, String> {
+    let admin = Admin::new(config.lookup_timeout)?;
+    let topic = live(config);
+    let (nsqds, mut faults) = admin.everywhere(config).await;
+    for http in nsqds {
+        match admin.stats(&http, &topic, node).await {
+            Ok(Some(channel)) if !channel.clients.is_empty() => return Ok(Some(http)),
+            Ok(_) => {}
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+}
+
 /// Makes the channels of `nodes` on every nsqd, configured or found, so that none of them misses what is published there.
 ///
 /// # Errors
