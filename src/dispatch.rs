@@ -89,3 +89,60 @@ impl Dispatch {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{
+        hub::Sink,
+        push::{Push, PushId, Target},
+        queue::{Job, record},
+        wire::dialect::Dialect,
+    };
+
+    struct Nowhere;
+
+    impl Sink for Nowhere {
+        fn try_write(&self, bytes: &[u8]) -> std::io::Result<usize> {
+            Ok(bytes.len())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_a_shard_does_not_take_within_job_timeout_is_requeued_once() {
+        let settings = [("OXIPUSH__QUEUE__JOB_TIMEOUT".to_owned(), "1s".to_owned())];
+        let config = config::load(None, settings).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let (tasks, _deaths) = Tasks::new();
+        let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
+        // nobody runs the shard: what is sent to it stays in its inbox
+        let (shard, mut inbox) = hub.seat().unwrap().open::<Nowhere>();
+        shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
+        let (jobs, receiver) = mpsc::channel(1);
+        let (_backlog, backlog) = watch::channel(false);
+        let dispatch = Dispatch::start(&config.queue, Jobs::detached(receiver), hub, None, backlog, &tasks, &metrics);
+        let push = Push {
+            id: PushId::generate(),
+            from: "test".into(),
+            target: Target { cards: vec!["alice".into()], app: None },
+            content: "late".into(),
+            collapse_key: None,
+        };
+        jobs.send(Job::detached(record::encode(&push), 1)).await.unwrap();
+        let requeued = metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]);
+        let expired = async {
+            while requeued.get() == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), expired).await.unwrap();
+        assert_eq!(metrics.jobs_in_hand.get(), 0);
+        // taken after all: the job is another's by now, neither finished nor requeued again
+        shard.take(inbox.recv().await.unwrap());
+        drop(jobs);
+        dispatch.drain(Duration::from_secs(30)).await;
+        let finished = metrics.jobs.get_or_create_owned(&[("outcome", "finished")]);
+        assert_eq!((requeued.get(), finished.get(), metrics.jobs_in_hand.get()), (1, 0, 0));
+    }
+}

@@ -163,12 +163,12 @@ impl Gateway {
         tokio::time::sleep(config.drain.grace.min(left())).await;
         self.phases.enter(Phase::Draining);
         // what a raw push became must be published, and pushes of other nodes go on to reach clients that are still here
-        self.queue.stop_raw().await;
+        let _ = timeout_at(end, self.queue.stop_raw()).await;
         if let Some(inlet) = inlet {
             inlet.drained(left()).await;
         }
         clients.drain(config.drain.rate, config.drain.reconnect_jitter, left()).await;
-        self.queue.stop_jobs().await;
+        let _ = timeout_at(end, self.queue.stop_jobs()).await;
         dispatch.drain(left()).await;
         let rest = async {
             tokio::join!(http.stop(), grpc.stop(), clients.stop());
@@ -181,8 +181,14 @@ impl Gateway {
         if !tasks.stop(Duration::from_secs(1)).await {
             tracing::warn!("some tasks did not end in time");
         }
-        outcome
+        // a part may also die while the node drains: that is no clean end
+        outcome.and_then(|()| panicked(&mut self.deaths).map_or(Ok(()), Err))
     }
+}
+
+/// The first panic among the deaths that were told; parts that merely end are expected to in a drain.
+fn panicked(deaths: &mut mpsc::UnboundedReceiver<Died>) -> Option<Died> {
+    std::iter::from_fn(|| deaths.try_recv().ok()).find(|died| died.how == "panicked")
 }
 
 fn bind<T>(
@@ -202,4 +208,47 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(1024)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    async fn gateway(folder: &tempfile::TempDir) -> Gateway {
+        let dir = folder.path().to_str().unwrap();
+        let local = "127.0.0.1:0";
+        let settings = [
+            ("SOCKET__LISTEN", local),
+            ("HTTP__LISTEN", local),
+            ("GRPC__LISTEN", local),
+            ("NODE__WORKERS", "1"),
+            ("DATA__DIR", dir),
+            ("DRAIN__GRACE", "0ms"),
+        ];
+        let settings = settings.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_owned()));
+        Gateway::build(crate::config::load(None, settings).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_part_that_panics_ends_the_gateway_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let gateway = gateway(&folder).await;
+        gateway.tasks.spawn_until_done("a part", async { panic!("on purpose") });
+        let died = gateway.run(std::future::pending()).await.unwrap_err();
+        assert_eq!((died.name.as_str(), died.how), ("a part", "panicked"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_part_that_panics_while_the_node_drains_is_told_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let gateway = gateway(&folder).await;
+        let mut phase = gateway.phases.watch();
+        gateway.tasks.spawn_until_done("a part", async move {
+            phase.wait_for(|phase| *phase == Phase::Draining).await.unwrap();
+            panic!("on purpose");
+        });
+        let died = gateway.run(async {}).await.unwrap_err();
+        assert_eq!((died.name.as_str(), died.how), ("a part", "panicked"));
+    }
 }
