@@ -246,19 +246,21 @@ impl Site {
     async fn collect(&self, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
         let broken = |_| Refusal::new(Kind::BadJson, "the body ended early or is badly framed");
         let Some(first) = payload.next().await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
+        if first.len() > self.max_body {
+            return Err(self.too_large());
+        }
         let Some(second) = payload.next().await.transpose().map_err(broken)? else {
-            return if first.len() > self.max_body { Err(self.too_large()) } else { Ok(first) };
+            return Ok(first);
         };
         let mut whole = BytesMut::with_capacity((first.len() + second.len()) * 2);
         whole.extend_from_slice(&first);
         whole.extend_from_slice(&second);
-        while let Some(chunk) = payload.next().await {
-            if whole.len() > self.max_body {
-                break;
-            }
+        // checked before the next is waited for: it may never come
+        while whole.len() <= self.max_body {
+            let Some(chunk) = payload.next().await else { return Ok(whole.freeze()) };
             whole.extend_from_slice(&chunk.map_err(broken)?);
         }
-        if whole.len() > self.max_body { Err(self.too_large()) } else { Ok(whole.freeze()) }
+        Err(self.too_large())
     }
 
     fn too_large(&self) -> Refusal {
