@@ -91,7 +91,10 @@ fn figures(svg: &mut String, report: &Report) {
             (None, Some(idle)) => figures.push((format!("{idle:.2} µs"), "CPU for a connection and second")),
             (None, None) => {}
         }
-        figures.push((format!("{:.1} KiB", server.rss_per_connection / 1024.0), "memory for a connection"));
+        // a server that had connections before uses their memory again: then this run cannot tell
+        if server.rss_per_connection >= 512.0 {
+            figures.push((format!("{:.1} KiB", server.rss_per_connection / 1024.0), "memory for a connection"));
+        }
     }
     if figures.len() < 4 {
         figures.push((report::thousands(report.joins.per_second as u64), "joins a second"));
