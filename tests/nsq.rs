@@ -1,8 +1,6 @@
 //! What the nsq backend promises beyond the contract: nsqds that restart, die, refuse, come and go.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
-#[path = "nsq/proxy.rs"]
-mod proxy;
 mod support;
 
 use std::{
@@ -22,8 +20,10 @@ use oxipush::{
     },
     telemetry::Metrics,
 };
-use proxy::Proxy;
-use support::nsq::{Lookupd, Nsqd};
+use support::{
+    nsq::{Lookupd, Nsqd},
+    proxy::Proxy,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -500,6 +500,32 @@ async fn a_malformed_frame_costs_only_its_connection() {
     open.publish("after").await.unwrap();
     open.job().await.finish();
     open.ready().await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_that_acknowledges_nothing_costs_publish_timeout_and_its_connection() {
+    let nsqd = Nsqd::start().await;
+    let proxy = Proxy::to(nsqd.tcp()).await;
+    let settings = [("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())];
+    let mut open = open(&[&settings[..], &[("QUEUE__PUBLISH_TIMEOUT", "1s".into())]].concat()).await;
+    proxy.mute(true);
+    let publishes = join_all(["one", "two"].map(|record| open.publish(record)));
+    for refused in timeout(PATIENCE, publishes).await.expect("an end in time") {
+        assert!(matches!(refused, Err(PublishError::Unavailable(_) | PublishError::TimedOut)), "{refused:?}");
+    }
+    let started = Instant::now();
+    while open.rebuilds("publisher") == 0 {
+        assert!(started.elapsed() < PATIENCE, "the publisher is not built anew");
+        sleep(Duration::from_millis(20)).await;
+    }
+    proxy.mute(false);
+    let started = Instant::now();
+    while open.publish("heard").await.is_err() {
+        assert!(started.elapsed() < PATIENCE, "no publish is acknowledged again");
+    }
+    // those that nsqd heard and nobody acknowledged may come first
+    while open.job().await.record != "heard" {}
     open.close().await;
 }
 

@@ -6,3 +6,4 @@ pub mod gateway;
 pub mod nsq;
 pub mod ports;
 pub mod process;
+pub mod proxy;

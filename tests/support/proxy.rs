@@ -1,4 +1,4 @@
-//! Stands between the queue and an nsqd, and does what networks do.
+//! Stands between the gateway and an nsqd (TCP or HTTP), and does what networks do.
 
 use std::sync::{
     Arc, Mutex,
@@ -20,6 +20,7 @@ enum Do {
 #[derive(Default)]
 struct State {
     stalled: AtomicBool,
+    muted: AtomicBool,
     subscribed: AtomicUsize,
     consumers: Mutex<Vec<mpsc::UnboundedSender<Do>>>,
 }
@@ -52,6 +53,11 @@ impl Proxy {
     /// New connections are accepted and never answered.
     pub fn stall(&self, stalled: bool) {
         self.state.stalled.store(stalled, Ordering::SeqCst);
+    }
+
+    /// Nothing that the server says comes through any connection; what clients say does.
+    pub fn mute(&self, muted: bool) {
+        self.state.muted.store(muted, Ordering::SeqCst);
     }
 
     /// How often a consumer subscribed.
@@ -99,6 +105,9 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<State>) 
             }
             read = server.read(&mut down) => {
                 let Ok(read @ 1..) = read else { return };
+                if state.muted.load(Ordering::SeqCst) {
+                    continue;
+                }
                 if client.write_all(&down[..read]).await.is_err() {
                     return;
                 }
