@@ -235,6 +235,30 @@ async fn clients_that_stay_unhealthy_are_built_anew_and_recover() {
     open.close().await;
 }
 
+/// tokio-nsq says nothing when it cannot reconnect, and its own end comes after 15 minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_that_lose_their_connection_and_find_no_other_are_built_anew_and_recover() {
+    let nsqd = Nsqd::start().await;
+    let proxy = Proxy::to(nsqd.tcp()).await;
+    let settings = [("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())];
+    let quick = [("QUEUE__REBUILD_AFTER", "1s".into()), ("QUEUE__LOOKUP_INTERVAL", "200ms".into())];
+    let mut open = open(&[&settings[..], &quick[..]].concat()).await;
+    proxy.subscribers(2).await;
+    proxy.stall(true);
+    assert_eq!(proxy.cut_consumers(), 2);
+    open.unready("does not list this node's consumer").await;
+    let started = Instant::now();
+    while open.rebuilds("consumer") < 2 {
+        assert!(started.elapsed() < PATIENCE, "{}", open.metrics.text());
+        sleep(Duration::from_millis(50)).await;
+    }
+    proxy.stall(false);
+    open.ready().await;
+    open.publish("second").await.unwrap();
+    open.job().await.finish();
+    open.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_nsqd_refuses_costs_only_its_own_push() {
     let nsqd = Nsqd::with(&["--max-msg-size=1000"]).await;
@@ -279,13 +303,9 @@ async fn an_answer_that_comes_after_a_reconnect_harms_nothing() {
     let mut open = open(&[("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())]).await;
     open.publish("first").await.unwrap();
     let first = open.job().await;
-    let subscribed = proxy.subscribed();
+    proxy.subscribers(2).await;
     assert_eq!(proxy.cut_consumers(), 2);
-    let started = Instant::now();
-    while proxy.subscribed() < subscribed + 2 {
-        assert!(started.elapsed() < PATIENCE, "tokio-nsq does not reconnect");
-        sleep(Duration::from_millis(20)).await;
-    }
+    proxy.subscribers(4).await;
     open.publish("second").await.unwrap();
     // the new connection works before the old one's job is answered
     let mut second = open.job().await;
@@ -491,6 +511,7 @@ async fn a_malformed_frame_costs_only_its_connection() {
     let mut open = open(&[("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())]).await;
     // the size of type, time, attempts and id is 30
     let short = [&10_u32.to_be_bytes()[..], &2_u32.to_be_bytes(), &[0; 26]].concat();
+    proxy.subscribers(2).await;
     assert_eq!(proxy.inject(&short), 2);
     let started = Instant::now();
     while open.rebuilds("consumer") < 2 {

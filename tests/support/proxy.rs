@@ -1,8 +1,11 @@
 //! Stands between the gateway and an nsqd (TCP or HTTP), and does what networks do.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -10,6 +13,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
+
+/// How long a client may take to connect again.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to do to a connection.
 enum Do {
@@ -60,9 +66,13 @@ impl Proxy {
         self.state.muted.store(muted, Ordering::SeqCst);
     }
 
-    /// How often a consumer subscribed.
-    pub fn subscribed(&self) -> usize {
-        self.state.subscribed.load(Ordering::SeqCst)
+    /// Waits until a consumer subscribed `times` in all.
+    pub async fn subscribers(&self, times: usize) {
+        let started = Instant::now();
+        while self.state.subscribed.load(Ordering::SeqCst) < times {
+            assert!(started.elapsed() < PATIENCE, "no consumer subscribes");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Cuts the connections of consumers, and no others; how many.
