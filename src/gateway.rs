@@ -272,7 +272,7 @@ mod tests {
     async fn a_shard_that_panics_ends_the_gateway_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let gateway = gateway(&folder).await;
-        gateway.hub.send(0, poison()).await;
+        gateway.hub.send(0, vec![poison()]).await;
         let died = gateway.run(std::future::pending()).await.unwrap_err();
         assert_eq!(died.name, "hub shard 0");
     }
@@ -285,7 +285,7 @@ mod tests {
         let (hub, mut phase) = (gateway.hub.clone(), gateway.phases.watch());
         let poisoned = tokio::spawn(async move {
             phase.wait_for(|phase| *phase == Phase::Leaving).await.unwrap();
-            hub.send(0, poison()).await;
+            hub.send(0, vec![poison()]).await;
         });
         let died = gateway.run(async {}).await.unwrap_err();
         assert_eq!(died.name, "hub shard 0");

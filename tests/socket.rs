@@ -315,7 +315,7 @@ async fn a_shard_that_dies_is_told_and_its_pushes_come_again_while_the_others_de
     let (outcomes, _told) = tokio::sync::mpsc::unbounded_channel();
     let poison = Parcel::new(Post::new(push(&["here"], ""), 0, outcomes), Cards::Some(vec![1]));
     let shard = dead.trailing_zeros() as usize;
-    rig.hub.send(shard, poison).await;
+    rig.hub.send(shard, vec![poison]).await;
     let died = tokio::time::timeout(PATIENCE, rig.deaths.recv()).await.unwrap().unwrap();
     assert_eq!(died.name, format!("hub shard {shard}"));
     rig.push(&["here", &there], "after").await;
