@@ -126,6 +126,9 @@ async fn an_app_filters_and_no_app_means_all() {
     web.join("ada", "phone").await;
     rig.send(&only).await;
     assert_eq!(web.content().await, "for the phone");
+    only.target.app = Some("tv".into());
+    rig.send(&only).await;
+    rig.reaches(r#"oxipush_drops_total{reason="no_match"}"#, 1).await;
     rig.stop().await;
 }
 
