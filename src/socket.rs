@@ -34,7 +34,7 @@ use crate::{
     config::{self, Config},
     hub::Hub,
     lifecycle::{Phase, Phases, Tasks},
-    push::Name,
+    push::NameRule,
     telemetry::Metrics,
 };
 
@@ -62,7 +62,7 @@ pub struct Clients {
 /// What all workers share.
 struct House {
     config: config::Socket,
-    name: Name,
+    name: NameRule,
     hub: Hub,
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
@@ -92,7 +92,7 @@ impl Bound {
         let house = House {
             gate: Gate::new(&config.socket),
             config: config.socket.clone(),
-            name: Name { max: config.push.max_name },
+            name: NameRule { max: config.push.max_name },
             hub,
             metrics: Arc::clone(metrics),
             plan: watch::Sender::new(None),

@@ -1,6 +1,6 @@
 //! Takes jobs from the queue and gives their parts to the lanes.
 
-use std::{collections::HashSet, hash::BuildHasher, sync::Arc, time::Duration};
+use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use foldhash::fast::FixedState;
@@ -14,13 +14,9 @@ use super::{
 use crate::{
     config,
     hub::{Cards, Outcome, Parcel, Post},
-    push::Push,
     queue::{Job, Jobs, record},
     telemetry::{Count, Metrics},
 };
-
-/// Up to this many cards are compared with each other to find one that is named twice.
-const FEW: usize = 16;
 
 pub(super) struct Intake {
     lanes: Vec<mpsc::Sender<Parcel>>,
@@ -98,13 +94,15 @@ impl Intake {
             tracing::error!(attempts = job.attempts, "a push was handed out too often without success; it is dropped");
             return self.drop_job(job, "attempts");
         }
-        let push = match record::decode(job.record.clone(), None) {
-            Ok(push) => distinct(push),
+        let mut push = match record::decode(job.record.clone(), None) {
+            Ok(push) => push,
             Err(error) => {
                 tracing::error!(%error, "a record cannot be read; it is dropped");
                 return self.drop_job(job, "undecodable");
             }
         };
+        // admission did so already; a record of another origin must not deliver twice either
+        push.target.name_each_once();
         let ticket = self.tickets.keep(job);
         let post = Post::new(push, ticket, self.outcomes.clone());
         for (lane, parcel) in self.split(&post) {
@@ -142,22 +140,4 @@ impl Intake {
         self.requeued.inc();
         job.requeue(Duration::ZERO);
     }
-}
-
-/// Each card once, as admission made it already: a record of another origin must not deliver twice.
-fn distinct(mut push: Push) -> Push {
-    let cards = &mut push.target.cards;
-    if cards.len() <= FEW {
-        let mut place = 1;
-        while place < cards.len() {
-            match cards[..place].contains(&cards[place]) {
-                true => drop(cards.remove(place)),
-                false => place += 1,
-            }
-        }
-    } else {
-        let mut seen = HashSet::with_capacity(cards.len());
-        cards.retain(|card| seen.insert(card.clone()));
-    }
-    push
 }

@@ -7,14 +7,16 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     ingress::{
-        admission::{Admission, Draft, Source},
-        refusal::{Kind, Refusal},
+        admission::{Admission, Source},
+        bounds::too_many_pushes,
+        draft::{Draft, NOT_BUILT},
+        refusal::Refusal,
     },
     proto::rpc::{
         GroupReply, GroupRequest, IsOnlineReply, IsOnlineRequest, PushBatchReply, PushBatchRequest, PushReply,
         PushRequest, SystemReply, SystemRequest, rpc_server::Rpc,
     },
-    push::{Name, PushId},
+    push::PushId,
 };
 
 /// Answers the calls.
@@ -39,7 +41,7 @@ impl Rpc for Service {
     async fn push_batch(&self, request: Request<PushBatchRequest>) -> Result<Response<PushBatchReply>, Status> {
         let (pushes, limit) = (request.into_inner().pushes, self.admission.limits().max_batch);
         if pushes.len() > limit {
-            return Err(Refusal::field("pushes", format_args!("are more than {limit}; split the batch")).into());
+            return Err(too_many_pushes(limit).into());
         }
         let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(draft)).await;
         Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect() }))
@@ -50,8 +52,7 @@ impl Rpc for Service {
         request: Request<Streaming<PushRequest>>,
     ) -> Result<Response<Self::PushStreamStream>, Status> {
         let (admission, stop) = (self.admission.clone(), self.stop.clone());
-        let draining = Refusal::new(Kind::Draining, "the node is draining; push to another one");
-        let last = stream::once(async move { Err(Status::from(draining)) });
+        let last = stream::once(async { Err(Status::from(Refusal::draining())) });
         // a push that came before the stop is answered; the end after it says why there are no more
         let stopped = stop.clone();
         let pushes = request
@@ -78,12 +79,13 @@ impl Rpc for Service {
     }
 
     async fn is_online(&self, request: Request<IsOnlineRequest>) -> Result<Response<IsOnlineReply>, Status> {
-        let result = if self.count(request.into_inner().card_id)? > 0 { "yes" } else { "no" };
+        let connections = self.admission.connections(&request.into_inner().card_id.into())?;
+        let result = if connections > 0 { "yes" } else { "no" };
         Ok(Response::new(IsOnlineReply { result: result.into() }))
     }
 
     async fn group(&self, request: Request<GroupRequest>) -> Result<Response<GroupReply>, Status> {
-        let client_num = match self.count(request.into_inner().card_id)? {
+        let client_num = match self.admission.connections(&request.into_inner().card_id.into())? {
             0 => -1,
             many => many as i64,
         };
@@ -91,26 +93,17 @@ impl Rpc for Service {
     }
 }
 
-impl Service {
-    fn count(&self, card: String) -> Result<usize, Refusal> {
-        let card = ByteString::from(card);
-        let name = Name { max: self.admission.limits().max_name };
-        name.check(&card).map_err(|error| Refusal::field("cardID", error))?;
-        Ok(self.admission.connections(&card))
-    }
-}
-
 fn draft(push: PushRequest) -> Result<Draft, Refusal> {
     let PushRequest { from, to, app_id, content, collapse_key, .. } = push;
-    let not_built = [
-        ("offline", push.offline),
-        ("ttl", push.ttl != 0),
-        ("deliver_at", push.deliver_at != 0),
-        ("room", !push.room.is_empty()),
-        ("everyone", push.everyone),
-        ("idempotency_key", !push.idempotency_key.is_empty()),
+    let given = [
+        push.offline,
+        push.ttl != 0,
+        push.deliver_at != 0,
+        !push.room.is_empty(),
+        push.everyone,
+        !push.idempotency_key.is_empty(),
     ];
-    if let Some((option, _)) = not_built.into_iter().find(|(_, set)| *set) {
+    if let Some((option, _)) = NOT_BUILT.into_iter().zip(given).find(|(_, given)| *given) {
         return Err(Refusal::not_built(option));
     }
     Ok(Draft {

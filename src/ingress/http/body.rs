@@ -12,7 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use crate::{
     config::PushLimits,
     ingress::{
-        admission::{Draft, too_many_cards},
+        bounds::{too_many_cards, too_many_pushes},
+        draft::{Draft, NOT_BUILT},
         refusal::{Kind, Refusal},
     },
 };
@@ -176,11 +177,6 @@ impl<'de> Visitor<'de> for BatchSeed<'_> {
         bool number text null object);
 }
 
-/// The refusal of a batch of more pushes than allowed.
-pub(crate) fn too_many_pushes(limit: usize) -> Refusal {
-    Refusal::field("pushes", format_args!("are more than {limit}; split the batch"))
-}
-
 #[derive(Clone, Copy)]
 enum Field {
     From,
@@ -216,9 +212,6 @@ impl Field {
         }
     }
 }
-
-/// Options of the design that are not built yet: refused by name, never ignored.
-const NOT_BUILT: [&str; 6] = ["offline", "ttl", "deliver_at", "room", "everyone", "idempotency_key"];
 
 enum Key {
     Known(Field),

@@ -27,7 +27,6 @@ use crate::{
         admission::{Admission, Source},
         refusal::{Kind, Refusal},
     },
-    push::Name,
     telemetry::Metrics,
 };
 
@@ -201,8 +200,7 @@ impl Site {
     }
 
     fn count(&self, query: &str) -> Result<usize, Refusal> {
-        let card = query::card(query, Name { max: self.admission.limits().max_name })?;
-        Ok(self.admission.connections(&card))
+        self.admission.connections(&query::card(query)?)
     }
 
     fn ready(&self) -> HttpResponse {

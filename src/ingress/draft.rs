@@ -1,0 +1,33 @@
+//! A push as its caller wrote it.
+
+use bytestring::ByteString;
+
+use crate::push::{Push, PushId, Target};
+
+/// Options of the design that are not built yet: refused by name, never ignored.
+pub(super) const NOT_BUILT: [&str; 6] = ["offline", "ttl", "deliver_at", "room", "everyone", "idempotency_key"];
+
+/// A push that is not checked yet and has no id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // the API's own fields
+pub struct Draft {
+    pub from: ByteString,
+    pub to: Vec<ByteString>,
+    pub app: ByteString,
+    pub content: ByteString,
+    pub collapse_key: ByteString,
+}
+
+impl Draft {
+    /// The push that it asks for; an empty app or collapse key is none.
+    pub(super) fn with(self, id: PushId) -> Push {
+        let Self { from, to, app, content, collapse_key } = self;
+        Push {
+            id,
+            from,
+            target: Target { cards: to, app: (!app.is_empty()).then_some(app) },
+            content,
+            collapse_key: (!collapse_key.is_empty()).then_some(collapse_key),
+        }
+    }
+}
