@@ -44,7 +44,7 @@ const CAGES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("tokio_tungstenite", &["cli"]),
-    ("prost", &["queue/record"]),
+    ("prost", &["queue/record", "ingress/nsq"]),
     ("prost_types", &[]),
     // cluster: etcd_client takes its endpoint
     ("tonic", &["ingress", "cli", "lib.rs", "cluster"]),

@@ -94,7 +94,7 @@ impl Intake {
             tracing::error!(attempts = job.attempts, "a push was handed out too often without success; it is dropped");
             return self.drop_job(job, "attempts");
         }
-        let mut push = match record::decode(job.record.clone(), None) {
+        let mut push = match record::decode(job.record.clone()) {
             Ok(push) => push,
             Err(error) => {
                 tracing::error!(%error, "a record cannot be read; it is dropped");

@@ -5,18 +5,14 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 
-use super::{
-    bounds::Bounds,
-    draft::Draft,
-    refusal::{Kind, Refusal},
-};
+use super::{bounds::Bounds, draft::Draft, refusal::Refusal};
 use crate::{
     auth::Keys,
     config::{Config, PushLimits},
     hub::{Census, Hub},
     lifecycle::{Phase, Phases},
     push::{Push, PushId},
-    queue::{Origin, Publisher, State, record},
+    queue::{Publisher, State, record},
     telemetry::{Count, Metrics},
 };
 
@@ -103,17 +99,21 @@ impl Admission {
         self.count(source, outcome)
     }
 
-    /// Publishes a raw push of another NSQ client; its id is the same for each redelivery. Taken in a drain too: it is in
-    /// hand already.
+    /// As [`Admission::push`], under an id that the push has already and in a drain too: for one that is in hand.
     ///
     /// # Errors
     /// As [`Admission::push`].
-    pub async fn push_raw(&self, raw: bytes::Bytes, origin: Option<Origin>) -> Result<PushId, Refusal> {
-        let outcome = match self.decode_raw(raw, origin) {
+    pub async fn push_in_hand(
+        &self,
+        source: Source,
+        id: PushId,
+        draft: Result<Draft, Refusal>,
+    ) -> Result<PushId, Refusal> {
+        let outcome = match draft.and_then(|draft| self.0.bounds.check(draft.with(id))) {
             Ok(push) => self.publish(&push).await,
             Err(refusal) => Err(refusal),
         };
-        self.count(Source::Nsq, outcome)
+        self.count(source, outcome)
     }
 
     /// Publishes many at once, in order; each has its own outcome.
@@ -191,15 +191,6 @@ impl Admission {
         Ok(push.id)
     }
 
-    fn decode_raw(&self, raw: bytes::Bytes, origin: Option<Origin>) -> Result<Push, Refusal> {
-        let id = match origin {
-            Some(Origin { millis, id }) => PushId::from_parts(millis, fnv1a(&[&id, &raw])),
-            None => PushId::generate(),
-        };
-        let push = record::decode(raw, Some(id)).map_err(|error| Refusal::new(Kind::BadField, error.to_string()))?;
-        self.0.bounds.check(push)
-    }
-
     fn admit(&self, draft: Draft) -> Result<Push, Refusal> {
         if self.0.phases.now() == Phase::Draining {
             return Err(Refusal::draining());
@@ -212,24 +203,4 @@ impl Admission {
 pub struct Seen {
     queue: tokio::sync::watch::Receiver<State>,
     phase: tokio::sync::watch::Receiver<Phase>,
-}
-
-/// FNV-1a in 128 bits over `parts`: ids of raw pushes rest on it, so it must never change.
-fn fnv1a(parts: &[&[u8]]) -> u128 {
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013B;
-    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    parts.iter().flat_map(|part| part.iter()).fold(BASIS, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::fnv1a;
-
-    #[test]
-    fn the_hash_of_raw_pushes_never_changes() {
-        // the published test vectors of FNV-1a 128
-        assert_eq!(fnv1a(&[]), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-        assert_eq!(fnv1a(&[b"a"]), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
-        assert_eq!(fnv1a(&[b"foo", b"bar"]), 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
-    }
 }

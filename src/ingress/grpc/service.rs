@@ -1,6 +1,5 @@
 //! The calls of `proto.Rpc`.
 
-use bytestring::ByteString;
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -9,7 +8,7 @@ use crate::{
     ingress::{
         admission::{Admission, Source},
         bounds::too_many_pushes,
-        draft::{Draft, NOT_BUILT},
+        draft::Draft,
         refusal::Refusal,
     },
     proto::rpc::{
@@ -34,7 +33,7 @@ impl Rpc for Service {
     type PushStreamStream = BoxStream<'static, Result<PushReply, Status>>;
 
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Status> {
-        let id = self.admission.push(Source::Grpc, draft(request.into_inner())).await?;
+        let id = self.admission.push(Source::Grpc, Draft::of(request.into_inner())).await?;
         Ok(Response::new(reply(Ok(id))))
     }
 
@@ -43,7 +42,7 @@ impl Rpc for Service {
         if pushes.len() > limit {
             return Err(too_many_pushes(limit).into());
         }
-        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(draft)).await;
+        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(Draft::of)).await;
         Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect() }))
     }
 
@@ -62,7 +61,7 @@ impl Rpc for Service {
         let replies = pushes
             .map(move |push| {
                 let admission = admission.clone();
-                async move { Ok(reply(admission.push(Source::Grpc, draft(push?)).await)) }
+                async move { Ok(reply(admission.push(Source::Grpc, Draft::of(push?)).await)) }
             })
             .buffered(self.max_unacknowledged);
         Ok(Response::new(replies.boxed()))
@@ -91,28 +90,6 @@ impl Rpc for Service {
         };
         Ok(Response::new(GroupReply { client_num }))
     }
-}
-
-fn draft(push: PushRequest) -> Result<Draft, Refusal> {
-    let PushRequest { from, to, app_id, content, collapse_key, .. } = push;
-    let given = [
-        push.offline,
-        push.ttl != 0,
-        push.deliver_at != 0,
-        !push.room.is_empty(),
-        push.everyone,
-        !push.idempotency_key.is_empty(),
-    ];
-    if let Some((option, _)) = NOT_BUILT.into_iter().zip(given).find(|(_, given)| *given) {
-        return Err(Refusal::not_built(option));
-    }
-    Ok(Draft {
-        from: from.into(),
-        to: to.into_iter().map(ByteString::from).collect(),
-        app: app_id.into(),
-        content: content.into(),
-        collapse_key: collapse_key.into(),
-    })
 }
 
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {
