@@ -24,6 +24,7 @@ pub(super) struct Intake {
     tickets: Arc<Tickets>,
     max_in_flight: usize,
     max_attempts: u32,
+    replay_hold: Duration,
     metrics: Arc<Metrics>,
     requeued: Count,
 }
@@ -42,33 +43,29 @@ impl Intake {
             tickets,
             max_in_flight: config.max_in_flight,
             max_attempts: config.max_attempts,
+            replay_hold: config.replay_hold,
             metrics: Arc::clone(metrics),
             requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
         }
     }
 
     /// Takes jobs until their end.
-    pub(super) async fn run(
-        self,
-        mut jobs: Jobs,
-        hold: Option<Duration>,
-        backlog: watch::Receiver<bool>,
-        draining: CancellationToken,
-    ) {
+    pub(super) async fn run(self, mut jobs: Jobs, backlog: watch::Receiver<bool>, draining: CancellationToken) {
         let Some(first) = jobs.next().await else { return };
-        match hold.filter(|time| !time.is_zero() && *backlog.borrow()) {
-            None => self.begin(first).await,
-            Some(time) => self.replay(first, &mut jobs, time, &draining).await,
+        let held = *backlog.borrow() && !self.replay_hold.is_zero();
+        match held {
+            true => self.replay(first, &mut jobs, &draining).await,
+            false => self.begin(first).await,
         }
         while let Some(job) = jobs.next().await {
             self.begin(job).await;
         }
     }
 
-    /// Holds the backlog for `time`, then dispatches it; a drain gives it back instead, and what follows.
-    async fn replay(&self, first: Job, jobs: &mut Jobs, time: Duration, draining: &CancellationToken) {
+    /// Holds the backlog, then dispatches it; a drain gives it back instead, and what follows.
+    async fn replay(&self, first: Job, jobs: &mut Jobs, draining: &CancellationToken) {
         let in_hand = &self.metrics.jobs_in_hand;
-        match hold::hold(first, jobs, time, self.max_in_flight, draining, in_hand).await {
+        match hold::hold(first, jobs, self.replay_hold, self.max_in_flight, draining, in_hand).await {
             Held::Over(held) => {
                 tracing::info!(jobs = held.len(), "the replay hold is over");
                 for job in held {
