@@ -4,6 +4,8 @@
 
 mod answer;
 mod body;
+mod json;
+mod openapi;
 mod query;
 mod routes;
 
