@@ -20,7 +20,7 @@ use crate::{
     dispatch::Dispatch,
     hub::Hub,
     ingress::{self, admission::Admission, grpc, http},
-    lifecycle::{Died, Phase, Phases, Tasks},
+    lifecycle::{Death, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError},
     socket,
     telemetry::Metrics,
@@ -176,7 +176,7 @@ impl Gateway {
 
 /// The first panic among the deaths that were told; parts that merely end are expected to in a drain.
 fn panicked(deaths: &mut mpsc::UnboundedReceiver<Died>) -> Option<Died> {
-    std::iter::from_fn(|| deaths.try_recv().ok()).find(|died| died.how == "panicked")
+    std::iter::from_fn(|| deaths.try_recv().ok()).find(|died| died.how == Death::Panicked)
 }
 
 /// A section's listener, non-blocking, and where it really listens (a port of 0 is settled).
@@ -220,7 +220,7 @@ mod tests {
         let gateway = gateway(&folder).await;
         gateway.tasks.spawn_until_done("a part", async { panic!("on purpose") });
         let died = gateway.run(std::future::pending()).await.unwrap_err();
-        assert_eq!((died.name.as_str(), died.how), ("a part", "panicked"));
+        assert_eq!((died.name.as_str(), died.how), ("a part", Death::Panicked));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,6 +233,6 @@ mod tests {
             panic!("on purpose");
         });
         let died = gateway.run(async {}).await.unwrap_err();
-        assert_eq!((died.name.as_str(), died.how), ("a part", "panicked"));
+        assert_eq!((died.name.as_str(), died.how), ("a part", Death::Panicked));
     }
 }

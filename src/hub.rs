@@ -4,11 +4,11 @@
 //! is shared by all threads, so that a push for one card wakes only the shards that hold it.
 
 mod group;
-mod inbox;
 mod index;
 mod member;
 mod outbox;
 mod post;
+mod seat;
 mod shard;
 mod slab;
 mod tally;
@@ -25,10 +25,10 @@ use tokio::sync::mpsc;
 
 use crate::{config, telemetry::Metrics};
 
-pub use inbox::Seat;
 pub use member::{Flush, Member, Sink};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use post::{Cards, Outcome, Parcel, Post};
+pub use seat::Seat;
 pub use shard::Shard;
 pub use slab::Key;
 

@@ -19,7 +19,7 @@ impl Reader {
     }
 
     /// The configuration, if nothing was wrong.
-    pub(super) fn into_faults(self, config: Option<Config>) -> Result<Config, ConfigError> {
+    pub(super) fn finish(self, config: Option<Config>) -> Result<Config, ConfigError> {
         match config {
             Some(config) if self.faults.is_empty() => Ok(config),
             _ => Err(ConfigError(self.faults)),

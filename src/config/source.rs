@@ -28,7 +28,7 @@ pub fn load(
     let Layers { values, faults } = Layers::read(file, environment)?;
     let mut reader = Reader::new(values, faults);
     let config = tables::read(&mut reader);
-    reader.into_faults(config)
+    reader.finish(config)
 }
 
 /// One key with the value that is used, for `check-config`: secrets show as `***`.

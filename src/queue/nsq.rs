@@ -192,8 +192,8 @@ impl Control {
 
     pub(crate) async fn close(self, within: Duration) {
         let deadline = Instant::now() + within;
-        self.stop_jobs().await;
         let idle = async {
+            self.stop_jobs().await;
             for side in [&self.live, &self.raw] {
                 let _ = side.hands.acquire_many(u32::try_from(side.bound).unwrap_or(u32::MAX)).await;
             }

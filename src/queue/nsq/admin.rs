@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::join_all;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::config;
+use crate::{config, telemetry::root_cause};
 
 /// The most that an answer may have; a `/stats` of one channel has a few hundred bytes for each client.
 const MAX_ANSWER: usize = 8 << 20;
@@ -98,9 +98,7 @@ impl Admin {
     async fn call(&self, post: bool, server: &str, path: &str) -> Result<Option<Vec<u8>>, String> {
         let url = format!("http://{server}{path}");
         let fault = |error: reqwest::Error| {
-            let error: &dyn std::error::Error = &error;
-            let cause = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string();
-            format!("{server}{}: {cause}", path.split('?').next().unwrap_or(path))
+            format!("{server}{}: {}", path.split('?').next().unwrap_or(path), root_cause(&error))
         };
         let request = if post { self.client.post(&url) } else { self.client.get(&url) };
         let mut response = request.send().await.map_err(fault)?;
