@@ -106,6 +106,7 @@ impl Bound {
         }
         let server = Server::build()
             .workers(house.hub.workers())
+            // the gate refuses with 503 what is too many; actix would only let it wait
             .max_concurrent_connections(house.config.max_connections.max(1024))
             .disable_signals()
             .listen("clients", listener, {
