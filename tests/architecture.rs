@@ -45,7 +45,6 @@ const CAGES: &[(&str, &[&str])] = &[
     ("clap_complete", &["cli"]),
     ("tokio_tungstenite", &["cli"]),
     ("prost", &["queue/record", "ingress/nsq"]),
-    ("prost_types", &[]),
     // cluster: etcd_client takes its endpoint
     ("tonic", &["ingress", "cli", "lib.rs", "cluster"]),
     ("tonic_health", &["ingress"]),

@@ -269,29 +269,3 @@ pub async fn reader(config: &config::Queue, node: &str) -> Result<Option<String>
     }
     if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
 }
-
-/// Makes the channels of `nodes` on every nsqd, configured or found, so that none of them misses what is published there.
-///
-/// # Errors
-/// Which nsqds could not be asked; the others are done.
-pub async fn create_channels(config: &config::Queue, nodes: &[String]) -> Result<(), String> {
-    let admin = Admin::new(config.lookup_timeout)?;
-    let topic = live(config);
-    let (nsqds, mut faults) = admin.everywhere(config).await;
-    for done in join_all(nsqds.iter().map(|http| admin.lay(http, &topic, nodes))).await {
-        if let Err(fault) = done {
-            faults.push(fault);
-        }
-    }
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
-}
-
-/// The channels, which is to say nodes, of the gateway's own topic over all nsqds and nsqlookupds.
-///
-/// # Errors
-/// None of them could be asked.
-pub async fn channels(config: &config::Queue) -> Result<Vec<String>, String> {
-    let admin = Admin::new(config.lookup_timeout)?;
-    let (found, faults) = admin.known_channels(config).await;
-    if found.is_empty() && !faults.is_empty() { Err(faults.join("; ")) } else { Ok(found.into_iter().collect()) }
-}
