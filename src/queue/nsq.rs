@@ -45,6 +45,23 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A connection that lived this long was a good one: the next is made without a wait.
 const LIVED: Duration = Duration::from_secs(5);
 
+/// Waits between tries: each twice as long as the one before, and spread, so that nodes do not come back in step.
+struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { next: SHORTEST_WAIT }
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(LONGEST_WAIT);
+        wait.mul_f64(0.5 + fastrand::f64())
+    }
+}
+
 /// See [`super::open`].
 ///
 /// # Errors
