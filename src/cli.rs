@@ -9,6 +9,7 @@ mod tail;
 use std::{
     fmt::Display,
     io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -137,6 +138,16 @@ fn completions(shell: clap_complete::Shell) -> ExitCode {
     clap_complete::generate(shell, &mut Cli::command(), "oxipush", &mut script);
     print(&String::from_utf8_lossy(&script));
     ExitCode::SUCCESS
+}
+
+/// An address by which this machine reaches a listener: of "all addresses" the loopback one.
+fn near(mut listener: SocketAddr) -> SocketAddr {
+    match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listener.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listener.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listener
 }
 
 /// Tells what went wrong, on stderr.

@@ -222,6 +222,12 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_cannot_be_read_is_no_second_mistake_beside_another_key() {
+        // the least size would be too small for [push] max_content
+        assert_eq!(with(&[("OUTBOX__MAX_BYTES", "12")]).unwrap_err().0.len(), 1);
+    }
+
+    #[test]
     fn an_api_that_others_reach_needs_keys_or_the_word_insecure() {
         let open = ("HTTP__LISTEN", "0.0.0.0:8081");
         assert!(with(&[open]).unwrap_err().to_string().contains("[http] listen: 0.0.0.0:8081"));

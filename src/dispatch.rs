@@ -29,13 +29,12 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// Starts `[queue] processors` lanes on `jobs`. With `hold`, where there is a `backlog` when the first job comes, it and
-    /// what follows wait that long (touched meanwhile), so that clients can rejoin after a restart.
+    /// Starts `[queue] processors` lanes on `jobs`. Where there is a `backlog` when the first job comes, it and what follows
+    /// wait for `[queue] replay_hold` (touched meanwhile), so that clients can rejoin after a restart.
     pub fn start(
         config: &config::Queue,
         jobs: Jobs,
         hub: Hub,
-        hold: Option<Duration>,
         backlog: watch::Receiver<bool>,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
@@ -61,7 +60,7 @@ impl Dispatch {
             let (draining, abort) = (draining.clone(), abort.clone());
             async move {
                 // jobs that were taken and not yet dispatched are requeued by their drop
-                abort.run_until_cancelled(intake.run(jobs, hold, backlog, draining)).await;
+                abort.run_until_cancelled(intake.run(jobs, backlog, draining)).await;
             }
         });
         let (done, settled) = oneshot::channel();
@@ -121,7 +120,7 @@ mod tests {
         shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
         let (jobs, receiver) = mpsc::channel(1);
         let (_backlog, backlog) = watch::channel(false);
-        let dispatch = Dispatch::start(&config.queue, Jobs::detached(receiver), hub, None, backlog, &tasks, &metrics);
+        let dispatch = Dispatch::start(&config.queue, Jobs::detached(receiver), hub, backlog, &tasks, &metrics);
         let push = Push {
             id: PushId::generate(),
             from: "test".into(),

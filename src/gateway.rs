@@ -1,7 +1,14 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
+use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -18,6 +25,9 @@ use crate::{
     socket,
     telemetry::Metrics,
 };
+
+/// Connections of back ends that wait to be accepted: they are few and live long.
+const BACKLOG: u32 = 1024;
 
 /// A gateway that is built and bound and does not serve yet.
 pub struct Gateway {
@@ -69,40 +79,19 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
-        let workers = match config.node.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
-        let hub = Hub::new(&config.hub, &config.outbox, workers, &metrics);
-        let clients = bind("socket", config.socket.listen, |_| {
-            socket::Bound::bind(&config, hub.clone(), phases.clone(), &metrics)
-        })?;
-        let http_listener = bind("http", config.http.listen, listen)?;
-        let grpc_listener = bind("grpc", config.grpc.listen, listen)?;
-        let local = |section, listener: &std::net::TcpListener, address| {
-            listener.local_addr().map_err(|error| BuildError::Bind { section, address, error })
-        };
-        let listeners = Listeners {
-            socket: clients.address(),
-            http: local("http", &http_listener, config.http.listen)?,
-            grpc: local("grpc", &grpc_listener, config.grpc.listen)?,
-        };
+        let (socket_listener, socket) = listen("socket", config.socket.listen, config.socket.backlog)?;
+        let (http_listener, http) = listen("http", config.http.listen, BACKLOG)?;
+        let (grpc_listener, grpc) = listen("grpc", config.grpc.listen, BACKLOG)?;
+        let listeners = Listeners { socket, http, grpc };
         let cluster = Cluster::join(&config, listeners, phases.clone(), &tasks, &metrics).await?;
         let queue = queue::open(&config.queue, &config.node.id, cluster.members.clone(), &tasks, &metrics).await?;
         let state = queue.control.state.clone();
+        let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
-        let http = bind("http", listeners.http, |_| {
-            http::Bound::new(
-                http_listener,
-                &config,
-                admission.clone(),
-                cluster.details.clone(),
-                listeners.socket,
-                &metrics,
-            )
-        })?;
-        let grpc =
-            bind("grpc", listeners.grpc, |_| grpc::Bound::new(grpc_listener, &config, admission.clone(), &metrics))?;
+        let clients = socket::Bound::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
+        let details = cluster.details.clone();
+        let http = http::Bound::new(http_listener, &config, admission.clone(), details, socket, &metrics);
+        let grpc = grpc::Bound::new(grpc_listener, &config, admission.clone(), &metrics);
         Ok(Self {
             config,
             metrics,
@@ -142,9 +131,8 @@ impl Gateway {
     /// A task of the gateway died.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Died> {
         let (config, tasks, metrics) = (&self.config, &self.tasks, &self.metrics);
-        let hold = Some(config.queue.replay_hold).filter(|hold| !hold.is_zero());
         let backlog = self.queue.backlog.clone();
-        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, hold, backlog, tasks, metrics);
+        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, tasks, metrics);
         let clients = self.clients.serve(tasks);
         let inlet = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, self.admission, tasks));
         let http = self.http.serve(tasks);
@@ -186,23 +174,19 @@ impl Gateway {
     }
 }
 
-fn bind<T>(
-    section: &'static str,
-    address: SocketAddr,
-    make: impl FnOnce(SocketAddr) -> io::Result<T>,
-) -> Result<T, BuildError> {
-    make(address).map_err(|error| BuildError::Bind { section, address, error })
-}
-
-/// A listener for back ends; their connections are few and live long.
-fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    use socket2::{Domain, Socket, Type};
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    Ok(socket.into())
+/// A section's listener, non-blocking, and where it really listens (a port of 0 is settled).
+fn listen(section: &'static str, address: SocketAddr, backlog: u32) -> Result<(TcpListener, SocketAddr), BuildError> {
+    let bound = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound().map_err(|error| BuildError::Bind { section, address, error })
 }
 
 #[cfg(test)]
@@ -212,6 +196,7 @@ mod tests {
 
     use crate::{
         hub::{Cards, Parcel, Post},
+        lifecycle::Death,
         push::{Push, PushId, Target},
     };
 
@@ -240,7 +225,7 @@ mod tests {
         let gateway = gateway(&folder).await;
         gateway.tasks.spawn_until_done("a part", async { panic!("on purpose") });
         let died = gateway.run(std::future::pending()).await.unwrap_err();
-        assert_eq!((died.name.as_str(), died.how), ("a part", "panicked"));
+        assert_eq!((died.name.as_str(), died.how), ("a part", Death::Panicked));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -253,7 +238,7 @@ mod tests {
             panic!("on purpose");
         });
         let died = gateway.run(async {}).await.unwrap_err();
-        assert_eq!((died.name.as_str(), died.how), ("a part", "panicked"));
+        assert_eq!((died.name.as_str(), died.how), ("a part", Death::Panicked));
     }
 
     /// A part that names a card which its push does not have: a bug that no lane has, and that a shard does not survive.

@@ -9,6 +9,7 @@ mod index;
 mod member;
 mod outbox;
 mod post;
+mod seat;
 mod shard;
 mod slab;
 mod tally;
@@ -25,10 +26,11 @@ use tokio::sync::mpsc;
 
 use crate::{config, telemetry::Metrics};
 
-pub use inbox::{Inbox, Seat};
+pub use inbox::Inbox;
 pub use member::{Flush, Member, Sink};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use post::{Cards, Fate, Outcome, Parcel, Post};
+pub use seat::Seat;
 pub use shard::Shard;
 pub use slab::Key;
 

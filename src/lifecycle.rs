@@ -33,8 +33,26 @@ pub struct Tasks {
 pub struct Died {
     /// The task's name.
     pub name: String,
-    /// `ended` or `panicked`.
-    pub how: &'static str,
+    /// How.
+    pub how: Death,
+}
+
+/// How a task died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// It returned though it should have gone on.
+    Ended,
+    /// It panicked; the log says where.
+    Panicked,
+}
+
+impl std::fmt::Display for Death {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ended => "ended",
+            Self::Panicked => "panicked",
+        })
+    }
 }
 
 impl Tasks {
@@ -69,7 +87,7 @@ impl Tasks {
         });
     }
 
-    /// Cancels all and waits for their ends, `within` at most; the names of none are known then, only that some remain.
+    /// Cancels all and waits for their ends, `within` at most; `false`: some remain.
     pub async fn stop(&self, within: Duration) -> bool {
         self.cancel.cancel();
         self.tracker.close();
@@ -89,14 +107,14 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let how = match self.panicked {
-            true if std::thread::panicking() => "panicked",
+            true if std::thread::panicking() => Death::Panicked,
             // dropped with the runtime, or cancelled from outside
             true => return,
             false if self.may_end || self.cancel.is_cancelled() => {
                 tracing::debug!(task = self.name, "task ended");
                 return;
             }
-            false => "ended",
+            false => Death::Ended,
         };
         let _ = self.died.send(Died { name: std::mem::take(&mut self.name), how });
     }

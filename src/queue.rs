@@ -118,11 +118,6 @@ impl Jobs {
     pub async fn next(&mut self) -> Option<Job> {
         self.receiver.recv().await
     }
-
-    /// A job that waits already, without waiting for one.
-    pub fn try_next(&mut self) -> Option<Job> {
-        self.receiver.try_recv().ok()
-    }
 }
 
 /// A record taken from the queue. Dropped without a word it is requeued at once.

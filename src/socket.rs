@@ -10,8 +10,7 @@ mod wheel;
 mod worker;
 
 use std::{
-    io,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +23,6 @@ use actix_http::{HttpService, Request, h1};
 use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::{App, HttpResponse, dev::AppConfig, web};
-use socket2::{Domain, Protocol, Type};
 use tokio::{
     net::TcpStream,
     sync::{oneshot, watch},
@@ -34,7 +32,7 @@ use crate::{
     config::{self, Config},
     hub::Hub,
     lifecycle::{Phase, Phases, Tasks},
-    push::Name,
+    push::NameRule,
     telemetry::Metrics,
 };
 
@@ -48,7 +46,6 @@ const ACTIX_CLOCK: Duration = Duration::from_millis(500);
 /// A bound listener that does not serve yet.
 pub struct Bound {
     listener: TcpListener,
-    address: SocketAddr,
     house: Arc<House>,
     phases: Phases,
 }
@@ -62,7 +59,7 @@ pub struct Clients {
 /// What all workers share.
 struct House {
     config: config::Socket,
-    name: Name,
+    name: NameRule,
     hub: Hub,
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
@@ -74,37 +71,19 @@ struct House {
 }
 
 impl Bound {
-    /// Binds `[socket] listen`.
-    ///
-    /// # Errors
-    /// The address cannot be bound.
-    pub fn bind(config: &Config, hub: Hub, phases: Phases, metrics: &Arc<Metrics>) -> io::Result<Self> {
-        let socket = socket2::Socket::new(
-            Domain::for_address(config.socket.listen),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&config.socket.listen.into())?;
-        socket.listen(i32::try_from(config.socket.backlog).unwrap_or(i32::MAX))?;
-        let listener = TcpListener::from(socket);
-        let address = listener.local_addr()?;
+    /// On a listener that is bound and non-blocking.
+    pub fn new(listener: TcpListener, config: &Config, hub: Hub, phases: Phases, metrics: &Arc<Metrics>) -> Self {
         let house = House {
             gate: Gate::new(&config.socket),
             config: config.socket.clone(),
-            name: Name { max: config.push.max_name },
+            name: NameRule { max: config.push.max_name },
             hub,
             metrics: Arc::clone(metrics),
             plan: watch::Sender::new(None),
             stopping: AtomicBool::new(false),
             lifelines: Mutex::default(),
         };
-        Ok(Self { listener, address, house: Arc::new(house), phases })
-    }
-
-    /// Where it listens (a port of 0 is settled).
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Self { listener, house: Arc::new(house), phases }
     }
 
     /// Serves. A worker's shard that ends unasked is a death.
@@ -112,7 +91,7 @@ impl Bound {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn serve(self, tasks: &Tasks) -> Clients {
-        let Self { listener, house, phases, .. } = self;
+        let Self { listener, house, phases } = self;
         for shard in 0..house.hub.workers() {
             let (lifeline, gone) = oneshot::channel::<()>();
             house.lifelines().push(Some(lifeline));
@@ -127,25 +106,23 @@ impl Bound {
         }
         let server = Server::build()
             .workers(house.hub.workers())
+            // the gate refuses with 503 what is too many; actix would only let it wait
             .max_concurrent_connections(house.config.max_connections.max(1024))
             .disable_signals()
             .listen("clients", listener, {
                 let house = Arc::clone(&house);
                 move || http(&house, &phases)
             });
-        let server =
-            server.expect("invariant: a listener that is non-blocking and has an address can be listened on").run();
+        let server = server.expect("invariant: a listener that is non-blocking and has an address can be served").run();
         let handle = server.handle();
-        let (house_, cancelled) = (Arc::clone(&house), tasks.cancelled());
+        let (told, cancelled) = (Arc::clone(&house), tasks.cancelled());
         tasks.spawn("client listener", async move {
             tokio::select! {
-                result = server => {
-                    if let Err(error) = result {
-                        tracing::error!(%error, "the listener for clients ended");
-                    } else if house_.is_stopping() {
-                        cancelled.cancelled().await;
-                    }
-                }
+                ended = server => match ended {
+                    Ok(()) if told.is_stopping() => cancelled.cancelled().await,
+                    Ok(()) => tracing::error!("the listener for clients ended unasked"),
+                    Err(error) => tracing::error!(%error, "the listener for clients failed"),
+                },
                 () = cancelled.cancelled() => {}
             }
         });

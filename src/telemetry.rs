@@ -3,5 +3,5 @@
 mod log;
 mod metrics;
 
-pub use log::{LogError, init};
+pub use log::{LogError, init, root_cause};
 pub use metrics::{Count, Counted, Level, Metrics};

@@ -44,8 +44,7 @@ const CAGES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("tokio_tungstenite", &["cli"]),
-    ("prost", &["queue/record", "ingress/draft"]),
-    ("prost_types", &[]),
+    ("prost", &["queue/record", "ingress/nsq"]),
     // cluster: etcd_client takes its endpoint
     ("tonic", &["ingress", "cli", "lib.rs", "cluster"]),
     ("tonic_health", &["ingress"]),

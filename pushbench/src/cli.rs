@@ -16,6 +16,18 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// What the kernel allows: a bare epoll server, in turn with the gateway (--with)
+    Limit(Limit),
+    /// How long a bare fdatasync takes on a folder's disk
+    Fsync(Fsync),
+    /// The bare epoll server alone (limit starts its own); ends with its standard input
+    Bare(Bare),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Scenario {
     /// Connections that only stay: memory and CPU of each
     Idle(Load),
     /// Pushes to single cards, each with its own connection
@@ -34,17 +46,10 @@ pub(crate) enum Command {
     Slow(Load),
     /// Churn, slow clients and pushes for a long time; memory over time
     Soak(Load),
-    /// What the kernel allows: a bare epoll server, in turn with the gateway (--with)
-    Limit(Limit),
-    /// How long a bare fdatasync takes on a folder's disk
-    Fsync(Fsync),
-    /// The bare epoll server alone (limit starts its own); ends with its standard input
-    Bare(Bare),
 }
 
-impl Command {
-    /// The scenario and its load; the commands that are none never come here.
-    pub(crate) fn scenario(self) -> (Kind, Load) {
+impl Scenario {
+    pub(crate) fn into_parts(self) -> (Kind, Load) {
         match self {
             Self::Idle(load) => (Kind::Idle, load),
             Self::Unicast(load) => (Kind::Unicast, load),
@@ -55,7 +60,6 @@ impl Command {
             Self::Churn(load) => (Kind::Churn, load),
             Self::Slow(load) => (Kind::Slow, load),
             Self::Soak(load) => (Kind::Soak, load),
-            Self::Limit(_) | Self::Fsync(_) | Self::Bare(_) => unreachable!("main handles these itself"),
         }
     }
 }

@@ -56,8 +56,8 @@ fn run(cli: cli::Cli) -> Result<bool> {
         cli::Command::Limit(args) => limit::run(&args),
         cli::Command::Fsync(args) => fsync::run(&args),
         cli::Command::Bare(args) => bare::run(&args),
-        command => {
-            let (kind, load) = command.scenario();
+        cli::Command::Scenario(scenario) => {
+            let (kind, load) = scenario.into_parts();
             let report = scenario::run(kind, &load)?;
             report.publish(&load)?;
             Ok(!load.check || report.complaints().is_empty())

@@ -2,13 +2,13 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::ExitCode,
     time::Duration,
 };
 
-use super::{check, failed, print};
+use super::{check, failed, near, print};
 use crate::config;
 
 pub(super) const LONG_ABOUT: &str = "\
@@ -26,7 +26,7 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
         Ok(config) => config,
         Err(error) => return failed(check::mistakes(&error)),
     };
-    let address = local(config.http.listen);
+    let address = near(config.http.listen);
     match ask(address) {
         Ok(answer) => {
             let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -38,16 +38,6 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
         }
         Err(error) => failed(format_args!("no answer from {address}: {error}")),
     }
-}
-
-/// "All addresses" are reached by the loopback one.
-fn local(listen: SocketAddr) -> SocketAddr {
-    let ip: IpAddr = match listen.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 fn ask(address: SocketAddr) -> std::io::Result<String> {

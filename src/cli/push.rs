@@ -14,7 +14,10 @@ use tonic::{
 };
 
 use super::print;
-use crate::proto::rpc::{PushRequest, rpc_client::RpcClient};
+use crate::{
+    proto::rpc::{PushRequest, rpc_client::RpcClient},
+    telemetry::root_cause,
+};
 
 pub(super) const LONG_ABOUT: &str = "\
 Hands one push to a running node over gRPC and prints its id once the queue has it for good. The content is TEXT, or what FILE \
@@ -78,7 +81,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
     }
     let endpoint = endpoint(&grpc)?.connect_timeout(timeout).timeout(timeout);
     let channel = endpoint.connect().await.map_err(|error| {
-        format!("no node answers at {grpc}: {}; is it running, and is this its [grpc] listen?", root(&error))
+        format!("no node answers at {grpc}: {}; is it running, and is this its [grpc] listen?", root_cause(&error))
     })?;
     let mut node = RpcClient::new(channel).max_decoding_message_size(1 << 20);
     let reply = tokio::time::timeout(timeout, node.push(request)).await;
@@ -144,13 +147,4 @@ fn refused(status: &Status) -> String {
         _ => "",
     };
     format!("refused: {code}: {what}{remedy}")
-}
-
-/// The innermost cause, which names what the system said.
-pub(super) fn root(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

@@ -1,20 +1,13 @@
 //! Runs the gateway: configuration, log, runtime, signals, banner, exit code.
 
-use std::{
-    fmt::Write as _,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fmt::Write as _, io, path::Path, process::ExitCode, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
 
-use super::{check, failed, print};
+use super::{check, failed, near, print};
 use crate::{
     cluster::Listeners,
     config::{self, Config, LogFormat},
@@ -146,14 +139,4 @@ impl Welcome {
         text.push_str("Ctrl-C stops it.\n");
         text
     }
-}
-
-/// An address that this machine can be reached by: of "all addresses" the loopback one.
-fn near(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }

@@ -17,7 +17,8 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{print, push::root};
+use super::print;
+use crate::telemetry::root_cause;
 
 pub(super) const LONG_ABOUT: &str = "\
 Joins a running node as a card, in the protocol oxipush.v1, and prints each push that arrives: its id, who sent it and its \
@@ -123,7 +124,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
 fn backoff(failures: u32) -> Duration {
     let (least, most) = BACKOFF;
     let ceiling = least.saturating_mul(1 << failures.min(16)).min(most);
-    least.min(ceiling) + (ceiling - least).mul_f64(fastrand::f64())
+    least + (ceiling - least).mul_f64(fastrand::f64())
 }
 
 /// Connects and joins; the node's answer is awaited.
@@ -159,7 +160,7 @@ fn unopened(error: &tungstenite::Error) -> End {
             }
         }
         tungstenite::Error::Url(_) => End::Never(format!("{error}; write ws://host:port/ws")),
-        error => End::Back { why: root(error), delay: None },
+        error => End::Back { why: root_cause(error), delay: None },
     }
 }
 
@@ -200,7 +201,7 @@ async fn follow(socket: &mut Socket, json: bool, mut stop: std::pin::Pin<&mut im
 
 async fn say(socket: &mut Socket, event: &Value) -> Result<(), End> {
     let sent = socket.send(Message::text(event.to_string())).await;
-    sent.map_err(|error| End::Back { why: root(&error), delay: None })
+    sent.map_err(|error| End::Back { why: root_cause(&error), delay: None })
 }
 
 /// What the node says in an `{"event":…,"data":…}`.
@@ -217,7 +218,7 @@ fn heard(message: Option<Result<Message, tungstenite::Error>>) -> Result<Option<
         Some(Ok(Message::Text(text))) => Ok(serde_json::from_str(&text).ok()),
         Some(Ok(Message::Close(frame))) => Err(closed(frame)),
         Some(Ok(_)) => Ok(None),
-        Some(Err(error)) => Err(End::Back { why: root(&error), delay: None }),
+        Some(Err(error)) => Err(End::Back { why: root_cause(&error), delay: None }),
         None => Err(End::Back { why: "the connection broke".into(), delay: None }),
     }
 }

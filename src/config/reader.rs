@@ -1,4 +1,7 @@
 //! Reads values as what they mean, and keeps every mistake.
+//!
+//! A value that cannot be read is replaced by one that can, so that reading goes on to the next mistake; nobody sees it, since
+//! one mistake refuses the whole configuration.
 
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -8,22 +11,26 @@ use super::{
 };
 
 /// The values, and the mistakes found so far.
-pub(super) struct Reader {
-    values: Values,
+pub(super) struct Reader<'a> {
+    values: &'a Values,
     faults: Vec<String>,
+    /// A value was replaced.
+    replaced: bool,
 }
 
-impl Reader {
-    pub(super) fn new(values: Values, faults: Vec<String>) -> Self {
-        Self { values, faults }
+impl<'a> Reader<'a> {
+    pub(super) fn new(values: &'a Values, faults: Vec<String>) -> Self {
+        Self { values, faults, replaced: false }
     }
 
     /// The configuration, if nothing was wrong.
-    pub(super) fn into_faults(self, config: Option<Config>) -> Result<Config, ConfigError> {
-        match config {
-            Some(config) if self.faults.is_empty() => Ok(config),
-            _ => Err(ConfigError(self.faults)),
-        }
+    pub(super) fn finish(self, config: Config) -> Result<Config, ConfigError> {
+        if self.faults.is_empty() { Ok(config) } else { Err(ConfigError(self.faults)) }
+    }
+
+    /// No value was replaced: what keys mean together can be checked.
+    pub(super) fn has_read_all(&self) -> bool {
+        !self.replaced
     }
 
     /// Notes a mistake; what a key means together with others is checked by the caller.
@@ -36,20 +43,26 @@ impl Reader {
         value.expect("invariant: config.ini has every key that is read").trim().trim_matches('"').to_owned()
     }
 
-    /// Parses a value; a mistake is noted with what would be `right`.
+    /// Parses a value; a mistake is noted with what would be `right`, and `instead` is read.
     pub(super) fn parse<T>(
         &mut self,
         section: &str,
         key: &str,
         right: &str,
+        instead: T,
         parse: impl Fn(&str) -> Option<T>,
-    ) -> Option<T> {
+    ) -> T {
         let text = self.text(section, key);
-        let value = parse(&text);
-        if value.is_none() {
+        parse(&text).unwrap_or_else(|| {
             self.fault(section, key, format!("{text:?} is not {right}"));
-        }
-        value
+            self.replaced = true;
+            instead
+        })
+    }
+
+    /// A text that `fits`.
+    pub(super) fn matching(&mut self, section: &str, key: &str, right: &str, fits: impl Fn(&str) -> bool) -> String {
+        self.parse(section, key, right, String::new(), |text| fits(text).then(|| text.to_owned()))
     }
 
     pub(super) fn optional(&mut self, section: &str, key: &str) -> Option<String> {
@@ -88,40 +101,41 @@ impl Reader {
     }
 
     /// A number within `least..=most`.
-    pub(super) fn number<T>(&mut self, section: &str, key: &str, least: T, most: T) -> Option<T>
+    pub(super) fn number<T>(&mut self, section: &str, key: &str, least: T, most: T) -> T
     where
         T: FromStr + PartialOrd + Display + Copy,
     {
         let right = format!("a whole number from {least} to {most}");
-        self.parse(section, key, &right, |text| text.parse().ok().filter(|n| (least..=most).contains(n)))
+        self.parse(section, key, &right, least, |text| text.parse().ok().filter(|n| (least..=most).contains(n)))
     }
 
     /// A time within `least..=most`.
-    pub(super) fn time(&mut self, section: &str, key: &str, least: Duration, most: Duration) -> Option<Duration> {
+    pub(super) fn time(&mut self, section: &str, key: &str, least: Duration, most: Duration) -> Duration {
         let right = format!(
             "a time from {least:?} to {most:?} (say 500ms, 5s, 10m, 24h)",
             most = humantime::format_duration(most)
         );
-        self.parse(section, key, &right, |text| duration(text).filter(|t| (least..=most).contains(t)))
+        self.parse(section, key, &right, least, |text| duration(text).filter(|t| (least..=most).contains(t)))
     }
 
     /// A number of bytes within `least..=most`.
-    pub(super) fn size(&mut self, section: &str, key: &str, least: u64, most: u64) -> Option<u64> {
+    pub(super) fn size(&mut self, section: &str, key: &str, least: u64, most: u64) -> u64 {
         let right = format!("a size from {least}B to {}MiB (say 512B, 64KiB, 1GiB)", most >> 20);
-        self.parse(section, key, &right, |text| size(text).filter(|n| (least..=most).contains(n)))
+        self.parse(section, key, &right, least, |text| size(text).filter(|n| (least..=most).contains(n)))
     }
 
     /// A size that is held in memory.
-    pub(super) fn bytes(&mut self, section: &str, key: &str, least: u64, most: u64) -> Option<usize> {
-        self.size(section, key, least, most).and_then(|bytes| usize::try_from(bytes).ok())
+    pub(super) fn bytes(&mut self, section: &str, key: &str, least: u64, most: u64) -> usize {
+        usize::try_from(self.size(section, key, least, most)).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn address(&mut self, section: &str, key: &str) -> Option<SocketAddr> {
-        self.parse(section, key, "an address (say 127.0.0.1:8080 or 0.0.0.0:8080)", |text| text.parse().ok())
+    pub(super) fn address(&mut self, section: &str, key: &str) -> SocketAddr {
+        let instead = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.parse(section, key, "an address (say 127.0.0.1:8080 or 0.0.0.0:8080)", instead, |text| text.parse().ok())
     }
 
-    pub(super) fn switch(&mut self, section: &str, key: &str) -> Option<bool> {
-        self.parse(section, key, "true or false", |text| match text {
+    pub(super) fn switch(&mut self, section: &str, key: &str) -> bool {
+        self.parse(section, key, "true or false", false, |text| match text {
             "true" | "yes" | "on" | "1" => Some(true),
             "false" | "no" | "off" | "0" => Some(false),
             _ => None,
@@ -129,9 +143,11 @@ impl Reader {
     }
 
     /// One of a closed set.
-    pub(super) fn choice<T: Copy>(&mut self, section: &str, key: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy, const N: usize>(&mut self, section: &str, key: &str, choices: [(&str, T); N]) -> T {
         let right = choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
-        self.parse(section, key, &right, |text| choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value))
+        self.parse(section, key, &right, choices[0].1, |text| {
+            choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
+        })
     }
 }
 

@@ -25,10 +25,7 @@ pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
-    let Layers { values, faults } = Layers::read(file, environment)?;
-    let mut reader = Reader::new(values, faults);
-    let config = tables::read(&mut reader);
-    reader.into_faults(config)
+    Layers::read(file, environment)?.check()
 }
 
 /// One key with the value that is used, for `check-config`: secrets show as `***`.
@@ -52,9 +49,8 @@ pub fn settings(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<Setting>, ConfigError> {
-    let environment: Vec<_> = environment.into_iter().collect();
-    load(file, environment.iter().cloned())?;
     let layers = Layers::read(file, environment)?;
+    layers.check()?;
     let mut settings = Vec::new();
     let mut section = "";
     for line in DEFAULTS.lines() {
@@ -108,6 +104,13 @@ impl Layers {
             Err(_) => faults.push("an OXIPUSH__ variable has no key: write OXIPUSH__SECTION__KEY".into()),
         }
         Ok(Self { values: layers, faults })
+    }
+
+    /// What they mean.
+    fn check(&self) -> Result<Config, ConfigError> {
+        let mut reader = Reader::new(&self.values, self.faults.clone());
+        let config = tables::read(&mut reader);
+        reader.finish(config)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Takes jobs from the queue and gives their parts to the lanes.
 
-use std::{collections::HashSet, hash::BuildHasher, sync::Arc, time::Duration};
+use std::{hash::BuildHasher, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use foldhash::fast::FixedState;
@@ -14,13 +14,9 @@ use super::{
 use crate::{
     config,
     hub::{Cards, Outcome, Parcel, Post},
-    push::Push,
     queue::{Job, Jobs, record},
     telemetry::{Count, Metrics},
 };
-
-/// Up to this many cards are compared with each other to find one that is named twice.
-const FEW: usize = 16;
 
 pub(super) struct Intake {
     lanes: Vec<mpsc::Sender<Parcel>>,
@@ -28,6 +24,7 @@ pub(super) struct Intake {
     tickets: Arc<Tickets>,
     max_in_flight: usize,
     max_attempts: u32,
+    replay_hold: Duration,
     metrics: Arc<Metrics>,
     requeued: Count,
 }
@@ -46,33 +43,29 @@ impl Intake {
             tickets,
             max_in_flight: config.max_in_flight,
             max_attempts: config.max_attempts,
+            replay_hold: config.replay_hold,
             metrics: Arc::clone(metrics),
             requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
         }
     }
 
     /// Takes jobs until their end.
-    pub(super) async fn run(
-        self,
-        mut jobs: Jobs,
-        hold: Option<Duration>,
-        backlog: watch::Receiver<bool>,
-        draining: CancellationToken,
-    ) {
+    pub(super) async fn run(self, mut jobs: Jobs, backlog: watch::Receiver<bool>, draining: CancellationToken) {
         let Some(first) = jobs.next().await else { return };
-        match hold.filter(|time| !time.is_zero() && *backlog.borrow()) {
-            None => self.begin(first).await,
-            Some(time) => self.replay(first, &mut jobs, time, &draining).await,
+        let held = *backlog.borrow() && !self.replay_hold.is_zero();
+        match held {
+            true => self.replay(first, &mut jobs, &draining).await,
+            false => self.begin(first).await,
         }
         while let Some(job) = jobs.next().await {
             self.begin(job).await;
         }
     }
 
-    /// Holds the backlog for `time`, then dispatches it; a drain gives it back instead, and what follows.
-    async fn replay(&self, first: Job, jobs: &mut Jobs, time: Duration, draining: &CancellationToken) {
+    /// Holds the backlog, then dispatches it; a drain gives it back instead, and what follows.
+    async fn replay(&self, first: Job, jobs: &mut Jobs, draining: &CancellationToken) {
         let in_hand = &self.metrics.jobs_in_hand;
-        match hold::hold(first, jobs, time, self.max_in_flight, draining, in_hand).await {
+        match hold::hold(first, jobs, self.replay_hold, self.max_in_flight, draining, in_hand).await {
             Held::Over(held) => {
                 tracing::info!(jobs = held.len(), "the replay hold is over");
                 for job in held {
@@ -98,13 +91,15 @@ impl Intake {
             tracing::error!(attempts = job.attempts, "a push was handed out too often without success; it is dropped");
             return self.drop_job(job, "attempts");
         }
-        let push = match record::decode(job.record.clone()) {
-            Ok(push) => distinct(push),
+        let mut push = match record::decode(job.record.clone()) {
+            Ok(push) => push,
             Err(error) => {
                 tracing::error!(%error, "a record cannot be read; it is dropped");
                 return self.drop_job(job, "undecodable");
             }
         };
+        // admission did so already; a record of another origin must not deliver twice either
+        push.target.name_each_once();
         let ticket = self.tickets.keep(job);
         let post = Post::new(push, ticket, self.outcomes.clone());
         for (lane, parcel) in self.split(&post) {
@@ -142,22 +137,4 @@ impl Intake {
         self.requeued.inc();
         job.requeue(Duration::ZERO);
     }
-}
-
-/// Each card once, as admission made it already: a record of another origin must not deliver twice.
-fn distinct(mut push: Push) -> Push {
-    let cards = &mut push.target.cards;
-    if cards.len() <= FEW {
-        let mut place = 1;
-        while place < cards.len() {
-            match cards[..place].contains(&cards[place]) {
-                true => drop(cards.remove(place)),
-                false => place += 1,
-            }
-        }
-    } else {
-        let mut seen = HashSet::with_capacity(cards.len());
-        cards.retain(|card| seen.insert(card.clone()));
-    }
-    push
 }

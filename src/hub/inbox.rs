@@ -1,29 +1,10 @@
-//! The place of one worker thread in the hub, and what arrives there.
+//! What arrives for one shard.
 
-use std::{rc::Rc, vec};
+use std::vec;
 
 use tokio::sync::mpsc;
 
-use super::{Hub, Parcel, Shard, Sink};
-
-/// One shard's place, to be taken by the thread that will own it.
-pub struct Seat {
-    pub(super) index: usize,
-    pub(super) inbox: Inbox,
-    pub(super) hub: Hub,
-}
-
-impl Seat {
-    /// The shard's number.
-    pub fn index(&self) -> usize {
-        self.index
-    }
-
-    /// An empty shard on this thread, and the inbox for [`Shard::run`].
-    pub fn open<S: Sink>(self) -> (Rc<Shard<S>>, Inbox) {
-        (Rc::new(Shard::new(self.hub, self.index)), self.inbox)
-    }
-}
+use super::Parcel;
 
 /// Parcels for one shard, in the order in which they were sent. They are sent in bundles, so that what a lane has at once
 /// is there when the shard wakes; they are taken one by one.

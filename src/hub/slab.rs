@@ -17,7 +17,7 @@ struct Slot<T> {
 pub(super) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
-    /// No generation below it is in use, so that an emptied slab may forget its slots.
+    /// The last one given: it goes on when an emptied slab forgets its slots, so that no number is given twice.
     generation: u32,
 }
 

@@ -1,13 +1,17 @@
 //! A push as its caller wrote it.
 
-use bytes::Bytes;
 use bytestring::ByteString;
-use prost::Message;
 
-use super::refusal::{Kind, Refusal};
-use crate::proto::rpc::PushRequest;
+use super::refusal::Refusal;
+use crate::{
+    proto::rpc::PushRequest,
+    push::{Push, PushId, Target},
+};
 
-/// Not checked yet.
+/// Options of the design that are not built yet: refused by name, never ignored.
+pub(super) const NOT_BUILT: [&str; 6] = ["offline", "ttl", "deliver_at", "room", "everyone", "idempotency_key"];
+
+/// A push that is not checked yet and has no id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // the API's own fields
 pub struct Draft {
@@ -19,32 +23,18 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Reads a raw push: an encoded `PushRequest`.
-    ///
-    /// # Errors
-    /// It is none, or it asks for what is not built.
-    pub fn decode(raw: Bytes) -> Result<Self, Refusal> {
-        let push = PushRequest::decode(raw);
-        push.map_err(|error| Refusal::new(Kind::BadField, format!("it is not a protobuf PushRequest: {error}")))?
-            .try_into()
-    }
-}
-
-impl TryFrom<PushRequest> for Draft {
-    type Error = Refusal;
-
-    /// Refuses options that are not built yet by their name.
-    fn try_from(push: PushRequest) -> Result<Self, Refusal> {
-        let PushRequest { from, to, app_id, content, collapse_key, .. } = push;
-        let not_built = [
-            ("offline", push.offline),
-            ("ttl", push.ttl != 0),
-            ("deliver_at", push.deliver_at != 0),
-            ("room", !push.room.is_empty()),
-            ("everyone", push.everyone),
-            ("idempotency_key", !push.idempotency_key.is_empty()),
+    /// What a gRPC caller or another NSQ client wrote.
+    pub(super) fn of(request: PushRequest) -> Result<Self, Refusal> {
+        let PushRequest { from, to, app_id, content, collapse_key, .. } = request;
+        let given = [
+            request.offline,
+            request.ttl != 0,
+            request.deliver_at != 0,
+            !request.room.is_empty(),
+            request.everyone,
+            !request.idempotency_key.is_empty(),
         ];
-        if let Some((option, _)) = not_built.into_iter().find(|(_, set)| *set) {
+        if let Some((option, _)) = NOT_BUILT.into_iter().zip(given).find(|(_, given)| *given) {
             return Err(Refusal::not_built(option));
         }
         Ok(Self {
@@ -54,5 +44,17 @@ impl TryFrom<PushRequest> for Draft {
             content: content.into(),
             collapse_key: collapse_key.into(),
         })
+    }
+
+    /// The push that it asks for; an empty app or collapse key is none.
+    pub(super) fn with(self, id: PushId) -> Push {
+        let Self { from, to, app, content, collapse_key } = self;
+        Push {
+            id,
+            from,
+            target: Target { cards: to, app: (!app.is_empty()).then_some(app) },
+            content,
+            collapse_key: (!collapse_key.is_empty()).then_some(collapse_key),
+        }
     }
 }

@@ -4,12 +4,7 @@ mod guard;
 mod incoming;
 mod service;
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -37,7 +32,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A bound listener that does not serve yet.
 pub struct Bound {
     listener: TcpListener,
-    address: SocketAddr,
     config: Config,
     admission: Admission,
     metrics: Arc<Metrics>,
@@ -51,24 +45,9 @@ pub struct Serving {
 }
 
 impl Bound {
-    /// On a listener that is bound.
-    ///
-    /// # Errors
-    /// The listener cannot be made non-blocking, or its address cannot be told.
-    pub fn new(
-        listener: TcpListener,
-        config: &Config,
-        admission: Admission,
-        metrics: &Arc<Metrics>,
-    ) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address, config: config.clone(), admission, metrics: Arc::clone(metrics) })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// On a listener that is bound and non-blocking.
+    pub fn new(listener: TcpListener, config: &Config, admission: Admission, metrics: &Arc<Metrics>) -> Self {
+        Self { listener, config: config.clone(), admission, metrics: Arc::clone(metrics) }
     }
 
     /// Serves.

@@ -4,11 +4,12 @@
 
 mod answer;
 mod body;
+mod json;
+mod openapi;
 mod query;
 mod routes;
 
 use std::{
-    io,
     net::{SocketAddr, TcpListener},
     sync::{
         Arc,
@@ -35,7 +36,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// A bound listener that does not serve yet.
 pub struct Bound {
     listener: TcpListener,
-    address: SocketAddr,
     config: Config,
     site: Arc<Site>,
 }
@@ -49,11 +49,8 @@ pub struct Serving {
 }
 
 impl Bound {
-    /// On a listener that is bound. `details` are lines that `/readyz` shows beside the queue's state (the cluster's);
-    /// `socket` is where clients connect, for the page.
-    ///
-    /// # Errors
-    /// The listener's address cannot be told.
+    /// On a listener that is bound and non-blocking. `details` are lines that `/readyz` shows beside the queue's state (the
+    /// cluster's); `socket` is where clients connect, for the page.
     pub fn new(
         listener: TcpListener,
         config: &Config,
@@ -61,20 +58,14 @@ impl Bound {
         details: watch::Receiver<Vec<String>>,
         socket: SocketAddr,
         metrics: &Arc<Metrics>,
-    ) -> io::Result<Self> {
-        let address = listener.local_addr()?;
+    ) -> Self {
         let site = Arc::new(Site::new(config, admission, details, socket, metrics));
-        Ok(Self { listener, address, config: config.clone(), site })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Self { listener, config: config.clone(), site }
     }
 
     /// Serves.
     pub fn serve(self, tasks: &Tasks) -> Serving {
-        let Self { listener, config, site, .. } = self;
+        let Self { listener, config, site } = self;
         let in_hand = Arc::clone(&site.in_hand);
         let factory = move || {
             let site = Arc::clone(&site);
@@ -93,7 +84,7 @@ impl Bound {
             .shutdown_timeout(1)
             .disable_signals()
             .listen(listener)
-            .expect("invariant: a bound listener can be served")
+            .expect("invariant: a listener that is non-blocking and has an address can be served")
             .run();
         let (handle, stopping) = (server.handle(), Arc::new(AtomicBool::new(false)));
         let (stop, told, cancelled) = (handle.clone(), Arc::clone(&stopping), tasks.cancelled());

@@ -6,16 +6,20 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use prost::Message;
 use tokio::sync::oneshot;
 
 use super::{
     admission::{Admission, Source},
+    draft::Draft,
     refusal::{Kind, Refusal},
 };
 use crate::{
     config,
     lifecycle::Tasks,
-    queue::{Job, Jobs},
+    proto::rpc::PushRequest,
+    push::PushId,
+    queue::{Job, Jobs, Origin},
 };
 
 /// The longest wait before a requeued push comes again.
@@ -90,7 +94,8 @@ impl Taker {
             self.say(&job, "given_up", "it came more often than [queue] max_attempts");
             return job.finish();
         }
-        let mut push = pin!(self.admission.push_raw(job.record.clone(), job.origin));
+        let (id, draft) = (id_of(&job), read(&job.record));
+        let mut push = pin!(self.admission.push_in_hand(Source::Nsq, id, draft));
         let outcome = loop {
             match tokio::time::timeout(self.touch_every, &mut push).await {
                 Ok(outcome) => break outcome,
@@ -130,6 +135,27 @@ impl Taker {
     }
 }
 
+fn read(raw: &[u8]) -> Result<Draft, Refusal> {
+    let request = PushRequest::decode(raw);
+    let fault = |error| Refusal::new(Kind::BadField, format!("the message is not a protobuf PushRequest: {error}"));
+    request.map_err(fault).and_then(Draft::of)
+}
+
+/// The same for each redelivery.
+fn id_of(job: &Job) -> PushId {
+    match job.origin {
+        Some(Origin { millis, id }) => PushId::from_parts(millis, fnv1a(&[&id, &job.record])),
+        None => PushId::generate(),
+    }
+}
+
+/// FNV-1a in 128 bits over `parts`: ids of raw pushes rest on it, so it must never change.
+fn fnv1a(parts: &[&[u8]]) -> u128 {
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013B;
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    parts.iter().flat_map(|part| part.iter()).fold(BASIS, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
+}
+
 /// Whether another try can go better.
 fn passes(refusal: &Refusal) -> bool {
     matches!(refusal.kind, Kind::Full | Kind::Unavailable | Kind::TimedOut | Kind::Draining | Kind::Internal)
@@ -146,15 +172,13 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use prost::Message;
     use tokio::sync::mpsc;
 
     use super::*;
     use crate::{
         hub::Hub,
         lifecycle::{Phase, Phases},
-        proto::rpc::PushRequest,
-        queue::{self, Origin, record},
+        queue::{self, record},
         telemetry::Metrics,
     };
 
@@ -164,6 +188,14 @@ mod tests {
         let delays: Vec<_> = [1, 2, 3, 7, 70_000].into_iter().map(|n| delay(second, n).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 60, 60]);
         assert_eq!(delay(Duration::from_secs(90), 5), Duration::from_secs(90));
+    }
+
+    #[test]
+    fn the_hash_of_raw_pushes_never_changes() {
+        // the published test vectors of FNV-1a 128
+        assert_eq!(fnv1a(&[]), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+        assert_eq!(fnv1a(&[b"a"]), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+        assert_eq!(fnv1a(&[b"foo", b"bar"]), 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
     }
 
     #[tokio::test]

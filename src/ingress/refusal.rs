@@ -149,6 +149,11 @@ impl Refusal {
         Self::new(Kind::Internal, "a bug of the gateway; its log says where")
     }
 
+    /// A drain takes no more pushes.
+    pub fn draining() -> Self {
+        Self::new(Kind::Draining, "the node is draining; push to another one")
+    }
+
     /// An option that the design has and this version has not.
     pub fn not_built(option: &str) -> Self {
         Self::new(Kind::NotBuilt, format!("`{option}` is not supported yet; leave it out"))

@@ -21,14 +21,14 @@ pub enum NameError {
     Control(u32),
 }
 
-/// Checks names by one rule at every entrance: HTTP, gRPC, NSQ and join.
+/// The one rule for names, at every entrance: HTTP, gRPC, NSQ and join.
 #[derive(Clone, Copy, Debug)]
-pub struct Name {
+pub struct NameRule {
     /// `[push] max_name`, in bytes.
     pub max: usize,
 }
 
-impl Name {
+impl NameRule {
     /// Checks a name that must be there.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl Name {
     /// Checks a name that may be empty.
     ///
     /// # Errors
-    /// As [`Name::check`], less [`NameError::Empty`].
+    /// As [`NameRule::check`], less [`NameError::Empty`].
     pub fn check_optional(&self, name: &ByteString) -> Result<(), NameError> {
         if name.len() > self.max {
             return Err(NameError::TooLong { bytes: name.len(), limit: self.max });

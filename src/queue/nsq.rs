@@ -45,6 +45,23 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A connection that lived this long was a good one: the next is made without a wait.
 const LIVED: Duration = Duration::from_secs(5);
 
+/// Waits between tries: each twice as long as the one before, and spread, so that nodes do not come back in step.
+struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    fn new() -> Self {
+        Self { next: SHORTEST_WAIT }
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(LONGEST_WAIT);
+        wait.mul_f64(0.5 + fastrand::f64())
+    }
+}
+
 /// See [`super::open`].
 ///
 /// # Errors
@@ -192,8 +209,8 @@ impl Control {
 
     pub(crate) async fn close(self, within: Duration) {
         let deadline = Instant::now() + within;
-        self.stop_jobs().await;
         let idle = async {
+            self.stop_jobs().await;
             for side in [&self.live, &self.raw] {
                 let _ = side.hands.acquire_many(u32::try_from(side.bound).unwrap_or(u32::MAX)).await;
             }

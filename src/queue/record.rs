@@ -46,7 +46,6 @@ pub enum RecordError {
 pub fn decode(record: Bytes) -> Result<Push, RecordError> {
     let record = Record::decode(record).map_err(|error| RecordError::NotProtobuf(error.to_string()))?;
     let id = <[u8; 16]>::try_from(record.id.as_ref()).map_err(|_| RecordError::BadId(record.id.len()))?;
-    let id = PushId::from_bytes(id);
     let mut cards = Vec::with_capacity(record.to.len());
     for card in record.to {
         cards.push(text(card, "to")?);
@@ -57,7 +56,7 @@ pub fn decode(record: Bytes) -> Result<Push, RecordError> {
     let collapse_key = text(record.collapse_key, "collapse_key")?;
     let app = text(record.app_id, "appID")?;
     Ok(Push {
-        id,
+        id: PushId::from_bytes(id),
         from: text(record.from, "from")?,
         target: Target { cards, app: (!app.is_empty()).then_some(app) },
         content: text(record.content, "content")?,

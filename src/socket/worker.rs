@@ -154,7 +154,8 @@ mod tests {
         let config = config::load(None, settings).unwrap();
         let metrics = Arc::new(Metrics::new());
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
-        let bound = Bound::bind(&config, hub.clone(), Phases::new(), &metrics).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let bound = Bound::new(listener, &config, hub.clone(), Phases::new(), &metrics);
         let (lifeline, mut gone) = oneshot::channel();
         bound.house.lifelines().push(Some(lifeline));
         let on_this_thread = tokio::task::LocalSet::new();

@@ -57,3 +57,12 @@ fn tell_panics() {
         tracing::error!(thread = thread.name().unwrap_or(""), place, message, "panic; please report it");
     }));
 }
+
+/// What the innermost cause of an error says, which is what the system said; the others only wrap it.
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

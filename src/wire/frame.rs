@@ -71,16 +71,16 @@ impl Frame {
         if bytes.capacity() > bytes.len() + bytes.len() / 4 + 64 {
             bytes.shrink_to_fit();
         }
-        let mut header = Vec::with_capacity(MAX_HEADER);
-        write_header(&mut header, 0x1, bytes.len() - MAX_HEADER);
-        let start = MAX_HEADER - header.len();
-        bytes[start..MAX_HEADER].copy_from_slice(&header);
+        let (header, size) = header(0x1, bytes.len() - MAX_HEADER);
+        let start = MAX_HEADER - size;
+        bytes[start..MAX_HEADER].copy_from_slice(&header[..size]);
         Self(Bytes::from(bytes).slice(start..))
     }
 
     fn encode(opcode: u8, payload: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(payload.len() + MAX_HEADER);
-        write_header(&mut bytes, opcode, payload.len());
+        let (header, size) = header(opcode, payload.len());
+        let mut bytes = Vec::with_capacity(size + payload.len());
+        bytes.extend_from_slice(&header[..size]);
         bytes.extend_from_slice(payload);
         Self(bytes.into())
     }
@@ -91,18 +91,25 @@ pub(crate) fn json_string(json: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(json, text).expect("invariant: a Vec takes every string");
 }
 
-/// Appends the header of a whole, unmasked frame with `length` bytes of payload.
-pub(crate) fn write_header(bytes: &mut Vec<u8>, opcode: u8, length: usize) {
-    bytes.push(0x80 | opcode);
-    match length {
-        0..=125 => bytes.push(length as u8),
+/// The header of a whole, unmasked frame with `length` bytes of payload, and how many bytes of the array it takes.
+fn header(opcode: u8, length: usize) -> ([u8; MAX_HEADER], usize) {
+    let mut header = [0; MAX_HEADER];
+    header[0] = 0x80 | opcode;
+    let size = match length {
+        0..=125 => {
+            header[1] = length as u8;
+            2
+        }
         126..=0xFFFF => {
-            bytes.push(126);
-            bytes.extend_from_slice(&(length as u16).to_be_bytes());
+            header[1] = 126;
+            header[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+            4
         }
         _ => {
-            bytes.push(127);
-            bytes.extend_from_slice(&(length as u64).to_be_bytes());
+            header[1] = 127;
+            header[2..].copy_from_slice(&(length as u64).to_be_bytes());
+            10
         }
-    }
+    };
+    (header, size)
 }

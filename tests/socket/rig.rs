@@ -2,7 +2,11 @@
 
 #![allow(dead_code, unreachable_pub)] // each test file uses a part
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Buf, BytesMut};
 use oxipush::{
@@ -48,17 +52,19 @@ pub fn start(overrides: &[(&str, &str)]) -> Rig {
 }
 
 pub fn start_held(overrides: &[(&str, &str)], hold: Option<Duration>) -> Rig {
-    let config = config(overrides);
+    let mut config = config(overrides);
+    config.queue.replay_hold = hold.unwrap_or_default();
     let metrics = Arc::new(Metrics::new());
     let (tasks, deaths) = Tasks::new();
     let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
-    let bound = Bound::bind(&config, hub.clone(), Phases::new(), &metrics).unwrap();
-    let address = bound.address();
-    let clients = bound.serve(&tasks);
+    let listener = TcpListener::bind(config.socket.listen).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let clients = Bound::new(listener, &config, hub.clone(), Phases::new(), &metrics).serve(&tasks);
     let (jobs, receiver) = mpsc::channel(1024);
     let (_, backlog) = watch::channel(hold.is_some());
     let jobs_ = Jobs::detached(receiver);
-    let dispatch = Dispatch::start(&config.queue, jobs_, hub.clone(), hold, backlog, &tasks, &metrics);
+    let dispatch = Dispatch::start(&config.queue, jobs_, hub.clone(), backlog, &tasks, &metrics);
     Rig { address, hub, metrics, jobs: Some(jobs), clients, dispatch, tasks, deaths }
 }
 

@@ -220,6 +220,11 @@ impl Lookupd {
     }
 
     /// Where it is asked.
+    /// What its HTTP answers at `path`.
+    pub async fn get(&self, path: &str) -> Value {
+        reqwest::get(format!("http://{}{path}", self.http())).await.unwrap().json().await.unwrap()
+    }
+
     pub fn http(&self) -> String {
         self.server.http.address()
     }

@@ -1,6 +1,5 @@
 //! The calls of `proto.Rpc`.
 
-use bytestring::ByteString;
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -8,13 +7,15 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::{
     ingress::{
         admission::{Admission, Source},
-        refusal::{Kind, Refusal},
+        bounds::too_many_pushes,
+        draft::Draft,
+        refusal::Refusal,
     },
     proto::rpc::{
         GroupReply, GroupRequest, IsOnlineReply, IsOnlineRequest, PushBatchReply, PushBatchRequest, PushReply,
         PushRequest, SystemReply, SystemRequest, rpc_server::Rpc,
     },
-    push::{Name, PushId},
+    push::PushId,
 };
 
 /// Answers the calls.
@@ -32,16 +33,16 @@ impl Rpc for Service {
     type PushStreamStream = BoxStream<'static, Result<PushReply, Status>>;
 
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Status> {
-        let id = self.admission.push(Source::Grpc, request.into_inner().try_into()).await?;
+        let id = self.admission.push(Source::Grpc, Draft::of(request.into_inner())).await?;
         Ok(Response::new(reply(Ok(id))))
     }
 
     async fn push_batch(&self, request: Request<PushBatchRequest>) -> Result<Response<PushBatchReply>, Status> {
         let (pushes, limit) = (request.into_inner().pushes, self.admission.limits().max_batch);
         if pushes.len() > limit {
-            return Err(Refusal::field("pushes", format_args!("are more than {limit}; split the batch")).into());
+            return Err(too_many_pushes(limit).into());
         }
-        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(TryInto::try_into)).await;
+        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(Draft::of)).await;
         Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect() }))
     }
 
@@ -50,8 +51,7 @@ impl Rpc for Service {
         request: Request<Streaming<PushRequest>>,
     ) -> Result<Response<Self::PushStreamStream>, Status> {
         let (admission, stop) = (self.admission.clone(), self.stop.clone());
-        let draining = Refusal::new(Kind::Draining, "the node is draining; push to another one");
-        let last = stream::once(async move { Err(Status::from(draining)) });
+        let last = stream::once(async { Err(Status::from(Refusal::draining())) });
         // a push that came before the stop is answered; the end after it says why there are no more
         let stopped = stop.clone();
         let pushes = request
@@ -61,7 +61,7 @@ impl Rpc for Service {
         let replies = pushes
             .map(move |push| {
                 let admission = admission.clone();
-                async move { Ok(reply(admission.push(Source::Grpc, push?.try_into()).await)) }
+                async move { Ok(reply(admission.push(Source::Grpc, Draft::of(push?)).await)) }
             })
             .buffered(self.max_unacknowledged);
         Ok(Response::new(replies.boxed()))
@@ -78,25 +78,17 @@ impl Rpc for Service {
     }
 
     async fn is_online(&self, request: Request<IsOnlineRequest>) -> Result<Response<IsOnlineReply>, Status> {
-        let result = if self.count(request.into_inner().card_id)? > 0 { "yes" } else { "no" };
+        let connections = self.admission.connections(&request.into_inner().card_id.into())?;
+        let result = if connections > 0 { "yes" } else { "no" };
         Ok(Response::new(IsOnlineReply { result: result.into() }))
     }
 
     async fn group(&self, request: Request<GroupRequest>) -> Result<Response<GroupReply>, Status> {
-        let client_num = match self.count(request.into_inner().card_id)? {
+        let client_num = match self.admission.connections(&request.into_inner().card_id.into())? {
             0 => -1,
             many => many as i64,
         };
         Ok(Response::new(GroupReply { client_num }))
-    }
-}
-
-impl Service {
-    fn count(&self, card: String) -> Result<usize, Refusal> {
-        let card = ByteString::from(card);
-        let name = Name { max: self.admission.limits().max_name };
-        name.check(&card).map_err(|error| Refusal::field("cardID", error))?;
-        Ok(self.admission.connections(&card))
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use actix_web::{
@@ -15,19 +14,18 @@ use actix_web::{
     http::{Method, header},
     web,
 };
-use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt, StreamExt};
-use serde_json::{Value, json};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use serde_json::json;
 use tokio::sync::watch;
 
-use super::{answer, body, query};
+use super::{answer, body::BodyReader, json, openapi, query};
 use crate::{
-    config::{Config, PushLimits},
+    config::Config,
     ingress::{
         admission::{Admission, Source},
         refusal::{Kind, Refusal},
     },
-    push::Name,
     telemetry::Metrics,
 };
 
@@ -46,6 +44,13 @@ pub(super) enum Route {
     Page,
 }
 
+impl Route {
+    /// It needs no key.
+    pub(super) fn is_open(self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Page | Self::OpenApi)
+    }
+}
+
 /// Each path with its route and the methods for `Allow`.
 pub(super) const ROUTES: [(&str, Route, &str); 10] = [
     ("/push", Route::Push, "POST"),
@@ -60,8 +65,7 @@ pub(super) const ROUTES: [(&str, Route, &str); 10] = [
     ("/", Route::Page, "GET, HEAD"),
 ];
 
-/// The service's description; its bounds are filled in when it is bound.
-const OPENAPI: &str = include_str!("openapi.json");
+/// The page for trying out.
 const PAGE: &str = include_str!("page.html");
 
 /// What all workers share.
@@ -70,8 +74,7 @@ pub(super) struct Site {
     details: watch::Receiver<Vec<String>>,
     metrics: Arc<Metrics>,
     allowed_origins: Vec<String>,
-    max_body: usize,
-    request_timeout: Duration,
+    bodies: BodyReader,
     openapi: Bytes,
     page: Option<Bytes>,
     /// Requests that are not answered yet.
@@ -92,9 +95,8 @@ impl Site {
             details,
             metrics: Arc::clone(metrics),
             allowed_origins: http.allowed_origins.clone(),
-            max_body: http.max_body,
-            request_timeout: http.request_timeout,
-            openapi: openapi(&config.push, !config.auth.keys.is_empty()).into(),
+            bodies: BodyReader::new(http),
+            openapi: openapi::description(&config.push, !config.auth.keys.is_empty()).into(),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
             in_hand: Arc::default(),
         }
@@ -104,12 +106,12 @@ impl Site {
     pub(super) async fn answer(&self, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
         let _in_hand = InHand::new(&self.in_hand);
         let origin = request.headers().get(header::ORIGIN).cloned();
-        let allow = ROUTES.iter().find(|(path, ..)| *path == request.path()).map_or("", |(.., allow)| allow);
+        let found = self.find(request.path());
         // a bug costs its own request only
-        let served = AssertUnwindSafe(self.serve(&request, &mut payload)).catch_unwind().await;
+        let served = AssertUnwindSafe(self.serve(found, &request, &mut payload)).catch_unwind().await;
         let mut answer = match served.unwrap_or_else(|_| Err(Refusal::internal())) {
             Ok(answer) => answer,
-            Err(refusal) => answer::refused(&refusal, allow),
+            Err(refusal) => answer::refused(&refusal, found.map_or("", |(_, allow)| allow)),
         };
         if answer.status().as_u16() >= 400 {
             let status = status(answer.status().as_u16());
@@ -126,11 +128,20 @@ impl Site {
         answer
     }
 
-    async fn serve(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
+    /// The route of a path, and its methods.
+    fn find(&self, path: &str) -> Option<(Route, &'static str)> {
+        let (_, route, allow) = ROUTES.into_iter().find(|(known, ..)| *known == path)?;
+        (route != Route::Page || self.page.is_some()).then_some((route, allow))
+    }
+
+    async fn serve(
+        &self,
+        found: Option<(Route, &'static str)>,
+        request: &HttpRequest,
+        payload: &mut web::Payload,
+    ) -> Result<HttpResponse, Refusal> {
         self.check_origin(request)?;
-        let found = ROUTES.iter().find(|(path, ..)| *path == request.path());
-        let Some(&(_, route, allow)) = found.filter(|(_, route, _)| *route != Route::Page || self.page.is_some())
-        else {
+        let Some((route, allow)) = found else {
             return Err(Refusal::new(Kind::NoSuchRoute, "there is no such path; /openapi.json lists them"));
         };
         let method = request.method();
@@ -140,9 +151,8 @@ impl Site {
         if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
             return Err(Refusal::new(Kind::WrongMethod, format!("this path answers {allow} only")));
         }
-        let open = matches!(route, Route::Health | Route::Ready | Route::Page | Route::OpenApi);
         let authorization = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
-        if !open && !self.admission.admits(authorization) {
+        if !route.is_open() && !self.admission.admits(authorization) {
             let message = "a key is needed: send the header Authorization: Bearer <one of [auth] keys>";
             return Err(Refusal::new(Kind::NoKey, message));
         }
@@ -164,16 +174,14 @@ impl Site {
     }
 
     async fn push(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
-        let draft = match self.body(request, payload).await {
-            Ok(body) => body::push(&body, self.admission.limits()),
-            Err(refusal) => Err(refusal),
-        };
+        let body = self.bodies.read(request, payload).await;
+        let draft = body.and_then(|body| json::push(&body, self.admission.limits()));
         self.admission.push(Source::Http, draft).await.map(answer::accepted)
     }
 
     async fn batch(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
-        let body = self.body(request, payload).await?;
-        let drafts = body::batch(&body, self.admission.limits())?;
+        let body = self.bodies.read(request, payload).await?;
+        let drafts = json::batch(&body, self.admission.limits())?;
         Ok(answer::replies(&self.admission.push_all(Source::Http, drafts).await))
     }
 
@@ -201,8 +209,7 @@ impl Site {
     }
 
     fn count(&self, query: &str) -> Result<usize, Refusal> {
-        let card = query::card(query, Name { max: self.admission.limits().max_name })?;
-        Ok(self.admission.connections(&card))
+        self.admission.connections(&query::card(query)?)
     }
 
     fn ready(&self) -> HttpResponse {
@@ -229,44 +236,6 @@ impl Site {
         }
         Err(Refusal::new(Kind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))
     }
-
-    /// The whole body, within bound and time; a body of one chunk is not copied.
-    async fn body(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
-        check_content_type(request)?;
-        let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        if announced.and_then(|value| value.parse().ok()).is_some_and(|length: usize| length > self.max_body) {
-            return Err(self.too_large());
-        }
-        let whole = tokio::time::timeout(self.request_timeout, self.collect(payload)).await;
-        whole.unwrap_or_else(|_| {
-            Err(Refusal::new(Kind::TooSlow, "the body did not arrive within [http] request_timeout"))
-        })
-    }
-
-    async fn collect(&self, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
-        let broken = |_| Refusal::new(Kind::BadJson, "the body ended early or is badly framed");
-        let Some(first) = payload.next().await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
-        if first.len() > self.max_body {
-            return Err(self.too_large());
-        }
-        let Some(second) = payload.next().await.transpose().map_err(broken)? else {
-            return Ok(first);
-        };
-        let mut whole = BytesMut::with_capacity((first.len() + second.len()) * 2);
-        whole.extend_from_slice(&first);
-        whole.extend_from_slice(&second);
-        // checked before the next is waited for: it may never come
-        while whole.len() <= self.max_body {
-            let Some(chunk) = payload.next().await else { return Ok(whole.freeze()) };
-            whole.extend_from_slice(&chunk.map_err(broken)?);
-        }
-        Err(self.too_large())
-    }
-
-    fn too_large(&self) -> Refusal {
-        let message = format!("the body is larger than [http] max_body ({} bytes)", self.max_body);
-        Refusal::new(Kind::BodyTooLarge, message)
-    }
 }
 
 /// One more request in hand, until it is answered or its caller went away.
@@ -285,18 +254,6 @@ impl Drop for InHand<'_> {
     }
 }
 
-/// JSON is taken under its own name, as curl's default form, as plain text, or without a type.
-fn check_content_type(request: &HttpRequest) -> Result<(), Refusal> {
-    let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
-    let value = value.as_bytes();
-    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    let known = [&b"application/json"[..], b"application/x-www-form-urlencoded", b"text/plain", b""];
-    if known.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
-        return Ok(());
-    }
-    Err(Refusal::new(Kind::WrongType, "this Content-Type is not taken; send JSON as application/json"))
-}
-
 /// Asked by a browser, for an origin that was found to be allowed.
 fn is_preflight(request: &HttpRequest) -> bool {
     let headers = request.headers();
@@ -309,29 +266,6 @@ fn preflight(allow: &'static str) -> HttpResponse {
         .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"))
         .insert_header((header::ACCESS_CONTROL_MAX_AGE, 600))
         .finish()
-}
-
-/// The description with its bounds, HEAD beside each GET, and whether a key is needed.
-fn openapi(limits: &PushLimits, keyed: bool) -> String {
-    let text = OPENAPI
-        .replace("\"__MAX_CONTENT__\"", &limits.max_content.to_string())
-        .replace("\"__MAX_CARDS__\"", &limits.max_cards.to_string())
-        .replace("\"__MAX_NAME__\"", &limits.max_name.to_string())
-        .replace("\"__MAX_BATCH__\"", &limits.max_batch.to_string())
-        .replace("__VERSION__", env!("CARGO_PKG_VERSION"));
-    let mut api: Value = serde_json::from_str(&text).expect("invariant: openapi.json is JSON");
-    for operations in api["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {
-        let Some(mut head) = operations.get("get").cloned() else { continue };
-        head["operationId"] = format!("{}Head", head["operationId"].as_str().unwrap_or_default()).into();
-        for answer in head["responses"].as_object_mut().into_iter().flat_map(|answers| answers.values_mut()) {
-            *answer = json!({"description": "as of GET, without the body"});
-        }
-        operations["head"] = head;
-    }
-    if !keyed {
-        api["security"] = json!([{}]);
-    }
-    api.to_string()
 }
 
 fn status(code: u16) -> &'static str {
@@ -349,47 +283,4 @@ fn status(code: u16) -> &'static str {
         (503, "503"),
     ];
     KNOWN.iter().find(|(known, _)| *known == code).map_or("other", |(_, label)| label)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_description_names_every_route_method_and_status() {
-        let limits = PushLimits { max_content: 1, max_cards: 2, max_name: 3, max_batch: 4 };
-        let api: serde_json::Value = serde_json::from_str(&openapi(&limits, true)).unwrap();
-        let paths = api["paths"].as_object().unwrap();
-        let mut described: Vec<_> = paths.keys().map(String::as_str).collect();
-        let mut served: Vec<_> = ROUTES.iter().map(|(path, ..)| *path).collect();
-        described.sort_unstable();
-        served.sort_unstable();
-        assert_eq!(described, served);
-        for (path, route, allow) in ROUTES {
-            let operations = paths[path].as_object().unwrap();
-            let methods: Vec<_> = operations.keys().map(|method| method.to_uppercase()).collect();
-            assert_eq!(methods.join(", "), allow, "{path}");
-            for operation in operations.values() {
-                let open = matches!(route, Route::Health | Route::Ready | Route::Page | Route::OpenApi);
-                assert_eq!(operation["security"] == json!([]), open, "{path}: security");
-                let mut statuses = vec!["200", "403"];
-                if !open {
-                    statuses.push("401");
-                }
-                match route {
-                    Route::Push => statuses.extend(["400", "408", "413", "415", "429", "503"]),
-                    Route::Batch => statuses.extend(["400", "408", "413", "415"]),
-                    Route::IsOnline | Route::Group => statuses.push("400"),
-                    Route::Ready => statuses.push("503"),
-                    Route::Page => statuses.push("404"),
-                    _ => {}
-                }
-                for status in statuses {
-                    assert!(operation["responses"][status].is_object(), "{path}: {status} is missing");
-                }
-            }
-        }
-        assert!(!api.to_string().contains("__"), "a placeholder is left");
-    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::join_all;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::config;
+use crate::{config, telemetry::root_cause};
 
 /// The most that an answer may have; a `/stats` of one channel has a few hundred bytes for each client.
 const MAX_ANSWER: usize = 8 << 20;
@@ -98,9 +98,7 @@ impl Admin {
     async fn call(&self, post: bool, server: &str, path: &str) -> Result<Option<Vec<u8>>, String> {
         let url = format!("http://{server}{path}");
         let fault = |error: reqwest::Error| {
-            let error: &dyn std::error::Error = &error;
-            let cause = std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error).to_string();
-            format!("{server}{}: {cause}", path.split('?').next().unwrap_or(path))
+            format!("{server}{}: {}", path.split('?').next().unwrap_or(path), root_cause(&error))
         };
         let request = if post { self.client.post(&url) } else { self.client.get(&url) };
         let mut response = request.send().await.map_err(fault)?;
@@ -270,30 +268,4 @@ pub async fn reader(config: &config::Queue, node: &str) -> Result<Option<String>
         }
     }
     if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
-}
-
-/// Makes the channels of `nodes` on every nsqd, configured or found, so that none of them misses what is published there.
-///
-/// # Errors
-/// Which nsqds could not be asked; the others are done.
-pub async fn create_channels(config: &config::Queue, nodes: &[String]) -> Result<(), String> {
-    let admin = Admin::new(config.lookup_timeout)?;
-    let topic = live(config);
-    let (nsqds, mut faults) = admin.everywhere(config).await;
-    for done in join_all(nsqds.iter().map(|http| admin.lay(http, &topic, nodes))).await {
-        if let Err(fault) = done {
-            faults.push(fault);
-        }
-    }
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
-}
-
-/// The channels, which is to say nodes, of the gateway's own topic over all nsqds and nsqlookupds.
-///
-/// # Errors
-/// None of them could be asked.
-pub async fn channels(config: &config::Queue) -> Result<Vec<String>, String> {
-    let admin = Admin::new(config.lookup_timeout)?;
-    let (found, faults) = admin.known_channels(config).await;
-    if found.is_empty() && !faults.is_empty() { Err(faults.join("; ")) } else { Ok(found.into_iter().collect()) }
 }

@@ -18,7 +18,7 @@ use tokio_nsq::{NSQChannel, NSQConsumerConfig, NSQConsumerConfigSources, NSQEven
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
-    Base, CONNECT, LIVED, LONGEST_WAIT, SHORTEST_WAIT,
+    Backoff, Base, CONNECT, LIVED,
     admin::Daemon,
     hand::{Client, Gate, Hand, strategy},
     health::Status,
@@ -99,7 +99,7 @@ impl Link {
 
     pub(super) async fn run(mut self) {
         let (setup, daemon, gate) = (self.setup.clone(), self.daemon.clone(), self.gate.clone());
-        let mut wait = SHORTEST_WAIT;
+        let mut backoff = Backoff::new();
         loop {
             let (closing, started) = (self.closing.clone(), Instant::now());
             let sentinel = tokio::select! {
@@ -120,10 +120,12 @@ impl Link {
                 }
             }
             // an nsqd that refuses again and again is not asked in a hurry
-            wait = if started.elapsed() > LIVED { SHORTEST_WAIT } else { (wait * 2).min(LONGEST_WAIT) };
+            if started.elapsed() > LIVED {
+                backoff = Backoff::new();
+            }
             tokio::select! {
                 () = closing.cancelled() => break,
-                () = sleep(wait.mul_f64(0.5 + fastrand::f64())) => {}
+                () = sleep(backoff.next()) => {}
             }
         }
         setup.base.health.forget(setup.group, &daemon.tcp);
@@ -132,7 +134,7 @@ impl Link {
     /// Waits until nsqd is up, and lays the channel there.
     async fn reach(&mut self) -> Sentinel {
         let (setup, daemon, stopped) = (&self.setup, &self.daemon, self.stopped.clone());
-        let mut wait = SHORTEST_WAIT;
+        let mut backoff = Backoff::new();
         let sentinel = loop {
             // cancel-safe: an attempt that is cancelled by the stop is simply made again
             let connected = tokio::select! {
@@ -151,13 +153,12 @@ impl Link {
                 }
             }
             tokio::select! {
-                () = sleep(wait.mul_f64(0.5 + fastrand::f64())) => {}
+                () = sleep(backoff.next()) => {}
                 () = stopped.cancelled(), if self.jobs.is_some() => {
                     self.jobs = None;
                     self.pausing = None;
                 }
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
         };
         let reason = format!("nsqd {} is up but its consumer is not subscribed yet", daemon.tcp);
         setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(reason));

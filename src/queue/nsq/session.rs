@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_nsq::{NSQEvent, NSQProducer, NSQProducerConfig};
 
-use super::{Base, CONNECT, LONGEST_WAIT, SHORTEST_WAIT, admin::Daemon, health::Status, sentinel::Sentinel};
+use super::{Backoff, Base, CONNECT, admin::Daemon, health::Status, sentinel::Sentinel};
 
 /// nsqd's default `--max-msg-size`, until nsqd_http tells another.
 pub(super) const MAX_MESSAGE: usize = 1 << 20;
@@ -47,7 +47,7 @@ impl Maker {
     /// After `pause`, tries the nsqds in their order until one is healthy.
     pub(super) async fn any(&self, pause: Duration) -> Session {
         sleep(pause).await;
-        let mut wait = SHORTEST_WAIT;
+        let mut backoff = Backoff::new();
         loop {
             let mut reasons = Vec::new();
             for (index, daemon) in self.daemons.iter().enumerate() {
@@ -62,8 +62,7 @@ impl Maker {
             }
             let reason = format!("no nsqd to publish to: {}; start nsqd or correct [queue] nsqd", reasons.join(", "));
             self.base.health.set("publisher", "", Status::Ill(reason));
-            sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            sleep(backoff.next()).await;
         }
     }
 
