@@ -100,9 +100,12 @@ impl Nginx {
         until(&format!("503 at {port}"), || async { (self.get(port).await.0 == 503).then_some(()) }).await;
     }
 
+    fn upstreams_file(&self) -> String {
+        format!("{}/volumes/upstreams/upstreams.conf", self.topology.first["folder"].as_str().unwrap())
+    }
+
     fn upstreams(&self) -> String {
-        let folder = self.topology.first["folder"].as_str().unwrap();
-        std::fs::read_to_string(format!("{folder}/volumes/upstreams/upstreams.conf")).unwrap()
+        std::fs::read_to_string(self.upstreams_file()).unwrap()
     }
 }
 
@@ -277,6 +280,18 @@ async fn nginx_goes_on_without_etcd_and_follows_it_again() {
     nginx.topology.tell("start etcd").await;
     nginx.put(node.node("draining"));
     nginx.empty(8080).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_starts_though_it_refuses_the_nodes_of_before() {
+    let mut nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    nginx.put(node.node("serving"));
+    nginx.serves(8080, "node").await;
+    nginx.topology.tell("stop nginx").await;
+    std::fs::write(nginx.upstreams_file(), "rubbish\n").unwrap();
+    nginx.topology.tell("start nginx").await;
+    nginx.serves(8080, "node").await;
 }
 
 #[tokio::test]
