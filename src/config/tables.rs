@@ -197,10 +197,7 @@ fn push(r: &mut Reader) -> Option<PushLimits> {
 
 fn queue(r: &mut Reader) -> Option<Queue> {
     let s = "queue";
-    let host = |text: &str| {
-        let (host, port) = text.rsplit_once(':')?;
-        (!host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()).then(|| text.to_owned())
-    };
+    let host = |text: &str| is_host_and_port(text).then(|| text.to_owned());
     let name = |most: usize| {
         move |text: &str| {
             let fits = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
@@ -273,13 +270,19 @@ fn drain(r: &mut Reader) -> Option<Drain> {
     Some(Drain { rate: rate?, reconnect_jitter: reconnect_jitter?, grace: grace? })
 }
 
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(|c: char| c == '/' || c.is_whitespace()) && port.parse::<u16>().is_ok()
+    })
+}
+
 fn cluster(r: &mut Reader) -> Option<Cluster> {
     let s = "cluster";
     let url = |text: &str| {
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
-        (!host.is_empty()).then(|| text.to_owned())
+        is_host_and_port(host.strip_suffix('/').unwrap_or(host)).then(|| text.to_owned())
     };
-    let etcd = r.each(s, "etcd", "a URL (say http://127.0.0.1:2379)", url);
+    let etcd = r.each(s, "etcd", "http:// or https:// with host:port (say http://127.0.0.1:2379)", url);
     let lease = r.time(s, "lease", MS * 1000, HOUR);
     let max_backoff = r.time(s, "max_backoff", MS * 100, HOUR);
     let timeout = r.time(s, "timeout", MS * 100, HOUR);
