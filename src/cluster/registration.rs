@@ -72,7 +72,7 @@ impl Registration {
                 Ok(()) => return Ok(()),
                 Err(Obstacle::Fault(Fault::Refused(why))) => return Err(format!("etcd refuses this node: {why}")),
                 Err(obstacle @ Obstacle::Fault(Fault::Away(_))) => {
-                    let why = self.told(&obstacle);
+                    let (why, _) = self.tell_obstacle(&obstacle);
                     tracing::warn!("{why}; the node serves without and tries again");
                     return Ok(());
                 }
@@ -112,8 +112,12 @@ impl Registration {
                 tried = again => tried,
             };
             if let Err(obstacle) = tried {
-                let why = self.told(&obstacle);
-                tracing::warn!(node = self.key.node.id, "{why}");
+                let (why, news) = self.tell_obstacle(&obstacle);
+                // the same again and again through a long outage would drown the log
+                match news {
+                    true => tracing::warn!(node = self.key.node.id, "{why}"),
+                    false => tracing::debug!(node = self.key.node.id, "{why}"),
+                }
             }
         }
         self.revoke().await;
@@ -201,24 +205,27 @@ impl Registration {
         }
     }
 
-    /// Tells why the node is not registered.
-    fn told(&self, obstacle: &Obstacle) -> String {
+    /// Tells why the node is not registered; that, and whether it is news.
+    fn tell_obstacle(&self, obstacle: &Obstacle) -> (String, bool) {
         let why = match obstacle {
-            Obstacle::Fault(Fault::Away(why)) => format!("etcd ({}) is away: {why}", self.etcd.name()),
+            Obstacle::Fault(Fault::Away(why)) => {
+                format!("etcd ({}) is away (start it, or correct [cluster] etcd): {why}", self.etcd.name())
+            }
             Obstacle::Fault(Fault::Refused(why)) => format!("etcd refuses this node: {why}"),
             Obstacle::BeingDeleted => "a survivor is deleting this node's old channel".to_owned(),
             Obstacle::Taken(other) => other.to_string(),
         };
         let status = format!("not registered: {why}");
-        self.tell(&status);
-        status
+        let news = self.tell(&status);
+        (status, news)
     }
 
     fn tell_registered(&self) {
         self.tell(&format!("registered as {} ({})", self.key.node.id, self.key.node.phase));
     }
 
-    fn tell(&self, status: &str) {
+    /// Whether that is news.
+    fn tell(&self, status: &str) -> bool {
         let members = self.members.borrow().join(", ");
         let mut lines = vec![format!("cluster: {status}")];
         if !members.is_empty() {
@@ -229,6 +236,6 @@ impl Registration {
             let differs = *now != lines;
             *now = lines;
             differs
-        });
+        })
     }
 }
