@@ -6,11 +6,10 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --release --locked --package oxipush \
-    && mkdir -p /image/data /image/tmp \
+    && mkdir -p /image /data \
     && cp target/release/oxipush /image/oxipush \
     # the libraries that it is linked to, where its loader looks for them
-    && ldd /image/oxipush | grep -o '/[^ ]*' | xargs -I{} cp --parents --dereference {} /image \
-    && chown 65532:65532 /image/data
+    && ldd /image/oxipush | grep -o '/[^ ]*' | xargs -I{} cp --parents --dereference {} /image
 
 FROM golang:1.26-alpine AS confd
 WORKDIR /src
@@ -27,12 +26,14 @@ CMD ["/etc/confd/run"]
 FROM debian:bookworm-slim AS etcd
 RUN apt-get update && apt-get install -y --no-install-recommends etcd-server etcd-client && rm -rf /var/lib/apt/lists/* \
     && install -d -o 65532 -g 65532 -m 700 /var/lib/etcd
-ENV ETCDCTL_API=3
+# etcd 3.4 runs on arm64 when told to, and on others passes this by
+ENV ETCDCTL_API=3 ETCD_UNSUPPORTED_ARCH=arm64
 USER 65532:65532
 
 # The binary alone, with the C library it needs; no shell, no root.
 FROM scratch
 COPY --from=build /image /
+COPY --from=build --chown=65532:65532 /data /data
 USER 65532:65532
 WORKDIR /data
 VOLUME /data

@@ -27,9 +27,9 @@ cluster:
     cargo build --release
     scripts/cluster up
 
-# the tests of several nodes with a release build
+# the tests of several nodes with a release build, 3,000 clients and etcd away for 30 s
 cluster-long:
-    ulimit -n $(ulimit -Hn); OXIPUSH_CLUSTER_CLIENTS=3000 cargo test --release --test cluster -- --nocapture --test-threads=1
+    ulimit -n $(ulimit -Hn); OXIPUSH_CLUSTER_CLIENTS=3000 OXIPUSH_CLUSTER_OUTAGE=30 cargo test --release --test cluster -- --nocapture --test-threads=1
 
 # the bars of docs/performance.md on a machine that does nothing else; or only the named rows
 bench *rows:

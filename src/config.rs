@@ -228,6 +228,19 @@ mod tests {
     }
 
     #[test]
+    fn an_etcd_that_cannot_be_one_is_refused() {
+        let at = |etcd| with(&[("CLUSTER__ETCD", etcd), ("QUEUE__BACKEND", "nsq")]);
+        for etcd in ["http://10.0.0.1:2379", "https://etcd:2379/", "http://[::1]:2379,http://b:2379"] {
+            assert!(at(etcd).is_ok(), "{etcd}");
+        }
+        for etcd in ["etcd:2379", "http://", "http://etcd", "http://no such:1", "http://etcd:99999", "http://etcd:1/x"]
+        {
+            let error = at(etcd).unwrap_err().to_string();
+            assert!(error.contains("etcd") && error.contains("host:port"), "{error}");
+        }
+    }
+
+    #[test]
     fn an_api_that_others_reach_needs_keys_or_the_word_insecure() {
         let open = ("HTTP__LISTEN", "0.0.0.0:8081");
         assert!(with(&[open]).unwrap_err().to_string().contains("[http] listen: 0.0.0.0:8081"));

@@ -1,6 +1,6 @@
 //! docker-compose.yml's topology as processes: nsqlookupd, two nsqds, etcd, nginx with confd, and gateways behind it.
 //!
-//! These are the short versions. `OXIPUSH_CLUSTER_CLIENTS=3000 cargo test --release --test cluster` makes them long.
+//! These are the short versions. `just cluster-long` makes them long: 3,000 clients, 30 s without etcd.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "cluster/support.rs"]
@@ -19,7 +19,16 @@ use swarm::{Accepted, Pusher, Swarm};
 const CARDS: usize = 20;
 
 fn clients() -> usize {
-    std::env::var("OXIPUSH_CLUSTER_CLIENTS").ok().and_then(|number| number.parse().ok()).unwrap_or(200)
+    given("OXIPUSH_CLUSTER_CLIENTS").unwrap_or(200)
+}
+
+/// How long etcd is away; longer than the lease (5 s) in any case.
+fn outage() -> Duration {
+    Duration::from_secs(given("OXIPUSH_CLUSTER_OUTAGE").unwrap_or(8) as u64)
+}
+
+fn given(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok().map(|number| number.parse().unwrap())
 }
 
 struct Cluster {
@@ -247,8 +256,7 @@ async fn pushes_go_on_without_etcd_and_without_an_nsqd() {
     let pusher = Pusher::start(&cluster.http, CARDS, Duration::from_millis(20));
     cluster.topology.tell("kill etcd").await;
     cluster.details(&first, "not registered: etcd").await;
-    // longer than the lease
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    tokio::time::sleep(outage()).await;
     let (pushes, refused) = pusher.stop().await;
     assert!(refused.is_empty(), "{refused:?}");
     swarm.complete(&pushes).await;

@@ -100,9 +100,12 @@ impl Nginx {
         until(&format!("503 at {port}"), || async { (self.get(port).await.0 == 503).then_some(()) }).await;
     }
 
+    fn upstreams_file(&self) -> String {
+        format!("{}/volumes/upstreams/upstreams.conf", self.topology.first["folder"].as_str().unwrap())
+    }
+
     fn upstreams(&self) -> String {
-        let folder = self.topology.first["folder"].as_str().unwrap();
-        std::fs::read_to_string(format!("{folder}/volumes/upstreams/upstreams.conf")).unwrap()
+        std::fs::read_to_string(self.upstreams_file()).unwrap()
     }
 }
 
@@ -172,19 +175,48 @@ async fn a_push_that_left_is_not_sent_to_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_cannot_be_connected_to_costs_no_push() {
+async fn nodes_that_cannot_be_connected_to_cost_no_push() {
     let nginx = Nginx::start();
     let node = Fake::start("node", false).await;
-    let dead = Fake { name: "dead", address: SocketAddr::from((support::address(), 9)), requests: Arc::default() };
     nginx.put(node.node("serving"));
-    nginx.put(dead.node("serving"));
-    until("both are there", || async { nginx.upstreams().contains("# dead").then_some(()) }).await;
     nginx.serves(8081, "node").await;
-    for _ in 0..20 {
+    for name in ["dead-1", "dead-2", "dead-3", "dead-4", "dead-5"] {
+        let dead = Fake { name, address: SocketAddr::from((support::address(), 9)), requests: Arc::default() };
+        nginx.put(dead.node("serving"));
+    }
+    until("all are there", || async { nginx.upstreams().contains("# dead-5").then_some(()) }).await;
+    // nginx forgets whom it failed to reach with the reload that takes them in: every push from before it to after it counts
+    let reached = || nginx.topology.log("nginx").contains("Connection refused");
+    until("nginx has tried one", || async {
         let url = format!("http://{}:8081/push", nginx.address);
         let answer = reqwest::Client::new().post(url).body("{}").send().await.unwrap();
         assert_eq!(answer.status(), 200);
-    }
+        reached().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_push_does_not_wait_for_a_node_that_vanished() {
+    let nginx = Nginx::start();
+    // shorter here, for the sake of the test
+    let conf = format!("{}/nginx/root/etc/nginx/nginx.conf", nginx.topology.first["folder"].as_str().unwrap());
+    let text = std::fs::read_to_string(&conf).unwrap();
+    assert_eq!(text.matches("grpc_read_timeout").count(), 1, "one for all servers");
+    std::fs::write(&conf, text.replace("grpc_read_timeout 60s;", "grpc_read_timeout 1s;")).unwrap();
+    let listener = TcpListener::bind((support::address(), 0)).await.unwrap();
+    let vanished = Fake { name: "vanished", address: listener.local_addr().unwrap(), requests: Arc::default() };
+    nginx.put(vanished.node("serving"));
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}:9002", nginx.address)).unwrap();
+    let status = until("nginx lost the node", || async {
+        let channel = channel.connect().await.ok()?;
+        let mut client = oxipush::proto::rpc::rpc_client::RpcClient::new(channel);
+        let push = client.push(oxipush::proto::rpc::PushRequest::default());
+        let status = tokio::time::timeout(Duration::from_secs(30), push).await.expect("an answer").unwrap_err();
+        (status.message() != "no gateway is there").then_some(status)
+    })
+    .await;
+    assert_eq!((status.code(), status.message()), (tonic::Code::Unavailable, "the gateway was lost"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -277,6 +309,18 @@ async fn nginx_goes_on_without_etcd_and_follows_it_again() {
     nginx.topology.tell("start etcd").await;
     nginx.put(node.node("draining"));
     nginx.empty(8080).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_starts_though_it_refuses_the_nodes_of_before() {
+    let mut nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    nginx.put(node.node("serving"));
+    nginx.serves(8080, "node").await;
+    nginx.topology.tell("stop nginx").await;
+    std::fs::write(nginx.upstreams_file(), "rubbish\n").unwrap();
+    nginx.topology.tell("start nginx").await;
+    nginx.serves(8080, "node").await;
 }
 
 #[tokio::test]

@@ -497,6 +497,16 @@ async fn the_channel_of_a_gone_node_is_deleted_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nodes_own_channel_is_everywhere_before_the_node_can_serve() {
+    let (first, second) = (Nsqd::start().await, Nsqd::start().await);
+    let open = open_unready(&on(&[&first, &second])).await;
+    for nsqd in [&first, &second] {
+        assert!(nsqd.channel(LIVE, "node-1").await.is_object());
+    }
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_is_laid_for_every_member_before_the_first_publish() {
     let (mut first, second) = (Nsqd::start().await, Nsqd::start().await);
     let open = open(&[on(&[&first, &second]), vec![("QUEUE__PUBLISH_TIMEOUT", "20s".into())]].concat()).await;

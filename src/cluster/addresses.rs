@@ -81,7 +81,7 @@ impl Addresses {
 }
 
 fn unknown(name: &str) -> String {
-    format!("no address of this host could be found to advertise: set [cluster] advertise_{name} to host:port")
+    format!("no address of this host could be found to advertise: set advertise_{name} to host:port")
 }
 
 fn check(name: &str, address: &str) -> Result<(), String> {
@@ -95,9 +95,7 @@ fn check(name: &str, address: &str) -> Result<(), String> {
     let unspecified = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
     match valid && !unspecified {
         true => Ok(()),
-        false => {
-            Err(format!("[cluster] advertise_{name} = {address}: write the host:port by which others reach this node"))
-        }
+        false => Err(format!("advertise_{name} = {address}: write the host:port by which others reach this node")),
     }
 }
 

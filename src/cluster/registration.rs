@@ -4,15 +4,14 @@
 //! in *not held*, from where [`Registration::register`] tries again after a growing wait. A lease that outlived a lost
 //! connection is taken up again, so that a short outage leaves the key untouched.
 
+mod key;
+mod lease;
+mod namesake;
+
 use std::time::Duration;
 
-use etcd_client::{
-    Client, Compare, CompareOp, KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp, TxnOpResponse,
-};
-use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior},
-};
+use etcd_client::Client;
+use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::Phase;
@@ -20,56 +19,23 @@ use crate::lifecycle::Phase;
 use super::{
     addresses::Addresses,
     etcd::{Backoff, Etcd, Fault},
-    node::{Entry, Keys, Node, phase_name},
 };
+use key::{Key, Obstacle};
+use lease::Lease;
 
 /// How often a predecessor's lease, or a survivor's work on our channel, is looked at.
 const LOOK: Duration = Duration::from_millis(300);
 
 pub(super) struct Registration {
     etcd: Etcd,
-    keys: Keys,
-    node: Node,
-    /// Whether the node has a channel that someone must delete should it never return.
-    reads_channel: bool,
-    /// gopusher's key form, if asked for.
-    gopusher: Option<String>,
+    key: Key,
     phases: watch::Receiver<Phase>,
     members: watch::Receiver<Vec<String>>,
     remarks: watch::Sender<Vec<String>>,
     say: watch::Sender<Vec<String>>,
+    /// The lease that may live, whether it is held or not: to be taken up again, and revoked in the end.
     lease: Option<i64>,
-    held: Option<Held>,
-    status: String,
-}
-
-/// What a registered node has.
-struct Held {
-    client: Client,
-    lease: i64,
-    keeper: LeaseKeeper,
-    answers: LeaseKeepAliveStream,
-}
-
-/// Why the key is not ours.
-enum Obstacle {
-    Fault(Fault),
-    /// A node of the same id has it.
-    Taken(Box<Other>),
-    /// A survivor is deleting our channel.
-    BeingDeleted,
-}
-
-/// A namesake.
-struct Other {
-    node: Option<Node>,
-    lease: i64,
-}
-
-impl From<Fault> for Obstacle {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
+    held: Option<Lease>,
 }
 
 impl Registration {
@@ -82,19 +48,14 @@ impl Registration {
         say: watch::Sender<Vec<String>>,
         members: watch::Receiver<Vec<String>>,
     ) -> Self {
-        let gopusher = etcd.config.gopusher_key.as_ref();
         Self {
-            keys: Keys::new(&etcd.config.prefix, id),
-            node: Node::new(id, addresses, etcd.config.weight),
-            reads_channel,
-            gopusher: gopusher.map(|key| format!("/gopusher/{}/{}", key.trim_matches('/'), addresses.socket)),
+            key: Key::new(etcd.clone(), id, addresses, reads_channel),
             phases,
             members,
             remarks: watch::Sender::new(Vec::new()),
             say,
             lease: None,
             held: None,
-            status: String::new(),
             etcd,
         }
     }
@@ -110,21 +71,18 @@ impl Registration {
             match self.register().await {
                 Ok(()) => return Ok(()),
                 Err(Obstacle::Fault(Fault::Refused(why))) => return Err(format!("etcd refuses this node: {why}")),
-                Err(Obstacle::Fault(Fault::Away(why))) => {
-                    tracing::warn!(
-                        etcd = self.etcd.name(),
-                        "etcd is away: {why}; the node serves without and tries again"
-                    );
-                    self.note(format!("not registered: etcd ({}) is away: {why}", self.etcd.name()));
+                Err(obstacle @ Obstacle::Fault(Fault::Away(_))) => {
+                    let (why, _) = self.tell_obstacle(&obstacle);
+                    tracing::warn!("{why}; the node serves without and tries again");
                     return Ok(());
                 }
                 Err(Obstacle::BeingDeleted) => {
                     tracing::info!("a survivor is deleting this node's old channel; waiting for it");
                     tokio::time::sleep(LOOK).await;
                 }
-                Err(Obstacle::Taken(other)) => match self.outlive(&other).await {
+                Err(Obstacle::Taken(other)) => match other.outlived(&self.etcd).await {
                     Ok(true) => {}
-                    Ok(false) => return Err(self.taken(&other)),
+                    Ok(false) => return Err(other.to_string()),
                     // the next turn says what is wrong with etcd
                     Err(fault) => tracing::debug!("while waiting for a predecessor's lease: {fault}"),
                 },
@@ -140,8 +98,8 @@ impl Registration {
                 backoff.reset();
                 let Some(lost) = self.hold(&stop).await else { break };
                 self.etcd.metrics.registered.set(0);
-                tracing::warn!(node = self.node.id, "the registration is lost: {lost}; registering again");
-                self.note(format!("not registered: {lost}"));
+                tracing::warn!(node = self.key.node.id, "the registration is lost: {lost}; registering again");
+                self.tell(&format!("not registered: {lost}"));
             }
             let wait = backoff.next();
             // dropped half-way, the lease's id is known for the revocation below, or the lease ends by itself
@@ -154,18 +112,12 @@ impl Registration {
                 tried = again => tried,
             };
             if let Err(obstacle) = tried {
-                let why = match obstacle {
-                    Obstacle::Fault(Fault::Away(why)) => {
-                        format!("not registered: etcd ({}) is away: {why}", self.etcd.name())
-                    }
-                    Obstacle::Fault(Fault::Refused(why)) => format!("not registered: etcd refuses this node: {why}"),
-                    Obstacle::BeingDeleted => {
-                        "not registered: a survivor is deleting this node's old channel".to_owned()
-                    }
-                    Obstacle::Taken(other) => format!("not registered: {}", self.taken(&other)),
-                };
-                tracing::warn!(node = self.node.id, "{why}");
-                self.note(why);
+                let (why, news) = self.tell_obstacle(&obstacle);
+                // the same again and again through a long outage would drown the log
+                match news {
+                    true => tracing::warn!(node = self.key.node.id, "{why}"),
+                    false => tracing::debug!(node = self.key.node.id, "{why}"),
+                }
             }
         }
         self.revoke().await;
@@ -174,101 +126,34 @@ impl Registration {
     /// One try to have the key.
     async fn register(&mut self) -> Result<(), Obstacle> {
         let mut client = self.etcd.connect().await?;
-        let (lease, keeper, answers) = match self.resume(&mut client).await? {
-            Some(held) => held,
-            None => {
-                let ttl = self.etcd.config.lease.as_secs().max(1) as i64;
-                let granted = self.etcd.call("grant a lease", client.lease_grant(ttl, None)).await;
-                let granted = match granted {
-                    Ok(granted) => granted,
-                    Err(fault) => return Err(self.etcd.diagnose(fault).await.into()),
-                };
-                self.lease = Some(granted.id());
-                let kept = self.etcd.call("keep the lease alive", client.lease_keep_alive(granted.id())).await?;
-                (granted.id(), kept.0, kept.1)
-            }
-        };
+        let lease = self.living(&mut client).await?;
         let phase = *self.phases.borrow_and_update();
-        self.claim(&mut client, lease, phase).await?;
-        self.held = Some(Held { client, lease, keeper, answers });
+        self.key.claim(&mut client, lease.id, phase).await?;
+        self.held = Some(lease);
         self.etcd.metrics.registered.set(1);
-        tracing::info!(node = self.node.id, phase = phase_name(phase), key = self.keys.node, "registered in etcd");
-        self.registered();
+        let node = &self.key.node;
+        tracing::info!(node = node.id, phase = node.phase, key = self.key.name(), "registered in etcd");
+        self.tell_registered();
         Ok(())
     }
 
-    /// The lease of before, if it still lives.
-    async fn resume(&mut self, client: &mut Client) -> Result<Option<(i64, LeaseKeeper, LeaseKeepAliveStream)>, Fault> {
-        let Some(lease) = self.lease else { return Ok(None) };
-        let kept = tokio::time::timeout(self.etcd.config.timeout, client.lease_keep_alive(lease)).await;
-        match kept {
-            Ok(Ok((keeper, answers))) => Ok(Some((lease, keeper, answers))),
-            Ok(Err(etcd_client::Error::LeaseKeepAliveError(_))) => {
-                self.lease = None;
-                Ok(None)
+    /// The lease of before, if it still lives; else a new one.
+    async fn living(&mut self, client: &mut Client) -> Result<Lease, Fault> {
+        if let Some(id) = self.lease {
+            if let Some(lease) = Lease::keep(&self.etcd, client, id).await? {
+                return Ok(lease);
             }
-            Ok(Err(error)) => self.etcd.call("keep the lease alive", async { Err(error) }).await,
-            Err(_) => Err(Fault::Away("keep the lease alive: no answer in time".into())),
+            self.lease = None;
         }
-    }
-
-    /// Writes the key if it is absent or this process's own.
-    async fn claim(&mut self, client: &mut Client, lease: i64, phase: Phase) -> Result<(), Obstacle> {
-        let keys = self.keys.clone();
-        let absent = |key: &str| Compare::create_revision(key, CompareOp::Equal, 0);
-        let look = [TxnOp::get(keys.node.as_str(), None), TxnOp::get(keys.deleting.as_str(), None)];
-        let txn = Txn::new()
-            .when([absent(&keys.node), absent(&keys.deleting)])
-            .and_then(self.puts(lease, phase))
-            .or_else(look);
-        let answer = self.etcd.call("claim the node id", client.txn(txn)).await?;
-        if answer.succeeded() {
-            return Ok(());
-        }
-        let mut found = answer.op_responses().into_iter().map(first);
-        let (node, deleting) = (found.next().flatten(), found.next().flatten());
-        let Some(there) = node else {
-            return Err(match deleting {
-                Some(_) => Obstacle::BeingDeleted,
-                None => Fault::Away("claim the node id: the key changed meanwhile".into()).into(),
-            });
-        };
-        let node = Node::parse(there.value());
-        let ours =
-            there.lease() == lease || node.as_ref().is_some_and(|node| node.incarnation == self.node.incarnation);
-        if !ours {
-            return Err(Obstacle::Taken(Box::new(Other { node, lease: there.lease() })));
-        }
-        let unchanged = Compare::mod_revision(keys.node.as_str(), CompareOp::Equal, there.mod_revision());
-        let txn = Txn::new().when([unchanged]).and_then(self.puts(lease, phase));
-        match self.etcd.call("put the node's key", client.txn(txn)).await?.succeeded() {
-            true => Ok(()),
-            false => Err(Fault::Away("put the node's key: it changed meanwhile".into()).into()),
-        }
-    }
-
-    /// What etcd shall hold of this node in `phase`.
-    fn puts(&mut self, lease: i64, phase: Phase) -> Vec<TxnOp> {
-        self.node.phase = phase_name(phase).to_owned();
-        let under = || Some(PutOptions::new().with_lease(lease));
-        let mut puts = vec![TxnOp::put(self.keys.node.as_str(), self.node.json(), under())];
-        if self.reads_channel {
-            puts.push(TxnOp::put(self.keys.roster.as_str(), Entry::default().json(), None));
-        }
-        if let Some(key) = &self.gopusher {
-            puts.push(match phase {
-                Phase::Serving => {
-                    TxnOp::put(key.as_str(), format!("{} weight={}", self.node.socket, self.node.weight), under())
-                }
-                Phase::Starting | Phase::Leaving | Phase::Draining => TxnOp::delete(key.as_str(), None),
-            });
-        }
-        puts
+        let id = Lease::grant(&self.etcd, client).await?;
+        self.lease = Some(id);
+        let lease = Lease::keep(&self.etcd, client, id).await?;
+        lease.ok_or_else(|| Fault::Away("keep the lease alive: it ended at once".into()))
     }
 
     /// Keeps what is held; returns why it is held no longer, or `None` when told to stop.
     async fn hold(&mut self, stop: &CancellationToken) -> Option<Fault> {
-        let mut held = self.held.take()?;
+        let mut lease = self.held.take()?;
         let mut pulse = tokio::time::interval(self.etcd.config.lease / 3);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut remarks = self.remarks.subscribe();
@@ -277,134 +162,72 @@ impl Registration {
             // the branches only wait; the calls follow one after the other, each within its time-out
             let kept = tokio::select! {
                 () = stop.cancelled() => {
-                    self.held = Some(held);
+                    self.held = Some(lease);
                     return None;
                 }
-                _ = pulse.tick() => self.beat(&mut held).await,
+                _ = pulse.tick() => lease.beat().await,
                 changed = self.phases.changed(), if !phases_end => {
                     phases_end = changed.is_err();
-                    self.put(&mut held).await
+                    let phase = *self.phases.borrow_and_update();
+                    self.key.put(&mut lease.client, lease.id, phase).await
                 }
                 changed = self.members.changed(), if !members_end => {
                     members_end = changed.is_err();
-                    self.check(&mut held).await
+                    let listed = self.members.borrow().contains(&self.key.node.id);
+                    match listed {
+                        true => Ok(()),
+                        false => self.key.check(&mut lease.client, lease.id).await,
+                    }
                 }
                 _ = remarks.changed() => Ok(()),
             };
             match kept {
-                Ok(()) => self.registered(),
+                Ok(()) => self.tell_registered(),
                 Err(fault) => return Some(fault),
             }
-        }
-    }
-
-    async fn beat(&self, held: &mut Held) -> Result<(), Fault> {
-        let beat = async {
-            held.keeper.keep_alive().await?;
-            held.answers.message().await
-        };
-        match self.etcd.call("keep the lease alive", beat).await? {
-            Some(answer) if answer.ttl() > 0 => Ok(()),
-            Some(_) => Err(Fault::Away("the lease ended".into())),
-            None => Err(Fault::Away("etcd ended the lease's stream".into())),
-        }
-    }
-
-    /// Writes the phase, if the key is still ours.
-    async fn put(&mut self, held: &mut Held) -> Result<(), Fault> {
-        let phase = *self.phases.borrow_and_update();
-        let ours = Compare::lease(self.keys.node.as_str(), CompareOp::Equal, held.lease);
-        let txn = Txn::new().when([ours]).and_then(self.puts(held.lease, phase));
-        match self.etcd.call("put the node's key", held.client.txn(txn)).await?.succeeded() {
-            true => {
-                tracing::info!(node = self.node.id, phase = phase_name(phase), "phase written to etcd");
-                Ok(())
-            }
-            false => Err(Fault::Away("the key is not this node's any more".into())),
-        }
-    }
-
-    /// Someone may have deleted the key though the lease lives.
-    async fn check(&self, held: &mut Held) -> Result<(), Fault> {
-        if self.members.borrow().contains(&self.node.id) {
-            return Ok(());
-        }
-        let got = self.etcd.call("read the node's key", held.client.get(self.keys.node.as_str(), None)).await?;
-        match got.kvs().first().is_some_and(|kv| kv.lease() == held.lease) {
-            true => Ok(()),
-            false => Err(Fault::Away("the key was deleted".into())),
-        }
-    }
-
-    /// Waits for the end of a killed predecessor's lease. False: the other one lives, its lease is being kept alive.
-    async fn outlive(&self, other: &Other) -> Result<bool, Fault> {
-        if other.lease == 0 {
-            return Ok(false);
-        }
-        let mut client = self.etcd.connect().await?;
-        let (mut last, mut risen, begun) = (i64::MAX, 0, Instant::now());
-        loop {
-            let answer = self.etcd.call("look at a lease", client.lease_time_to_live(other.lease, None)).await?;
-            if answer.ttl() <= 0 {
-                return Ok(true);
-            }
-            if last == i64::MAX {
-                tracing::info!(node = self.node.id, seconds = answer.ttl(), "waiting for a predecessor's lease to end");
-            }
-            // a new leader of etcd lengthens all leases once: only the second rise is a sign of life
-            risen += u32::from(answer.ttl() > last);
-            last = answer.ttl();
-            let most = Duration::from_secs(2 * answer.granted_ttl().max(1).unsigned_abs()) + self.etcd.config.timeout;
-            if risen >= 2 || begun.elapsed() > most {
-                return Ok(false);
-            }
-            tokio::time::sleep(LOOK).await;
         }
     }
 
     async fn revoke(&mut self) {
         let Some(lease) = self.lease.take() else { return };
         self.etcd.metrics.registered.set(0);
-        let mut client = match self.held.take() {
-            Some(held) => held.client,
-            None => match self.etcd.connect().await {
-                Ok(client) => client,
-                Err(fault) => {
-                    tracing::warn!("the registration ends with its lease, as etcd is away: {fault}");
-                    return;
-                }
-            },
+        let client = match self.held.take() {
+            Some(held) => Ok(held.client),
+            None => self.etcd.connect().await,
         };
-        match self.etcd.call("revoke the lease", client.lease_revoke(lease)).await {
-            Ok(_) => tracing::info!(node = self.node.id, "deregistered from etcd"),
+        let revoked = match client {
+            Ok(mut client) => self.etcd.call("revoke the lease", client.lease_revoke(lease)).await.map(|_| ()),
+            Err(fault) => Err(fault),
+        };
+        match revoked {
+            Ok(()) => tracing::info!(node = self.key.node.id, "deregistered from etcd"),
             Err(fault) => tracing::warn!("the registration ends with its lease: {fault}"),
         }
     }
 
-    fn taken(&self, other: &Other) -> String {
-        let id = &self.node.id;
-        match (&other.node, other.lease) {
-            (_, 0) => format!(
-                "the key {} is there without a lease, so no node wrote it: delete it (etcdctl del {0})",
-                self.keys.node
-            ),
-            (Some(node), _) => format!(
-                "the node id {id} is taken by a living node (socket {}, http {}, grpc {}, oxipush {}): give this one another \
-                 [node] id, or stop that one",
-                node.socket, node.http, node.grpc, node.version
-            ),
-            (None, _) => format!("the key {} is kept by something that is no oxipush node", self.keys.node),
-        }
+    /// Tells why the node is not registered; that, and whether it is news.
+    fn tell_obstacle(&self, obstacle: &Obstacle) -> (String, bool) {
+        let why = match obstacle {
+            Obstacle::Fault(Fault::Away(why)) => {
+                format!("etcd ({}) is away (start it, or correct [cluster] etcd): {why}", self.etcd.name())
+            }
+            Obstacle::Fault(Fault::Refused(why)) => format!("etcd refuses this node: {why}"),
+            Obstacle::BeingDeleted => "a survivor is deleting this node's old channel".to_owned(),
+            Obstacle::Taken(other) => other.to_string(),
+        };
+        let status = format!("not registered: {why}");
+        let news = self.tell(&status);
+        (status, news)
     }
 
-    fn registered(&mut self) {
-        self.note(format!("registered as {} ({})", self.node.id, self.node.phase));
+    fn tell_registered(&self) {
+        self.tell(&format!("registered as {} ({})", self.key.node.id, self.key.node.phase));
     }
 
-    fn note(&mut self, status: String) {
-        self.status = status;
+    /// Whether that is news.
+    fn tell(&self, status: &str) -> bool {
         let members = self.members.borrow().join(", ");
-        let mut lines = vec![format!("cluster: {}", self.status)];
+        let mut lines = vec![format!("cluster: {status}")];
         if !members.is_empty() {
             lines.push(format!("cluster: nodes: {members}"));
         }
@@ -413,13 +236,6 @@ impl Registration {
             let differs = *now != lines;
             *now = lines;
             differs
-        });
-    }
-}
-
-fn first(response: TxnOpResponse) -> Option<KeyValue> {
-    match response {
-        TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
-        _ => None,
+        })
     }
 }

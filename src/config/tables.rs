@@ -186,10 +186,7 @@ fn push(r: &mut Reader<'_>) -> PushLimits {
 
 fn queue(r: &mut Reader<'_>) -> Queue {
     let s = "queue";
-    let host = |text: &str| {
-        let (host, port) = text.rsplit_once(':')?;
-        (!host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()).then(|| text.to_owned())
-    };
+    let host = |text: &str| is_host_and_port(text).then(|| text.to_owned());
     Queue {
         backend: r.choice(s, "backend", [("embedded", Backend::Embedded), ("nsq", Backend::Nsq)]),
         // .live is appended, and NSQ takes 64 characters
@@ -237,14 +234,20 @@ fn drain(r: &mut Reader<'_>) -> Drain {
     }
 }
 
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(|c: char| c == '/' || c.is_whitespace()) && port.parse::<u16>().is_ok()
+    })
+}
+
 fn cluster(r: &mut Reader<'_>) -> Cluster {
     let s = "cluster";
     let url = |text: &str| {
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
-        (!host.is_empty()).then(|| text.to_owned())
+        is_host_and_port(host.strip_suffix('/').unwrap_or(host)).then(|| text.to_owned())
     };
     Cluster {
-        etcd: r.each(s, "etcd", "a URL (say http://127.0.0.1:2379)", url),
+        etcd: r.each(s, "etcd", "http:// or https:// with host:port (say http://127.0.0.1:2379)", url),
         user: r.text(s, "user"),
         password: r.secret(s, "password"),
         tls_ca: r.path(s, "tls_ca"),

@@ -82,6 +82,11 @@ pub async fn open(
     let live = admin::live(config);
     let base =
         Base { config: Arc::new(config.clone()), node: node.as_str().into(), admin, health, metrics: metrics.clone() };
+    // whoever joins the moment that the node serves must get what any node publishes from then on; an nsqd that is away now
+    // has nothing to miss, and gets the channel once it is back
+    if let Err(error) = base.admin.lay_everywhere(config, &live, node.as_str()).await {
+        tracing::debug!(error, "nsq: not every nsqd has the node's channel yet");
+    }
     // separate: the publisher and the links outlive the hand-outs
     let (closing, tracker) = (tasks.cancelled().child_token(), TaskTracker::new());
     let publisher = publisher::start(&base, members, topic(&live)?, &closing, &tracker, tasks);

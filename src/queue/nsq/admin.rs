@@ -192,6 +192,20 @@ impl Admin {
         (nsqds, faults)
     }
 
+    /// Makes a channel on every nsqd, configured or found; an error names those that could not be asked.
+    pub(super) async fn lay_everywhere(
+        &self,
+        config: &config::Queue,
+        topic: &str,
+        channel: &str,
+    ) -> Result<(), String> {
+        let (nsqds, mut faults) = self.everywhere(config).await;
+        let channels = [channel];
+        let laid = join_all(nsqds.iter().map(|http| self.lay(http, topic, &channels))).await;
+        faults.extend(laid.into_iter().filter_map(Result::err));
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    }
+
     /// The channels of `topic` on one nsqd.
     async fn channels_of(&self, http: &str, topic: &str) -> Result<Vec<String>, String> {
         let path = format!("/stats?format=json&include_clients=false&topic={topic}");

@@ -1,0 +1,138 @@
+//! This node's key in etcd, and what is written with it: its roster entry, gopusher's key.
+
+use etcd_client::{Client, Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
+
+use super::namesake::Namesake;
+use crate::{
+    cluster::{
+        addresses::Addresses,
+        etcd::{Etcd, Fault},
+        node::{Entry, Keys, Node, phase_name},
+    },
+    lifecycle::Phase,
+};
+
+pub(super) struct Key {
+    pub(super) node: Node,
+    etcd: Etcd,
+    keys: Keys,
+    /// Whether the node has a channel that someone must delete should it never return.
+    reads_channel: bool,
+    /// gopusher's key form, if asked for.
+    gopusher: Option<String>,
+}
+
+/// Why the key is not ours.
+pub(super) enum Obstacle {
+    Fault(Fault),
+    /// A node of the same id has it.
+    Taken(Box<Namesake>),
+    /// A survivor is deleting our channel.
+    BeingDeleted,
+}
+
+impl From<Fault> for Obstacle {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl Key {
+    pub(super) fn new(etcd: Etcd, id: &str, addresses: &Addresses, reads_channel: bool) -> Self {
+        let gopusher = etcd.config.gopusher_key.as_ref();
+        Self {
+            node: Node::new(id, addresses, etcd.config.weight),
+            keys: Keys::new(&etcd.config.prefix, id),
+            reads_channel,
+            gopusher: gopusher.map(|key| format!("/gopusher/{}/{}", key.trim_matches('/'), addresses.socket)),
+            etcd,
+        }
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.keys.node
+    }
+
+    /// Writes the key if it is absent or this process's own.
+    pub(super) async fn claim(&mut self, client: &mut Client, lease: i64, phase: Phase) -> Result<(), Obstacle> {
+        let keys = self.keys.clone();
+        let absent = |key: &str| Compare::create_revision(key, CompareOp::Equal, 0);
+        let look = [TxnOp::get(keys.node.as_str(), None), TxnOp::get(keys.deleting.as_str(), None)];
+        let txn = Txn::new()
+            .when([absent(&keys.node), absent(&keys.deleting)])
+            .and_then(self.puts(lease, phase))
+            .or_else(look);
+        let answer = self.etcd.call("claim the node id", client.txn(txn)).await?;
+        if answer.succeeded() {
+            return Ok(());
+        }
+        let mut found = answer.op_responses().into_iter().map(first);
+        let (node, deleting) = (found.next().flatten(), found.next().flatten());
+        let Some(there) = node else {
+            return Err(match deleting {
+                Some(_) => Obstacle::BeingDeleted,
+                None => Fault::Away("claim the node id: the key changed meanwhile".into()).into(),
+            });
+        };
+        let node = Node::parse(there.value());
+        let ours =
+            there.lease() == lease || node.as_ref().is_some_and(|node| node.incarnation == self.node.incarnation);
+        if !ours {
+            return Err(Obstacle::Taken(Box::new(Namesake { key: keys.node, node, lease: there.lease() })));
+        }
+        let unchanged = Compare::mod_revision(keys.node.as_str(), CompareOp::Equal, there.mod_revision());
+        Ok(self.put_when(client, unchanged, lease, phase).await?)
+    }
+
+    /// Writes the phase, if the key is still under `lease`.
+    pub(super) async fn put(&mut self, client: &mut Client, lease: i64, phase: Phase) -> Result<(), Fault> {
+        let ours = Compare::lease(self.keys.node.as_str(), CompareOp::Equal, lease);
+        self.put_when(client, ours, lease, phase).await?;
+        tracing::info!(node = self.node.id, phase = phase_name(phase), "phase written to etcd");
+        Ok(())
+    }
+
+    async fn put_when(&mut self, client: &mut Client, ours: Compare, lease: i64, phase: Phase) -> Result<(), Fault> {
+        let txn = Txn::new().when([ours]).and_then(self.puts(lease, phase));
+        match self.etcd.call("put the node's key", client.txn(txn)).await?.succeeded() {
+            true => Ok(()),
+            false => Err(Fault::Away("the key is not this node's any more".into())),
+        }
+    }
+
+    /// Someone may have deleted the key though the lease lives.
+    pub(super) async fn check(&self, client: &mut Client, lease: i64) -> Result<(), Fault> {
+        let got = self.etcd.call("read the node's key", client.get(self.name(), None)).await?;
+        match got.kvs().first().is_some_and(|kv| kv.lease() == lease) {
+            true => Ok(()),
+            false => Err(Fault::Away("the key was deleted".into())),
+        }
+    }
+
+    /// What etcd shall hold of this node in `phase`.
+    fn puts(&mut self, lease: i64, phase: Phase) -> Vec<TxnOp> {
+        self.node.phase = phase_name(phase).to_owned();
+        let under = || Some(PutOptions::new().with_lease(lease));
+        let mut puts = vec![TxnOp::put(self.keys.node.as_str(), self.node.json(), under())];
+        if self.reads_channel {
+            puts.push(TxnOp::put(self.keys.roster.as_str(), Entry::default().json(), None));
+        }
+        if let Some(key) = &self.gopusher {
+            puts.push(match phase {
+                Phase::Serving => {
+                    TxnOp::put(key.as_str(), format!("{} weight={}", self.node.socket, self.node.weight), under())
+                }
+                Phase::Starting | Phase::Leaving | Phase::Draining => TxnOp::delete(key.as_str(), None),
+            });
+        }
+        puts
+    }
+}
+
+fn first(response: TxnOpResponse) -> Option<KeyValue> {
+    match response {
+        TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
+        _ => None,
+    }
+}
