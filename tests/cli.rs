@@ -323,6 +323,44 @@ fn a_config_file_that_is_named_must_be_there() {
 }
 
 #[test]
+fn what_cannot_be_read_as_a_configuration_is_told_in_words() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("folder.ini")).unwrap();
+    fs::write(folder.path().join("stray.ini"), "processors = 8\n[queue]\nsync = 5ms\n").unwrap();
+    fs::write(folder.path().join("bounds.ini"), "[drain]\nreconnect_jitter = 2h\n[queue]\nmax_bytes = 0B\n").unwrap();
+    fs::write(folder.path().join("windows.ini"), "\u{feff}[queue]\r\nprocessors = 8\r\n").unwrap();
+    for (file, told) in [
+        ("folder.ini", "folder.ini cannot be read: Is a directory"),
+        ("stray.ini", "processors: it stands in no section; write [section] above it"),
+        ("bounds.ini", "[drain] reconnect_jitter: \"2h\" is not a time from 0s to 1h (say"),
+        ("bounds.ini", "[queue] max_bytes: \"0B\" is not a size from 1MiB to 1048576GiB (say"),
+    ] {
+        let output = run(&folder, &["check-config", "--config", file]);
+        assert_eq!(output.status.code(), Some(1), "{file}");
+        let error = text(&output.stderr);
+        assert!(error.contains(told), "{told} is missing in:\n{error}");
+    }
+    let listing = text(&run(&folder, &["check-config", "--config", "windows.ini"]).stdout);
+    assert!(listing.lines().any(|line| line == "processors = 8"), "{listing}");
+}
+
+#[test]
+fn an_environment_that_is_not_utf8_is_told_where_it_matters_and_passed_over_elsewhere() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let bytes = OsStr::from_bytes(b"\xff");
+    let output = oxipush(&folder(), &["check-config"]).env("SOMEBODYS", bytes).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for (name, value, told) in [
+        ("OXIPUSH__AUTH__KEYS", bytes, "OXIPUSH__AUTH__KEYS: its value is not UTF-8 text"),
+        ("OXIPUSH__SYNC", OsStr::new("5ms"), "OXIPUSH__SYNC: it names no key; write OXIPUSH__SECTION__KEY"),
+    ] {
+        let output = oxipush(&folder(), &[]).env(name, value).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(text(&output.stderr).contains(told), "{output:?}");
+    }
+}
+
+#[test]
 fn a_named_config_file_takes_the_place_of_the_one_here_and_the_environment_overrides_both() {
     let folder = folder();
     fs::write(folder.path().join("config.ini"), "[queue]\nprocessors = 7\n[outbox]\npolicy = conflate\n").unwrap();

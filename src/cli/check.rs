@@ -18,7 +18,7 @@ EXAMPLES
 
 /// Prints the effective values, or all mistakes.
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
-    match config::settings(file, std::env::vars()) {
+    match config::settings(file, config::environment()) {
         Ok(settings) => {
             print(&listing(file, &settings));
             ExitCode::SUCCESS

@@ -22,7 +22,7 @@ const MOST: u64 = 64 * 1024;
 
 /// 0 when the node is ready.
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
-    let config = match config::load(file, std::env::vars()) {
+    let config = match config::load(file, config::environment()) {
         Ok(config) => config,
         Err(error) => return failed(check::mistakes(&error)),
     };
