@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod support;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -539,6 +541,30 @@ fn a_second_process_on_one_data_folder_is_refused() {
     let output = Node::command(&folder, &[]).output().unwrap();
     let told = text(&output.stderr);
     assert!(output.status.code() == Some(1) && told.contains("[queue]"), "{told}");
+    node.stop();
+}
+
+#[test]
+fn a_torn_end_is_repaired_with_a_line_in_the_log_and_a_held_backlog_has_one_too() {
+    let folder = folder();
+    let settings = [("OXIPUSH__QUEUE__SYNC", "1h")];
+    let mut node = Node::start(&folder, &settings);
+    node.running.signal(Signal::SIGKILL);
+    node.running.end();
+    let unsynced = folder.path().join("data/queue.unsynced");
+    fs::write(&unsynced, b"torn").unwrap();
+    let mut node = Node::start(&folder, &settings);
+    let lines = ["the queue's log was not closed in order", "queue.unsynced is torn", "the queue's log is repaired"];
+    for part in lines {
+        node.running.err_line(|line| line.contains(part));
+    }
+    assert_eq!(fs::metadata(&unsynced).unwrap().len(), 0);
+    node.stop();
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(support::backlog::leave(&folder.path().join("data"), "alice", &["waits"]));
+    let mut node = Node::start(&folder, &[("OXIPUSH__QUEUE__REPLAY_HOLD", "1h")]);
+    node.running.err_line(|line| line.contains("the queue has a backlog") && line.contains("time=3600s"));
     node.stop();
 }
 

@@ -30,6 +30,16 @@ async fn refused(rig: &Rig, reason: &str, count: u64) {
     rig.reaches(&format!(r#"oxipush_refused_connects_total{{reason="{reason}"}}"#), count).await;
 }
 
+/// Waits until one more is let in.
+async fn place(rig: &Rig) {
+    let let_in = async {
+        while status(rig, &handshake("/ws", "")).await != "101" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, let_in).await.expect("a free place");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_handshake_is_refused_with_its_status_and_counted() {
     let rig = start(&[("SOCKET__ALLOWED_ORIGINS", "https://good.example")]);
@@ -92,20 +102,23 @@ async fn a_request_that_never_ends_is_cut() {
 async fn one_connection_too_many_is_refused_until_another_ends() {
     let rig = start(&[("SOCKET__MAX_CONNECTIONS", "2")]);
     let (one, _two) = (rig.joined("ada").await, rig.joined("ada").await);
-    assert_eq!(status(&rig, &handshake("/ws", "")).await, "503");
+    let full = Raw::request(rig.address, &handshake("/ws", "")).await.head;
+    assert!(full.starts_with("HTTP/1.1 503 ") && full.contains("\r\nretry-after: "), "{full}");
     refused(&rig, "full", 1).await;
     drop(one);
-    until("a free place", || rig.hub.census().connections == 1).await;
-    rig.joined("ada").await;
+    place(&rig).await;
     rig.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_of_one_address_are_bounded_and_a_forged_header_does_not_help() {
     let rig = start(&[("SOCKET__MAX_CONNECTIONS_PER_ADDRESS", "1")]);
-    let _one = rig.joined("ada").await;
-    assert_eq!(status(&rig, &handshake("/ws", "x-forwarded-for: 9.9.9.9\r\n")).await, "429");
+    let one = rig.joined("ada").await;
+    let full = Raw::request(rig.address, &handshake("/ws", "x-forwarded-for: 9.9.9.9\r\n")).await.head;
+    assert!(full.starts_with("HTTP/1.1 429 ") && full.contains("\r\nretry-after: "), "{full}");
     refused(&rig, "address_full", 1).await;
+    drop(one);
+    place(&rig).await;
     rig.stop().await;
 }
 

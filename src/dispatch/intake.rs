@@ -72,6 +72,10 @@ impl Intake {
     /// Holds the backlog for `time`, then dispatches it; a drain gives it back instead, and what follows.
     async fn replay(&self, first: Job, jobs: &mut Jobs, time: Duration, draining: &CancellationToken) {
         let in_hand = &self.metrics.jobs_in_hand;
+        tracing::info!(
+            ?time,
+            "the queue has a backlog: it is held for [queue] replay_hold, so that clients rejoin first"
+        );
         match hold::hold(first, jobs, time, self.max_in_flight, draining, in_hand).await {
             Held::Over(held) => {
                 tracing::info!(jobs = held.len(), "the replay hold is over");

@@ -66,7 +66,7 @@ impl Writer {
         let records: u64 = chunks.values().map(|chunk| u64::from(chunk.unfinished)).sum();
         let bytes: u64 = chunks.values().map(|chunk| chunk.bytes).sum();
         if store.repaired {
-            tracing::warn!(records, bytes, "the queue's log is repaired: every push that was acknowledged is in it");
+            tracing::warn!(records, bytes, "the queue's log is repaired: all that was synced is in it");
         }
         store.compact(stored).map_err(unreadable)?;
         let now = shared.clock.now();
