@@ -217,12 +217,18 @@ fn help_of_every_command_has_examples() {
     for command in [
         &["--help"][..],
         &["check-config", "--help"],
+        &["health", "--help"],
         &["push", "--help"],
         &["tail", "--help"],
         &["completions", "--help"],
     ] {
         let output = run(&folder(), command);
-        assert!(output.status.success() && text(&output.stdout).contains("EXAMPLES"), "{command:?}: {output:?}");
+        let help = text(&output.stdout);
+        assert!(output.status.success() && help.contains("EXAMPLES"), "{command:?}: {output:?}");
+        // columns made by hand must not be wrapped in a terminal of 80
+        let narrow = oxipush(&folder(), command).env("COLUMNS", "80").output().unwrap();
+        let columns = |help: &str| help[help.find("EXAMPLES").unwrap()..].to_owned();
+        assert_eq!(columns(&text(&narrow.stdout)), columns(&help), "{command:?}");
     }
     let help = text(&run(&folder(), &["--help"]).stdout);
     for word in
