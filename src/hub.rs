@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::{config, telemetry::Metrics};
 
-pub use inbox::Seat;
+pub use inbox::{Inbox, Seat};
 pub use member::{Flush, Member, Sink};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use post::{Cards, Outcome, Parcel, Post};
@@ -46,9 +46,9 @@ pub struct Hub {
 /// What all threads share.
 struct Core {
     index: Index,
-    inboxes: Vec<mpsc::Sender<Parcel>>,
-    /// Receivers of the shards that no worker thread has brought to life yet.
-    seats: Mutex<Vec<mpsc::Receiver<Parcel>>>,
+    inboxes: Vec<mpsc::Sender<Vec<Parcel>>>,
+    /// Inboxes of the shards that no worker thread has brought to life yet.
+    seats: Mutex<Vec<Inbox>>,
     connections: AtomicUsize,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -89,7 +89,9 @@ impl Hub {
             tracing::warn!(workers, "more workers than a hub can have; {MAX_WORKERS} are started");
         }
         let workers = workers.min(MAX_WORKERS);
-        let (inboxes, mut seats): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(config.inbox.max(1))).unzip();
+        let channels = (0..workers).map(|_| mpsc::channel(config.inbox.max(1)));
+        let (inboxes, mut seats): (Vec<_>, Vec<_>) =
+            channels.map(|(sender, bundles)| (sender, Inbox::new(bundles))).unzip();
         // taken from the end, so that the first worker sits on the first seat
         seats.reverse();
         let limits = Limits {
@@ -134,21 +136,21 @@ impl Hub {
         self.core.index.shards(card)
     }
 
-    /// Puts a parcel into a shard's inbox if there is room now, or gives it back.
+    /// Puts a bundle of parcels into a shard's inbox if there is room now, or gives it back.
     ///
     /// # Errors
     /// The inbox is full, or the shard gone.
-    pub fn try_send(&self, shard: usize, parcel: Parcel) -> Result<(), Parcel> {
+    pub fn try_send(&self, shard: usize, bundle: Vec<Parcel>) -> Result<(), Vec<Parcel>> {
         match self.core.inboxes.get(shard) {
-            Some(inbox) => inbox.try_send(parcel).map_err(mpsc::error::TrySendError::into_inner),
-            None => Err(parcel),
+            Some(inbox) => inbox.try_send(bundle).map_err(mpsc::error::TrySendError::into_inner),
+            None => Err(bundle),
         }
     }
 
-    /// Puts a parcel into a shard's inbox, waiting while that is full. A shard that is gone loses it, and the job comes again.
-    pub async fn send(&self, shard: usize, parcel: Parcel) {
+    /// Puts a bundle into a shard's inbox, waiting while that is full. A shard that is gone loses it, and its jobs come again.
+    pub async fn send(&self, shard: usize, bundle: Vec<Parcel>) {
         if let Some(inbox) = self.core.inboxes.get(shard) {
-            let _ = inbox.send(parcel).await;
+            let _ = inbox.send(bundle).await;
         }
     }
 

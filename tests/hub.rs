@@ -243,3 +243,54 @@ fn a_burst_that_nobody_had_time_to_write_evicts_nobody() {
     }
     assert!(!member.is_ending());
 }
+
+/// Counts writes; the first of all sends what `next` holds to the shard, as another thread might.
+struct Meanwhile {
+    next: Rc<RefCell<Option<(Hub, Parcel)>>>,
+    writes: Rc<Cell<usize>>,
+}
+
+impl Sink for Meanwhile {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes.set(self.writes.get() + 1);
+        if let Some((hub, parcel)) = self.next.borrow_mut().take() {
+            assert!(hub.try_send(0, vec![parcel]).is_ok());
+        }
+        Ok(bytes.len())
+    }
+}
+
+#[tokio::test]
+async fn a_push_that_arrives_while_its_shard_writes_leaves_with_what_still_waits() {
+    let metrics = Arc::new(Metrics::new());
+    let limits = config::Hub { inbox: 16, writes_per_turn: 256 };
+    let outbox = config::Outbox {
+        max_bytes: 1 << 20,
+        policy: config::Policy::Disconnect,
+        write_delay: std::time::Duration::ZERO,
+    };
+    let hub = Hub::new(&limits, &outbox, 1, &metrics);
+    let (shard, inbox) = hub.seat().unwrap().open::<Meanwhile>();
+    let (outcomes, mut told) = mpsc::unbounded_channel();
+    let next = Rc::new(RefCell::new(Some((hub.clone(), parcel(&[1], None, 3, &outcomes)))));
+    let writes = Rc::new(Cell::new(0));
+    for _ in 0..200 {
+        let sink = Meanwhile { next: Rc::clone(&next), writes: Rc::clone(&writes) };
+        shard.join(&shard.open(sink, Dialect::Gopusher), "card-1", "");
+    }
+    assert!(hub.try_send(0, vec![parcel(&[1], None, 3, &outcomes)]).is_ok());
+    let both = async {
+        for _ in 0..2 {
+            assert!(told.recv().await.unwrap().offered);
+        }
+        while writes.get() < 200 || !shard.keys().iter().all(|key| shard.member(*key).unwrap().is_drained()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = shard.run(inbox, std::time::Duration::from_secs(3600), |_| {}) => panic!("the shard ended"),
+        () = both => {}
+    }
+    // those before the shard looked again have two, all others one
+    assert!((200..250).contains(&writes.get()), "{}", writes.get());
+}

@@ -2,7 +2,7 @@
 //!
 //! It speaks just enough of WebSocket, of gopusher's and oxipush's joins and of POST /push for pushbench itself: one
 //! thread, one epoll, one send for each delivery. Pushes that arrive together (pipelined, to the same cards) leave
-//! together: the limit of coalescing.
+//! together, the limit of coalescing; or, with `--single`, still one by one: never idle, it is a bare send(2) loop.
 
 use std::{
     collections::HashMap,
@@ -38,6 +38,7 @@ struct Client {
 
 struct Server {
     profile: Profile,
+    single: bool,
     poll: Poll,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
@@ -64,6 +65,7 @@ pub(crate) fn run(args: &Bare) -> Result<bool> {
     })?;
     let mut server = Server {
         profile: args.profile,
+        single: args.single,
         poll,
         clients: Vec::new(),
         free: Vec::new(),
@@ -152,7 +154,7 @@ impl Server {
                 answers.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
                 continue;
             };
-            if frames.to != to {
+            if self.single || frames.to != to {
                 self.fan_out(&frames);
                 frames = Frames { to: to.to_vec(), bytes: Vec::new() };
             }

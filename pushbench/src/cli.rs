@@ -211,6 +211,9 @@ pub(crate) struct Bare {
     /// The frames it sends
     #[arg(long, value_enum, default_value_t = Profile::Gopusher)]
     pub(crate) profile: Profile,
+    /// One send for each delivery, even of pushes that arrive together
+    #[arg(long)]
+    pub(crate) single: bool,
     /// One port for clients and pushes
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(crate) listen: std::net::SocketAddr,

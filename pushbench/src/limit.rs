@@ -1,4 +1,4 @@
-//! What the kernel allows: the bare epoll server, in turn with the gateway.
+//! What the kernel allows: the bare epoll server and the bare send(2) loop, in turn with the gateway.
 
 use std::{
     fmt::Write as _,
@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::{
     Result, bare,
     cli::{Limit, Load, Via},
+    pace::End,
     profile::Profile,
     report::{self, Report},
     scenario::{self, Kind},
@@ -20,6 +21,18 @@ use crate::{
 /// The bare epoll limit of the machine on which the bars of docs/performance.md were set.
 const REFERENCE: f64 = 220_000.0;
 
+/// Pushes that wait for the send loop: enough that it never does.
+const WINDOW: u32 = 16;
+
+/// What a bare server does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bare {
+    /// The scenario itself, closed loop.
+    Epoll(Kind),
+    /// One send after the other, with the next pushes always at hand.
+    SendLoop,
+}
+
 /// A bare server in a process of its own; it ends when this is dropped.
 struct Server {
     child: Child,
@@ -27,10 +40,11 @@ struct Server {
 }
 
 impl Server {
-    fn start(profile: Profile) -> Result<Self> {
+    fn start(profile: Profile, bare: Bare) -> Result<Self> {
         let name = profile.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         let mut child = Command::new(std::env::current_exe()?)
             .args(["bare", "--profile", &name])
+            .args((bare == Bare::SendLoop).then_some("--single"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -62,9 +76,11 @@ struct Comparison {
     limit: f64,
     /// Its share of the reference machine's: absolute bars scale with it.
     machine: f64,
-    /// Medians of (bare, gateway).
+    /// The medians of each.
     rows: Vec<Row>,
     bare: Vec<Report>,
+    /// With the fan-out only.
+    send_loop: Vec<Report>,
     gateway: Vec<Report>,
 }
 
@@ -72,6 +88,7 @@ struct Comparison {
 struct Row {
     name: &'static str,
     bare: Option<f64>,
+    send_loop: Option<f64>,
     gateway: Option<f64>,
 }
 
@@ -91,14 +108,18 @@ const ROWS: [(&str, Figure); 9] = [
 ];
 
 pub(crate) fn run(args: &Limit) -> Result<bool> {
-    let (mut bare, mut gateway) = (Vec::new(), Vec::new());
+    let (mut bare, mut send_loop, mut gateway) = (Vec::new(), Vec::new(), Vec::new());
     let kind = args.bare.unwrap_or(if args.with == Some(Kind::Burst) { Kind::Burst } else { Kind::Fanout });
     if !matches!(kind, Kind::Fanout | Kind::Burst) {
         return Err("--bare is fanout or burst: the bare server does nothing else".into());
     }
     for turn in 1..=args.runs {
-        bare.push(limit(args, kind)?);
-        tell(args, turn, "bare", bare.last());
+        bare.push(limit(args, Bare::Epoll(kind))?);
+        tell(args, turn, "bare epoll", bare.last());
+        if kind == Kind::Fanout {
+            send_loop.push(limit(args, Bare::SendLoop)?);
+            tell(args, turn, "send loop", send_loop.last());
+        }
         if let Some(kind) = args.with {
             gateway.push(scenario::run(kind, &args.load)?);
             tell(args, turn, "gateway", gateway.last());
@@ -106,10 +127,15 @@ pub(crate) fn run(args: &Limit) -> Result<bool> {
     }
     let rows: Vec<Row> = ROWS
         .iter()
-        .map(|(name, figure)| Row { name, bare: median(&bare, *figure), gateway: median(&gateway, *figure) })
+        .map(|(name, figure)| Row {
+            name,
+            bare: median(&bare, *figure),
+            send_loop: median(&send_loop, *figure),
+            gateway: median(&gateway, *figure),
+        })
         .collect();
     let limit = rows.first().and_then(|row| row.bare).unwrap_or(0.0);
-    let comparison = Comparison { limit, machine: limit / REFERENCE, rows, bare, gateway };
+    let comparison = Comparison { limit, machine: limit / REFERENCE, rows, bare, send_loop, gateway };
     let text = comparison.table(args, kind);
     if args.load.json.as_deref() == Some(std::path::Path::new("-")) {
         eprint!("{text}");
@@ -117,17 +143,26 @@ pub(crate) fn run(args: &Limit) -> Result<bool> {
         print!("{text}");
     }
     report::write_json(&args.load, &comparison)?;
-    let all = comparison.bare.iter().chain(&comparison.gateway);
-    Ok(!args.load.check || all.map(Report::complaints).all(|complaints| complaints.is_empty()))
+    Ok(!args.load.check || comparison.runs().map(Report::complaints).all(|complaints| complaints.is_empty()))
 }
 
-/// One run of the bare server with the same frames, connections and pace.
-fn limit(args: &Limit, kind: Kind) -> Result<Report> {
+/// One run of a bare server with the same frames and connections.
+fn limit(args: &Limit, bare: Bare) -> Result<Report> {
     // the frames of the others are as long within a few bytes
     let profile = if args.load.profile == Profile::Oxipush { Profile::Oxipush } else { Profile::Gopusher };
-    let server = Server::start(profile)?;
+    let server = Server::start(profile, bare)?;
+    let (kind, scenario) = match bare {
+        Bare::Epoll(kind) => (kind, kind),
+        // as much as the fan-out, and never idle
+        Bare::SendLoop => (Kind::Fanout, Kind::Pressed),
+    };
     // what was set for the gateway's scenario is not meant for another
     let same = args.with.is_none_or(|with| with == kind);
+    let (pushes, duration) = (args.load.pushes.filter(|_| same), args.load.duration.filter(|_| same));
+    let pushes = match kind.end(&Load { pushes, duration, ..args.load.clone() }) {
+        End::Pushes(pushes) => Some(pushes),
+        End::After(_) => None,
+    };
     let load = Load {
         profile,
         ws: Some(format!("ws://{}", server.address)),
@@ -137,20 +172,20 @@ fn limit(args: &Limit, kind: Kind) -> Result<Report> {
         via: Some(Via::Http),
         // a burst's pushes arrive together and leave together
         http_connections: 1,
-        http_pipeline: args.load.burst.max(1),
+        http_pipeline: if bare == Bare::SendLoop { WINDOW } else { args.load.burst.max(1) },
         cards: Some(if same { args.load.cards.unwrap_or(1) } else { 1 }),
         cards_per_push: if same { args.load.cards_per_push } else { 1 },
         rate: None,
         outstanding: None,
-        pushes: args.load.pushes.filter(|_| same),
-        duration: args.load.duration.filter(|_| same),
+        pushes,
+        duration,
         warmup: args.load.warmup.filter(|_| same),
         pid: vec![server.child.id()],
         json: None,
         plot: None,
         ..args.load.clone()
     };
-    scenario::run(kind, &load)
+    scenario::run(scenario, &load)
 }
 
 fn tell(args: &Limit, turn: u32, who: &str, report: Option<&Report>) {
@@ -174,6 +209,10 @@ fn median(reports: &[Report], figure: Figure) -> Option<f64> {
 }
 
 impl Comparison {
+    fn runs(&self) -> impl Iterator<Item = &Report> {
+        self.bare.iter().chain(&self.send_loop).chain(&self.gateway)
+    }
+
     fn table(&self, args: &Limit, kind: Kind) -> String {
         let with =
             args.with.map_or(String::new(), |with| format!(" and {} of {}", with.name(), args.load.profile.name()));
@@ -185,16 +224,18 @@ impl Comparison {
             args.runs
         );
         let cell = |figure: Option<f64>| figure.map_or("-".into(), number);
-        let _ = writeln!(text, "  {:<24} {:>12} {:>12} {:>8}", "", "bare", "gateway", "ratio");
-        for Row { name, bare, gateway } in &self.rows {
+        let _ =
+            writeln!(text, "  {:<24} {:>12} {:>12} {:>12} {:>8}", "", "bare epoll", "send loop", "gateway", "of epoll");
+        for Row { name, bare, send_loop, gateway } in &self.rows {
             let ratio = bare.zip(*gateway).filter(|(bare, _)| *bare > 0.0).map(|(bare, gateway)| gateway / bare);
             let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
-            let _ = writeln!(text, "  {name:<24} {:>12} {:>12} {ratio:>8}", cell(*bare), cell(*gateway));
+            let (bare, send_loop, gateway) = (cell(*bare), cell(*send_loop), cell(*gateway));
+            let _ = writeln!(text, "  {name:<24} {bare:>12} {send_loop:>12} {gateway:>12} {ratio:>8}");
         }
         if kind == Kind::Fanout {
             let _ = writeln!(text, "  this machine is {:.2} of the one that the bars were set on", self.machine);
         }
-        for complaint in self.bare.iter().chain(&self.gateway).flat_map(Report::complaints) {
+        for complaint in self.runs().flat_map(Report::complaints) {
             let _ = writeln!(text, "  ! {complaint}");
         }
         text

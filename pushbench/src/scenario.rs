@@ -72,7 +72,7 @@ impl Kind {
         let own = match self {
             Self::Idle => End::Pushes(0),
             Self::Fanout => End::Pushes(rounds(300_000, 20, 3000)),
-            Self::Burst => End::Pushes(rounds(100_000, 4, 3000) * u64::from(load.burst)),
+            Self::Burst => End::Pushes(rounds(300_000, 20, 3000) * u64::from(load.burst)),
             Self::Unicast | Self::Pressed | Self::Groups => End::After(Duration::from_secs(5)),
             Self::Churn | Self::Slow => End::After(Duration::from_secs(10)),
             Self::Soak => End::After(Duration::from_secs(600)),

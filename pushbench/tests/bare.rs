@@ -137,7 +137,7 @@ fn the_limit_is_measured_on_a_server_of_its_own() {
     let bare = Bare::start("gopusher");
     // the second bare server plays the gateway
     let report = bare.run("limit --with fanout --profile gopusher -n 30 --pushes 40 --runs 2");
-    for (side, path) in [("bare", "/bare"), ("gateway", "/gateway")] {
+    for (side, path) in [("bare", "/bare"), ("send loop", "/send_loop"), ("gateway", "/gateway")] {
         let runs = report.pointer(path).and_then(Value::as_array).unwrap();
         assert_eq!(runs.len(), 2, "{side}");
         assert!(runs.iter().all(|run| number(run, "/deliveries/received") == 1200), "{side}");

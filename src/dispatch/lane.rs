@@ -9,37 +9,52 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// Parts that are taken at once: what they make for a shard reaches it together, before that wakes.
+const BUNDLE: usize = 64;
+
 /// Works until nobody can send `parts` any more.
 pub(super) async fn run(mut parts: mpsc::Receiver<Parcel>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
     let nobody = metrics.drops.get_or_create_owned(&[("reason", "no_connection")]);
-    let mut shards = vec![Vec::new(); hub.workers()];
-    while let Some(part) = parts.recv().await {
-        let (post, cards) = (part.post(), part.cards());
-        let push = post.push();
-        let count = cards.count(push);
-        let mut without = 0;
-        for nth in 0..count {
-            let place = cards.place(nth);
-            let mut holders = hub.shards(&push.target.cards[place]);
-            without += u64::from(holders == 0);
-            while holders != 0 {
-                shards[holders.trailing_zeros() as usize].push(place as u32);
-                holders &= holders - 1;
-            }
+    let mut taken = Vec::with_capacity(BUNDLE);
+    let mut places = vec![Vec::new(); hub.workers()];
+    let mut bundles: Vec<Vec<Parcel>> = (0..hub.workers()).map(|_| Vec::new()).collect();
+    while parts.recv_many(&mut taken, BUNDLE).await > 0 {
+        for part in &taken {
+            nobody.inc_by(route(part, &hub, &mut places, &mut bundles));
         }
-        nobody.inc_by(without);
-        for (shard, places) in shards.iter_mut().enumerate().filter(|(_, places)| !places.is_empty()) {
-            let cards = match places.len() == push.target.cards.len() {
-                true => Cards::All,
-                false => Cards::Some(places.clone()),
-            };
-            places.clear();
-            let Err(parcel) = hub.try_send(shard, Parcel::new(Arc::clone(post), cards)) else { continue };
-            // too late, the part is dropped here, and so the job comes again
-            if timeout(within, hub.send(shard, parcel)).await.is_err() {
+        for (shard, bundle) in bundles.iter_mut().enumerate().filter(|(_, bundle)| !bundle.is_empty()) {
+            let Err(bundle) = hub.try_send(shard, std::mem::take(bundle)) else { continue };
+            // too late, the bundle is dropped here, and so its jobs come again
+            if timeout(within, hub.send(shard, bundle)).await.is_err() {
                 tracing::warn!(shard, "a shard took no part within job_timeout");
             }
         }
-        part.done();
+        taken.drain(..).for_each(Parcel::done);
     }
+}
+
+/// Makes of a part one for each shard that holds cards of it; how many of its cards no shard holds. `places` is empty before
+/// and after.
+fn route(part: &Parcel, hub: &Hub, places: &mut [Vec<u32>], bundles: &mut [Vec<Parcel>]) -> u64 {
+    let (post, cards) = (part.post(), part.cards());
+    let push = post.push();
+    let mut without = 0;
+    for nth in 0..cards.count(push) {
+        let place = cards.place(nth);
+        let mut holders = hub.shards(&push.target.cards[place]);
+        without += u64::from(holders == 0);
+        while holders != 0 {
+            places[holders.trailing_zeros() as usize].push(place as u32);
+            holders &= holders - 1;
+        }
+    }
+    for (places, bundle) in places.iter_mut().zip(bundles).filter(|(places, _)| !places.is_empty()) {
+        let cards = match places.len() == push.target.cards.len() {
+            true => Cards::All,
+            false => Cards::Some(places.clone()),
+        };
+        places.clear();
+        bundle.push(Parcel::new(Arc::clone(post), cards));
+    }
+    without
 }

@@ -12,13 +12,10 @@ use std::{
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use hashbrown::HashMap;
-use tokio::{
-    sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep},
-};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    Core, Flush, Hub, Item, Key, Limits, Member, Offer, Parcel, Sink,
+    Core, Flush, Hub, Inbox, Item, Key, Limits, Member, Offer, Parcel, Sink,
     group::Group,
     index,
     member::{Place, State},
@@ -34,6 +31,9 @@ use crate::wire::{
 
 /// Offers after which a turn goes on to write even if more parcels wait: bounds how long sockets wait for a turn's end.
 const OFFERS_PER_TURN: u64 = 8192;
+
+/// Writes after which a turn looks into the inbox again: a look costs a hundredth of a write.
+const WRITES_BETWEEN_LOOKS: usize = 8;
 
 /// Connections, groups and waiting writes of one thread. Nothing is awaited while a part of it is borrowed.
 pub struct Shard<S> {
@@ -219,14 +219,14 @@ impl<S: Sink> Shard<S> {
     }
 
     /// Takes parcels and writes, until the hub is gone; calls `tick` each `period`.
-    pub async fn run(&self, mut inbox: mpsc::Receiver<Parcel>, period: Duration, mut tick: impl FnMut(&Self)) {
+    pub async fn run(&self, mut inbox: Inbox, period: Duration, mut tick: impl FnMut(&Self)) {
         let mut clock = interval(period);
         // a thread that was stopped for a while must not find all its peers silent at once
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if !self.is_dirty() {
                 tokio::select! {
-                    parcel = inbox.recv() => match parcel {
+                    parcel = inbox.next() => match parcel {
                         Some(parcel) => self.take(parcel),
                         None => return,
                     },
@@ -234,13 +234,7 @@ impl<S: Sink> Shard<S> {
                 }
                 self.gather_for(&mut inbox).await;
             }
-            self.offers.set(0);
-            while self.offers.get() < OFFERS_PER_TURN
-                && let Ok(parcel) = inbox.try_recv()
-            {
-                self.take(parcel);
-            }
-            let more = self.write(self.limits().writes_per_turn);
+            let more = self.turn(&mut inbox);
             self.publish();
             if more || !inbox.is_empty() {
                 tokio::task::yield_now().await;
@@ -251,8 +245,28 @@ impl<S: Sink> Shard<S> {
         }
     }
 
+    /// Offers what waits and writes, up to the bounds of a turn; `true`: more is to be written. Parcels that come meanwhile are
+    /// taken between writes, so that a burst whose first push woke the shard leaves in one write for most connections.
+    fn turn(&self, inbox: &mut Inbox) -> bool {
+        self.offers.set(0);
+        let mut left = self.limits().writes_per_turn;
+        loop {
+            while self.offers.get() < OFFERS_PER_TURN
+                && let Some(parcel) = inbox.try_next()
+            {
+                self.take(parcel);
+            }
+            let writes = left.min(WRITES_BETWEEN_LOOKS);
+            left -= writes;
+            let more = self.write(writes);
+            if left == 0 || !more {
+                return more;
+            }
+        }
+    }
+
     /// `[outbox] write_delay`: goes on taking parcels for that long.
-    async fn gather_for(&self, inbox: &mut mpsc::Receiver<Parcel>) {
+    async fn gather_for(&self, inbox: &mut Inbox) {
         let delay = self.limits().write_delay;
         if delay.is_zero() || !self.is_dirty() {
             return;
@@ -261,7 +275,7 @@ impl<S: Sink> Shard<S> {
         loop {
             tokio::select! {
                 () = &mut over => return,
-                parcel = inbox.recv() => match parcel {
+                parcel = inbox.next() => match parcel {
                     Some(parcel) => self.take(parcel),
                     None => return,
                 },

@@ -133,6 +133,8 @@ impl Writer {
     /// Whether it was the last.
     fn turn(&mut self) -> bool {
         self.wait();
+        // the first push of a burst wakes this thread: it must not take the core from who publishes the others
+        std::thread::yield_now();
         if self.disk.retry_at().is_some() && !self.reopen() {
             return self.shared.lock().closing;
         }
