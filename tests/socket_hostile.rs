@@ -140,11 +140,14 @@ async fn each_breach_of_the_protocol_has_its_close_code_and_neighbours_do_not_no
     gigabyte.extend_from_slice(&(1_u64 << 30).to_be_bytes());
     gigabyte.extend_from_slice(&[1, 2, 3, 4]);
     let join = |card: &str| format!(r#"{{"event":"join","data":{{"card_id":"{card}"}}}}"#).into_bytes();
+    let mut endless = vec![0x01, 0x80, 1, 2, 3, 4];
+    endless.extend([0x00, 0x80, 1, 2, 3, 4].repeat(1025));
     let mut reserved = masked(1, b"x");
     reserved[0] |= 0x40;
     for (what, bytes, code) in [
         ("a header that announces 1 GB", gigabyte, 3503),
         ("a message over max_message", masked(1, &[b'x'; 1025]), 3503),
+        ("a message of empty fragments without end", endless, 3503),
         ("an unmasked frame", b"\x81\x02hi".to_vec(), 1002),
         ("reserved bits", reserved, 1002),
         ("a reserved opcode", masked(3, b""), 1002),
