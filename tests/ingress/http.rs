@@ -103,6 +103,7 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
         (Method::POST, "/push", &[], &name, 400, "`to[0]` has 129 bytes"),
         (Method::POST, "/push", &[], &long, 413, "`content` has 70000 bytes"),
         (Method::POST, "/push", &[], &huge, 413, "the body is larger"),
+        (Method::POST, "/push", &[("content-encoding", "gzip")], GOOD, 415, "a Content-Encoding"),
         (Method::POST, "/push", &[("content-type", "multipart/form-data; boundary=x")], GOOD, 415, "this Content-Type"),
         (Method::POST, "/push", &[("origin", "http://evil.example")], GOOD, 403, "this Origin may not call"),
         (Method::POST, "/push", &[("origin", "null")], GOOD, 403, "this Origin may not call"),
