@@ -49,16 +49,16 @@ fn main() {
     ] {
         let push = push(cards, content);
         let record = encode(&push);
-        assert_eq!(decode(record.clone(), None).unwrap(), push);
+        assert_eq!(decode(record.clone()).unwrap(), push);
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Bytes(record.len() as u64));
         group.bench_function("encode", |bencher| bencher.iter(|| encode(black_box(&push))));
-        group.bench_function("decode", |bencher| bencher.iter(|| decode(black_box(record.clone()), None)));
+        group.bench_function("decode", |bencher| bencher.iter(|| decode(black_box(record.clone()))));
         group.finish();
         if !cfg!(debug_assertions) {
             budget(&format!("encode, {name}"), Duration::from_micros(most), || drop(black_box(encode(&push))));
             budget(&format!("decode, {name}"), Duration::from_micros(most), || {
-                drop(black_box(decode(record.clone(), None)));
+                drop(black_box(decode(record.clone())));
             });
         }
     }

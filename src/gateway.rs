@@ -182,13 +182,8 @@ impl Gateway {
             tracing::warn!("some tasks did not end in time");
         }
         // a part may also die while the node drains: that is no clean end
-        outcome.and_then(|()| panicked(&mut self.deaths).map_or(Ok(()), Err))
+        outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
     }
-}
-
-/// The first panic among the deaths that were told; parts that merely end are expected to in a drain.
-fn panicked(deaths: &mut mpsc::UnboundedReceiver<Died>) -> Option<Died> {
-    std::iter::from_fn(|| deaths.try_recv().ok()).find(|died| died.how == "panicked")
 }
 
 fn bind<T>(
@@ -215,7 +210,16 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 mod tests {
     use super::*;
 
+    use crate::{
+        hub::{Cards, Parcel, Post},
+        push::{Push, PushId, Target},
+    };
+
     async fn gateway(folder: &tempfile::TempDir) -> Gateway {
+        with_grace(folder, "0ms").await
+    }
+
+    async fn with_grace(folder: &tempfile::TempDir, grace: &str) -> Gateway {
         let dir = folder.path().to_str().unwrap();
         let local = "127.0.0.1:0";
         let settings = [
@@ -224,7 +228,7 @@ mod tests {
             ("GRPC__LISTEN", local),
             ("NODE__WORKERS", "1"),
             ("DATA__DIR", dir),
-            ("DRAIN__GRACE", "0ms"),
+            ("DRAIN__GRACE", grace),
         ];
         let settings = settings.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_owned()));
         Gateway::build(crate::config::load(None, settings).unwrap()).await.unwrap()
@@ -250,5 +254,41 @@ mod tests {
         });
         let died = gateway.run(async {}).await.unwrap_err();
         assert_eq!((died.name.as_str(), died.how), ("a part", "panicked"));
+    }
+
+    /// A part that names a card which its push does not have: a bug that no lane has, and that a shard does not survive.
+    fn poison() -> Parcel {
+        let push = Push {
+            id: PushId::generate(),
+            from: "test".into(),
+            target: Target { cards: vec!["alice".into()], app: None },
+            content: "".into(),
+            collapse_key: None,
+        };
+        Parcel::new(Post::new(push, 0, mpsc::unbounded_channel().0), Cards::Some(vec![1]))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_shard_that_panics_ends_the_gateway_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let gateway = gateway(&folder).await;
+        gateway.hub.send(0, vec![poison()]).await;
+        let died = gateway.run(std::future::pending()).await.unwrap_err();
+        assert_eq!(died.name, "hub shard 0");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_shard_that_panics_while_the_node_drains_is_told_too() {
+        let folder = tempfile::tempdir().unwrap();
+        // long enough for a slow machine to get that far
+        let gateway = with_grace(&folder, "3s").await;
+        let (hub, mut phase) = (gateway.hub.clone(), gateway.phases.watch());
+        let poisoned = tokio::spawn(async move {
+            phase.wait_for(|phase| *phase == Phase::Leaving).await.unwrap();
+            hub.send(0, vec![poison()]).await;
+        });
+        let died = gateway.run(async {}).await.unwrap_err();
+        assert_eq!(died.name, "hub shard 0");
+        poisoned.await.unwrap();
     }
 }

@@ -28,7 +28,7 @@ use crate::{config, telemetry::Metrics};
 pub use inbox::{Inbox, Seat};
 pub use member::{Flush, Member, Sink};
 pub use outbox::{Item, Offer, Offered, Outbox};
-pub use post::{Cards, Outcome, Parcel, Post};
+pub use post::{Cards, Fate, Outcome, Parcel, Post};
 pub use shard::Shard;
 pub use slab::Key;
 

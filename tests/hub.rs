@@ -12,7 +12,7 @@ use std::{
 
 use oxipush::{
     config,
-    hub::{Cards, Hub, Member, Parcel, Post, Shard, Sink},
+    hub::{Cards, Fate, Hub, Member, Parcel, Post, Shard, Sink},
     push::{Push, PushId, Target},
     telemetry::Metrics,
     wire::dialect::Dialect,
@@ -121,16 +121,18 @@ fn run(steps: Vec<Step>) {
             Step::Push(cards, app, size) => {
                 let parcel = parcel(&cards, app, size, &outcomes);
                 let post = Arc::clone(parcel.post());
+                let mut fate = Fate::Unmatched;
                 for one in &mut known {
                     let Some((card, own)) = one.place else { continue };
                     if cards.contains(&card) && app.is_none_or(|app| app == 0 || app == own) {
+                        fate = Fate::Offered;
                         one.expected.extend_from_slice(post.frame(one.member.dialect()).bytes());
                     }
                 }
                 shard.take(parcel);
                 assert!(told.try_recv().is_err(), "told while a part was held");
                 drop(post);
-                assert!(told.try_recv().unwrap().offered);
+                assert_eq!(told.try_recv().unwrap().fate, fate);
             }
             Step::Write(writes) => {
                 shard.write(writes);
@@ -201,7 +203,7 @@ fn a_part_that_is_lost_makes_the_whole_push_come_again() {
     whole.done();
     assert!(told.try_recv().is_err());
     drop(part);
-    assert!(!told.try_recv().unwrap().offered);
+    assert_eq!(told.try_recv().unwrap().fate, Fate::Lost);
 }
 
 #[test]
@@ -281,7 +283,7 @@ async fn a_push_that_arrives_while_its_shard_writes_leaves_with_what_still_waits
     assert!(hub.try_send(0, vec![parcel(&[1], None, 3, &outcomes)]).is_ok());
     let both = async {
         for _ in 0..2 {
-            assert!(told.recv().await.unwrap().offered);
+            assert_eq!(told.recv().await.unwrap().fate, Fate::Offered);
         }
         while writes.get() < 200 || !shard.keys().iter().all(|key| shard.member(*key).unwrap().is_drained()) {
             tokio::task::yield_now().await;

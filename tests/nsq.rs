@@ -1,8 +1,6 @@
 //! What the nsq backend promises beyond the contract: nsqds that restart, die, refuse, come and go.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
-#[path = "nsq/proxy.rs"]
-mod proxy;
 mod support;
 
 use std::{
@@ -22,8 +20,10 @@ use oxipush::{
     },
     telemetry::Metrics,
 };
-use proxy::Proxy;
-use support::nsq::{Lookupd, Nsqd};
+use support::{
+    nsq::{Lookupd, Nsqd},
+    proxy::Proxy,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -235,6 +235,30 @@ async fn clients_that_stay_unhealthy_are_built_anew_and_recover() {
     open.close().await;
 }
 
+/// tokio-nsq says nothing when it cannot reconnect, and its own end comes after 15 minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_that_lose_their_connection_and_find_no_other_are_built_anew_and_recover() {
+    let nsqd = Nsqd::start().await;
+    let proxy = Proxy::to(nsqd.tcp()).await;
+    let settings = [("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())];
+    let quick = [("QUEUE__REBUILD_AFTER", "1s".into()), ("QUEUE__LOOKUP_INTERVAL", "200ms".into())];
+    let mut open = open(&[&settings[..], &quick[..]].concat()).await;
+    proxy.subscribers(2).await;
+    proxy.stall(true);
+    assert_eq!(proxy.cut_consumers(), 2);
+    open.unready("does not list this node's consumer").await;
+    let started = Instant::now();
+    while open.rebuilds("consumer") < 2 {
+        assert!(started.elapsed() < PATIENCE, "{}", open.metrics.text());
+        sleep(Duration::from_millis(50)).await;
+    }
+    proxy.stall(false);
+    open.ready().await;
+    open.publish("second").await.unwrap();
+    open.job().await.finish();
+    open.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_nsqd_refuses_costs_only_its_own_push() {
     let nsqd = Nsqd::with(&["--max-msg-size=1000"]).await;
@@ -279,13 +303,9 @@ async fn an_answer_that_comes_after_a_reconnect_harms_nothing() {
     let mut open = open(&[("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())]).await;
     open.publish("first").await.unwrap();
     let first = open.job().await;
-    let subscribed = proxy.subscribed();
+    proxy.subscribers(2).await;
     assert_eq!(proxy.cut_consumers(), 2);
-    let started = Instant::now();
-    while proxy.subscribed() < subscribed + 2 {
-        assert!(started.elapsed() < PATIENCE, "tokio-nsq does not reconnect");
-        sleep(Duration::from_millis(20)).await;
-    }
+    proxy.subscribers(4).await;
     open.publish("second").await.unwrap();
     // the new connection works before the old one's job is answered
     let mut second = open.job().await;
@@ -491,6 +511,7 @@ async fn a_malformed_frame_costs_only_its_connection() {
     let mut open = open(&[("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())]).await;
     // the size of type, time, attempts and id is 30
     let short = [&10_u32.to_be_bytes()[..], &2_u32.to_be_bytes(), &[0; 26]].concat();
+    proxy.subscribers(2).await;
     assert_eq!(proxy.inject(&short), 2);
     let started = Instant::now();
     while open.rebuilds("consumer") < 2 {
@@ -500,6 +521,32 @@ async fn a_malformed_frame_costs_only_its_connection() {
     open.publish("after").await.unwrap();
     open.job().await.finish();
     open.ready().await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_that_acknowledges_nothing_costs_publish_timeout_and_its_connection() {
+    let nsqd = Nsqd::start().await;
+    let proxy = Proxy::to(nsqd.tcp()).await;
+    let settings = [("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())];
+    let mut open = open(&[&settings[..], &[("QUEUE__PUBLISH_TIMEOUT", "1s".into())]].concat()).await;
+    proxy.mute(true);
+    let publishes = join_all(["one", "two"].map(|record| open.publish(record)));
+    for refused in timeout(PATIENCE, publishes).await.expect("an end in time") {
+        assert!(matches!(refused, Err(PublishError::Unavailable(_) | PublishError::TimedOut)), "{refused:?}");
+    }
+    let started = Instant::now();
+    while open.rebuilds("publisher") == 0 {
+        assert!(started.elapsed() < PATIENCE, "the publisher is not built anew");
+        sleep(Duration::from_millis(20)).await;
+    }
+    proxy.mute(false);
+    let started = Instant::now();
+    while open.publish("heard").await.is_err() {
+        assert!(started.elapsed() < PATIENCE, "no publish is acknowledged again");
+    }
+    // those that nsqd heard and nobody acknowledged may come first
+    while open.job().await.record != "heard" {}
     open.close().await;
 }
 

@@ -10,6 +10,8 @@ use support::{
     client::{Client, PATIENCE},
     gateway::Node,
     nsq::Nsqd,
+    process::Process,
+    proxy::Proxy,
 };
 
 fn settings(nsqd: &Nsqd) -> Vec<(&'static str, String)> {
@@ -117,4 +119,53 @@ async fn a_push_that_nsqd_refuses_costs_only_itself() {
     push_until_accepted(&node, "card", "small").await;
     assert_eq!(tab.content().await, "small");
     node.stop().await;
+}
+
+/// A program behind a proxy to nsqd's HTTP that hears and answers nothing once it is ready, then told to stop.
+async fn stops_in_time_without_an_answer_from_nsqd_http(more: &[(&'static str, &str)], within: Duration) {
+    let nsqd = Nsqd::start().await;
+    let http = Proxy::to(nsqd.http()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut settings, folder) = (settings(&nsqd), dir.path().to_string_lossy().into_owned());
+    settings.retain(|(key, _)| *key != "QUEUE__NSQD_HTTP");
+    settings.extend([("QUEUE__NSQD_HTTP", http.address()), ("DATA__DIR", folder)]);
+    settings.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
+    let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let mut node = Process::spawn(&settings);
+    assert!(node.ready().await, "it ended");
+    let mut tab = Client::modern(&node.ws(), "card", "").await;
+    http.mute(true);
+    let body = json!({"from": "", "to": ["card"], "appID": "", "content": "hello"});
+    let answer = reqwest::Client::new().post(node.url("/push")).json(&body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(tab.content().await, "hello");
+    let told = Instant::now();
+    node.terminate();
+    assert_eq!(tab.close_code().await, 3000);
+    drop(tab);
+    assert_eq!(node.ended().await, Some(0));
+    let took = told.elapsed();
+    assert!(took < within, "it took {took:?}");
+    // what was delivered is finished all the same
+    let unfinished = async {
+        loop {
+            let channel = nsqd.channel("gopusher.live", "outage").await;
+            match (channel["depth"].as_u64(), channel["in_flight_count"].as_u64()) {
+                (Some(0), Some(0)) => return,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, unfinished).await.expect("nothing waits in the channel");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_with_0_though_nsqds_http_hangs() {
+    stops_in_time_without_an_answer_from_nsqd_http(&[], Duration::from_secs(30)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_timeout_bounds_a_stop_however_long_nsqds_http_may_take() {
+    let settings = [("QUEUE__LOOKUP_TIMEOUT", "10m"), ("NODE__SHUTDOWN_TIMEOUT", "3s")];
+    stops_in_time_without_an_answer_from_nsqd_http(&settings, Duration::from_secs(20)).await;
 }

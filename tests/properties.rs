@@ -175,9 +175,11 @@ proptest! {
     fn record_like_bytes_as_a_record(
         fields in vec((prop::sample::select(vec![0x0A_u8, 0x12, 0x1A, 0x22, 0x2A, 0x7A]), vec(any::<u8>(), 0..20)), 0..8),
         texts in vec(".{0,10}", 0..4),
+        id in prop::option::weighted(0.8, any::<[u8; 16]>()),
     ) {
         let mut bytes = Vec::new();
-        for (tag, value) in fields.into_iter().chain(texts.into_iter().map(|text| (0x12, text.into_bytes()))) {
+        let texts = texts.into_iter().map(|text| (0x12, text.into_bytes()));
+        for (tag, value) in fields.into_iter().chain(texts).chain(id.map(|id| (0x7A, id.to_vec()))) {
             bytes.extend([tag, value.len() as u8]);
             bytes.extend(value);
         }

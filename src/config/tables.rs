@@ -76,8 +76,12 @@ fn together(r: &mut Reader, config: &Config) {
 
 fn node(r: &mut Reader) -> Option<Node> {
     let id = node_id(r);
+    // nothing to choose yet, so that nothing is kept
+    let all = |text: &str| (text == "all").then_some(());
+    let roles = r.parse("node", "roles", "all: nodes with a part of the roles are not built yet", all);
     let workers = r.number("node", "workers", 0, 64);
     let shutdown_timeout = r.time("node", "shutdown_timeout", MS * 100, HOUR);
+    roles?;
     Some(Node { id: id?, workers: workers?, shutdown_timeout: shutdown_timeout? })
 }
 

@@ -102,7 +102,7 @@ impl Intake {
             tracing::error!(attempts = job.attempts, "a push was handed out too often without success; it is dropped");
             return self.drop_job(job, "attempts");
         }
-        let push = match record::decode(job.record.clone(), None) {
+        let push = match record::decode(job.record.clone()) {
             Ok(push) => distinct(push),
             Err(error) => {
                 tracing::error!(%error, "a record cannot be read; it is dropped");

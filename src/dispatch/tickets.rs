@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     config,
-    hub::Outcome,
+    hub::{Fate, Outcome},
     queue::Job,
     telemetry::{Count, Level, Metrics},
 };
@@ -33,6 +33,7 @@ pub(super) struct Tickets {
     requeue_delay: Duration,
     in_hand: Level,
     finished: Count,
+    unmatched: Count,
     requeued: Count,
 }
 
@@ -45,6 +46,7 @@ impl Tickets {
             requeue_delay: config.requeue_delay,
             in_hand: metrics.jobs_in_hand.clone(),
             finished: metrics.jobs.get_or_create_owned(&[("outcome", "finished")]),
+            unmatched: metrics.drops.get_or_create_owned(&[("reason", "no_match")]),
             requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
         })
     }
@@ -87,13 +89,14 @@ impl Tickets {
     fn end(&self, outcome: Outcome) {
         // gone: it took longer than job_timeout
         let Some((job, _)) = self.lock().remove(&outcome.ticket) else { return };
-        if outcome.offered {
-            self.in_hand.dec();
-            self.finished.inc();
-            job.finish();
-        } else {
-            self.requeue(job, self.requeue_delay);
+        match outcome.fate {
+            Fate::Lost => return self.requeue(job, self.requeue_delay),
+            Fate::Unmatched => drop(self.unmatched.inc()),
+            Fate::Offered => {}
         }
+        self.in_hand.dec();
+        self.finished.inc();
+        job.finish();
     }
 
     fn expire(&self) {

@@ -12,13 +12,24 @@ use crate::{
     wire::{dialect::Dialect, frame::Frame},
 };
 
-/// What became of a push: told once, when its last part is gone.
+/// The end of a push: told once, when its last part is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The number that dispatch gave it.
     pub ticket: u64,
-    /// Every part was offered to the connections it is for; else a part was lost on its way and the job must come again.
-    pub offered: bool,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Every part was offered to the connections it is for; there may be none whose card nobody joined as.
+    Offered,
+    /// Shards had connections of its cards, and none was for it: another app, or gone on the way.
+    Unmatched,
+    /// A part was lost on its way: the job must come again.
+    Lost,
 }
 
 /// A push that all its parts share: each dialect's frame is encoded once, by the shard that needs it first.
@@ -27,6 +38,8 @@ pub struct Post {
     frames: [OnceLock<Frame>; Dialect::ALL.len()],
     ticket: u64,
     lost: AtomicBool,
+    taken: AtomicBool,
+    matched: AtomicBool,
     /// Unbounded, yet it holds no more than one outcome for each job in hand.
     outcomes: mpsc::UnboundedSender<Outcome>,
 }
@@ -34,12 +47,19 @@ pub struct Post {
 impl Post {
     /// A push on its way; `outcomes` hears of `ticket` once the last part of it is dropped.
     pub fn new(push: Push, ticket: u64, outcomes: mpsc::UnboundedSender<Outcome>) -> Arc<Self> {
-        Arc::new(Self { push, frames: Default::default(), ticket, lost: AtomicBool::new(false), outcomes })
+        let (lost, taken, matched) = Default::default();
+        Arc::new(Self { push, frames: Default::default(), ticket, lost, taken, matched, outcomes })
     }
 
     /// The push.
     pub fn push(&self) -> &Push {
         &self.push
+    }
+
+    /// A shard took a part; whether it has a connection that the push is for.
+    pub(super) fn taken(&self, matched: bool) {
+        let told = if matched { &self.matched } else { &self.taken };
+        told.store(true, Ordering::Relaxed);
     }
 
     /// The frame for `dialect`.
@@ -50,7 +70,12 @@ impl Post {
 
 impl Drop for Post {
     fn drop(&mut self) {
-        let outcome = Outcome { ticket: self.ticket, offered: !*self.lost.get_mut() };
+        let fate = match (*self.lost.get_mut(), *self.matched.get_mut(), *self.taken.get_mut()) {
+            (true, ..) => Fate::Lost,
+            (false, false, true) => Fate::Unmatched,
+            (false, ..) => Fate::Offered,
+        };
+        let outcome = Outcome { ticket: self.ticket, fate };
         // nobody listens any more: dispatch was stopped and the job requeued
         let _ = self.outcomes.send(outcome);
     }

@@ -175,15 +175,18 @@ impl<S: Sink> Shard<S> {
         let app = push.target.app.as_deref();
         let mut items: [Option<Rc<Item>>; Dialect::ALL.len()] = Default::default();
         let groups = self.groups.borrow();
+        let mut matched = false;
         for nth in 0..cards.count(push) {
             let Some(group) = groups.get(&*push.target.cards[cards.place(nth)]) else { continue };
             for member in group.members().iter().filter(|member| member.speaks_to(app)) {
                 let item = items[member.dialect.index()]
                     .get_or_insert_with(|| Item::push(post.frame(member.dialect).clone(), push.collapse_key.clone()));
                 self.offer(member, item);
+                matched = true;
             }
         }
         drop(groups);
+        post.taken(matched);
         parcel.done();
     }
 

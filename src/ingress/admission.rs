@@ -5,7 +5,10 @@ use std::{collections::HashSet, sync::Arc};
 use bytestring::ByteString;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 
-use super::refusal::{Kind, Refusal};
+use super::{
+    draft::Draft,
+    refusal::{Kind, Refusal},
+};
 use crate::{
     auth::Keys,
     config::{Config, PushLimits},
@@ -54,17 +57,6 @@ impl Source {
             Self::Nsq => "nsq",
         }
     }
-}
-
-/// A push as its caller wrote it, not checked yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // the API's own fields
-pub struct Draft {
-    pub from: ByteString,
-    pub to: Vec<ByteString>,
-    pub app: ByteString,
-    pub content: ByteString,
-    pub collapse_key: ByteString,
 }
 
 impl Admission {
@@ -207,16 +199,8 @@ impl Admission {
             Some(Origin { millis, id }) => PushId::from_parts(millis, fnv1a(&[&id, &raw])),
             None => PushId::generate(),
         };
-        let push = record::decode(raw, Some(id)).map_err(|error| Refusal::new(Kind::BadField, error.to_string()))?;
-        let draft = Draft {
-            from: push.from,
-            to: push.target.cards,
-            app: push.target.app.unwrap_or_default(),
-            content: push.content,
-            collapse_key: push.collapse_key.unwrap_or_default(),
-        };
         let Inner { limits, outbox, .. } = &*self.0;
-        Ok(check(limits, *outbox, draft)?.with(push.id))
+        Ok(check(limits, *outbox, Draft::decode(raw)?)?.with(id))
     }
 
     fn admit(&self, draft: Draft) -> Result<Push, Refusal> {

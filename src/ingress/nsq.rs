@@ -183,6 +183,10 @@ mod tests {
             let to = vec!["card".into(), "card".into()];
             Bytes::from(PushRequest { to, content: content.into(), ..Default::default() }.encode_to_vec())
         };
+        // what is not built is refused here as elsewhere, never ignored
+        let asking = |option: PushRequest| {
+            Bytes::from(PushRequest { to: vec!["card".into()], content: "x".into(), ..option }.encode_to_vec())
+        };
         let origin = |n: u8| Some(Origin { millis: 1_700_000_000_000, id: [n; 16] });
         let (jobs, raw) = mpsc::channel(16);
         for (record, attempts, origin) in [
@@ -191,6 +195,8 @@ mod tests {
             (push("second"), 2, origin(3)),
             (Bytes::from(PushRequest::default().encode_to_vec()), 1, origin(4)),
             (push("too often"), config.queue.max_attempts + 1, origin(5)),
+            (asking(PushRequest { offline: true, ..Default::default() }), 1, origin(6)),
+            (asking(PushRequest { ttl: 60, ..Default::default() }), 1, origin(7)),
             (push("first"), 2, origin(1)),
         ] {
             jobs.send(Job { record, attempts, origin, hand: None }).await.unwrap();
@@ -202,7 +208,7 @@ mod tests {
         let mut published = Vec::new();
         for _ in 0..3 {
             let job = tokio::time::timeout(Duration::from_secs(30), queue.jobs.next()).await.unwrap().unwrap();
-            published.push(record::decode(job.record.clone(), None).unwrap());
+            published.push(record::decode(job.record.clone()).unwrap());
             job.finish();
         }
         let contents: Vec<_> = published.iter().map(|push| &*push.content).collect();
@@ -212,7 +218,7 @@ mod tests {
         assert_ne!(published[0].id, published[1].id);
         assert_eq!(published[0].id.millis(), 1_700_000_000_000);
         let count = |outcome| metrics.pushes.get_or_create(&[("source", "nsq"), ("outcome", outcome)]).get();
-        assert_eq!((count("accepted"), count("bad_field"), count("given_up")), (3, 2, 1));
+        assert_eq!((count("accepted"), count("bad_field"), count("given_up"), count("not_built")), (3, 2, 1, 2));
         tasks.stop(Duration::from_secs(10)).await;
     }
 }

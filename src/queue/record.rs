@@ -39,17 +39,14 @@ pub enum RecordError {
     NoTarget,
 }
 
-/// Decodes a record; `id` is used where it has none (raw pushes).
+/// Decodes a record.
 ///
 /// # Errors
 /// [`RecordError`].
-pub fn decode(record: Bytes, id: Option<PushId>) -> Result<Push, RecordError> {
+pub fn decode(record: Bytes) -> Result<Push, RecordError> {
     let record = Record::decode(record).map_err(|error| RecordError::NotProtobuf(error.to_string()))?;
-    let id = match (<[u8; 16]>::try_from(record.id.as_ref()), id) {
-        (Ok(bytes), _) => PushId::from_bytes(bytes),
-        (Err(_), Some(id)) if record.id.is_empty() => id,
-        (Err(_), _) => return Err(RecordError::BadId(record.id.len())),
-    };
+    let id = <[u8; 16]>::try_from(record.id.as_ref()).map_err(|_| RecordError::BadId(record.id.len()))?;
+    let id = PushId::from_bytes(id);
     let mut cards = Vec::with_capacity(record.to.len());
     for card in record.to {
         cards.push(text(card, "to")?);

@@ -7,3 +7,4 @@ pub mod gateway;
 pub mod nsq;
 pub mod ports;
 pub mod process;
+pub mod proxy;

@@ -7,7 +7,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     ingress::{
-        admission::{Admission, Draft, Source},
+        admission::{Admission, Source},
         refusal::{Kind, Refusal},
     },
     proto::rpc::{
@@ -32,7 +32,7 @@ impl Rpc for Service {
     type PushStreamStream = BoxStream<'static, Result<PushReply, Status>>;
 
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Status> {
-        let id = self.admission.push(Source::Grpc, draft(request.into_inner())).await?;
+        let id = self.admission.push(Source::Grpc, request.into_inner().try_into()).await?;
         Ok(Response::new(reply(Ok(id))))
     }
 
@@ -41,7 +41,7 @@ impl Rpc for Service {
         if pushes.len() > limit {
             return Err(Refusal::field("pushes", format_args!("are more than {limit}; split the batch")).into());
         }
-        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(draft)).await;
+        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(TryInto::try_into)).await;
         Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect() }))
     }
 
@@ -61,7 +61,7 @@ impl Rpc for Service {
         let replies = pushes
             .map(move |push| {
                 let admission = admission.clone();
-                async move { Ok(reply(admission.push(Source::Grpc, draft(push?)).await)) }
+                async move { Ok(reply(admission.push(Source::Grpc, push?.try_into()).await)) }
             })
             .buffered(self.max_unacknowledged);
         Ok(Response::new(replies.boxed()))
@@ -98,28 +98,6 @@ impl Service {
         name.check(&card).map_err(|error| Refusal::field("cardID", error))?;
         Ok(self.admission.connections(&card))
     }
-}
-
-fn draft(push: PushRequest) -> Result<Draft, Refusal> {
-    let PushRequest { from, to, app_id, content, collapse_key, .. } = push;
-    let not_built = [
-        ("offline", push.offline),
-        ("ttl", push.ttl != 0),
-        ("deliver_at", push.deliver_at != 0),
-        ("room", !push.room.is_empty()),
-        ("everyone", push.everyone),
-        ("idempotency_key", !push.idempotency_key.is_empty()),
-    ];
-    if let Some((option, _)) = not_built.into_iter().find(|(_, set)| *set) {
-        return Err(Refusal::not_built(option));
-    }
-    Ok(Draft {
-        from: from.into(),
-        to: to.into_iter().map(ByteString::from).collect(),
-        app: app_id.into(),
-        content: content.into(),
-        collapse_key: collapse_key.into(),
-    })
 }
 
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {

@@ -12,7 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use crate::{
     config::PushLimits,
     ingress::{
-        admission::{Draft, too_many_cards},
+        admission::too_many_cards,
+        draft::Draft,
         refusal::{Kind, Refusal},
     },
 };

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_nsq::{NSQChannel, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQTopic};
@@ -30,6 +30,8 @@ use crate::queue::{self, Job, Origin};
 const HELD: usize = 8192;
 /// What a closing link gives back to a channel that is not paused waits this long there, so that nsqd sends it to another.
 const HANDOVER: Duration = Duration::from_secs(1);
+/// How soon nsqd is asked again for a consumer that it did not list.
+const UNLISTED: Duration = Duration::from_millis(250);
 /// How long a closing link waits for nsqd to have heard of every finish.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -104,10 +106,11 @@ impl Link {
                 () = closing.cancelled() => break,
                 sentinel = self.reach() => sentinel,
             };
+            let missed = Notify::new();
             let end = tokio::select! {
                 // of self only, so that what is held stays when the guard wins, which it never does
-                end = self.serve(sentinel) => end,
-                never = guard(&setup, &daemon, &gate) => match never {},
+                end = self.serve(sentinel, &missed) => end,
+                never = guard(&setup, &daemon, &gate, &missed) => match never {},
             };
             match end {
                 End::Closed => break,
@@ -189,8 +192,8 @@ impl Link {
         Client::new(config.build())
     }
 
-    /// One consumer from its start to its end.
-    async fn serve(&mut self, mut sentinel: Sentinel) -> End {
+    /// One consumer from its start to its end; `missed` tells that it lost its connection and finds no other.
+    async fn serve(&mut self, mut sentinel: Sentinel, missed: &Notify) -> End {
         let mut client = self.consumer();
         let late = Instant::now() + self.setup.base.config.rebuild_after;
         let (closing, stopped, hands) = (self.closing.clone(), self.stopped.clone(), self.setup.hands.clone());
@@ -219,6 +222,9 @@ impl Link {
                     self.hand_out(epoch);
                 }
                 () = sentinel.gone() => break End::Lost("is gone; start it"),
+                () = missed.notified() => break End::Lost(
+                    "does not list this node's consumer; is [queue] nsqd_http the HTTP of the same nsqd?",
+                ),
                 () = sleep_until(late), if epoch == 0 => break End::Lost("did not answer within rebuild_after"),
             }
         };
@@ -302,18 +308,30 @@ impl Link {
     }
 }
 
-/// Tells the health of a link: well once it is connected and no other consumer reads its own channel.
-async fn guard(setup: &Setup, daemon: &Daemon, gate: &Gate) -> std::convert::Infallible {
+/// Tells the health of a link: well once it is connected and no other consumer reads its own channel. tokio-nsq never says that
+/// a connection was lost: that nsqd does not list it for `rebuild_after` is what tells `missed`.
+async fn guard(setup: &Setup, daemon: &Daemon, gate: &Gate, missed: &Notify) -> std::convert::Infallible {
     let Setup { base, group, topic, channel, own, client_id, .. } = setup;
-    let mut epochs = gate.watch();
+    let (mut epochs, mut unlisted) = (gate.watch(), None);
     loop {
+        let mut pause = base.config.lookup_interval;
         if gate.is_open() {
-            let foreign = match (&daemon.http, own) {
-                (Some(http), Some(_)) => base.admin.stats(http, topic, channel).await.ok().flatten(),
-                _ => None,
+            let stats = match &daemon.http {
+                Some(http) => base.admin.stats(http, topic, channel).await.ok(),
+                None => None,
             };
-            let foreign = foreign.and_then(|stats| stats.clients.into_iter().find(|one| one.client_id != *client_id));
-            let status = match foreign {
+            let clients = stats.map(|channel| channel.map_or_else(Vec::new, |channel| channel.clients));
+            if clients.as_ref().is_none_or(|clients| clients.iter().any(|one| one.client_id == *client_id)) {
+                unlisted = None;
+            } else {
+                // just connected, or just cut: looked at again soon
+                pause = pause.min(UNLISTED);
+                if unlisted.get_or_insert_with(Instant::now).elapsed() > base.config.rebuild_after {
+                    missed.notify_one();
+                }
+            }
+            let foreign = clients.filter(|_| own.is_some()).into_iter().flatten();
+            let status = match foreign.into_iter().find(|one| one.client_id != *client_id) {
                 None => Status::Well,
                 Some(other) => Status::Ill(format!(
                     "another consumer ({} at {}) takes pushes from channel {channel} of nsqd {}: stop it, or give each node \
@@ -327,7 +345,7 @@ async fn guard(setup: &Setup, daemon: &Daemon, gate: &Gate) -> std::convert::Inf
         }
         tokio::select! {
             _ = epochs.changed() => {}
-            () = sleep(base.config.lookup_interval) => {}
+            () = sleep(pause) => {}
         }
     }
 }

@@ -1,8 +1,11 @@
-//! Stands between the queue and an nsqd, and does what networks do.
+//! Stands between the gateway and an nsqd (TCP or HTTP), and does what networks do.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -10,6 +13,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
+
+/// How long a client may take to connect again.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to do to a connection.
 enum Do {
@@ -20,6 +26,7 @@ enum Do {
 #[derive(Default)]
 struct State {
     stalled: AtomicBool,
+    muted: AtomicBool,
     subscribed: AtomicUsize,
     consumers: Mutex<Vec<mpsc::UnboundedSender<Do>>>,
 }
@@ -54,9 +61,18 @@ impl Proxy {
         self.state.stalled.store(stalled, Ordering::SeqCst);
     }
 
-    /// How often a consumer subscribed.
-    pub fn subscribed(&self) -> usize {
-        self.state.subscribed.load(Ordering::SeqCst)
+    /// Nothing that the server says comes through any connection; what clients say does.
+    pub fn mute(&self, muted: bool) {
+        self.state.muted.store(muted, Ordering::SeqCst);
+    }
+
+    /// Waits until a consumer subscribed `times` in all.
+    pub async fn subscribers(&self, times: usize) {
+        let started = Instant::now();
+        while self.state.subscribed.load(Ordering::SeqCst) < times {
+            assert!(started.elapsed() < PATIENCE, "no consumer subscribes");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Cuts the connections of consumers, and no others; how many.
@@ -99,6 +115,9 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<State>) 
             }
             read = server.read(&mut down) => {
                 let Ok(read @ 1..) = read else { return };
+                if state.muted.load(Ordering::SeqCst) {
+                    continue;
+                }
                 if client.write_all(&down[..read]).await.is_err() {
                     return;
                 }
