@@ -27,32 +27,37 @@ its clients to come back elsewhere and ends with code 0. A second signal ends it
 
 const AFTER_HELP: &str = "\
 EXAMPLES
-  oxipush                                   run, with ./config.ini if there is one, else with defaults
-  oxipush --config /etc/oxipush/config.ini  run, with what that file says
+  oxipush                             run, with ./config.ini if there is one
+  oxipush --config /etc/oxipush/config.ini
+                                      run, with what that file says
   OXIPUSH__HTTP__LISTEN=127.0.0.1:9081 oxipush
-                                            any key of config.ini can be set so
-  oxipush check-config                      what would be used, or every mistake at once
-  oxipush tail --card alice                 join as alice and print what arrives
-  oxipush push --to alice hello             push to alice
-  oxipush health                            is the node of this machine ready? (for health checks)
+                                      any key of config.ini can be set so
+  oxipush check-config                what would be used, or every mistake
+  oxipush tail --card alice           join as alice and print what arrives
+  oxipush push --to alice hello       push to alice
+  oxipush health                      is this machine's node ready?
   oxipush completions bash > /etc/bash_completion.d/oxipush
 
 FILES
-  config.ini      read from the working directory unless --config names another; it needs only what differs from the
-                  defaults, which the program carries
-  data/           the embedded queue ([data] dir)
+  config.ini  read from the working directory unless --config names another;
+              it needs only what differs from the defaults in the program
+  data/       the embedded queue ([data] dir)
 
 ENVIRONMENT
-  OXIPUSH__SECTION__KEY  overrides a key of config.ini: OXIPUSH__QUEUE__BACKEND=nsq
-  OXIPUSH_KEY            the key for `push`
-  RUST_LOG               overrides [log] level: RUST_LOG=warn,oxipush::cluster=debug
-  NO_COLOR               no colours in the log
+  OXIPUSH__SECTION__KEY
+              overrides a key of config.ini: OXIPUSH__QUEUE__BACKEND=nsq
+  OXIPUSH_KEY the key for `push`
+  RUST_LOG    overrides [log] level: RUST_LOG=warn,oxipush::cluster=debug
+  NO_COLOR    no colours in the log
 
 EXIT CODES
-  0 orderly end    1 it could not start, a part of it died, or a command failed    2 wrong arguments
-  130, 143 ended at once by a second SIGINT, SIGTERM
+  0           orderly end
+  1           it could not start, a part of it died, or a command failed
+  2           wrong arguments
+  130, 143    ended at once by a second SIGINT, SIGTERM
 
-docs/operations.md explains every key and metric, docs/errors.md every answer, docs/close-codes.md every close code.";
+docs/operations.md explains every key and metric, docs/errors.md every answer,
+docs/close-codes.md every close code.";
 
 #[derive(Parser)]
 #[command(name = "oxipush", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER_HELP)]
@@ -87,7 +92,7 @@ enum Command {
     #[command(long_about = check::LONG_ABOUT, after_long_help = check::AFTER_HELP)]
     CheckConfig(Source),
     /// Ask the node on this machine whether it is ready
-    #[command(long_about = health::LONG_ABOUT)]
+    #[command(long_about = health::LONG_ABOUT, after_long_help = health::AFTER_HELP)]
     Health(Source),
     /// Push to cards through a running node
     #[command(long_about = push::LONG_ABOUT, after_long_help = push::AFTER_HELP)]

@@ -9,7 +9,7 @@ mod source;
 mod subnet;
 mod tables;
 
-pub use source::{ConfigError, DEFAULTS, Setting, load, settings};
+pub use source::{ConfigError, DEFAULTS, Setting, environment, load, settings};
 pub use subnet::Subnet;
 
 /// The whole configuration, checked.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod support;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -215,12 +217,18 @@ fn help_of_every_command_has_examples() {
     for command in [
         &["--help"][..],
         &["check-config", "--help"],
+        &["health", "--help"],
         &["push", "--help"],
         &["tail", "--help"],
         &["completions", "--help"],
     ] {
         let output = run(&folder(), command);
-        assert!(output.status.success() && text(&output.stdout).contains("EXAMPLES"), "{command:?}: {output:?}");
+        let help = text(&output.stdout);
+        assert!(output.status.success() && help.contains("EXAMPLES"), "{command:?}: {output:?}");
+        // columns made by hand must not be wrapped in a terminal of 80
+        let narrow = oxipush(&folder(), command).env("COLUMNS", "80").output().unwrap();
+        let columns = |help: &str| help[help.find("EXAMPLES").unwrap()..].to_owned();
+        assert_eq!(columns(&text(&narrow.stdout)), columns(&help), "{command:?}");
     }
     let help = text(&run(&folder(), &["--help"]).stdout);
     for word in
@@ -320,6 +328,44 @@ fn a_config_file_that_is_named_must_be_there() {
     let output = run(&folder(), &["--config", "absent.ini"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("absent.ini"), "{output:?}");
+}
+
+#[test]
+fn what_cannot_be_read_as_a_configuration_is_told_in_words() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("folder.ini")).unwrap();
+    fs::write(folder.path().join("stray.ini"), "processors = 8\n[queue]\nsync = 5ms\n").unwrap();
+    fs::write(folder.path().join("bounds.ini"), "[drain]\nreconnect_jitter = 2h\n[queue]\nmax_bytes = 0B\n").unwrap();
+    fs::write(folder.path().join("windows.ini"), "\u{feff}[queue]\r\nprocessors = 8\r\n").unwrap();
+    for (file, told) in [
+        ("folder.ini", "folder.ini cannot be read: Is a directory"),
+        ("stray.ini", "processors: it stands in no section; write [section] above it"),
+        ("bounds.ini", "[drain] reconnect_jitter: \"2h\" is not a time from 0s to 1h (say"),
+        ("bounds.ini", "[queue] max_bytes: \"0B\" is not a size from 1MiB to 1048576GiB (say"),
+    ] {
+        let output = run(&folder, &["check-config", "--config", file]);
+        assert_eq!(output.status.code(), Some(1), "{file}");
+        let error = text(&output.stderr);
+        assert!(error.contains(told), "{told} is missing in:\n{error}");
+    }
+    let listing = text(&run(&folder, &["check-config", "--config", "windows.ini"]).stdout);
+    assert!(listing.lines().any(|line| line == "processors = 8"), "{listing}");
+}
+
+#[test]
+fn an_environment_that_is_not_utf8_is_told_where_it_matters_and_passed_over_elsewhere() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let bytes = OsStr::from_bytes(b"\xff");
+    let output = oxipush(&folder(), &["check-config"]).env("SOMEBODYS", bytes).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for (name, value, told) in [
+        ("OXIPUSH__AUTH__KEYS", bytes, "OXIPUSH__AUTH__KEYS: its value is not UTF-8 text"),
+        ("OXIPUSH__SYNC", OsStr::new("5ms"), "OXIPUSH__SYNC: it names no key; write OXIPUSH__SECTION__KEY"),
+    ] {
+        let output = oxipush(&folder(), &[]).env(name, value).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(text(&output.stderr).contains(told), "{output:?}");
+    }
 }
 
 #[test]
@@ -501,6 +547,30 @@ fn a_second_process_on_one_data_folder_is_refused() {
     let output = Node::command(&folder, &[]).output().unwrap();
     let told = text(&output.stderr);
     assert!(output.status.code() == Some(1) && told.contains("[queue]"), "{told}");
+    node.stop();
+}
+
+#[test]
+fn a_torn_end_is_repaired_with_a_line_in_the_log_and_a_held_backlog_has_one_too() {
+    let folder = folder();
+    let settings = [("OXIPUSH__QUEUE__SYNC", "1h")];
+    let mut node = Node::start(&folder, &settings);
+    node.running.signal(Signal::SIGKILL);
+    node.running.end();
+    let unsynced = folder.path().join("data/queue.unsynced");
+    fs::write(&unsynced, b"torn").unwrap();
+    let mut node = Node::start(&folder, &settings);
+    let lines = ["the queue's log was not closed in order", "queue.unsynced is torn", "the queue's log is repaired"];
+    for part in lines {
+        node.running.err_line(|line| line.contains(part));
+    }
+    assert_eq!(fs::metadata(&unsynced).unwrap().len(), 0);
+    node.stop();
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(support::backlog::leave(&folder.path().join("data"), "alice", &["waits"]));
+    let mut node = Node::start(&folder, &[("OXIPUSH__QUEUE__REPLAY_HOLD", "1h")]);
+    node.running.err_line(|line| line.contains("the queue has a backlog") && line.contains("time=3600s"));
     node.stop();
 }
 

@@ -83,6 +83,28 @@ fn every_metric_stands_in_operations_md() {
     }
 }
 
+/// Words that the code gives to labels by themselves, not from a table of its own.
+#[test]
+fn every_word_of_a_label_is_explained() {
+    let operations = page("docs/operations.md");
+    for (source, opening, words) in [
+        ("src/socket/connection.rs", "fn peers_label", &["1000", "1001", "1005", "other"][..]),
+        ("src/hub/member.rs", "label: Cell::new(", &["abnormal"]),
+        ("src/ingress/admission.rs", "self.tell(source, ", &["given_up"]),
+        ("src/ingress/admission.rs", "admission.tell(source, ", &["caller_left"]),
+        ("src/hub/tally.rs", "drops[", &["drop_oldest", "conflated", "slow", "closed"]),
+        ("src/dispatch/lane.rs", "drops", &["no_connection"]),
+        ("src/dispatch/intake.rs", "self.drop_job(", &["attempts", "undecodable"]),
+    ] {
+        let source = page(source);
+        let made = source.split_once(opening).unwrap().1;
+        for word in words {
+            assert!(made.contains(&format!("\"{word}\"")), "{opening} has no {word} any more");
+            assert!(operations.contains(word), "docs/operations.md does not explain {word}");
+        }
+    }
+}
+
 #[test]
 fn a_counter_stands_there_as_it_is_exposed() {
     let (rows, text) = (page("docs/operations.md"), Metrics::new().text());

@@ -5,7 +5,7 @@
 #[path = "socket/rig.rs"]
 mod rig;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use oxipush::{
@@ -267,6 +267,26 @@ async fn a_drain_closes_all_with_3000_and_refuses_handshakes() {
     assert_eq!(rig.hub.census().connections, 0);
     assert_eq!(rig.sample(r#"oxipush_closes_total{code="3000"}"#), 3);
     assert_eq!(rig.sample(r#"oxipush_refused_connects_total{reason="draining"}"#), 1);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_spreads_the_delays_it_asks_for() {
+    let rig = start(&[]);
+    let mut raws = Vec::new();
+    for _ in 0..20 {
+        raws.push(rig.connect_v1().await);
+    }
+    let reading = async {
+        let mut delays = BTreeSet::new();
+        for mut raw in raws {
+            let drain: serde_json::Value = serde_json::from_str(&raw.next_text().await).unwrap();
+            delays.insert(drain["data"]["reconnect_in_ms"].as_u64().unwrap());
+        }
+        delays
+    };
+    let (_, delays) = tokio::join!(rig.clients.drain(0, Duration::from_secs(3600), PATIENCE), reading);
+    assert!(delays.len() > 10 && delays.last() <= Some(&3_600_000), "{delays:?}");
     rig.stop().await;
 }
 

@@ -30,6 +30,16 @@ async fn refused(rig: &Rig, reason: &str, count: u64) {
     rig.reaches(&format!(r#"oxipush_refused_connects_total{{reason="{reason}"}}"#), count).await;
 }
 
+/// Waits until one more is let in.
+async fn place(rig: &Rig) {
+    let let_in = async {
+        while status(rig, &handshake("/ws", "")).await != "101" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, let_in).await.expect("a free place");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_handshake_is_refused_with_its_status_and_counted() {
     let rig = start(&[("SOCKET__ALLOWED_ORIGINS", "https://good.example")]);
@@ -92,20 +102,23 @@ async fn a_request_that_never_ends_is_cut() {
 async fn one_connection_too_many_is_refused_until_another_ends() {
     let rig = start(&[("SOCKET__MAX_CONNECTIONS", "2")]);
     let (one, _two) = (rig.joined("ada").await, rig.joined("ada").await);
-    assert_eq!(status(&rig, &handshake("/ws", "")).await, "503");
+    let full = Raw::request(rig.address, &handshake("/ws", "")).await.head;
+    assert!(full.starts_with("HTTP/1.1 503 ") && full.contains("\r\nretry-after: "), "{full}");
     refused(&rig, "full", 1).await;
     drop(one);
-    until("a free place", || rig.hub.census().connections == 1).await;
-    rig.joined("ada").await;
+    place(&rig).await;
     rig.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_of_one_address_are_bounded_and_a_forged_header_does_not_help() {
     let rig = start(&[("SOCKET__MAX_CONNECTIONS_PER_ADDRESS", "1")]);
-    let _one = rig.joined("ada").await;
-    assert_eq!(status(&rig, &handshake("/ws", "x-forwarded-for: 9.9.9.9\r\n")).await, "429");
+    let one = rig.joined("ada").await;
+    let full = Raw::request(rig.address, &handshake("/ws", "x-forwarded-for: 9.9.9.9\r\n")).await.head;
+    assert!(full.starts_with("HTTP/1.1 429 ") && full.contains("\r\nretry-after: "), "{full}");
     refused(&rig, "address_full", 1).await;
+    drop(one);
+    place(&rig).await;
     rig.stop().await;
 }
 
@@ -127,11 +140,14 @@ async fn each_breach_of_the_protocol_has_its_close_code_and_neighbours_do_not_no
     gigabyte.extend_from_slice(&(1_u64 << 30).to_be_bytes());
     gigabyte.extend_from_slice(&[1, 2, 3, 4]);
     let join = |card: &str| format!(r#"{{"event":"join","data":{{"card_id":"{card}"}}}}"#).into_bytes();
+    let mut endless = vec![0x01, 0x80, 1, 2, 3, 4];
+    endless.extend([0x00, 0x80, 1, 2, 3, 4].repeat(1025));
     let mut reserved = masked(1, b"x");
     reserved[0] |= 0x40;
     for (what, bytes, code) in [
         ("a header that announces 1 GB", gigabyte, 3503),
         ("a message over max_message", masked(1, &[b'x'; 1025]), 3503),
+        ("a message of empty fragments without end", endless, 3503),
         ("an unmasked frame", b"\x81\x02hi".to_vec(), 1002),
         ("reserved bits", reserved, 1002),
         ("a reserved opcode", masked(3, b""), 1002),

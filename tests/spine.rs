@@ -9,6 +9,7 @@ use oxipush::proto::rpc::{PushRequest, rpc_client::RpcClient};
 use prost::Message as _;
 use serde_json::json;
 use support::{
+    backlog,
     client::{Client, PATIENCE},
     gateway::Node,
     nsq::Nsqd,
@@ -187,20 +188,29 @@ async fn every_connection_gets_exactly_its_own_pushes_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_node_hands_out_what_waited_after_its_clients_rejoined() {
+async fn a_restarted_node_holds_what_waited_and_what_follows_until_its_clients_rejoined() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().to_string_lossy().into_owned();
-    let settings = [("DATA__DIR", path.as_str()), ("QUEUE__REPLAY_HOLD", "3s")];
-    // a hold that is longer than the test: the first node accepts and hands nothing out
-    let first = Node::start(&settings).await;
-    first.push(&["nobody-yet"], "finishes at once").await;
-    first.metric_reaches("oxipush_jobs_total", &[("outcome", "finished")], 1.0).await;
-    first.stop().await;
-    let second = Node::start(&settings).await;
-    let mut tab = Client::gopusher(&second.socket(), "card", "").await;
-    second.push(&["card"], "without a backlog nothing is held").await;
-    assert_eq!(tab.content().await, "without a backlog nothing is held");
-    second.stop().await;
+    backlog::leave(dir.path(), "card", &["one", "two"]).await;
+    let path = dir.path().to_string_lossy();
+    let node = Node::start(&[("DATA__DIR", &path), ("QUEUE__REPLAY_HOLD", "12s")]).await;
+    node.push(&["card"], "three").await;
+    node.metric_reaches("oxipush_jobs_in_hand", &[], 3.0).await;
+    // whoever comes now, after all three, gets all three
+    let mut tab = Client::gopusher(&node.socket(), "card", "").await;
+    for content in ["one", "two", "three"] {
+        assert_eq!(tab.content().await, content);
+    }
+    node.metric_reaches("oxipush_jobs_total", &[("outcome", "finished")], 3.0).await;
+    assert_eq!(node.metric("oxipush_drops_total", &[]).await, 0.0);
+    drop(tab);
+    node.stop().await;
+    // what was finished before an orderly end is no backlog
+    let next = Node::start(&[("DATA__DIR", &path), ("QUEUE__REPLAY_HOLD", "1h")]).await;
+    let mut tab = Client::gopusher(&next.socket(), "card", "").await;
+    next.push(&["card"], "at once").await;
+    assert_eq!(tab.content().await, "at once");
+    drop(tab);
+    next.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

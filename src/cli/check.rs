@@ -14,11 +14,16 @@ pub(super) const AFTER_HELP: &str = "\
 EXAMPLES
   oxipush check-config
   oxipush check-config --config /etc/oxipush/config.ini
-  OXIPUSH__QUEUE__BACKEND=nsq oxipush check-config | grep backend";
+  OXIPUSH__QUEUE__BACKEND=nsq oxipush check-config | grep backend
+
+EXIT CODES
+  0  the configuration is good
+  1  it has mistakes
+  2  wrong arguments";
 
 /// Prints the effective values, or all mistakes.
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
-    match config::settings(file, std::env::vars()) {
+    match config::settings(file, config::environment()) {
         Ok(settings) => {
             print(&listing(file, &settings));
             ExitCode::SUCCESS

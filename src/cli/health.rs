@@ -12,8 +12,18 @@ use super::{check, failed, near, print};
 use crate::config;
 
 pub(super) const LONG_ABOUT: &str = "\
-Asks the node on this machine, at its own [http] listen, for /readyz, and prints the answer. Exit code 0: it is ready. For the \
-health checks of images that have no other program.";
+Asks the node on this machine, at its own [http] listen, for /readyz, and prints the answer. For the health checks of \
+images that have no other program.";
+
+pub(super) const AFTER_HELP: &str = "\
+EXAMPLES
+  oxipush health
+  oxipush health --config /etc/oxipush/config.ini
+
+EXIT CODES
+  0  it is ready
+  1  it is not, or does not answer
+  2  wrong arguments";
 
 /// How long the node may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,7 +32,7 @@ const MOST: u64 = 64 * 1024;
 
 /// 0 when the node is ready.
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
-    let config = match config::load(file, std::env::vars()) {
+    let config = match config::load(file, config::environment()) {
         Ok(config) => config,
         Err(error) => return failed(check::mistakes(&error)),
     };

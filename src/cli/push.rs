@@ -32,7 +32,9 @@ EXAMPLES
   OXIPUSH_KEY=… oxipush push --grpc http://10.0.0.7:9002 --to alice hello
 
 EXIT CODES
-  0 the queue has the push    1 it was refused, or no node answered (it may still arrive after a time-out)";
+  0  the queue has the push
+  1  it was refused, or no node answered; after a time-out it may still arrive
+  2  wrong arguments";
 
 /// The largest content that any node can be told to take ([push] max_content).
 const MOST: u64 = 256 << 20;

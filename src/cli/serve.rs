@@ -17,7 +17,7 @@ use crate::{
 
 /// Runs until a signal, or until a part of it dies.
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
-    let config = match config::load(file, std::env::vars()) {
+    let config = match config::load(file, config::environment()) {
         Ok(config) => config,
         Err(error) => return failed(check::mistakes(&error)),
     };

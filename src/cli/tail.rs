@@ -33,7 +33,9 @@ EXAMPLES
   oxipush tail --card alice --json | jq -r .content
 
 EXIT CODES
-  0 ended by Ctrl-C, or nobody reads the output any more    1 no node answers, or it refused the join";
+  0  ended by Ctrl-C, or nobody reads the output any more
+  1  no node answers, or it refused the join
+  2  wrong arguments";
 
 /// The delay before a further try grows from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(20));

@@ -111,16 +111,14 @@ impl<'a> Reader<'a> {
 
     /// A time within `least..=most`.
     pub(super) fn time(&mut self, section: &str, key: &str, least: Duration, most: Duration) -> Duration {
-        let right = format!(
-            "a time from {least:?} to {most:?} (say 500ms, 5s, 10m, 24h)",
-            most = humantime::format_duration(most)
-        );
+        let shown = humantime::format_duration;
+        let right = format!("a time from {} to {} (say 500ms, 5s, 10m, 24h)", shown(least), shown(most));
         self.parse(section, key, &right, least, |text| duration(text).filter(|t| (least..=most).contains(t)))
     }
 
     /// A number of bytes within `least..=most`.
     pub(super) fn size(&mut self, section: &str, key: &str, least: u64, most: u64) -> u64 {
-        let right = format!("a size from {least}B to {}MiB (say 512B, 64KiB, 1GiB)", most >> 20);
+        let right = format!("a size from {} to {} (say 512B, 64KiB, 1GiB)", in_units(least), in_units(most));
         self.parse(section, key, &right, least, |text| size(text).filter(|n| (least..=most).contains(n)))
     }
 
@@ -156,10 +154,17 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok()
 }
 
+const UNITS: [(&str, u32); 4] = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
+
+/// In the largest unit that divides it.
+fn in_units(bytes: u64) -> String {
+    let fits = UNITS.iter().find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+    fits.map_or("0B".into(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
+}
+
 /// A size as config.ini writes it.
 pub(super) fn size(text: &str) -> Option<u64> {
-    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
     let (number, shift) =
-        units.iter().find_map(|(unit, shift)| text.strip_suffix(unit).map(|number| (number, *shift)))?;
+        UNITS.iter().find_map(|(unit, shift)| text.strip_suffix(unit).map(|number| (number, *shift)))?;
     number.trim().parse::<u64>().ok()?.checked_mul(1 << shift)
 }

@@ -1,6 +1,11 @@
 //! Where the values come from, layer over layer: the compiled-in config.ini, a file, the environment.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Display,
+    fs,
+    path::Path,
+};
 
 use config::{Environment, File, FileFormat};
 
@@ -9,6 +14,8 @@ use super::{Config, reader::Reader, tables};
 /// The repository's config.ini: every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config.ini");
 
+const PREFIX: &str = "OXIPUSH__";
+
 /// Every mistake in the configuration, one a line: section, key, and what would be right.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -16,6 +23,12 @@ pub struct ConfigError(pub Vec<String>);
 
 /// The values by section and key, before they mean anything.
 pub(super) type Values = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The variables of this process that are for the configuration. Those of others may be any bytes.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |bytes: std::ffi::OsString| bytes.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value))).filter(|(name, _)| name.starts_with(PREFIX))
+}
 
 /// Reads the defaults, then `file`, then the `OXIPUSH__SECTION__KEY` of `environment`.
 ///
@@ -83,25 +96,32 @@ struct Layers {
 
 impl Layers {
     fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let known = values(File::from_str(DEFAULTS, FileFormat::Ini))
+        let (known, _) = values(File::from_str(DEFAULTS, FileFormat::Ini))
             .expect("invariant: the compiled-in config.ini is well-formed");
         let mut faults = Vec::new();
         let mut layers = known.clone();
         if let Some(path) = file {
-            let source = File::from(path).format(FileFormat::Ini);
-            let read = values(source);
-            let read =
-                read.map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
+            let cannot = |error: &dyn Display| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]);
+            let text = fs::read_to_string(path).map_err(|error| cannot(&error))?;
+            let source = File::from_str(text.trim_start_matches('\u{feff}'), FileFormat::Ini);
+            let (read, stray) = values(source).map_err(|error| cannot(&error))?;
+            faults.extend(stray.iter().map(|key| format!("{key}: it stands in no section; write [section] above it")));
             overlay(&mut layers, read, &known, &mut faults, |section, key| format!("[{section}] {key}"));
         }
-        let environment = environment.into_iter().filter(|(name, _)| name.starts_with("OXIPUSH__")).collect();
+        let environment: HashMap<_, _> = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        let garbled = environment.iter().filter(|(_, value)| value.contains(char::REPLACEMENT_CHARACTER));
+        faults.extend(garbled.map(|(name, _)| format!("{name}: its value is not UTF-8 text")));
         let source =
             Environment::with_prefix("OXIPUSH").prefix_separator("__").separator("__").source(Some(environment));
         match values(source) {
-            Ok(read) => overlay(&mut layers, read, &known, &mut faults, |section, key| {
-                format!("OXIPUSH__{}__{}", section.to_uppercase(), key.to_uppercase())
-            }),
-            Err(_) => faults.push("an OXIPUSH__ variable has no key: write OXIPUSH__SECTION__KEY".into()),
+            Ok((read, stray)) => {
+                let named = stray.iter().map(|name| format!("{PREFIX}{}", name.to_uppercase()));
+                faults.extend(named.map(|name| format!("{name}: it names no key; write OXIPUSH__SECTION__KEY")));
+                overlay(&mut layers, read, &known, &mut faults, |section, key| {
+                    format!("{PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase())
+                });
+            }
+            Err(error) => faults.push(format!("the OXIPUSH__ variables cannot be read: {error}")),
         }
         Ok(Self { values: layers, faults })
     }
@@ -114,8 +134,18 @@ impl Layers {
     }
 }
 
-fn values(source: impl config::Source + Send + Sync + 'static) -> Result<Values, config::ConfigError> {
-    config::Config::builder().add_source(source).build()?.try_deserialize()
+/// The values of one layer, and what stands beside its sections.
+fn values(source: impl config::Source + Send + Sync + 'static) -> Result<(Values, Vec<String>), config::ConfigError> {
+    let all: BTreeMap<String, config::Value> =
+        config::Config::builder().add_source(source).build()?.try_deserialize()?;
+    let (mut values, mut stray) = (Values::new(), Vec::new());
+    for (name, keys) in all {
+        match keys.try_deserialize() {
+            Ok(keys) => drop(values.insert(name, keys)),
+            Err(_) => stray.push(name),
+        }
+    }
+    Ok((values, stray))
 }
 
 fn overlay(

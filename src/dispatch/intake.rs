@@ -65,6 +65,10 @@ impl Intake {
     /// Holds the backlog, then dispatches it; a drain gives it back instead, and what follows.
     async fn replay(&self, first: Job, jobs: &mut Jobs, draining: &CancellationToken) {
         let in_hand = &self.metrics.jobs_in_hand;
+        tracing::info!(
+            time = ?self.replay_hold,
+            "the queue has a backlog: it is held for [queue] replay_hold, so that clients rejoin first"
+        );
         match hold::hold(first, jobs, self.replay_hold, self.max_in_flight, draining, in_hand).await {
             Held::Over(held) => {
                 tracing::info!(jobs = held.len(), "the replay hold is over");

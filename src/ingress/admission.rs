@@ -92,10 +92,12 @@ impl Admission {
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may still arrive.
     pub async fn push(&self, source: Source, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
+        let waits = Waits { caller: Some(source), admission: self };
         let outcome = match draft.and_then(|draft| self.admit(draft)) {
             Ok(push) => self.publish(&push).await,
             Err(refusal) => Err(refusal),
         };
+        waits.answered();
         self.count(source, outcome)
     }
 
@@ -128,7 +130,7 @@ impl Admission {
 
     /// Counts a push that was given up before it could be admitted (raw, attempts used up).
     pub fn give_up(&self, source: Source) {
-        self.0.metrics.pushes.get_or_create(&[("source", source.label()), ("outcome", "given_up")]).inc();
+        self.tell(source, "given_up");
     }
 
     /// The live connections on this node of the card that a query names.
@@ -177,13 +179,14 @@ impl Admission {
 
     fn count(&self, source: Source, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
         match &outcome {
-            Ok(_) => self.0.accepted[source as usize].inc(),
-            Err(refusal) => {
-                let labels = [("source", source.label()), ("outcome", refusal.kind.name())];
-                self.0.metrics.pushes.get_or_create(&labels).inc()
-            }
+            Ok(_) => drop(self.0.accepted[source as usize].inc()),
+            Err(refusal) => self.tell(source, refusal.kind.name()),
         };
         outcome
+    }
+
+    fn tell(&self, source: Source, outcome: &'static str) {
+        self.0.metrics.pushes.get_or_create(&[("source", source.label()), ("outcome", outcome)]).inc();
     }
 
     async fn publish(&self, push: &Push) -> Result<PushId, Refusal> {
@@ -196,6 +199,26 @@ impl Admission {
             return Err(Refusal::draining());
         }
         self.0.bounds.check(draft.with(PushId::generate()))
+    }
+}
+
+/// A caller that waits for the answer to its push; dropped without one, it left.
+struct Waits<'a> {
+    caller: Option<Source>,
+    admission: &'a Admission,
+}
+
+impl Waits<'_> {
+    fn answered(mut self) {
+        self.caller = None;
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if let Some(source) = self.caller {
+            self.admission.tell(source, "caller_left");
+        }
     }
 }
 

@@ -10,13 +10,16 @@
 //! latest after that time: a killed process loses nothing, a power cut at most that.
 
 mod chunk;
+mod disk;
 mod row;
 mod shared;
 mod spill;
 mod state;
 mod store;
+mod tail;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 mod writer;
 
 use std::{sync::Arc, thread, time::Duration};

@@ -48,7 +48,10 @@ pub(super) fn serve(
     let parts = framed.into_parts();
     let (io, early, earlier) = (parts.io, parts.read_buf, parts.write_buf.freeze());
     let Some(worker) = worker else {
-        let answer = Answer::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the node stops\n");
+        let answer = Answer {
+            headers: "retry-after: 1\r\n",
+            ..Answer::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the node stops\n")
+        };
         return Some(Refusal { io, earlier, answer, within: Duration::from_secs(1) });
     };
     let admitted = check(&worker, request.head()).and_then(|dialect| {

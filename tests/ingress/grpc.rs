@@ -211,6 +211,30 @@ async fn while_the_queue_is_away_pushes_are_unavailable_and_health_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn past_the_bound_of_waiting_publishes_resource_exhausted_comes_and_who_leaves_is_counted() {
+    let (nsqd, http) = (free().to_string(), free().to_string());
+    let node = Node::start_unready(&[
+        ("QUEUE__BACKEND", "nsq"),
+        ("QUEUE__NSQD", &nsqd),
+        ("QUEUE__NSQD_HTTP", &http),
+        ("QUEUE__PUBLISH_TIMEOUT", "20s"),
+        ("QUEUE__MAX_PUBLISHES", "1"),
+        ("NODE__ID", "lonely"),
+    ])
+    .await;
+    let mut client = RpcClient::connect(node.grpc()).await.unwrap();
+    let waits = tokio::spawn({
+        let mut client = client.clone();
+        async move { client.push(push("a", "x")).await }
+    });
+    node.metric_reaches("oxipush_publishes_waiting", &[], 1.0).await;
+    assert_eq!(client.push(push("a", "x")).await.unwrap_err().code(), Code::ResourceExhausted);
+    waits.abort();
+    node.metric_reaches("oxipush_pushes_total", &[("source", "grpc"), ("outcome", "caller_left")], 1.0).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reflection_names_the_services() {
     let node = Node::start(&[]).await;
     let mut client = ServerReflectionClient::new(channel(&node).await);

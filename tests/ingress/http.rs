@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use oxipush::proto::rpc::{PushRequest, rpc_client::RpcClient};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tonic::Code;
 
 use super::support::{
+    backlog,
     client::{Client, PATIENCE},
     gateway::Node,
     process::free,
@@ -100,6 +103,7 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
         (Method::POST, "/push", &[], &name, 400, "`to[0]` has 129 bytes"),
         (Method::POST, "/push", &[], &long, 413, "`content` has 70000 bytes"),
         (Method::POST, "/push", &[], &huge, 413, "the body is larger"),
+        (Method::POST, "/push", &[("content-encoding", "gzip")], GOOD, 415, "a Content-Encoding"),
         (Method::POST, "/push", &[("content-type", "multipart/form-data; boundary=x")], GOOD, 415, "this Content-Type"),
         (Method::POST, "/push", &[("origin", "http://evil.example")], GOOD, 403, "this Origin may not call"),
         (Method::POST, "/push", &[("origin", "null")], GOOD, 403, "this Origin may not call"),
@@ -298,6 +302,40 @@ async fn past_the_bound_of_waiting_publishes_429_comes_at_once() {
     assert_eq!(first.headers()["retry-after"], "1");
     drop(answers);
     node.metric_reaches("oxipush_pushes_total", &[("source", "http"), ("outcome", "full")], 1.0).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_log_answers_429_and_resource_exhausted_at_once_and_the_node_stays_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    // what is held is not handed out: the log fills
+    backlog::leave(dir.path(), "mayun", &["waits"]).await;
+    let path = dir.path().to_string_lossy();
+    let settings = [("DATA__DIR", &*path), ("QUEUE__REPLAY_HOLD", "1h"), ("QUEUE__MAX_BYTES", "1MiB")];
+    let node = Node::start(&settings).await;
+    let push = json!({"to": ["mayun"], "content": "x".repeat(60_000)}).to_string();
+    let mut accepted = 0;
+    let full = loop {
+        let answer = ask(&node, Method::POST, "/push", &[], &push).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        accepted += 1;
+        assert!(accepted < 100, "the log is never full");
+    };
+    assert_eq!((full.status().as_u16(), &full.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+    let full: Value = full.json().await.unwrap();
+    assert!(full["message"].as_str().unwrap().contains("[queue] max_bytes"), "{full}");
+    let batch = ask(&node, Method::POST, "/push/batch", &[], &format!("[{GOOD},{push}]")).await;
+    let batch: Value = batch.json().await.unwrap();
+    assert_eq!((&batch["replies"][0]["code"], &batch["replies"][1]["code"]), (&json!(0), &json!(429)));
+    let mut client = RpcClient::connect(node.grpc()).await.unwrap();
+    let push = PushRequest { to: vec!["mayun".into()], content: "x".repeat(60_000), ..Default::default() };
+    assert_eq!(client.push(push).await.unwrap_err().code(), Code::ResourceExhausted);
+    for source in ["http", "grpc"] {
+        assert!(node.metric("oxipush_pushes_total", &[("source", source), ("outcome", "full")]).await >= 1.0);
+    }
+    assert_eq!(ask(&node, Method::GET, "/readyz", &[], "").await.status(), 200);
     node.stop().await;
 }
 

@@ -1,6 +1,7 @@
 //! Shared set-up of the tests.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+pub mod backlog;
 pub mod client;
 pub mod gateway;
 pub mod nsq;

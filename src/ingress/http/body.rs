@@ -61,8 +61,12 @@ impl BodyReader {
     }
 }
 
-/// JSON is taken under its own name, as curl's default form, as plain text, or without a type.
+/// JSON is taken under its own name, as curl's default form, as plain text, or without a type; never compressed.
 fn check_content_type(request: &HttpRequest) -> Result<(), Refusal> {
+    let encoding = request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes);
+    if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+        return Err(Refusal::new(Kind::WrongType, "a Content-Encoding is not taken; send the body as it is"));
+    }
     let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
     let value = value.as_bytes();
     let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();

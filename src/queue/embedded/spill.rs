@@ -50,6 +50,13 @@ impl Spill {
                 rows.push((first, value.to_vec()));
             }
         }
+        if !rest.is_empty() {
+            tracing::warn!(
+                bytes = rest.len(),
+                "the end of {} is torn and is cut off: no sync or acknowledgement followed it",
+                path.display()
+            );
+        }
         Ok((Self { file, empty: bytes.is_empty() }, rows))
     }
 

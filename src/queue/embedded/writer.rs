@@ -2,17 +2,19 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
     chunk::Chunk,
-    row::{self, ROW_BYTES, Row, TAIL_BYTES},
+    disk::{Disk, RETRY},
+    row::{self, Row},
     shared::{PROGRESS_WITHIN, Shared},
     state::{Delayed, State, Waiting},
-    store::{Marks, Open, Store, Writes},
+    store::{Marks, Open, Writes},
+    tail::Tail,
+    unwritten::Unwritten,
 };
 use crate::{
     config,
@@ -21,29 +23,15 @@ use crate::{
 
 /// One transaction takes about this much; more waits for the next.
 const BATCH_BYTES: usize = 4 << 20;
-/// With `sync` as a time, what is not written yet is written early once it is this much.
-const UNWRITTEN_BYTES: usize = 8 << 20;
-/// The last row takes more records for this long, so that all of a row have one age.
-const TAIL_AGE: u64 = 1000;
-const TAIL_RECORDS: u32 = 4096;
-/// How often a failed disk is tried.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    /// `None` after a failure. Before `open`, which holds the folder's lock: fields are dropped in order.
-    store: Option<Store>,
-    open: Open,
-    retry_at: Instant,
-    next: u64,
+    disk: Disk,
+    tail: Tail,
     /// Records before it were there when the log was opened.
     found: u64,
-    tail: Option<Row>,
-    /// With `sync` as a time: acknowledged and not on the disk.
-    unwritten: BTreeMap<u64, Vec<u8>>,
-    unwritten_bytes: usize,
-    write_by: Option<Instant>,
+    unwritten: Unwritten,
     expire_at: Option<Instant>,
 }
 
@@ -58,15 +46,16 @@ struct Turn {
 
 impl Writer {
     /// Opens the log, and says whether there is a backlog.
-    pub(super) fn open(mut open: Open, shared: Arc<Shared>) -> Result<(Self, bool), OpenError> {
-        let mut store = open()?;
+    pub(super) fn open(open: Open, shared: Arc<Shared>) -> Result<(Self, bool), OpenError> {
+        let mut disk = Disk::open(open)?;
         let unreadable = |error| OpenError(format!("cannot read the queue's log: {error}"));
+        let store = disk.store().map_err(unreadable)?;
         let (chunks, marks) = store.load().map_err(unreadable)?;
         let stored = chunks.values().map(|chunk| chunk.size).sum();
         let records: u64 = chunks.values().map(|chunk| u64::from(chunk.unfinished)).sum();
         let bytes: u64 = chunks.values().map(|chunk| chunk.bytes).sum();
         if store.repaired {
-            tracing::warn!(records, bytes, "the queue's log is repaired: every push that was acknowledged is in it");
+            tracing::warn!(records, bytes, "the queue's log is repaired: all that was synced is in it");
         }
         store.compact(stored).map_err(unreadable)?;
         let now = shared.clock.now();
@@ -81,19 +70,8 @@ impl Writer {
         done.into_iter().for_each(|first| state.settle(first));
         let expire_at = shared.bounds.max_age.map(|_| Instant::now());
         shared.pump(state);
-        let writer = Self {
-            shared,
-            open,
-            store: Some(store),
-            retry_at: Instant::now(),
-            next: marks.next,
-            found: marks.next,
-            tail: None,
-            unwritten: BTreeMap::new(),
-            unwritten_bytes: 0,
-            write_by: None,
-            expire_at,
-        };
+        let (tail, found) = (Tail::new(marks.next), marks.next);
+        let writer = Self { shared, disk, tail, found, unwritten: Unwritten::default(), expire_at };
         writer.say(queue::State::Ready);
         Ok((writer, records > 0))
     }
@@ -117,8 +95,8 @@ impl Writer {
 
     /// When there is something to do, at the latest.
     fn due(&self, state: &State, now: Instant) -> Option<Instant> {
-        if self.store.is_none() {
-            return Some(if state.closing { now } else { self.retry_at });
+        if let Some(retry_at) = self.disk.retry_at() {
+            return Some(if state.closing { now } else { retry_at });
         }
         let bounds = &self.shared.bounds;
         let room = state.held.len() < bounds.max_in_flight;
@@ -129,7 +107,7 @@ impl Writer {
         let delayed = state.delayed.peek().filter(|_| state.jobs.is_some()).map(|next| next.0.due);
         let untold = state.untold_since.map(|since| since + PROGRESS_WITHIN);
         let expiry = self.expire_at.filter(|_| !state.chunks.is_empty());
-        [delayed, untold, self.write_by, expiry].into_iter().flatten().min()
+        [delayed, untold, self.unwritten.write_by(), expiry].into_iter().flatten().min()
     }
 
     fn wait(&self) {
@@ -157,7 +135,7 @@ impl Writer {
         self.wait();
         // the first push of a burst wakes this thread: it must not take the core from who publishes the others
         std::thread::yield_now();
-        if self.store.is_none() && !self.reopen() {
+        if self.disk.retry_at().is_some() && !self.reopen() {
             return self.shared.lock().closing;
         }
         let turn = self.begin();
@@ -193,49 +171,25 @@ impl Writer {
         if last {
             state.disarm();
         }
-        let time = self.shared.clock.now();
-        let grows = |tail: &Row| {
-            let young = time.saturating_sub(tail.time) < TAIL_AGE && tail.count < TAIL_RECORDS;
-            young && tail.value.len() < TAIL_BYTES && state.chunks.contains_key(&tail.first)
-        };
-        self.tail = self.tail.take().filter(|tail| !batch.is_empty() && grows(tail));
         // its last record may be finished while more are being added to it
-        state.pinned = self.tail.as_ref().map(|tail| tail.first);
+        state.pinned = match batch.is_empty() {
+            true => {
+                self.tail.cut();
+                None
+            }
+            false => self.tail.grows(self.shared.clock.now(), |first| state.chunks.contains_key(&first)),
+        };
         Turn { batch, due, arming, last }
-    }
-
-    /// The rows of a batch; the first may be the tail, grown.
-    fn rows(&mut self, batch: &[Waiting]) -> Vec<Row> {
-        let time = self.shared.clock.now();
-        let mut rows: Vec<Row> = Vec::new();
-        // cloned: if the disk fails, the tail is what it was
-        let mut row = self.tail.clone().map(|tail| Row { added: 0, ..tail });
-        let mut bound = TAIL_BYTES;
-        for waiting in batch {
-            let mut taking = match row.take() {
-                Some(row) if row.takes(waiting.record.len(), bound) => row,
-                full => {
-                    rows.extend(full.filter(|row| row.added > 0));
-                    bound = ROW_BYTES;
-                    Row::new(self.next, time)
-                }
-            };
-            taking.push(&waiting.record);
-            self.next += 1;
-            row = Some(taking);
-        }
-        rows.extend(row.filter(|row| row.added > 0));
-        rows
     }
 
     fn carry_out(&mut self, turn: Turn) -> Result<(), redb::Error> {
         let Turn { batch, mut due, arming, last } = turn;
-        let mut rows = self.rows(&batch);
+        let mut rows = self.tail.rows(&batch, self.shared.clock.now());
         let mut acknowledge = Some(batch);
         if let config::Sync::Every(within) = self.shared.bounds.sync
             && let Some(batch) = acknowledge.take_if(|batch| !batch.is_empty())
         {
-            match self.store.as_mut().map_or(Err(redb::Error::DatabaseClosed), |store| store.spill(&rows)) {
+            match self.disk.store().and_then(|store| store.spill(&rows)) {
                 Ok(()) => self.accept(batch, &rows),
                 Err(error) => {
                     self.refuse(batch, &error.to_string());
@@ -243,15 +197,11 @@ impl Writer {
                     return Err(error);
                 }
             }
-            self.tail = rows.last().filter(|row| row.value.len() < TAIL_BYTES).cloned();
-            for row in rows.drain(..) {
-                self.unwritten_bytes += row.value.len();
-                self.unwritten.insert(row.first, row.value);
-            }
-            self.write_by.get_or_insert(Instant::now() + within);
+            self.tail.put(&rows);
+            self.unwritten.add(rows.drain(..), within);
         }
         let now = Instant::now();
-        let late = self.unwritten_bytes > UNWRITTEN_BYTES || self.write_by.is_some_and(|by| by <= now);
+        let late = self.unwritten.is_due(now);
         let untold = self.shared.lock().untold_since.is_some_and(|since| since + PROGRESS_WITHIN <= now);
         let committed = if !rows.is_empty() || !due.is_empty() || arming > 0 || late || untold || last {
             let missing = self.read_due(&mut due);
@@ -289,7 +239,7 @@ impl Writer {
         match &committed {
             Ok(()) => {
                 self.accept(batch, &rows);
-                self.tail = rows.pop();
+                self.tail.put(&rows);
             }
             Err(error) => self.refuse(batch, &error.to_string()),
         }
@@ -298,7 +248,7 @@ impl Writer {
 
     /// The transaction failed that these waited for.
     fn give_back(&mut self, due: Vec<Delayed>, arming: usize) {
-        self.tail = None;
+        self.tail.cut();
         let mut state = self.shared.lock();
         state.armed(arming, false);
         let due_later = Instant::now() + RETRY;
@@ -358,31 +308,29 @@ impl Writer {
                     writes.progress.push((first, chunk.progress()));
                 }
             }
-            writes.marks = Marks { next: self.next, handed: state.handed };
+            writes.marks = Marks { next: self.tail.next, handed: state.handed };
             state.untold_since = None;
             // done before they were ever written: they never will be
-            self.unwritten.retain(|first, _| state.chunks.contains_key(first));
+            self.unwritten.retain(|first| state.chunks.contains_key(&first));
         }
-        writes.rows = self.unwritten.iter().map(|(first, value)| (*first, value.as_slice())).collect();
+        writes.rows = self.unwritten.rows().collect();
         writes.rows.extend(rows.iter().map(|row| (row.first, row.value.as_slice())));
-        let store = self.store.as_mut().ok_or(redb::Error::DatabaseClosed)?;
-        store.write(&writes)?;
+        self.disk.store()?.write(&writes)?;
         self.shared.metrics.queue_syncs.inc();
         self.unwritten.clear();
-        (self.unwritten_bytes, self.write_by) = (0, None);
         Ok(())
     }
 
     /// A row's bytes, from wherever they are.
-    fn row(&self, first: u64) -> Result<Option<Vec<u8>>, redb::Error> {
-        match self.unwritten.get(&first) {
-            Some(value) => Ok(Some(value.clone())),
-            None => self.store.as_ref().ok_or(redb::Error::DatabaseClosed)?.row(first),
+    fn row(&mut self, first: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        match self.unwritten.row(first) {
+            Some(value) => Ok(Some(value.to_vec())),
+            None => self.disk.store()?.row(first),
         }
     }
 
     /// Reads the records of requeued jobs that were not kept in memory.
-    fn read_due(&self, due: &mut [Delayed]) -> Result<(), redb::Error> {
+    fn read_due(&mut self, due: &mut [Delayed]) -> Result<(), redb::Error> {
         for next in due.iter_mut().filter(|next| next.record.is_none()) {
             let Some(first) = self.shared.lock().chunk(next.seq).map(|(first, _)| first) else { continue };
             if let Some(value) = self.row(first)? {
@@ -397,11 +345,10 @@ impl Writer {
 
     /// Fills memory with what comes next.
     fn read_cold(&mut self) -> Result<(), redb::Error> {
-        let bounds = &self.shared.bounds;
         let mut more = false;
         loop {
             let mut state = self.shared.lock();
-            if !state.wants_cold(bounds, more) {
+            if !state.wants_cold(&self.shared.bounds, more) {
                 return Ok(());
             }
             more = true;
@@ -432,8 +379,7 @@ impl Writer {
     fn fail(&mut self, error: &str) {
         let reason = format!("its log cannot be written: {error}");
         tracing::error!(error, "the queue's log failed; nothing is accepted until it can be opened again");
-        self.store = None;
-        self.retry_at = Instant::now() + RETRY;
+        self.disk.fail();
         let mut state = self.shared.lock();
         state.failed = Some(reason.clone());
         let inbox = state.take_inbox(usize::MAX);
@@ -444,7 +390,6 @@ impl Writer {
 
     /// Whether the log is open again, and says what memory says.
     fn reopen(&mut self) -> bool {
-        self.retry_at = Instant::now() + RETRY;
         let (chunks, marks) = {
             let mut state = self.shared.lock();
             state.removed.clear();
@@ -453,15 +398,10 @@ impl Writer {
                     chunk.dirty = false;
                 }
             }
-            (state.chunks.clone(), Marks { next: self.next, handed: state.handed })
+            (state.chunks.clone(), Marks { next: self.tail.next, handed: state.handed })
         };
-        let opened = (self.open)().and_then(|store| match store.reconcile(&chunks, marks) {
-            Ok(()) => Ok(store),
-            Err(error) => Err(OpenError(error.to_string())),
-        });
-        match opened {
-            Ok(store) => {
-                self.store = Some(store);
+        match self.disk.reopen(&chunks, marks) {
+            Ok(()) => {
                 self.shared.lock().failed = None;
                 self.say(queue::State::Ready);
                 tracing::info!("the queue's log works again");

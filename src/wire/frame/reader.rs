@@ -39,6 +39,8 @@ struct Partial {
     payload: Vec<u8>,
     /// Bytes of `payload` that are known to be UTF-8 (text only).
     valid: usize,
+    /// Fragments without payload: each counts as a byte, or a message could go on for ever.
+    empty: usize,
     /// The data frame whose payload is still coming; `None` between fragments.
     frame: Option<Rest>,
 }
@@ -113,6 +115,7 @@ impl Reader {
             }
             buffer.advance(header.size);
             let partial = self.partial.get_or_insert_with(|| Box::new(Partial::new(header.opcode == TEXT)));
+            partial.empty += usize::from(length == 0);
             partial.frame = Some(Rest { fin: header.fin, remaining: length, mask: header.mask });
         }
     }
@@ -120,13 +123,13 @@ impl Reader {
     /// Decides by its header whether a data frame may come; its payload's length.
     fn admit(&self, header: Header) -> Result<usize, Ending> {
         let held = match (&self.partial, header.opcode) {
-            (Some(partial), CONTINUATION) => partial.payload.len(),
+            (Some(partial), CONTINUATION) => partial.payload.len() + partial.empty,
             (None, CONTINUATION) => return Err(broken("a continuation frame continues nothing")),
             (Some(_), _) => return Err(broken("a new message began before the last fragment of the one before")),
             (None, _) => 0,
         };
         match usize::try_from(header.length) {
-            Ok(length) if length <= self.max_message.saturating_sub(held) => Ok(length),
+            Ok(length) if held.saturating_add(length) <= self.max_message => Ok(length),
             _ => Err(Ending {
                 close: Close::TooLarge,
                 text: Cow::Owned(format!("message too large: at most {} bytes are allowed", self.max_message)),
@@ -173,7 +176,7 @@ enum Progress {
 
 impl Partial {
     fn new(text: bool) -> Self {
-        Self { text, payload: Vec::new(), valid: 0, frame: None }
+        Self { text, payload: Vec::new(), valid: 0, empty: 0, frame: None }
     }
 
     /// Fails as soon as what came cannot become UTF-8 any more.
