@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config, hub::Hub, lifecycle::Tasks, queue::Jobs, telemetry::Metrics};
+use crate::{bundles, config, hub::Hub, lifecycle::Tasks, queue::Jobs, telemetry::Metrics};
 
 use intake::Intake;
 use tickets::Tickets;
@@ -46,7 +46,7 @@ impl Dispatch {
         // what waits in all lanes together is bounded by the jobs in hand
         let waiting = config.max_in_flight.div_ceil(lanes).max(1);
         let lanes = (0..lanes).map(|number| {
-            let (lane, parts) = mpsc::channel(waiting);
+            let (lane, parts) = bundles::channel(waiting);
             let work = lane::run(parts, hub.clone(), Arc::clone(metrics), config.job_timeout);
             let abort = abort.clone();
             tasks.spawn_until_done(format!("lane {number}"), async move {
@@ -118,9 +118,9 @@ mod tests {
         // nobody runs the shard: what is sent to it stays in its inbox
         let (shard, mut inbox) = hub.seat().unwrap().open::<Nowhere>();
         shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
-        let (jobs, receiver) = mpsc::channel(1);
+        let (jobs, bundles) = bundles::channel(1);
         let (_backlog, backlog) = watch::channel(false);
-        let dispatch = Dispatch::start(&config.queue, Jobs::detached(receiver), hub, backlog, &tasks, &metrics);
+        let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
         let push = Push {
             id: PushId::generate(),
             from: "test".into(),
@@ -128,7 +128,7 @@ mod tests {
             content: "late".into(),
             collapse_key: None,
         };
-        jobs.send(Job::detached(record::encode(&push), 1)).await.unwrap();
+        jobs.send(vec![Job::detached(record::encode(&push), 1)]).await.unwrap();
         let requeued = metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]);
         let expired = async {
             while requeued.get() == 0 {

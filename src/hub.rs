@@ -4,7 +4,6 @@
 //! is shared by all threads, so that a push for one card wakes only the shards that hold it.
 
 mod group;
-mod inbox;
 mod index;
 mod member;
 mod outbox;
@@ -24,9 +23,12 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::{config, telemetry::Metrics};
+use crate::{
+    bundles::{self, Bundles},
+    config,
+    telemetry::Metrics,
+};
 
-pub use inbox::Inbox;
 pub use member::{Flush, Member, Sink};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use post::{Cards, Fate, Outcome, Parcel, Post};
@@ -50,7 +52,7 @@ struct Core {
     index: Index,
     inboxes: Vec<mpsc::Sender<Vec<Parcel>>>,
     /// Inboxes of the shards that no worker thread has brought to life yet.
-    seats: Mutex<Vec<Inbox>>,
+    seats: Mutex<Vec<Bundles<Parcel>>>,
     connections: AtomicUsize,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -91,9 +93,8 @@ impl Hub {
             tracing::warn!(workers, "more workers than a hub can have; {MAX_WORKERS} are started");
         }
         let workers = workers.min(MAX_WORKERS);
-        let channels = (0..workers).map(|_| mpsc::channel(config.inbox.max(1)));
         let (inboxes, mut seats): (Vec<_>, Vec<_>) =
-            channels.map(|(sender, bundles)| (sender, Inbox::new(bundles))).unzip();
+            (0..workers).map(|_| bundles::channel(config.inbox.max(1))).unzip();
         // taken from the end, so that the first worker sits on the first seat
         seats.reverse();
         let limits = Limits {

@@ -12,6 +12,7 @@
 //! auth} → wire → push.
 
 pub mod auth;
+pub mod bundles;
 pub mod cli;
 pub mod cluster;
 pub mod config;

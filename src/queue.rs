@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::{config, lifecycle::Tasks, telemetry::Metrics};
+use crate::{bundles::Bundles, config, lifecycle::Tasks, telemetry::Metrics};
 
 /// An open queue.
 pub struct Queue {
@@ -105,18 +105,23 @@ pub enum PublishError {
 
 /// Jobs in the order in which the backend hands them out.
 pub struct Jobs {
-    pub(crate) receiver: tokio::sync::mpsc::Receiver<Job>,
+    pub(crate) bundles: Bundles<Job>,
 }
 
 impl Jobs {
     /// Jobs of no backend: for tests of what comes behind the queue.
-    pub fn detached(receiver: tokio::sync::mpsc::Receiver<Job>) -> Self {
-        Self { receiver }
+    pub fn detached(bundles: Bundles<Job>) -> Self {
+        Self { bundles }
     }
 
     /// The next job; `None` once the queue was stopped and nothing more will come. Cancel-safe.
     pub async fn next(&mut self) -> Option<Job> {
-        self.receiver.recv().await
+        self.bundles.next().await
+    }
+
+    /// A job that waits already.
+    pub fn try_next(&mut self) -> Option<Job> {
+        self.bundles.try_next()
     }
 }
 

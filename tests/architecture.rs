@@ -12,6 +12,7 @@ use std::{
 
 /// Each room with its floor; a room may use only rooms of lower floors.
 const FLOORS: &[(&str, u8)] = &[
+    ("bundles", 0),
     ("push", 0),
     ("wire", 1),
     // for all above wire

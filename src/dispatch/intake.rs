@@ -1,6 +1,6 @@
 //! Takes jobs from the queue and gives their parts to the lanes.
 
-use std::{hash::BuildHasher, sync::Arc, time::Duration};
+use std::{hash::BuildHasher, iter, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use foldhash::fast::FixedState;
@@ -18,8 +18,11 @@ use crate::{
     telemetry::{Count, Metrics},
 };
 
+/// Jobs that are taken at once: what they make for a lane reaches it together.
+const BUNDLE: usize = 64;
+
 pub(super) struct Intake {
-    lanes: Vec<mpsc::Sender<Parcel>>,
+    lanes: Vec<mpsc::Sender<Vec<Parcel>>>,
     outcomes: mpsc::UnboundedSender<Outcome>,
     tickets: Arc<Tickets>,
     max_in_flight: usize,
@@ -32,7 +35,7 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(
         config: &config::Queue,
-        lanes: Vec<mpsc::Sender<Parcel>>,
+        lanes: Vec<mpsc::Sender<Vec<Parcel>>>,
         outcomes: mpsc::UnboundedSender<Outcome>,
         tickets: Arc<Tickets>,
         metrics: &Arc<Metrics>,
@@ -55,10 +58,11 @@ impl Intake {
         let held = *backlog.borrow() && !self.replay_hold.is_zero();
         match held {
             true => self.replay(first, &mut jobs, &draining).await,
-            false => self.begin(first).await,
+            false => self.begin(iter::once(first)).await,
         }
-        while let Some(job) = jobs.next().await {
-            self.begin(job).await;
+        while let Some(first) = jobs.next().await {
+            let more = iter::from_fn(|| jobs.try_next());
+            self.begin(iter::once(first).chain(more).take(BUNDLE)).await;
         }
     }
 
@@ -70,11 +74,11 @@ impl Intake {
             "the queue has a backlog: it is held for [queue] replay_hold, so that clients rejoin first"
         );
         match hold::hold(first, jobs, self.replay_hold, self.max_in_flight, draining, in_hand).await {
-            Held::Over(held) => {
+            Held::Over(mut held) => {
                 tracing::info!(jobs = held.len(), "the replay hold is over");
-                for job in held {
-                    in_hand.dec();
-                    self.begin(job).await;
+                while !held.is_empty() {
+                    let bundle = held.drain(..held.len().min(BUNDLE));
+                    self.begin(bundle.inspect(|_| _ = in_hand.dec())).await;
                 }
             }
             Held::Cut(held) => {
@@ -89,8 +93,18 @@ impl Intake {
         }
     }
 
-    /// Decodes a job and gives its parts to the lanes; waits while one of them is full.
-    async fn begin(&self, job: Job) {
+    /// Gives the jobs' parts to the lanes; waits while one of them is full.
+    async fn begin(&self, jobs: impl Iterator<Item = Job>) {
+        let mut bundles: Vec<Vec<Parcel>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        jobs.for_each(|job| self.split(job, &mut bundles));
+        for (lane, bundle) in self.lanes.iter().zip(bundles).filter(|(_, bundle)| !bundle.is_empty()) {
+            // an error: the lanes were stopped, and the dropped parts tell that they were lost
+            let _ = lane.send(bundle).await;
+        }
+    }
+
+    /// Decodes a job and makes one part for each lane that has cards of it: one card's pushes always take the same lane.
+    fn split(&self, job: Job, bundles: &mut [Vec<Parcel>]) {
         if job.attempts > self.max_attempts {
             tracing::error!(attempts = job.attempts, "a push was handed out too often without success; it is dropped");
             return self.drop_job(job, "attempts");
@@ -104,27 +118,18 @@ impl Intake {
         };
         // admission did so already; a record of another origin must not deliver twice either
         push.target.name_each_once();
-        let ticket = self.tickets.keep(job);
-        let post = Post::new(push, ticket, self.outcomes.clone());
-        for (lane, parcel) in self.split(&post) {
-            // an error: the lanes were stopped, and the dropped part tells that it was lost
-            let _ = lane.send(parcel).await;
-        }
-    }
-
-    /// One part for each lane that has cards of it: one card's pushes always take the same lane.
-    fn split(&self, post: &Arc<Post>) -> Vec<(&mpsc::Sender<Parcel>, Parcel)> {
+        let post = Post::new(push, self.tickets.keep(job), self.outcomes.clone());
         let cards = &post.push().target.cards;
-        if cards.len() == 1 || self.lanes.len() == 1 {
-            let lane = cards.first().map_or(0, |card| self.lane(card));
-            return vec![(&self.lanes[lane], Parcel::new(Arc::clone(post), Cards::All))];
+        if let [card] = &cards[..] {
+            return bundles[self.lane(card)].push(Parcel::new(Arc::clone(&post), Cards::All));
         }
-        let mut parts = vec![Vec::new(); self.lanes.len()];
+        let mut places = vec![Vec::new(); self.lanes.len()];
         for (place, card) in cards.iter().enumerate() {
-            parts[self.lane(card)].push(place as u32);
+            places[self.lane(card)].push(place as u32);
         }
-        let parts = self.lanes.iter().zip(parts).filter(|(_, places)| !places.is_empty());
-        parts.map(|(lane, places)| (lane, Parcel::new(Arc::clone(post), Cards::Some(places)))).collect()
+        for (bundle, places) in bundles.iter_mut().zip(places).filter(|(_, places)| !places.is_empty()) {
+            bundle.push(Parcel::new(Arc::clone(&post), Cards::Some(places)));
+        }
     }
 
     fn lane(&self, card: &ByteString) -> usize {

@@ -1,10 +1,11 @@
 //! One processor: finds the shards of each card and sends them their parts, in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
+    bundles::Bundles,
     hub::{Cards, Hub, Parcel},
     telemetry::Metrics,
 };
@@ -13,12 +14,14 @@ use crate::{
 const BUNDLE: usize = 64;
 
 /// Works until nobody can send `parts` any more.
-pub(super) async fn run(mut parts: mpsc::Receiver<Parcel>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
+pub(super) async fn run(mut parts: Bundles<Parcel>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
     let nobody = metrics.drops.get_or_create_owned(&[("reason", "no_connection")]);
     let mut taken = Vec::with_capacity(BUNDLE);
     let mut places = vec![Vec::new(); hub.workers()];
     let mut bundles: Vec<Vec<Parcel>> = (0..hub.workers()).map(|_| Vec::new()).collect();
-    while parts.recv_many(&mut taken, BUNDLE).await > 0 {
+    while let Some(first) = parts.next().await {
+        taken.push(first);
+        taken.extend(iter::from_fn(|| parts.try_next()).take(BUNDLE - 1));
         for part in &taken {
             nobody.inc_by(route(part, &hub, &mut places, &mut bundles));
         }

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use super::{Hub, Inbox, Shard, Sink};
+use super::{Hub, Parcel, Shard, Sink};
+use crate::bundles::Bundles;
 
 /// One shard's place, to be taken by the thread that will own it.
 pub struct Seat {
     pub(super) index: usize,
-    pub(super) inbox: Inbox,
+    pub(super) inbox: Bundles<Parcel>,
     pub(super) hub: Hub,
 }
 
@@ -18,7 +19,7 @@ impl Seat {
     }
 
     /// An empty shard on this thread, and the inbox for [`Shard::run`].
-    pub fn open<S: Sink>(self) -> (Rc<Shard<S>>, Inbox) {
+    pub fn open<S: Sink>(self) -> (Rc<Shard<S>>, Bundles<Parcel>) {
         (Rc::new(Shard::new(self.hub, self.index)), self.inbox)
     }
 }

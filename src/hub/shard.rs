@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    Core, Flush, Hub, Inbox, Item, Key, Limits, Member, Offer, Parcel, Sink,
+    Core, Flush, Hub, Item, Key, Limits, Member, Offer, Parcel, Sink,
     group::Group,
     index,
     member::{Place, State},
@@ -23,10 +23,13 @@ use super::{
     slab::Slab,
     tally::{Tally, add},
 };
-use crate::wire::{
-    close::{Close, Ending},
-    dialect::Dialect,
-    frame::Frame,
+use crate::{
+    bundles::Bundles,
+    wire::{
+        close::{Close, Ending},
+        dialect::Dialect,
+        frame::Frame,
+    },
 };
 
 /// Offers after which a turn goes on to write even if more parcels wait: bounds how long sockets wait for a turn's end.
@@ -222,7 +225,7 @@ impl<S: Sink> Shard<S> {
     }
 
     /// Takes parcels and writes, until the hub is gone; calls `tick` each `period`.
-    pub async fn run(&self, mut inbox: Inbox, period: Duration, mut tick: impl FnMut(&Self)) {
+    pub async fn run(&self, mut inbox: Bundles<Parcel>, period: Duration, mut tick: impl FnMut(&Self)) {
         let mut clock = interval(period);
         // a thread that was stopped for a while must not find all its peers silent at once
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -250,7 +253,7 @@ impl<S: Sink> Shard<S> {
 
     /// Offers what waits and writes, up to the bounds of a turn; `true`: more is to be written. Parcels that come meanwhile are
     /// taken between writes, so that a burst whose first push woke the shard leaves in one write for most connections.
-    fn turn(&self, inbox: &mut Inbox) -> bool {
+    fn turn(&self, inbox: &mut Bundles<Parcel>) -> bool {
         self.offers.set(0);
         let mut left = self.limits().writes_per_turn;
         loop {
@@ -269,7 +272,7 @@ impl<S: Sink> Shard<S> {
     }
 
     /// `[outbox] write_delay`: goes on taking parcels for that long.
-    async fn gather_for(&self, inbox: &mut Inbox) {
+    async fn gather_for(&self, inbox: &mut Bundles<Parcel>) {
         let delay = self.limits().write_delay;
         if delay.is_zero() || !self.is_dirty() {
             return;

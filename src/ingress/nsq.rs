@@ -172,10 +172,10 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use tokio::sync::mpsc;
 
     use super::*;
     use crate::{
+        bundles,
         hub::Hub,
         lifecycle::{Phase, Phases},
         queue::{self, record},
@@ -220,7 +220,7 @@ mod tests {
             Bytes::from(PushRequest { to: vec!["card".into()], content: "x".into(), ..option }.encode_to_vec())
         };
         let origin = |n: u8| Some(Origin { millis: 1_700_000_000_000, id: [n; 16] });
-        let (jobs, raw) = mpsc::channel(16);
+        let (jobs, raw) = bundles::channel(16);
         for (record, attempts, origin) in [
             (push("first"), 1, origin(1)),
             (Bytes::from_static(b"rubbish"), 1, origin(2)),
@@ -231,10 +231,10 @@ mod tests {
             (asking(PushRequest { ttl: 60, ..Default::default() }), 1, origin(7)),
             (push("first"), 2, origin(1)),
         ] {
-            jobs.send(Job { record, attempts, origin, hand: None }).await.unwrap();
+            jobs.send(vec![Job { record, attempts, origin, hand: None }]).await.unwrap();
         }
         drop(jobs);
-        let inlet = start(&config.queue, Jobs { receiver: raw }, admission, &tasks);
+        let inlet = start(&config.queue, Jobs::detached(raw), admission, &tasks);
         tokio::time::timeout(Duration::from_secs(30), inlet.done).await.unwrap().unwrap_err();
 
         let mut published = Vec::new();

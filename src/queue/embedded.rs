@@ -26,14 +26,14 @@ use std::{sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{BackendControl, Jobs, OpenError, PublishError, Queue, State};
 use crate::{
-    config,
+    bundles, config,
     lifecycle::Tasks,
     telemetry::{Counted, Metrics},
 };
@@ -54,7 +54,7 @@ async fn open_on(
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
 ) -> Result<Queue, OpenError> {
-    let (jobs, receiver) = mpsc::channel(bounds.max_in_flight);
+    let (jobs, bundles) = bundles::channel(bounds.max_in_flight);
     let (ready, state) = watch::channel(State::NotReady("it is being opened".into()));
     let shared = Arc::new(Shared::new(bounds, jobs, ready, metrics.clone()));
     let ended = CancellationToken::new();
@@ -93,7 +93,7 @@ async fn open_on(
     });
     Ok(Queue {
         publisher: super::Publisher::Embedded(Publisher { shared }),
-        jobs: Jobs { receiver },
+        jobs: Jobs { bundles },
         raw: None,
         control: super::Control {
             state,

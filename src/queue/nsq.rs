@@ -21,7 +21,7 @@ mod session;
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, watch},
     time::{Instant, timeout_at},
 };
 use tokio_nsq::{NSQChannel, NSQTopic};
@@ -32,7 +32,7 @@ use self::{
     health::Health,
 };
 use super::{BackendControl, Control as QueueControl, Jobs, OpenError, Publisher as QueuePublisher, Queue};
-use crate::{config, lifecycle::Tasks, telemetry::Metrics};
+use crate::{bundles, config, lifecycle::Tasks, telemetry::Metrics};
 
 pub(crate) use hand::Hand;
 pub use publisher::Publisher;
@@ -91,7 +91,7 @@ pub async fn open(
     let (closing, tracker) = (tasks.cancelled().child_token(), TaskTracker::new());
     let publisher = publisher::start(&base, members, topic(&live)?, &closing, &tracker, tasks);
     let start = |group: &'static str, name: &str, channel: &str, bound: usize| {
-        let (jobs, receiver) = mpsc::channel(bound);
+        let (jobs, bundles) = bundles::channel(bound);
         let stop = closing.child_token();
         let hands = Arc::new(Semaphore::new(bound));
         let names = (topic(name)?, self::channel(channel)?);
@@ -118,7 +118,7 @@ pub async fn open(
         };
         fleet::start(setup, life);
         pausing.close();
-        Ok::<_, OpenError>((Jobs { receiver }, Side { hands, bound, stop, pausing }))
+        Ok::<_, OpenError>((Jobs { bundles }, Side { hands, bound, stop, pausing }))
     };
     let (jobs, live_side) = start("live", &live, node.as_str(), config.max_in_flight)?;
     // a raw push is published before it is finished, so that more in hand than may be published would only be refused

@@ -179,6 +179,26 @@ async fn its_own_origin_and_the_allowed_ones_may_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_made_to_lead_here_is_foreign_unless_keys_guard_the_node() {
+    let asked = |name: &str, more: &str| {
+        format!(
+            "POST /push HTTP/1.1\r\nHost: {name}\r\nOrigin: http://{name}\r\n{more}Content-Length: {}\r\nConnection: close\r\n\r\n{GOOD}",
+            GOOD.len()
+        )
+    };
+    let open = Node::start(&[]).await;
+    for (name, status) in [("rebound.example:8081", "403"), ("localhost:8081", "200"), ("[::1]:8081", "200")] {
+        let answer = raw(&open, asked(name, "").as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{name}: {answer}");
+    }
+    open.stop().await;
+    let guarded = Node::start(&[("AUTH__KEYS", "k")]).await;
+    let answer = raw(&guarded, asked("push.example", "Authorization: Bearer k\r\n").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    guarded.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn in_a_batch_each_push_is_answered_and_a_bad_one_costs_only_itself() {
     let node = Node::start(&[]).await;
     let mut tab = Client::gopusher(&node.socket(), "a", "").await;

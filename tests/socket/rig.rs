@@ -10,6 +10,7 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use oxipush::{
+    bundles,
     config::{self, Config},
     dispatch::Dispatch,
     hub::Hub,
@@ -33,7 +34,7 @@ pub struct Rig {
     pub address: SocketAddr,
     pub hub: Hub,
     pub metrics: Arc<Metrics>,
-    pub jobs: Option<mpsc::Sender<Job>>,
+    pub jobs: Option<mpsc::Sender<Vec<Job>>>,
     pub clients: Clients,
     pub dispatch: Dispatch,
     pub tasks: Tasks,
@@ -61,10 +62,10 @@ pub fn start_held(overrides: &[(&str, &str)], hold: Option<Duration>) -> Rig {
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let clients = Bound::new(listener, &config, hub.clone(), Phases::new(), &metrics).serve(&tasks);
-    let (jobs, receiver) = mpsc::channel(1024);
+    let (jobs, bundles) = bundles::channel(1024);
     let (_, backlog) = watch::channel(hold.is_some());
-    let jobs_ = Jobs::detached(receiver);
-    let dispatch = Dispatch::start(&config.queue, jobs_, hub.clone(), backlog, &tasks, &metrics);
+    let handed_out = Jobs::detached(bundles);
+    let dispatch = Dispatch::start(&config.queue, handed_out, hub.clone(), backlog, &tasks, &metrics);
     Rig { address, hub, metrics, jobs: Some(jobs), clients, dispatch, tasks, deaths }
 }
 
@@ -89,7 +90,7 @@ impl Rig {
     }
 
     pub async fn job(&self, job: Job) {
-        assert!(self.jobs.as_ref().unwrap().send(job).await.is_ok());
+        assert!(self.jobs.as_ref().unwrap().send(vec![job]).await.is_ok());
     }
 
     pub async fn connect(&self) -> Raw {

@@ -1,7 +1,7 @@
 //! Every route, what must hold before it is served, and what it answers.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -74,6 +74,7 @@ pub(super) struct Site {
     details: watch::Receiver<Vec<String>>,
     metrics: Arc<Metrics>,
     allowed_origins: Vec<String>,
+    keyed: bool,
     bodies: BodyReader,
     openapi: Bytes,
     page: Option<Bytes>,
@@ -95,6 +96,7 @@ impl Site {
             details,
             metrics: Arc::clone(metrics),
             allowed_origins: http.allowed_origins.clone(),
+            keyed: !config.auth.keys.is_empty(),
             bodies: BodyReader::new(http),
             openapi: openapi::description(&config.push, !config.auth.keys.is_empty()).into(),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
@@ -223,19 +225,28 @@ impl Site {
         }
     }
 
-    /// A browser's page of another origin must not push: form-typed JSON needs no preflight.
+    /// A browser's page of another origin must not push: form-typed JSON needs no preflight. Without keys a name proves nothing
+    /// either, since whoever owns it can let it lead here: only an address or localhost is this node's own.
     fn check_origin(&self, request: &HttpRequest) -> Result<(), Refusal> {
         let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
         let host = request.headers().get(header::HOST).map(header::HeaderValue::as_bytes);
         let own = [&b"http://"[..], b"https://"]
             .into_iter()
             .find_map(|scheme| origin.as_bytes().strip_prefix(scheme))
-            .is_some_and(|authority| Some(authority) == host);
+            .is_some_and(|authority| Some(authority) == host && (self.keyed || is_an_address(authority)));
         if own || self.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             return Ok(());
         }
         Err(Refusal::new(Kind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))
     }
+}
+
+/// `localhost` or an address, with or without a port.
+fn is_an_address(authority: &[u8]) -> bool {
+    let Some(authority) = std::str::from_utf8(authority).ok() else { return false };
+    let is_ip = authority.parse::<SocketAddr>().is_ok()
+        || authority.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    is_ip || authority.split(':').next() == Some("localhost")
 }
 
 /// One more request in hand, until it is answered or its caller went away.

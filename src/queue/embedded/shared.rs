@@ -7,10 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{
-    mpsc::{self, error::TrySendError},
-    oneshot, watch,
-};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Hand,
@@ -90,7 +87,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         bounds: Bounds,
-        jobs: mpsc::Sender<Job>,
+        jobs: mpsc::Sender<Vec<Job>>,
         ready: watch::Sender<queue::State>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -198,46 +195,44 @@ impl Shared {
 
     /// Hands out what can be handed out, and shows the levels.
     pub(super) fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        let mut closed = None;
-        while let Some(sender) = &state.jobs
+        // dropped beyond the lock, which a job that is dropped takes
+        let closed = state.jobs.take_if(|jobs| jobs.is_closed());
+        let mut bundle = Vec::new();
+        while state.jobs.is_some()
             && state.held.len() < self.bounds.max_in_flight
             && let Some(entry) = state.ready.front()
         {
-            if entry.armed != Armed::Yes {
-                if entry.armed == Armed::No {
+            match entry.armed {
+                Armed::Yes => {}
+                Armed::No => {
                     self.notify(&state);
-                }
-                break;
-            }
-            let (seq, attempts, record) = (entry.seq, entry.begun + 1, entry.record.clone());
-            let hand = Hand { shared: self.clone(), seq, attempts, record: record.clone() };
-            let len = record.len();
-            let job = Job { record, attempts, origin: None, hand: Some(queue::Hand::Embedded(hand)) };
-            match sender.try_send(job) {
-                Ok(()) => {
-                    state.ready.pop_front();
-                    state.held.insert(seq, len);
-                    if seq >= state.handed {
-                        state.handed = seq + 1;
-                        if state.untold_since.is_none() {
-                            self.notify(&state);
-                        }
-                        state.untold();
-                    }
-                }
-                // not dropped as a job: that would be a requeue, under this lock
-                Err(TrySendError::Closed(mut job) | TrySendError::Full(mut job)) => {
-                    job.hand = None;
-                    if sender.is_closed() {
-                        closed = state.jobs.take();
-                    }
                     break;
                 }
+                _ => break,
+            }
+            let (seq, attempts, record) = (entry.seq, entry.begun + 1, entry.record.clone());
+            let len = record.len();
+            let hand = Hand { shared: self.clone(), seq, attempts, record: record.clone() };
+            bundle.push(Job { record, attempts, origin: None, hand: Some(queue::Hand::Embedded(hand)) });
+            state.ready.pop_front();
+            state.held.insert(seq, len);
+            if seq >= state.handed {
+                state.handed = seq + 1;
+                if state.untold_since.is_none() {
+                    self.notify(&state);
+                }
+                state.untold();
             }
         }
+        let refused = match &state.jobs {
+            // never full: it takes as many bundles as jobs can be held
+            Some(jobs) if !bundle.is_empty() => jobs.try_send(bundle).err(),
+            _ => None,
+        };
         self.records.set(state.records as i64);
         self.bytes.set(state.bytes as i64);
         drop(state);
-        drop(closed);
+        // nobody takes them any more: they requeue themselves
+        drop((closed, refused));
     }
 }

@@ -97,7 +97,7 @@ pub(super) struct State {
     /// In `ready`, not armed.
     pub(super) unarmed: usize,
     /// `None`: no more are handed out.
-    pub(super) jobs: Option<mpsc::Sender<Job>>,
+    pub(super) jobs: Option<mpsc::Sender<Vec<Job>>>,
     /// A chunk that is being extended, so it must not go.
     pub(super) pinned: Option<u64>,
     /// What the next transaction tells the disk, beside rows.
@@ -111,7 +111,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(jobs: mpsc::Sender<Job>) -> Self {
+    pub(super) fn new(jobs: mpsc::Sender<Vec<Job>>) -> Self {
         Self {
             inbox: VecDeque::new(),
             inbox_bytes: 0,

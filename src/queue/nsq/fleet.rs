@@ -19,7 +19,7 @@ use crate::{lifecycle::Tasks, queue::Job};
 /// What ends the links of one topic.
 #[derive(Clone)]
 pub(super) struct Life {
-    pub(super) jobs: mpsc::Sender<Job>,
+    pub(super) jobs: mpsc::Sender<Vec<Job>>,
     pub(super) stopped: CancellationToken,
     pub(super) closing: CancellationToken,
     /// Waited for until each link has stopped.

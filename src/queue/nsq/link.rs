@@ -66,7 +66,7 @@ pub(super) struct Link {
     /// RDY.
     share: usize,
     /// `None` once stopped: then what comes is held, or given back.
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<Vec<Job>>>,
     stopped: CancellationToken,
     /// Told to [`super::Control::stop_jobs`] by its end.
     pausing: Option<TaskTrackerToken>,
@@ -81,7 +81,7 @@ impl Link {
         setup: Setup,
         daemon: Daemon,
         share: usize,
-        jobs: mpsc::Sender<Job>,
+        jobs: mpsc::Sender<Vec<Job>>,
         stopped: CancellationToken,
         pausing: TaskTrackerToken,
         closing: CancellationToken,
@@ -246,9 +246,10 @@ impl Link {
             }
             return;
         };
+        let mut bundle = Vec::new();
         while !self.held.is_empty() {
-            let Ok(permit) = self.setup.hands.clone().try_acquire_owned() else { return };
-            let Some(mut message) = self.held.pop_front() else { return };
+            let Ok(permit) = self.setup.hands.clone().try_acquire_owned() else { break };
+            let Some(mut message) = self.held.pop_front() else { break };
             let waited = since(message.timestamp);
             self.setup.base.metrics.queue_seconds.observe(waited.as_secs_f64());
             let attempts = u32::from(message.attempt);
@@ -263,9 +264,11 @@ impl Link {
             let record = Bytes::from(std::mem::take(&mut message.body));
             let origin = Some(Origin { millis: message.timestamp / 1_000_000, id: message.id });
             let hand = Hand { message, epoch, gate: self.gate.clone(), _permit: permit };
-            let job = Job { record, attempts, origin, hand: Some(queue::Hand::Nsq(hand)) };
+            bundle.push(Job { record, attempts, origin, hand: Some(queue::Hand::Nsq(hand)) });
+        }
+        if !bundle.is_empty() {
             // never full, since each job holds a permit; a job that nobody takes requeues itself
-            let _ = jobs.try_send(job);
+            let _ = jobs.try_send(bundle);
         }
     }
 
