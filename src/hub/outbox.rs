@@ -157,7 +157,7 @@ impl Outbox {
             self.keys.get_or_insert_default().insert(key.clone(), number);
         }
         if self.rest.capacity() == 0 {
-            self.rest.reserve(8);
+            self.rest.reserve(16);
         }
         self.rest.push_back(Some(item));
     }
@@ -279,6 +279,11 @@ impl Outbox {
 
     /// The kernel took `taken` bytes from the front on; how many pushes left whole.
     fn advance(&mut self, mut taken: usize) -> u64 {
+        if taken + self.written as usize == self.bytes() {
+            let pushes = self.pushes();
+            self.clear();
+            return pushes;
+        }
         let mut pushes = 0;
         while let Some(front) = &self.front {
             let left = front.len() - self.written as usize;
