@@ -40,8 +40,8 @@ micro:
     cargo bench
 
 # 10 minutes of churn, slow clients and pushes against a gateway that runs already on the default ports; its pid for the memory
-soak pid seconds="600" rate="5000":
-    cargo run --release -p pushbench -- soak --ws ws://127.0.0.1:8080/ws --http http://127.0.0.1:8081 --grpc http://127.0.0.1:9002 --duration {{seconds}} --rate {{rate}} --pid {{pid}}
+soak pid seconds="600" rate="20000":
+    cargo run --release -p pushbench -- soak --ws ws://127.0.0.1:8080/ws --http http://127.0.0.1:8081 -n 1000 --churn 50 --slow-share 0.05 --duration {{seconds}} --rate {{rate}} --pid {{pid}}
 
 # Autobahn's fuzzing client against the frame reader and writer
 autobahn:

@@ -36,7 +36,7 @@ use crate::{
 const OFFERS_PER_TURN: u64 = 8192;
 
 /// Writes after which a turn looks into the inbox again: a look costs a hundredth of a write.
-const WRITES_BETWEEN_LOOKS: usize = 8;
+const WRITES_BETWEEN_LOOKS: usize = 16;
 
 /// Connections, groups and waiting writes of one thread. Nothing is awaited while a part of it is borrowed.
 pub struct Shard<S> {
