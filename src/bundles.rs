@@ -3,7 +3,7 @@
 //! Between threads the first value wakes the receiver, which may take the core from whoever sends the others: what belongs
 //! together is sent together.
 
-use std::vec;
+use std::{iter, vec};
 
 use tokio::sync::mpsc;
 
@@ -28,6 +28,13 @@ impl<T> Bundles<T> {
             }
             self.open = self.channel.recv().await?.into_iter();
         }
+    }
+
+    /// The next value and what waits beside it, at most `most`; `None` once nobody can send any more. Cancel-safe: what the
+    /// iterator has not given is there the next time.
+    pub async fn some(&mut self, most: usize) -> Option<impl Iterator<Item = T>> {
+        let first = self.next().await?;
+        Some(iter::once(first).chain(iter::from_fn(|| self.try_next())).take(most))
     }
 
     /// A value that waits already.

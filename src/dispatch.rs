@@ -18,6 +18,9 @@ use crate::{bundles, config, hub::Hub, lifecycle::Tasks, queue::Jobs, telemetry:
 use intake::Intake;
 use tickets::Tickets;
 
+/// What is taken from the queue, or by a lane, at once: what it makes for the next one reaches that together.
+const BUNDLE: usize = 64;
+
 /// The running processors.
 pub struct Dispatch {
     /// Ends a replay hold.
@@ -95,7 +98,7 @@ mod tests {
     use super::*;
     use crate::{
         hub::Sink,
-        push::{Push, PushId, Target},
+        push::Push,
         queue::{Job, record},
         wire::dialect::Dialect,
     };
@@ -121,14 +124,7 @@ mod tests {
         let (jobs, bundles) = bundles::channel(1);
         let (_backlog, backlog) = watch::channel(false);
         let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
-        let push = Push {
-            id: PushId::generate(),
-            from: "test".into(),
-            target: Target { cards: vec!["alice".into()], app: None },
-            content: "late".into(),
-            collapse_key: None,
-        };
-        jobs.send(vec![Job::detached(record::encode(&push), 1)]).await.unwrap();
+        jobs.send(vec![Job::detached(record::encode(&Push::to("alice", "late")), 1)]).await.unwrap();
         let requeued = metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]);
         let expired = async {
             while requeued.get() == 0 {

@@ -197,7 +197,7 @@ mod tests {
     use crate::{
         hub::{Cards, Parcel, Post},
         lifecycle::Death,
-        push::{Push, PushId, Target},
+        push::Push,
     };
 
     async fn gateway(folder: &tempfile::TempDir) -> Gateway {
@@ -243,14 +243,7 @@ mod tests {
 
     /// A part that names a card which its push does not have: a bug that no lane has, and that a shard does not survive.
     fn poison() -> Parcel {
-        let push = Push {
-            id: PushId::generate(),
-            from: "test".into(),
-            target: Target { cards: vec!["alice".into()], app: None },
-            content: "".into(),
-            collapse_key: None,
-        };
-        Parcel::new(Post::new(push, 0, mpsc::unbounded_channel().0), Cards::Some(vec![1]))
+        Parcel::new(Post::new(Push::to("alice", ""), 0, mpsc::unbounded_channel().0), Cards::Some(vec![1]))
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

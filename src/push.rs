@@ -25,6 +25,20 @@ pub struct Push {
     pub collapse_key: Option<ByteString>,
 }
 
+#[cfg(test)]
+impl Push {
+    /// A push to one card, for the tests of other rooms.
+    pub(crate) fn to(card: &str, content: &str) -> Self {
+        Self {
+            id: PushId::generate(),
+            from: "test".into(),
+            target: Target { cards: vec![card.into()], app: None },
+            content: content.into(),
+            collapse_key: None,
+        }
+    }
+}
+
 /// Whom a push is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {

@@ -119,9 +119,9 @@ impl Jobs {
         self.bundles.next().await
     }
 
-    /// A job that waits already.
-    pub fn try_next(&mut self) -> Option<Job> {
-        self.bundles.try_next()
+    /// The next job and those that wait beside it, at most `most`; `None` as [`Jobs::next`]. Cancel-safe.
+    pub async fn some(&mut self, most: usize) -> Option<impl Iterator<Item = Job>> {
+        self.bundles.some(most).await
     }
 }
 

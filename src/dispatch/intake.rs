@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    BUNDLE,
     hold::{self, Held},
     tickets::Tickets,
 };
@@ -17,9 +18,6 @@ use crate::{
     queue::{Job, Jobs, record},
     telemetry::{Count, Metrics},
 };
-
-/// Jobs that are taken at once: what they make for a lane reaches it together.
-const BUNDLE: usize = 64;
 
 pub(super) struct Intake {
     lanes: Vec<mpsc::Sender<Vec<Parcel>>>,
@@ -60,9 +58,8 @@ impl Intake {
             true => self.replay(first, &mut jobs, &draining).await,
             false => self.begin(iter::once(first)).await,
         }
-        while let Some(first) = jobs.next().await {
-            let more = iter::from_fn(|| jobs.try_next());
-            self.begin(iter::once(first).chain(more).take(BUNDLE)).await;
+        while let Some(some) = jobs.some(BUNDLE).await {
+            self.begin(some).await;
         }
     }
 
@@ -78,7 +75,10 @@ impl Intake {
                 tracing::info!(jobs = held.len(), "the replay hold is over");
                 while !held.is_empty() {
                     let bundle = held.drain(..held.len().min(BUNDLE));
-                    self.begin(bundle.inspect(|_| _ = in_hand.dec())).await;
+                    self.begin(bundle.inspect(|_| {
+                        in_hand.dec();
+                    }))
+                    .await;
                 }
             }
             Held::Cut(held) => {

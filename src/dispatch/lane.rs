@@ -1,17 +1,15 @@
 //! One processor: finds the shards of each card and sends them their parts, in order.
 
-use std::{iter, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
+use super::BUNDLE;
 use crate::{
     bundles::Bundles,
     hub::{Cards, Hub, Parcel},
     telemetry::Metrics,
 };
-
-/// Parts that are taken at once: what they make for a shard reaches it together, before that wakes.
-const BUNDLE: usize = 64;
 
 /// Works until nobody can send `parts` any more.
 pub(super) async fn run(mut parts: Bundles<Parcel>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
@@ -19,9 +17,8 @@ pub(super) async fn run(mut parts: Bundles<Parcel>, hub: Hub, metrics: Arc<Metri
     let mut taken = Vec::with_capacity(BUNDLE);
     let mut places = vec![Vec::new(); hub.workers()];
     let mut bundles: Vec<Vec<Parcel>> = (0..hub.workers()).map(|_| Vec::new()).collect();
-    while let Some(first) = parts.next().await {
-        taken.push(first);
-        taken.extend(iter::from_fn(|| parts.try_next()).take(BUNDLE - 1));
+    while let Some(some) = parts.some(BUNDLE).await {
+        taken.extend(some);
         for part in &taken {
             nobody.inc_by(route(part, &hub, &mut places, &mut bundles));
         }

@@ -91,7 +91,9 @@ impl Tickets {
         let Some((job, _)) = self.lock().remove(&outcome.ticket) else { return };
         match outcome.fate {
             Fate::Lost => return self.requeue(job, self.requeue_delay),
-            Fate::Unmatched => drop(self.unmatched.inc()),
+            Fate::Unmatched => {
+                self.unmatched.inc();
+            }
             Fate::Offered => {}
         }
         self.in_hand.dec();

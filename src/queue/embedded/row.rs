@@ -37,6 +37,11 @@ impl Row {
         self.count == 0 || self.value.len() + 4 + record <= bound
     }
 
+    /// The row after it may be this one, grown.
+    pub(super) fn may_grow(&self) -> bool {
+        self.value.len() < TAIL_BYTES
+    }
+
     pub(super) fn push(&mut self, record: &[u8]) {
         self.value.extend_from_slice(&(record.len() as u32).to_le_bytes());
         self.value.extend_from_slice(record);

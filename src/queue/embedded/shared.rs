@@ -202,13 +202,11 @@ impl Shared {
             && state.held.len() < self.bounds.max_in_flight
             && let Some(entry) = state.ready.front()
         {
-            match entry.armed {
-                Armed::Yes => {}
-                Armed::No => {
+            if entry.armed != Armed::Yes {
+                if entry.armed == Armed::No {
                     self.notify(&state);
-                    break;
                 }
-                _ => break,
+                break;
             }
             let (seq, attempts, record) = (entry.seq, entry.begun + 1, entry.record.clone());
             let len = record.len();

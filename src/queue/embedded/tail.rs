@@ -26,7 +26,7 @@ impl Tail {
     pub(super) fn grows(&mut self, time: u64, there: impl Fn(u64) -> bool) -> Option<u64> {
         self.row = self.row.take().filter(|row| {
             let young = time.saturating_sub(row.time) < AGE && row.count < RECORDS;
-            young && row.value.len() < TAIL_BYTES && there(row.first)
+            young && there(row.first)
         });
         self.row.as_ref().map(|row| row.first)
     }
@@ -54,9 +54,9 @@ impl Tail {
         rows
     }
 
-    /// `rows` are in the log: their last one may grow.
-    pub(super) fn put(&mut self, rows: &[Row]) {
-        self.row = rows.last().filter(|row| row.value.len() < TAIL_BYTES).cloned();
+    /// `last` is in the log: it may grow, unless it is full.
+    pub(super) fn put(&mut self, last: Option<Row>) {
+        self.row = last.filter(Row::may_grow);
     }
 
     /// What comes next begins a row of its own.

@@ -227,7 +227,7 @@ async fn no_more_jobs_are_out_than_max_in_flight() {
         log.publish(n).await.unwrap();
     }
     let mut held = vec![log.next().await, log.next().await, log.next().await];
-    assert!(log.jobs.try_next().is_none());
+    assert!(log.jobs.bundles.try_next().is_none());
     held.remove(0).finish();
     assert_eq!(text(&log.next().await), "3");
     log.close().await;

@@ -1,5 +1,7 @@
 //! The thread that owns the log's file: group commit, read-back, expiry, and the way out of a failed disk.
 
+mod readback;
+
 use std::{
     cmp::Reverse,
     sync::Arc,
@@ -9,7 +11,7 @@ use std::{
 use super::{
     chunk::Chunk,
     disk::{Disk, RETRY},
-    row::{self, Row},
+    row::Row,
     shared::{PROGRESS_WITHIN, Shared},
     state::{Delayed, State, Waiting},
     store::{Marks, Open, Writes},
@@ -197,7 +199,7 @@ impl Writer {
                     return Err(error);
                 }
             }
-            self.tail.put(&rows);
+            self.tail.put(rows.last().filter(|row| row.may_grow()).cloned());
             self.unwritten.add(rows.drain(..), within);
         }
         let now = Instant::now();
@@ -239,7 +241,7 @@ impl Writer {
         match &committed {
             Ok(()) => {
                 self.accept(batch, &rows);
-                self.tail.put(&rows);
+                self.tail.put(rows.pop());
             }
             Err(error) => self.refuse(batch, &error.to_string()),
         }
@@ -319,60 +321,6 @@ impl Writer {
         self.shared.metrics.queue_syncs.inc();
         self.unwritten.clear();
         Ok(())
-    }
-
-    /// A row's bytes, from wherever they are.
-    fn row(&mut self, first: u64) -> Result<Option<Vec<u8>>, redb::Error> {
-        match self.unwritten.row(first) {
-            Some(value) => Ok(Some(value.to_vec())),
-            None => self.disk.store()?.row(first),
-        }
-    }
-
-    /// Reads the records of requeued jobs that were not kept in memory.
-    fn read_due(&mut self, due: &mut [Delayed]) -> Result<(), redb::Error> {
-        for next in due.iter_mut().filter(|next| next.record.is_none()) {
-            let Some(first) = self.shared.lock().chunk(next.seq).map(|(first, _)| first) else { continue };
-            if let Some(value) = self.row(first)? {
-                let (_, records) = row::read(&value).map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
-                let record = records.get((next.seq - first) as usize).copied();
-                next.record = record.map(bytes::Bytes::copy_from_slice);
-                self.shared.lock().memory += record.map_or(0, |record| record.len() + super::state::ENTRY);
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills memory with what comes next.
-    fn read_cold(&mut self) -> Result<(), redb::Error> {
-        let mut more = false;
-        loop {
-            let mut state = self.shared.lock();
-            if !state.wants_cold(&self.shared.bounds, more) {
-                return Ok(());
-            }
-            more = true;
-            let Some(first) = state.next_cold() else { return Ok(()) };
-            drop(state);
-            let value = self.row(first)?;
-            let mut state = self.shared.lock();
-            match &value {
-                Some(value) => {
-                    let (_, records) = row::read(value).map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
-                    state.warm(first, &records, self.found);
-                }
-                None => {
-                    let lost = state.lose(first);
-                    self.lost(lost);
-                }
-            }
-            self.shared.pump(state);
-        }
-    }
-
-    fn lost(&self, pushes: u64) {
-        tracing::error!(pushes, "pushes are missing from the queue's log: was its file changed?");
-        self.shared.metrics.drops.get_or_create(&[("reason", "lost")]).inc_by(pushes);
     }
 
     /// The disk failed: nothing is accepted until it works again.
