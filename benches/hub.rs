@@ -68,20 +68,20 @@ fn offer(c: &mut Criterion) {
         b.iter_batched(
             &parcel,
             |parcel| {
-                shard.take(parcel);
-                while shard.write(256) {}
+                shard.take(parcel.into(), || ());
+                while shard.write() {}
                 told.try_recv().unwrap()
             },
             BatchSize::SmallInput,
         );
     });
     group.throughput(Throughput::Elements(10_000));
-    group.bench_function("burst of 10, offer and write", |b| {
+    group.bench_function("burst of 10 one by one, offer and write", |b| {
         b.iter_batched(
             || std::array::from_fn::<_, 10, _>(|_| parcel()),
             |burst| {
-                burst.into_iter().for_each(|parcel| shard.take(parcel));
-                while shard.write(256) {}
+                burst.into_iter().for_each(|parcel| shard.take(parcel.into(), || ()));
+                while shard.write() {}
             },
             BatchSize::SmallInput,
         );
@@ -97,7 +97,7 @@ fn conflate(c: &mut Criterion) {
         writes_per_turn: 256,
     };
     let items: Vec<_> =
-        (0..1000).map(|key| Item::push(Frame::text("content"), Some(format!("key-{key}").into()))).collect();
+        (0..1000).map(|key| Item::push(&Frame::text("content"), Some(format!("key-{key}").into()))).collect();
     let mut outbox = Outbox::default();
     let mut next = items.iter().cycle();
     c.bench_function("outbox/replace one of 1,000 keys", |b| {

@@ -20,14 +20,21 @@ pub fn channel<T>(bound: usize) -> (mpsc::Sender<Vec<T>>, Bundles<T>) {
 }
 
 impl<T> Bundles<T> {
+    /// Waits for a value to take; `false` once nobody can send any more. Cancel-safe.
+    pub async fn ready(&mut self) -> bool {
+        while self.open.as_slice().is_empty() {
+            match self.channel.recv().await {
+                Some(bundle) => self.open = bundle.into_iter(),
+                None => return false,
+            }
+        }
+        true
+    }
+
     /// The next value; `None` once nobody can send any more. Cancel-safe.
     pub async fn next(&mut self) -> Option<T> {
-        loop {
-            if let Some(value) = self.open.next() {
-                return Some(value);
-            }
-            self.open = self.channel.recv().await?.into_iter();
-        }
+        self.ready().await;
+        self.open.next()
     }
 
     /// The next value and what waits beside it, at most `most`; `None` once nobody can send any more. Cancel-safe: what the
@@ -39,9 +46,14 @@ impl<T> Bundles<T> {
 
     /// A value that waits already.
     pub fn try_next(&mut self) -> Option<T> {
+        self.next_if(|_| true)
+    }
+
+    /// The value that waits already, if it is as asked for.
+    pub fn next_if(&mut self, asked: impl FnOnce(&T) -> bool) -> Option<T> {
         loop {
-            if let Some(value) = self.open.next() {
-                return Some(value);
+            if let Some(value) = self.open.as_slice().first() {
+                return asked(value).then(|| self.open.next()).flatten();
             }
             self.open = self.channel.try_recv().ok()?.into_iter();
         }

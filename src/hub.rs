@@ -8,6 +8,7 @@ mod index;
 mod member;
 mod outbox;
 mod post;
+mod run;
 mod seat;
 mod shard;
 mod slab;
@@ -32,6 +33,7 @@ use crate::{
 pub use member::{Flush, Member, Sink};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use post::{Cards, Fate, Outcome, Parcel, Post};
+pub use run::Run;
 pub use seat::Seat;
 pub use shard::Shard;
 pub use slab::Key;

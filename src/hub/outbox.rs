@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, io, rc::Rc};
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -12,28 +13,52 @@ use crate::{config::Policy, wire::frame::Frame};
 /// Waiting frames are gathered into one write of up to this: cheaper than `writev` for small frames.
 pub(super) const GATHER: usize = 16 * 1024;
 
-/// A frame that waits; one allocation for all connections of a shard.
+/// What waits as one: the frames of pushes, or a frame of another kind. One allocation for all connections of a shard.
 #[derive(Debug)]
 pub struct Item {
-    frame: Frame,
-    collapse_key: Option<ByteString>,
-    /// A push: may be dropped by policy. An answer, a ping or a close may not.
+    bytes: Bytes,
+    /// Pushes: may be dropped by policy. An answer, a ping or a close may not.
     push: bool,
+    /// Where each push but the last ends in `bytes`.
+    ends: Box<[u32]>,
+    collapse_key: Option<ByteString>,
 }
 
 impl Item {
     /// A push's frame.
-    pub fn push(frame: Frame, collapse_key: Option<ByteString>) -> Rc<Self> {
-        Rc::new(Self { frame, collapse_key, push: true })
+    pub fn push(frame: &Frame, collapse_key: Option<ByteString>) -> Rc<Self> {
+        Rc::new(Self { bytes: frame.bytes().clone(), push: true, ends: Box::default(), collapse_key })
+    }
+
+    /// The frames of pushes to the same connections, which leave together.
+    pub fn pushes<'a>(frames: impl Iterator<Item = &'a Frame>) -> Rc<Self> {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for frame in frames {
+            bytes.extend_from_slice(frame.bytes());
+            ends.push(bytes.len() as u32);
+        }
+        ends.pop();
+        Rc::new(Self { bytes: bytes.into(), push: true, ends: ends.into(), collapse_key: None })
     }
 
     /// An answer, ping or close.
-    pub fn control(frame: Frame) -> Rc<Self> {
-        Rc::new(Self { frame, collapse_key: None, push: false })
+    pub fn control(frame: &Frame) -> Rc<Self> {
+        Rc::new(Self { bytes: frame.bytes().clone(), push: false, ends: Box::default(), collapse_key: None })
     }
 
     fn len(&self) -> usize {
-        self.frame.bytes().len()
+        self.bytes.len()
+    }
+
+    /// How many pushes it is.
+    fn count(&self) -> u64 {
+        self.whole(self.len() as u32)
+    }
+
+    /// How many of them are whole in its first `written` bytes.
+    fn whole(&self, written: u32) -> u64 {
+        let ended = self.ends.partition_point(|end| *end <= written) as u64;
+        u64::from(self.push) * (ended + u64::from(written as usize == self.len()))
     }
 }
 
@@ -52,7 +77,7 @@ pub struct Offered {
     /// Whether the frame waits now.
     pub offer: Offer,
     /// Waiting pushes that made room.
-    pub dropped: u32,
+    pub dropped: u64,
     /// Whether a waiting push of the same key was replaced.
     pub conflated: bool,
 }
@@ -97,7 +122,8 @@ impl Outbox {
 
     /// Pushes that wait.
     pub(super) fn pushes(&self) -> u64 {
-        self.front.iter().chain(self.rest.iter().flatten()).filter(|item| item.push).count() as u64
+        let begun = self.front.as_ref().map_or(0, |front| front.whole(self.written));
+        self.front.iter().chain(self.rest.iter().flatten()).map(|item| item.count()).sum::<u64>() - begun
     }
 
     /// `item` would not fit. An empty outbox takes any frame: one that is larger than the bound could never leave otherwise.
@@ -112,23 +138,24 @@ impl Outbox {
             offered.conflated = self.take_same_key(item);
         }
         while self.is_full_for(item, limits) {
-            if limits.policy == Policy::Disconnect || !self.drop_oldest() {
+            let dropped = if limits.policy == Policy::Disconnect { 0 } else { self.drop_oldest() };
+            if dropped == 0 {
                 offered.offer = Offer::Slow;
                 return offered;
             }
-            offered.dropped += 1;
+            offered.dropped += dropped;
         }
         self.append(Rc::clone(item), limits);
         offered
     }
 
-    /// Ends it with a last frame: what waits behind a partly written frame goes if `discard`. Returns the pushes lost.
+    /// Ends it with a last frame: what waits behind a partly written item goes if `discard`. Returns the pushes lost.
     pub(super) fn end(&mut self, last: Rc<Item>, discard: bool, limits: &Limits) -> u64 {
         let mut lost = 0;
         if discard {
             let partly = (self.written > 0).then(|| self.front.clone()).flatten();
-            lost = self.pushes() - partly.iter().filter(|item| item.push).count() as u64;
             let written = self.written;
+            lost = self.pushes() - partly.as_ref().map_or(0, |front| front.count() - front.whole(written));
             self.clear();
             if let Some(front) = partly {
                 self.bytes = front.len() as u32;
@@ -173,14 +200,20 @@ impl Outbox {
         self.dig(number.wrapping_sub(self.base) as usize)
     }
 
-    /// Drops the oldest push that is not partly written; `false`: there is none.
-    fn drop_oldest(&mut self) -> bool {
-        if self.written == 0 && self.front.as_ref().is_some_and(|front| front.push) {
+    /// Drops the oldest pushes that wait as one and are not partly written: how many; 0: there are none.
+    fn drop_oldest(&mut self) -> u64 {
+        if self.written == 0
+            && let Some(front) = &self.front
+            && front.push
+        {
+            let dropped = front.count();
             self.leave_front();
-            return true;
+            return dropped;
         }
-        let oldest = self.rest.iter().position(|item| item.as_ref().is_some_and(|item| item.push));
-        oldest.is_some_and(|place| self.dig(place))
+        let mut pushes = self.rest.iter().map(|item| item.as_ref().map_or(0, |item| item.count())).enumerate();
+        let Some((place, dropped)) = pushes.find(|(_, count)| *count > 0) else { return 0 };
+        self.dig(place);
+        dropped
     }
 
     /// Makes a hole at `place` of `rest`.
@@ -247,7 +280,7 @@ impl Outbox {
     pub(super) fn write(&mut self, sink: &impl Sink, gather: &mut Vec<u8>) -> (u64, io::Result<Written>) {
         let mut pushes = 0;
         while let Some(front) = &self.front {
-            let first = &front.frame.bytes()[self.written as usize..];
+            let first = &front.bytes[self.written as usize..];
             let (tried, result) = if self.rest.is_empty() || first.len() >= GATHER {
                 (first.len(), sink.try_write(first))
             } else {
@@ -257,7 +290,7 @@ impl Outbox {
                     if gather.len() + item.len() > GATHER {
                         break;
                     }
-                    gather.extend_from_slice(item.frame.bytes());
+                    gather.extend_from_slice(&item.bytes);
                 }
                 (gather.len(), sink.try_write(gather))
             };
@@ -286,13 +319,14 @@ impl Outbox {
         }
         let mut pushes = 0;
         while let Some(front) = &self.front {
-            let left = front.len() - self.written as usize;
+            let (left, before) = (front.len() - self.written as usize, front.whole(self.written));
             if taken < left {
                 self.written += taken as u32;
+                pushes += front.whole(self.written) - before;
                 break;
             }
             taken -= left;
-            pushes += u64::from(front.push);
+            pushes += front.count() - before;
             self.leave_front();
         }
         pushes

@@ -131,6 +131,11 @@ impl Parcel {
         &self.cards
     }
 
+    /// It goes to the same connections as `other`.
+    pub(super) fn is_for_those_of(&self, other: &Self) -> bool {
+        self.cards == other.cards && self.post.push.target == other.post.push.target
+    }
+
     /// It was offered to all connections it is for, or handed on in smaller parts.
     pub fn done(mut self) {
         self.done = true;

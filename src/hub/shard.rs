@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -15,7 +14,7 @@ use hashbrown::HashMap;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    Core, Flush, Hub, Item, Key, Limits, Member, Offer, Parcel, Sink,
+    Core, Flush, Hub, Item, Key, Limits, Member, Offer, Parcel, Run, Sink,
     group::Group,
     index,
     member::{Place, State},
@@ -34,9 +33,6 @@ use crate::{
 
 /// Offers after which a turn goes on to write even if more parcels wait: bounds how long sockets wait for a turn's end.
 const OFFERS_PER_TURN: u64 = 8192;
-
-/// Writes after which a turn looks into the inbox again: a look costs a hundredth of a write.
-const WRITES_BETWEEN_LOOKS: usize = 16;
 
 /// Connections, groups and waiting writes of one thread. Nothing is awaited while a part of it is borrowed.
 pub struct Shard<S> {
@@ -131,7 +127,7 @@ impl<S: Sink> Shard<S> {
     /// answers pile up is ended.
     pub fn answer(&self, member: &Rc<Member<S>>, frame: Frame) {
         if !member.is_ending() {
-            self.put(member, &Item::control(frame));
+            self.put(member, &Item::control(&frame));
         }
     }
 
@@ -145,7 +141,7 @@ impl<S: Sink> Shard<S> {
     /// Ends a connection with a close frame: what waits before it leaves first, except for one that is too slow for that.
     /// Nothing is done for one that ends already.
     pub fn end(&self, member: &Member<S>, ending: &Ending) {
-        let (close, discard) = (Item::control(Frame::close(ending)), ending.close == Close::SlowConsumer);
+        let (close, discard) = (Item::control(&Frame::close(ending)), ending.close == Close::SlowConsumer);
         if let Some(lost) = member.end(close, ending.close.label(), discard, self.limits()) {
             add(&self.tally.evicted, lost);
         }
@@ -153,7 +149,7 @@ impl<S: Sink> Shard<S> {
 
     /// As [`Shard::end`], with a close frame made elsewhere (the echo of the peer's), counted under `label`.
     pub fn end_with(&self, member: &Member<S>, frame: Frame, label: &'static str) {
-        member.end(Item::control(frame), label, false, self.limits());
+        member.end(Item::control(&frame), label, false, self.limits());
     }
 
     /// Writes what waits for `member`, as far as its socket takes it.
@@ -171,32 +167,28 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// Offers a part of a push to all connections it is for.
-    pub fn take(&self, parcel: Parcel) {
-        let (post, cards) = (parcel.post(), parcel.cards());
-        let push = post.push();
-        let app = push.target.app.as_deref();
+    /// Offers a run to all connections it is for; calls `offered` after each.
+    pub fn take(&self, run: Run, mut offered: impl FnMut()) {
+        let app = run.target().app.as_deref();
         let mut items: [Option<Rc<Item>>; Dialect::ALL.len()] = Default::default();
         let groups = self.groups.borrow();
         let mut matched = false;
-        for nth in 0..cards.count(push) {
-            let Some(group) = groups.get(&*push.target.cards[cards.place(nth)]) else { continue };
+        for group in run.cards().filter_map(|card| groups.get(card)) {
             for member in group.members().iter().filter(|member| member.speaks_to(app)) {
-                let item = items[member.dialect.index()]
-                    .get_or_insert_with(|| Item::push(post.frame(member.dialect).clone(), push.collapse_key.clone()));
-                self.offer(member, item);
+                let item = items[member.dialect.index()].get_or_insert_with(|| run.item(member.dialect));
+                self.offer(member, item, run.len());
                 matched = true;
+                offered();
             }
         }
         drop(groups);
-        post.taken(matched);
-        parcel.done();
+        run.done(matched);
     }
 
-    /// Writes for at most `writes` connections of those that wait; `true`: more wait.
-    pub fn write(&self, writes: usize) -> bool {
-        for _ in 0..writes {
-            let Some(member) = self.dirty.borrow_mut().pop_front() else { break };
+    /// Writes for the connection that waits longest; `true`: more wait.
+    pub fn write(&self) -> bool {
+        let next = self.dirty.borrow_mut().pop_front();
+        if let Some(member) = next {
             member.dirty.set(false);
             if !member.blocked.get() && !member.is_lost() && self.flush(&member) != Flush::Empty {
                 member.wake();
@@ -232,13 +224,14 @@ impl<S: Sink> Shard<S> {
         loop {
             if !self.is_dirty() {
                 tokio::select! {
-                    parcel = inbox.next() => match parcel {
-                        Some(parcel) => self.take(parcel),
-                        None => return,
+                    parcels = inbox.ready() => match parcels {
+                        // more may come meanwhile, and leave together
+                        true if !self.limits().write_delay.is_zero() => sleep(self.limits().write_delay).await,
+                        true => {}
+                        false => return,
                     },
                     _ = clock.tick() => tick(self),
                 }
-                self.gather_for(&mut inbox).await;
             }
             let more = self.turn(&mut inbox);
             self.publish();
@@ -251,56 +244,52 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// Offers what waits and writes, up to the bounds of a turn; `true`: more is to be written. Parcels that come meanwhile are
-    /// taken between writes, so that a burst whose first push woke the shard leaves in one write for most connections.
+    /// Offers what waits and writes, up to the bounds of a turn; `true`: more is to be written.
+    ///
+    /// Where nothing else waits, a connection is written to as soon as it was offered something, while it is in the cache.
+    /// What comes between two writes is taken first: so a burst whose first push woke the shard leaves in one write for most
+    /// connections.
     fn turn(&self, inbox: &mut Bundles<Parcel>) -> bool {
         self.offers.set(0);
         let mut left = self.limits().writes_per_turn;
         loop {
             while self.offers.get() < OFFERS_PER_TURN
-                && let Some(parcel) = inbox.try_next()
+                && let Some(run) = Run::next(inbox, self.limits())
             {
-                self.take(parcel);
+                self.take(run, || {
+                    if left > 0 && self.dirty.borrow().len() == 1 && inbox.is_empty() {
+                        left -= 1;
+                        self.write();
+                    }
+                });
             }
-            let writes = left.min(WRITES_BETWEEN_LOOKS);
-            left -= writes;
-            let more = self.write(writes);
-            if left == 0 || !more {
-                return more;
-            }
-        }
-    }
-
-    /// `[outbox] write_delay`: goes on taking parcels for that long.
-    async fn gather_for(&self, inbox: &mut Bundles<Parcel>) {
-        let delay = self.limits().write_delay;
-        if delay.is_zero() || !self.is_dirty() {
-            return;
-        }
-        let mut over = pin!(sleep(delay));
-        loop {
-            tokio::select! {
-                () = &mut over => return,
-                parcel = inbox.next() => match parcel {
-                    Some(parcel) => self.take(parcel),
-                    None => return,
-                },
+            loop {
+                if left == 0 {
+                    return self.is_dirty();
+                }
+                left -= 1;
+                if !self.write() {
+                    return false;
+                }
+                if self.offers.get() < OFFERS_PER_TURN && !inbox.is_empty() {
+                    break;
+                }
             }
         }
     }
 
-    fn offer(&self, member: &Rc<Member<S>>, item: &Rc<Item>) {
+    fn offer(&self, member: &Rc<Member<S>>, item: &Rc<Item>, pushes: u64) {
         self.offers.set(self.offers.get() + 1);
         if member.is_ending() {
-            add(&self.tally.gone, 1);
+            add(&self.tally.gone, pushes);
             return;
         }
         match self.put(member, item) {
             Offer::Queued => {
                 self.soil(member);
-                add(&self.tally.queued, 1);
+                add(&self.tally.queued, pushes);
             }
-            Offer::Slow => add(&self.tally.slow, 1),
+            Offer::Slow => add(&self.tally.slow, pushes),
         }
     }
 
@@ -314,7 +303,7 @@ impl<S: Sink> Shard<S> {
             member.wake();
         }
         let offered = member.outbox.borrow_mut().offer(item, limits);
-        add(&self.tally.dropped, offered.dropped.into());
+        add(&self.tally.dropped, offered.dropped);
         add(&self.tally.conflated, offered.conflated.into());
         if offered.offer == Offer::Slow {
             self.end(member, &Close::SlowConsumer.into());

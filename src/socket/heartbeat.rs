@@ -60,7 +60,7 @@ impl Heartbeat {
             idle: ticks(config.idle_timeout),
             join: ticks(config.join_timeout),
             close: ticks(config.close_timeout),
-            frame: Item::control(Frame::ping(b"")),
+            frame: Item::control(&Frame::ping(b"")),
         }
     }
 

@@ -37,12 +37,19 @@ fn limits(policy: Policy, max_bytes: usize) -> Limits {
 /// A push whose bytes tell which it is: `size` times its number.
 fn push(number: u8, size: usize, key: Option<u8>) -> Rc<Item> {
     let frame = Frame::from_encoded(vec![number; size].into());
-    Item::push(frame, key.map(|key| key.to_string().into()))
+    Item::push(&frame, key.map(|key| key.to_string().into()))
+}
+
+/// As [`push`], several that wait as one.
+fn run_of(number: u8, sizes: &[usize]) -> Rc<Item> {
+    let frames: Vec<_> = sizes.iter().map(|size| Frame::from_encoded(vec![number; *size].into())).collect();
+    Item::pushes(frames.iter())
 }
 
 #[derive(Clone, Debug)]
 enum Step {
     Push { size: usize, key: Option<u8> },
+    Run { sizes: Vec<usize> },
     Control { size: usize },
     Write { room: usize },
 }
@@ -50,6 +57,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1..40_usize, proptest::option::of(0..4_u8)).prop_map(|(size, key)| Step::Push { size, key }),
+        2 => proptest::collection::vec(1..20_usize, 2..5).prop_map(|sizes| Step::Run { sizes }),
         1 => (1..10_usize).prop_map(|size| Step::Control { size }),
         2 => (0..60_usize).prop_map(|room| Step::Write { room }),
     ]
@@ -61,13 +69,28 @@ struct Model {
     waiting: Vec<Waiting>,
     written: usize,
     sent: Vec<u8>,
+    /// Pushes that left whole, and those dropped or replaced.
+    left: u64,
+    lost: u64,
 }
 
 struct Waiting {
     number: u8,
     size: usize,
     key: Option<u8>,
-    push: bool,
+    /// The sizes of its pushes; none: a frame of another kind.
+    pushes: Vec<usize>,
+}
+
+impl Waiting {
+    /// How many of its pushes are whole in its first `written` bytes.
+    fn whole(&self, written: usize) -> u64 {
+        let ends = self.pushes.iter().scan(0, |end, size| {
+            *end += size;
+            Some(*end)
+        });
+        ends.filter(|end| *end <= written).count() as u64
+    }
 }
 
 impl Model {
@@ -81,18 +104,21 @@ impl Model {
     }
 
     fn offer(&mut self, new: Waiting, limits: &Limits) -> Offer {
-        if limits.policy == Policy::Conflate && new.push && new.key.is_some() {
+        if limits.policy == Policy::Conflate && new.key.is_some() {
             let free = self.free();
-            let same = self.waiting.iter().skip(free).position(|waiting| waiting.push && waiting.key == new.key);
+            let same = self.waiting.iter().skip(free).position(|waiting| waiting.key == new.key);
             if let Some(place) = same {
                 self.waiting.remove(free + place);
+                self.lost += 1;
             }
         }
         while !self.waiting.is_empty() && self.bytes() + new.size > limits.max_bytes {
             let free = self.free();
-            let oldest = self.waiting.iter().skip(free).position(|waiting| waiting.push);
+            let oldest = self.waiting.iter().skip(free).position(|waiting| !waiting.pushes.is_empty());
             match oldest {
-                Some(place) if limits.policy != Policy::Disconnect => drop(self.waiting.remove(free + place)),
+                Some(place) if limits.policy != Policy::Disconnect => {
+                    self.lost += self.waiting.remove(free + place).pushes.len() as u64;
+                }
                 _ => return Offer::Slow,
             }
         }
@@ -107,6 +133,7 @@ impl Model {
             let taken = room.min(first.size - self.written);
             self.sent.extend(std::iter::repeat_n(first.number, taken));
             room -= taken;
+            self.left += first.whole(self.written + taken) - first.whole(self.written);
             self.written += taken;
             if self.written == first.size {
                 self.waiting.remove(0);
@@ -119,27 +146,42 @@ impl Model {
 fn run(steps: Vec<Step>, policy: Policy) {
     let limits = limits(policy, 200);
     let (mut outbox, mut model, pipe) = (Outbox::default(), Model::default(), Pipe::default());
+    let (mut left, mut lost) = (0, 0);
+    let mut offer = |outbox: &mut Outbox, model: &mut Model, item: &Rc<Item>, waiting: Waiting| {
+        let offered = outbox.offer(item, &limits);
+        lost += offered.dropped + u64::from(offered.conflated);
+        assert_eq!(offered.offer, model.offer(waiting, &limits));
+        assert_eq!(lost, model.lost);
+    };
     for (number, step) in steps.into_iter().enumerate() {
         let number = number as u8;
         match step {
             Step::Push { size, key } => {
-                let offered = outbox.offer(&push(number, size, key), &limits);
-                assert_eq!(offered.offer, model.offer(Waiting { number, size, key, push: true }, &limits));
+                let waiting = Waiting { number, size, key, pushes: vec![size] };
+                offer(&mut outbox, &mut model, &push(number, size, key), waiting);
+            }
+            Step::Run { sizes } => {
+                let item = run_of(number, &sizes);
+                let waiting = Waiting { number, size: sizes.iter().sum(), key: None, pushes: sizes };
+                offer(&mut outbox, &mut model, &item, waiting);
             }
             Step::Control { size } => {
-                let item = Item::control(Frame::from_encoded(vec![number; size].into()));
-                let offered = outbox.offer(&item, &limits);
-                assert_eq!(offered.offer, model.offer(Waiting { number, size, key: None, push: false }, &limits));
+                let item = Item::control(&Frame::from_encoded(vec![number; size].into()));
+                offer(&mut outbox, &mut model, &item, Waiting { number, size, key: None, pushes: Vec::new() });
             }
             Step::Write { room } => {
                 pipe.room.set(room);
-                let (_, written) = outbox.write(&pipe, &mut Vec::new());
+                let (pushes, written) = outbox.write(&pipe, &mut Vec::new());
                 assert_eq!(matches!(written, Ok(Written::All)), outbox.is_empty());
                 model.write(room);
+                left += pushes;
+                assert_eq!(left, model.left);
             }
         }
         assert_eq!((outbox.bytes(), &*pipe.bytes.borrow()), (model.bytes(), &model.sent));
-        assert_eq!(outbox.pushes() as usize, model.waiting.iter().filter(|waiting| waiting.push).count());
+        let waiting: usize = model.waiting.iter().map(|waiting| waiting.pushes.len()).sum();
+        let begun = model.waiting.first().map_or(0, |first| first.whole(model.written));
+        assert_eq!(outbox.pushes(), waiting as u64 - begun);
     }
     pipe.room.set(usize::MAX);
     assert!(matches!(outbox.write(&pipe, &mut Vec::new()), (_, Ok(Written::All))));
@@ -166,7 +208,7 @@ fn conflation_costs_the_same_however_many_keys_wait() {
     for round in 0..40_u32 {
         for key in 0..5000_u32 {
             let frame = Frame::from_encoded(round.to_be_bytes().to_vec().into());
-            let offered = outbox.offer(&Item::push(frame, Some(key.to_string().into())), &limits);
+            let offered = outbox.offer(&Item::push(&frame, Some(key.to_string().into())), &limits);
             assert_eq!(offered.conflated, round > 0);
         }
     }
@@ -191,9 +233,24 @@ fn an_end_keeps_the_rest_of_a_frame_that_was_begun() {
     }
     pipe.room.set(2);
     let _ = outbox.write(&pipe, &mut Vec::new());
-    let close = Item::control(Frame::from_encoded(vec![9].into()));
+    let close = Item::control(&Frame::from_encoded(vec![9].into()));
     assert_eq!(outbox.end(close, true, &limits), 2);
     pipe.room.set(100);
     let _ = outbox.write(&pipe, &mut Vec::new());
     assert_eq!(*pipe.bytes.borrow(), [1, 1, 1, 1, 9]);
+}
+
+#[test]
+fn an_end_counts_the_pushes_of_a_run_that_was_begun_as_those_that_leave() {
+    let limits = limits(Policy::Disconnect, 100);
+    let (mut outbox, pipe) = (Outbox::default(), Pipe::default());
+    outbox.offer(&run_of(1, &[2, 2, 2]), &limits);
+    outbox.offer(&run_of(2, &[2, 2]), &limits);
+    pipe.room.set(3);
+    assert_eq!(outbox.write(&pipe, &mut Vec::new()).0, 1);
+    let close = Item::control(&Frame::from_encoded(vec![9].into()));
+    assert_eq!((outbox.end(close, true, &limits), outbox.pushes()), (2, 2));
+    pipe.room.set(100);
+    assert_eq!(outbox.write(&pipe, &mut Vec::new()).0, 2);
+    assert_eq!(*pipe.bytes.borrow(), [1, 1, 1, 1, 1, 1, 9]);
 }
