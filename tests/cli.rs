@@ -557,14 +557,14 @@ fn a_torn_end_is_repaired_with_a_line_in_the_log_and_a_held_backlog_has_one_too(
     let mut node = Node::start(&folder, &settings);
     node.running.signal(Signal::SIGKILL);
     node.running.end();
-    let unsynced = folder.path().join("data/queue.unsynced");
-    fs::write(&unsynced, b"torn").unwrap();
+    let journal = folder.path().join("data/queue.journal");
+    fs::write(&journal, b"torn").unwrap();
     let mut node = Node::start(&folder, &settings);
-    let lines = ["the queue's log was not closed in order", "queue.unsynced is torn", "the queue's log is repaired"];
+    let lines = ["the queue's log was not closed in order", "queue.journal is torn", "the queue's log is repaired"];
     for part in lines {
         node.running.err_line(|line| line.contains(part));
     }
-    assert_eq!(fs::metadata(&unsynced).unwrap().len(), 0);
+    assert_eq!(fs::metadata(&journal).unwrap().len(), 0);
     node.stop();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();

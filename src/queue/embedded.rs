@@ -1,19 +1,19 @@
 //! A durable log of this node alone, on redb.
 //!
-//! One thread, the `writer`, owns the file: it takes every publish that waits, writes them as a few rows in one
-//! transaction, syncs once and acknowledges them all. What is handed out, finished and requeued lives in memory
-//! (`state`) and reaches the disk with the next transaction, a second later at most; so a crash repeats jobs, and
-//! loses none. A job that comes a second time does so only once the disk knows of it: a push that kills the process
-//! reaches its last attempt. docs/adr/0004-storage.md tells why redb, and what it costs.
+//! One thread, the `writer`, owns the files: it takes every publish that waits, packs them into a few rows, appends these to
+//! the `journal`, syncs once and acknowledges them all. What is not done a second later goes into the log itself, in one
+//! transaction with all that was handed out, finished and requeued since; until then that lives in memory (`state`). So a
+//! crash repeats jobs of up to a second, and loses none. A job that comes a second time does so only once the disk knows of
+//! it: a push that kills the process reaches its last attempt. docs/adr/0004-storage.md tells why redb, 0012 why the journal.
 //!
-//! With `[queue] sync` as a time a publish is acknowledged once the kernel has it (`spill`), and written to the log at the
-//! latest after that time: a killed process loses nothing, a power cut at most that.
+//! With `[queue] sync` as a time nothing is synced before the acknowledgement: the kernel has it in the journal, and the log
+//! at the latest after that time. A killed process loses nothing, a power cut at most that.
 
 mod chunk;
 mod disk;
+mod journal;
 mod row;
 mod shared;
-mod spill;
 mod state;
 mod store;
 mod tail;

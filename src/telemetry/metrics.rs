@@ -62,7 +62,7 @@ metrics! {
     queue_ready: Level = Level::default(), "queue_ready", "1 while the queue can be used";
     queue_records: Level = Level::default(), "queue_records", "Embedded queue: records not finished";
     queue_bytes: Level = Level::default(), "queue_bytes", "Embedded queue: bytes not finished";
-    queue_syncs: Count = Count::default(), "queue_syncs", "Embedded queue: fsyncs";
+    queue_syncs: Count = Count::default(), "queue_syncs", "Embedded queue: fsyncs before acknowledgements, and transactions";
     queue_rebuilds: Family<Labels, Count> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
     queue_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]), "queue_seconds", "nsq: time from nsqd's stamp of a message to its hand-out";
     registered: Level = Level::default(), "cluster_registered", "1 while this node's key is in etcd";

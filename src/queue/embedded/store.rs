@@ -14,14 +14,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    backends::FileBackend,
+};
 
 use super::{
     chunk::Chunk,
+    journal::Journal,
     row::{self, BadRow, Row},
-    spill::Spill,
 };
-use crate::queue::OpenError;
+use crate::{config, queue::OpenError};
 
 const ROWS: TableDefinition<u64, &[u8]> = TableDefinition::new("rows");
 const PROGRESS: TableDefinition<u64, &[u8]> = TableDefinition::new("progress");
@@ -47,12 +50,14 @@ pub(super) fn folder(dir: PathBuf) -> Open {
         }
         let path = dir.join("queue.redb");
         // redb is hardened against torn writes, not against any file of that name
-        let opened = catch_unwind(AssertUnwindSafe(|| Store::open(|builder| builder.create(&path))));
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            Store::open(|builder| builder.create(&path), || journal(&dir.join("queue.journal")))
+        }));
         let mut store = opened.unwrap_or_else(|_| Err(Failure::Damaged("it has no valid form".into()))).map_err(
             |failure| match failure {
                 Failure::Io(error) => OpenError(format!(
-                    "cannot open {}: {error}; see that [data] dir is writable, on a local disk and not full",
-                    path.display()
+                    "cannot open the log in {}: {error}; see that [data] dir is writable, on a local disk and not full",
+                    dir.display()
                 )),
                 Failure::Damaged(what) => OpenError(format!(
                     "{} is damaged or of another version ({what}); move it away to start with an empty queue (the pushes \
@@ -62,11 +67,13 @@ pub(super) fn folder(dir: PathBuf) -> Open {
             },
         )?;
         store.path = Some(path);
-        store.recover(&dir.join("queue.unsynced")).map_err(|error| {
-            OpenError(format!("cannot use {}: {error}; see that it is writable and not full", dir.display()))
-        })?;
         Ok(store)
     })
+}
+
+fn journal(path: &Path) -> Result<Box<dyn StorageBackend>, redb::Error> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    Ok(Box::new(FileBackend::new(file)?))
 }
 
 fn lock_folder(dir: &Path) -> Result<File, OpenError> {
@@ -122,7 +129,7 @@ impl From<redb::Error> for Failure {
 pub(super) struct Store {
     database: Database,
     path: Option<PathBuf>,
-    spill: Option<Spill>,
+    journal: Journal,
     /// It was not closed and has been checked.
     pub(super) repaired: bool,
 }
@@ -146,8 +153,11 @@ pub(super) struct Marks {
 }
 
 impl Store {
-    /// On what `create` makes of the builder.
-    pub(super) fn open(create: impl FnOnce(&mut Builder) -> Result<Database, DatabaseError>) -> Result<Self, Failure> {
+    /// On what `create` makes of the builder; what only the journal has is in the log when it returns.
+    pub(super) fn open(
+        create: impl FnOnce(&mut Builder) -> Result<Database, DatabaseError>,
+        journal: impl FnOnce() -> Result<Box<dyn StorageBackend>, redb::Error>,
+    ) -> Result<Self, Failure> {
         let repaired = Arc::new(AtomicBool::new(false));
         let mut builder = Builder::new();
         let seen = repaired.clone();
@@ -157,114 +167,59 @@ impl Store {
             }
         });
         let database = create(&mut builder).map_err(redb::Error::from)?;
-        let store = Self { database, path: None, spill: None, repaired: repaired.load(Ordering::Relaxed) };
-        match store.format()? {
-            Some(FORMAT) => Ok(store),
-            Some(other) => Err(Failure::Damaged(format!("its format is {other}, this version's {FORMAT}"))),
-            None => {
-                store.transact(|transaction| {
-                    transaction.open_table(ROWS)?;
-                    transaction.open_table(PROGRESS)?;
-                    transaction.open_table(MARKS)?.insert("format", FORMAT)?;
-                    Ok(())
-                })?;
-                Ok(store)
+        match format(&database)? {
+            Some(FORMAT) => {}
+            Some(other) => {
+                return Err(Failure::Damaged(format!("its format is {other}, this version's {FORMAT}")));
             }
+            None => transact(&database, |transaction| {
+                transaction.open_table(ROWS)?;
+                transaction.open_table(PROGRESS)?;
+                transaction.open_table(MARKS)?.insert("format", FORMAT)?;
+                Ok(())
+            })?,
+        }
+        let mut marks = load(&database)?.1;
+        let (mut journal, found) = Journal::open(journal()?, marks.next).map_err(redb::Error::from)?;
+        if found.torn {
+            tracing::warn!("the end of queue.journal is torn and is cut off: no sync or acknowledgement followed it");
+        }
+        if !found.rows.is_empty() {
+            let mut writes = Writes::default();
+            for (first, value) in &found.rows {
+                let (_, records) = row::read(value).map_err(corrupted)?;
+                marks.next = marks.next.max(first + records.len() as u64);
+                // a row that grew stands there twice: the last one counts
+                writes.rows.push((*first, value));
+            }
+            writes.marks = marks;
+            insert(&database, &writes)?;
+            let rows = found.rows.len();
+            tracing::warn!(rows, "the process was killed before it wrote all to the queue's log: done now");
+        }
+        journal.reset().map_err(redb::Error::from)?;
+        Ok(Self { database, path: None, journal, repaired: repaired.load(Ordering::Relaxed) })
+    }
+
+    /// Returns once `rows` are acknowledgeable: with `sync = always` the disk has them, else the kernel.
+    pub(super) fn append(&mut self, rows: &[Row], sync: config::Sync) -> Result<(), redb::Error> {
+        self.journal.append(rows)?;
+        match sync {
+            config::Sync::Always => Ok(self.journal.sync()?),
+            config::Sync::Every(_) => Ok(()),
         }
     }
 
-    fn format(&self) -> Result<Option<u64>, redb::Error> {
-        match self.database.begin_read()?.open_table(MARKS) {
-            Ok(marks) => Ok(marks.get("format")?.map(|format| format.value())),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn transact(
-        &self,
-        write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
-    ) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
-        write(&transaction)?;
-        Ok(transaction.commit()?)
-    }
-
-    /// Takes over what a killed process had acknowledged and not written to the log, where `sync` is a time.
-    fn recover(&mut self, path: &Path) -> Result<(), redb::Error> {
-        let mut marks = self.load()?.1;
-        let (spill, rows) = Spill::open(path, marks.next)?;
-        let mut writes = Writes::default();
-        for (first, value) in &rows {
-            let (_, records) = row::read(value).map_err(corrupted)?;
-            marks.next = marks.next.max(first + records.len() as u64);
-            // a row that grew stands there twice: the last one counts
-            writes.rows.push((*first, value));
-        }
-        writes.marks = marks;
-        self.spill = Some(spill);
-        if !rows.is_empty() {
-            tracing::warn!(
-                rows = rows.len(),
-                "the process was killed before it wrote all to the queue's log: done now"
-            );
-            self.write(&writes)?;
-        }
-        if let Some(spill) = &mut self.spill {
-            spill.reset()?;
-        }
-        Ok(())
-    }
-
-    /// Returns once the kernel has it: a kill does not take it any more, a power cut may until the next
-    /// [`Store::write`].
-    pub(super) fn spill(&mut self, rows: &[Row]) -> Result<(), redb::Error> {
-        Ok(self.spill.as_mut().map_or(Ok(()), |spill| spill.write(rows))?)
-    }
-
-    /// Returns once all is on the disk, with what was spilled: `writes` has it.
+    /// Returns once all is on the disk, with what only the journal had: `writes` has it.
     pub(super) fn write(&mut self, writes: &Writes<'_>) -> Result<(), redb::Error> {
-        self.insert(writes)?;
-        Ok(self.spill.as_mut().map_or(Ok(()), Spill::clear)?)
-    }
-
-    fn insert(&self, writes: &Writes<'_>) -> Result<(), redb::Error> {
-        self.transact(|transaction| {
-            let mut rows = transaction.open_table(ROWS)?;
-            for (first, value) in &writes.rows {
-                rows.insert(first, value)?;
-            }
-            let mut progress = transaction.open_table(PROGRESS)?;
-            for (first, value) in &writes.progress {
-                match value {
-                    Some(value) => drop(progress.insert(first, value.as_slice())?),
-                    None => drop(progress.remove(first)?),
-                }
-            }
-            for first in &writes.removed {
-                rows.remove(first)?;
-                progress.remove(first)?;
-            }
-            write_marks(transaction, writes.marks)
-        })
+        insert(&self.database, writes)?;
+        self.journal.clear();
+        Ok(())
     }
 
     /// Every row as a chunk, in order, and the marks.
     pub(super) fn load(&self) -> Result<(BTreeMap<u64, Chunk>, Marks), redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let (rows, progress) = (transaction.open_table(ROWS)?, transaction.open_table(PROGRESS)?);
-        let mut chunks = BTreeMap::new();
-        for row in rows.iter()? {
-            let (first, value) = row?;
-            let progress = progress.get(first.value())?;
-            let chunk = Chunk::load(value.value(), progress.as_ref().map(|value| value.value())).map_err(corrupted)?;
-            chunks.insert(first.value(), chunk);
-        }
-        let marks = transaction.open_table(MARKS)?;
-        let mark = |name| Ok::<_, redb::Error>(marks.get(name)?.map_or(0, |mark| mark.value()));
-        let after = chunks.last_key_value().map_or(0, |(first, chunk)| first + u64::from(chunk.count));
-        Ok((chunks, Marks { next: mark("next")?.max(after), handed: mark("handed")? }))
+        load(&self.database)
     }
 
     /// One row; `None` if it is not there.
@@ -276,7 +231,7 @@ impl Store {
     /// After a failure it is unknown whether the last transaction is there. Makes the file what `chunks`, the truth, says:
     /// what was never acknowledged goes.
     pub(super) fn reconcile(&self, chunks: &BTreeMap<u64, Chunk>, marks: Marks) -> Result<(), redb::Error> {
-        self.transact(|transaction| {
+        transact(&self.database, |transaction| {
             let mut rows = transaction.open_table(ROWS)?;
             let mut cut = Vec::new();
             let mut gone = Vec::new();
@@ -322,6 +277,61 @@ impl Store {
         tracing::info!(before, after, "compacted the queue's log");
         Ok(())
     }
+}
+
+fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
+    match database.begin_read()?.open_table(MARKS) {
+        Ok(marks) => Ok(marks.get("format")?.map(|format| format.value())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn load(database: &Database) -> Result<(BTreeMap<u64, Chunk>, Marks), redb::Error> {
+    let transaction = database.begin_read()?;
+    let (rows, progress) = (transaction.open_table(ROWS)?, transaction.open_table(PROGRESS)?);
+    let mut chunks = BTreeMap::new();
+    for row in rows.iter()? {
+        let (first, value) = row?;
+        let progress = progress.get(first.value())?;
+        let chunk = Chunk::load(value.value(), progress.as_ref().map(|value| value.value())).map_err(corrupted)?;
+        chunks.insert(first.value(), chunk);
+    }
+    let marks = transaction.open_table(MARKS)?;
+    let mark = |name| Ok::<_, redb::Error>(marks.get(name)?.map_or(0, |mark| mark.value()));
+    let after = chunks.last_key_value().map_or(0, |(first, chunk)| first + u64::from(chunk.count));
+    Ok((chunks, Marks { next: mark("next")?.max(after), handed: mark("handed")? }))
+}
+
+fn transact(
+    database: &Database,
+    write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate).map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+    write(&transaction)?;
+    Ok(transaction.commit()?)
+}
+
+fn insert(database: &Database, writes: &Writes<'_>) -> Result<(), redb::Error> {
+    transact(database, |transaction| {
+        let mut rows = transaction.open_table(ROWS)?;
+        for (first, value) in &writes.rows {
+            rows.insert(first, value)?;
+        }
+        let mut progress = transaction.open_table(PROGRESS)?;
+        for (first, value) in &writes.progress {
+            match value {
+                Some(value) => drop(progress.insert(first, value.as_slice())?),
+                None => drop(progress.remove(first)?),
+            }
+        }
+        for first in &writes.removed {
+            rows.remove(first)?;
+            progress.remove(first)?;
+        }
+        write_marks(transaction, writes.marks)
+    })
 }
 
 fn write_marks(transaction: &redb::WriteTransaction, marks: Marks) -> Result<(), redb::Error> {

@@ -1,4 +1,4 @@
-//! With `sync` as a time: rows that are acknowledged and spilled, and not in the log yet.
+//! Rows that are acknowledged and in the journal, and not in the log yet.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 use super::row::Row;
 
 /// They are written early once they are this much.
-const BYTES: usize = 8 << 20;
+const BYTES: usize = 2 << 20;
 
 /// Rows by their first record.
 #[derive(Default)]

@@ -186,28 +186,17 @@ impl Writer {
 
     fn carry_out(&mut self, turn: Turn) -> Result<(), redb::Error> {
         let Turn { batch, mut due, arming, last } = turn;
-        let mut rows = self.tail.rows(&batch, self.shared.clock.now());
-        let mut acknowledge = Some(batch);
-        if let config::Sync::Every(within) = self.shared.bounds.sync
-            && let Some(batch) = acknowledge.take_if(|batch| !batch.is_empty())
+        if !batch.is_empty()
+            && let Err(error) = self.journal(batch)
         {
-            match self.disk.store().and_then(|store| store.spill(&rows)) {
-                Ok(()) => self.accept(batch, &rows),
-                Err(error) => {
-                    self.refuse(batch, &error.to_string());
-                    self.give_back(due, arming);
-                    return Err(error);
-                }
-            }
-            self.tail.put(rows.last().filter(|row| row.may_grow()).cloned());
-            self.unwritten.add(rows.drain(..), within);
+            self.give_back(due, arming);
+            return Err(error);
         }
         let now = Instant::now();
         let late = self.unwritten.is_due(now);
         let untold = self.shared.lock().untold_since.is_some_and(|since| since + PROGRESS_WITHIN <= now);
-        let committed = if !rows.is_empty() || !due.is_empty() || arming > 0 || late || untold || last {
-            let missing = self.read_due(&mut due);
-            missing.and_then(|()| self.commit(&rows))
+        let committed = if !due.is_empty() || arming > 0 || late || untold || last {
+            self.read_due(&mut due).and_then(|()| self.commit())
         } else {
             Ok(())
         };
@@ -228,24 +217,29 @@ impl Writer {
                 }
             }
         }
-        if rows.is_empty() {
-            if let Some(first) = state.pinned.take() {
-                state.settle(first);
-            }
-            self.shared.pump(state);
-            // with sync as a time, they were acknowledged above
-            return committed;
-        }
-        drop(state);
-        let batch = acknowledge.unwrap_or_default();
-        match &committed {
-            Ok(()) => {
-                self.accept(batch, &rows);
-                self.tail.put(rows.pop());
-            }
-            Err(error) => self.refuse(batch, &error.to_string()),
-        }
+        self.shared.pump(state);
         committed
+    }
+
+    /// Acknowledges a batch once the journal has it, or refuses it.
+    fn journal(&mut self, batch: Vec<Waiting>) -> Result<(), redb::Error> {
+        let rows = self.tail.rows(&batch, self.shared.clock.now());
+        let sync = self.shared.bounds.sync;
+        if let Err(error) = self.disk.store().and_then(|store| store.append(&rows, sync)) {
+            self.refuse(batch, &error.to_string());
+            return Err(error);
+        }
+        let within = match sync {
+            config::Sync::Always => {
+                self.shared.metrics.queue_syncs.inc();
+                PROGRESS_WITHIN
+            }
+            config::Sync::Every(within) => within,
+        };
+        self.accept(batch, &rows);
+        self.tail.put(rows.last().filter(|row| row.may_grow()).cloned());
+        self.unwritten.add(rows, within);
+        Ok(())
     }
 
     /// The transaction failed that these waited for.
@@ -298,8 +292,8 @@ impl Writer {
         }
     }
 
-    /// One transaction, one sync: `rows`, what was not written before, and all progress.
-    fn commit(&mut self, rows: &[Row]) -> Result<(), redb::Error> {
+    /// One transaction, one sync: the rows that are not done yet, and all progress.
+    fn commit(&mut self) -> Result<(), redb::Error> {
         let mut writes = Writes::default();
         {
             let mut state = self.shared.lock();
@@ -316,7 +310,6 @@ impl Writer {
             self.unwritten.retain(|first| state.chunks.contains_key(&first));
         }
         writes.rows = self.unwritten.rows().collect();
-        writes.rows.extend(rows.iter().map(|row| (row.first, row.value.as_slice())));
         self.disk.store()?.write(&writes)?;
         self.shared.metrics.queue_syncs.inc();
         self.unwritten.clear();

@@ -20,13 +20,24 @@ pub(super) struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 struct Platter {
+    files: [File; 2],
+    /// Power cuts so far.
+    cuts: u64,
+    failing: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Name {
+    Log,
+    Journal,
+}
+
+#[derive(Debug, Default)]
+struct File {
     synced: Vec<u8>,
     /// As the page cache has it.
     cached: Vec<u8>,
     unsynced: Vec<Change>,
-    /// Power cuts so far.
-    cuts: u64,
-    failing: bool,
 }
 
 #[derive(Debug)]
@@ -35,23 +46,11 @@ enum Change {
     Write(usize, Vec<u8>),
 }
 
-fn apply(bytes: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::Len(len) => bytes.resize(*len, 0),
-        Change::Write(at, data) => {
-            bytes.resize(bytes.len().max(at + data.len()), 0);
-            bytes[*at..at + data.len()].copy_from_slice(data);
-        }
-    }
-}
-
-impl Disk {
-    /// From now on nothing opened before can write; of what was not synced each sector made it or not, by chance.
-    pub(super) fn cut_power(&self, random: &mut fastrand::Rng) {
-        let mut platter = self.0.lock().unwrap();
+impl File {
+    fn cut_power(&mut self, random: &mut fastrand::Rng) {
         let survives = random.choice([0.0, 0.1, 0.5, 0.9, 1.0]).unwrap();
-        let mut bytes = std::mem::take(&mut platter.synced);
-        for change in std::mem::take(&mut platter.unsynced) {
+        let mut bytes = std::mem::take(&mut self.synced);
+        for change in std::mem::take(&mut self.unsynced) {
             match &change {
                 // a journalling file system has the length before the data
                 Change::Len(len) if *len > bytes.len() => apply(&mut bytes, &change),
@@ -68,21 +67,41 @@ impl Disk {
                 }
             }
         }
-        platter.cached = bytes.clone();
-        platter.synced = bytes;
-        platter.cuts += 1;
+        self.cached = bytes.clone();
+        self.synced = bytes;
     }
+}
 
+fn apply(bytes: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::Len(len) => bytes.resize(*len, 0),
+        Change::Write(at, data) => {
+            bytes.resize(bytes.len().max(at + data.len()), 0);
+            bytes[*at..at + data.len()].copy_from_slice(data);
+        }
+    }
+}
+
+impl Disk {
+    /// From now on nothing opened before can write; of what was not synced each sector made it or not, by chance.
+    pub(super) fn cut_power(&self, random: &mut fastrand::Rng) {
+        let mut platter = self.0.lock().unwrap();
+        platter.cuts += 1;
+        for file in &mut platter.files {
+            file.cut_power(random);
+        }
+    }
     pub(super) fn fail(&self, failing: bool) {
         self.0.lock().unwrap().failing = failing;
     }
 
     /// The log's storage until the next power cut.
     pub(super) fn storage(&self) -> Open {
-        let power = Power { disk: self.clone(), cuts: self.0.lock().unwrap().cuts };
+        let cuts = self.0.lock().unwrap().cuts;
+        let [log, journal] = [Name::Log, Name::Journal].map(|file| Power { disk: self.clone(), cuts, file });
         Box::new(move || {
-            power.on(|_| Ok(())).map_err(|error| OpenError(error.to_string()))?;
-            Store::open(|builder| builder.create_with_backend(power.clone()))
+            log.on(|_| Ok(())).map_err(|error| OpenError(error.to_string()))?;
+            Store::open(|builder| builder.create_with_backend(log.clone()), || Ok(Box::new(journal.clone())))
                 .map_err(|failure| OpenError(format!("{failure:?}")))
         })
     }
@@ -92,24 +111,29 @@ impl Disk {
 struct Power {
     disk: Disk,
     cuts: u64,
+    file: Name,
 }
 
 impl Power {
-    fn on<T>(&self, act: impl FnOnce(&mut Platter) -> io::Result<T>) -> io::Result<T> {
+    fn on<T>(&self, act: impl FnOnce(&mut File) -> io::Result<T>) -> io::Result<T> {
         let mut platter = self.disk.0.lock().unwrap();
         if platter.cuts != self.cuts {
             return Err(io::Error::other("the power is off"));
         }
-        act(&mut platter)
+        act(&mut platter.files[self.file as usize])
+    }
+
+    fn failing(&self) -> bool {
+        self.disk.0.lock().unwrap().failing
     }
 
     fn change(&self, change: Change) -> io::Result<()> {
-        self.on(|platter| {
-            if platter.failing {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the test disk"));
-            }
-            apply(&mut platter.cached, &change);
-            platter.unsynced.push(change);
+        if self.failing() {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the test disk"));
+        }
+        self.on(|file| {
+            apply(&mut file.cached, &change);
+            file.unsynced.push(change);
             Ok(())
         })
     }
@@ -117,12 +141,12 @@ impl Power {
 
 impl StorageBackend for Power {
     fn len(&self) -> io::Result<u64> {
-        self.on(|platter| Ok(platter.cached.len() as u64))
+        self.on(|file| Ok(file.cached.len() as u64))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.on(|platter| {
-            let from = platter.cached.get(offset as usize..offset as usize + out.len());
+        self.on(|file| {
+            let from = file.cached.get(offset as usize..offset as usize + out.len());
             out.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
             Ok(())
         })
@@ -133,11 +157,11 @@ impl StorageBackend for Power {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.on(|platter| {
-            if platter.failing {
-                return Err(io::Error::other("the test disk fails"));
-            }
-            let Platter { synced, unsynced, .. } = platter;
+        if self.failing() {
+            return Err(io::Error::other("the test disk fails"));
+        }
+        self.on(|file| {
+            let File { synced, unsynced, .. } = file;
             unsynced.drain(..).for_each(|change| apply(synced, &change));
             Ok(())
         })

@@ -1,0 +1,196 @@
+//! The journal: what is acknowledged and not yet in the log, in a file beside it. One write and one sync for all publishes that
+//! wait cost a fraction of a transaction, and most pushes are done before the log would have heard of them.
+//!
+//! An entry: first sequence number (u64), length (u32), CRC-32 of these and the row (u32), row; little-endian. A row may
+//! stand there again, grown. Zeros follow the last entry. Once all is in the log the file is written from its start again, so
+//! that a sync has no length to write: what an earlier round left is in the log already, as is all up to its `next` mark.
+
+use std::io;
+
+use redb::StorageBackend;
+
+use super::row::{self, Row};
+
+/// The file grows by this, in zeros: a sync of bytes that were there before needs no metadata.
+const GROWTH: usize = 1 << 20;
+const HEAD: usize = 16;
+/// Behind the last entry. No entry begins so: the checksum of zeros is not zero.
+const END: [u8; HEAD] = [0; HEAD];
+
+/// The file.
+pub(super) struct Journal {
+    file: Box<dyn StorageBackend>,
+    /// Where the next entry goes.
+    end: usize,
+    /// Of the file.
+    len: usize,
+}
+
+/// What a process that did not close the log left in the journal.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Rows that end after the log's mark, by their first sequence numbers, in the order in which they were written.
+    pub(super) rows: Vec<(u64, Vec<u8>)>,
+    /// An entry is not whole: no sync or acknowledgement followed it.
+    pub(super) torn: bool,
+}
+
+struct Entry<'a> {
+    first: u64,
+    value: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// The first entry of `bytes` and what follows it, if it is whole.
+    fn read(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (first, rest) = bytes.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let (sum, rest) = rest.split_first_chunk::<4>()?;
+        let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        let entry = Self { first: u64::from_le_bytes(*first), value };
+        (entry.head()[12..] == *sum).then_some((entry, rest))
+    }
+
+    fn head(&self) -> [u8; HEAD] {
+        let mut head = [0; HEAD];
+        head[..8].copy_from_slice(&self.first.to_le_bytes());
+        head[8..12].copy_from_slice(&(self.value.len() as u32).to_le_bytes());
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&head[..12]);
+        sum.update(self.value);
+        head[12..].copy_from_slice(&sum.finalize().to_le_bytes());
+        head
+    }
+}
+
+/// The rows in a journal's bytes that end after `next`.
+fn find(mut bytes: &[u8], next: u64) -> Found {
+    let mut found = Found::default();
+    while let Some((entry, rest)) = Entry::read(bytes) {
+        if row::read(entry.value).is_ok_and(|(_, records)| entry.first + records.len() as u64 > next) {
+            found.rows.push((entry.first, entry.value.to_vec()));
+        }
+        bytes = rest;
+    }
+    found.torn = !bytes.is_empty() && !bytes.starts_with(&END);
+    found
+}
+
+impl Journal {
+    /// Opens it, with the rows in it that the log has not: those that end after `next`.
+    pub(super) fn open(file: Box<dyn StorageBackend>, next: u64) -> io::Result<(Self, Found)> {
+        let mut bytes = vec![0; file.len()? as usize];
+        file.read(0, &mut bytes)?;
+        Ok((Self { file, end: 0, len: bytes.len() }, find(&bytes, next)))
+    }
+
+    /// Empties it once its rows are in the log. Synced: sequence numbers that a power cut took are given again, and what stood
+    /// here under them must not come back.
+    pub(super) fn reset(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        (self.end, self.len) = (0, 0);
+        self.file.sync_data()
+    }
+
+    /// Everything in it is in the log now.
+    pub(super) fn clear(&mut self) {
+        self.end = 0;
+    }
+
+    /// Returns once the kernel has the rows.
+    pub(super) fn append(&mut self, rows: &[Row]) -> io::Result<()> {
+        let size: usize = rows.iter().map(|row| HEAD + row.value.len()).sum();
+        let mut bytes = Vec::with_capacity(size + END.len());
+        for row in rows {
+            let entry = Entry { first: row.first, value: &row.value };
+            bytes.extend_from_slice(&entry.head());
+            bytes.extend_from_slice(entry.value);
+        }
+        bytes.extend_from_slice(&END);
+        let end = self.end + bytes.len();
+        if end > self.len {
+            let len = end.next_multiple_of(GROWTH);
+            self.file.write(self.len as u64, &vec![0; len - self.len])?;
+            self.len = len;
+        }
+        self.file.write(self.end as u64, &bytes)?;
+        self.end = end - END.len();
+        Ok(())
+    }
+
+    /// Returns once the disk has what was appended.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use redb::backends::FileBackend;
+
+    use super::{Found, Journal, Row};
+
+    fn row(first: u64, count: u8) -> Row {
+        let mut row = Row::new(first, 1);
+        (0..count).for_each(|n| row.push(&[n; 30]));
+        row
+    }
+
+    fn open(path: &Path, next: u64) -> (Journal, Found) {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap();
+        Journal::open(Box::new(FileBackend::new(file).unwrap()), next).unwrap()
+    }
+
+    /// The first sequence numbers of the rows that are found, and whether an entry is torn.
+    fn found(path: &Path, next: u64) -> (Vec<u64>, bool) {
+        let Found { rows, torn } = open(path, next).1;
+        (rows.iter().map(|row| row.0).collect(), torn)
+    }
+
+    #[test]
+    fn whole_rows_beyond_the_mark_come_back_and_a_torn_end_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, nothing) = open(&path, 0);
+        assert!(nothing.rows.is_empty() && !nothing.torn);
+        journal.append(&[row(0, 3), row(3, 2)]).unwrap();
+        journal.append(&[row(3, 4), row(7, 1)]).unwrap();
+        let end = journal.end;
+        drop(journal);
+        assert_eq!(found(&path, 0), (vec![0, 3, 3, 7], false));
+        assert_eq!(found(&path, 5), (vec![3, 7], false));
+        let whole = fs::read(&path).unwrap();
+        for cut in [end - 1, end - 30] {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert_eq!(found(&path, 5), (vec![3], true));
+        }
+        let mut flipped = whole.clone();
+        flipped[40] ^= 1;
+        fs::write(&path, flipped).unwrap();
+        assert_eq!(found(&path, 0), (Vec::new(), true));
+        let (mut journal, _) = open(&path, 0);
+        journal.reset().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        journal.append(&[row(9, 1)]).unwrap();
+        assert_eq!(found(&path, 0), (vec![9], false));
+    }
+
+    #[test]
+    fn what_an_earlier_round_left_is_neither_found_nor_torn() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, _) = open(&path, 0);
+        journal.append(&[row(0, 1), row(1, 1), row(2, 1)]).unwrap();
+        journal.clear();
+        let len = fs::metadata(&path).unwrap().len();
+        // of one size with those that stood here
+        journal.append(&[row(3, 1)]).unwrap();
+        assert_eq!(found(&path, 3), (vec![3], false));
+        journal.append(&[row(4, 2)]).unwrap();
+        assert_eq!(found(&path, 3), (vec![3, 4], false));
+        assert_eq!(fs::metadata(&path).unwrap().len(), len);
+    }
+}
