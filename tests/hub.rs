@@ -8,6 +8,7 @@ use std::{
     io,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use oxipush::{
@@ -72,10 +73,12 @@ struct Known {
 }
 
 fn hub(max_bytes: usize) -> (Hub, Arc<Metrics>) {
+    hub_of(config::Outbox { max_bytes, policy: config::Policy::Disconnect, write_delay: Duration::ZERO })
+}
+
+fn hub_of(outbox: config::Outbox) -> (Hub, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let limits = config::Hub { inbox: 16, writes_per_turn: 4 };
-    let outbox =
-        config::Outbox { max_bytes, policy: config::Policy::Disconnect, write_delay: std::time::Duration::ZERO };
+    let limits = config::Hub { inbox: 16, writes_per_turn: 256 };
     (Hub::new(&limits, &outbox, 1, &metrics), metrics)
 }
 
@@ -266,14 +269,7 @@ impl Sink for Meanwhile {
 
 #[tokio::test]
 async fn a_push_that_arrives_while_its_shard_writes_leaves_with_what_still_waits() {
-    let metrics = Arc::new(Metrics::new());
-    let limits = config::Hub { inbox: 16, writes_per_turn: 256 };
-    let outbox = config::Outbox {
-        max_bytes: 1 << 20,
-        policy: config::Policy::Disconnect,
-        write_delay: std::time::Duration::ZERO,
-    };
-    let hub = Hub::new(&limits, &outbox, 1, &metrics);
+    let (hub, _metrics) = hub(1 << 20);
     let (shard, inbox) = hub.seat().unwrap().open::<Meanwhile>();
     let (outcomes, mut told) = mpsc::unbounded_channel();
     let next = Rc::new(RefCell::new(Some((hub.clone(), parcel(&[1], None, 3, &outcomes)))));
@@ -292,7 +288,7 @@ async fn a_push_that_arrives_while_its_shard_writes_leaves_with_what_still_waits
         }
     };
     tokio::select! {
-        () = shard.run(inbox, std::time::Duration::from_secs(3600), |_| {}) => panic!("the shard ended"),
+        () = shard.run(inbox, Duration::from_secs(3600), |_| {}) => panic!("the shard ended"),
         () = both => {}
     }
     // the first was written to before the second push was there; all others got both in one
@@ -313,10 +309,7 @@ impl Sink for Notes {
 #[tokio::test]
 async fn a_burst_leaves_in_one_write_for_each_connection_in_order_and_only_to_whom_it_is_for() {
     for policy in [config::Policy::Disconnect, config::Policy::DropOldest, config::Policy::Conflate] {
-        let metrics = Arc::new(Metrics::new());
-        let limits = config::Hub { inbox: 16, writes_per_turn: 256 };
-        let outbox = config::Outbox { max_bytes: 1 << 20, policy, write_delay: std::time::Duration::ZERO };
-        let hub = Hub::new(&limits, &outbox, 1, &metrics);
+        let (hub, metrics) = hub_of(config::Outbox { max_bytes: 1 << 20, policy, write_delay: Duration::ZERO });
         let (shard, inbox) = hub.seat().unwrap().open::<Notes>();
         let (outcomes, mut told) = mpsc::unbounded_channel();
         let join = |card: &str, app: &str, dialect| {
@@ -361,7 +354,7 @@ async fn a_burst_leaves_in_one_write_for_each_connection_in_order_and_only_to_wh
             }
         };
         tokio::select! {
-            () = shard.run(inbox, std::time::Duration::from_secs(3600), |_| {}) => panic!("the shard ended"),
+            () = shard.run(inbox, Duration::from_secs(3600), |_| {}) => panic!("the shard ended"),
             () = all => {}
         }
         for (member, expected) in expected {
@@ -371,4 +364,57 @@ async fn a_burst_leaves_in_one_write_for_each_connection_in_order_and_only_to_wh
         assert_eq!(metrics.deliveries.get(), 8 + 8 + 6 + 3);
         assert!(metrics.text().contains(r#"oxipush_offers_total{outcome="queued"} 25"#));
     }
+}
+
+#[tokio::test]
+async fn a_write_delay_delays_writes_and_not_the_jobs() {
+    let delay = Duration::from_secs(2);
+    let (hub, _metrics) =
+        hub_of(config::Outbox { max_bytes: 1 << 20, policy: config::Policy::Disconnect, write_delay: delay });
+    let (shard, inbox) = hub.seat().unwrap().open::<Notes>();
+    let (outcomes, mut told) = mpsc::unbounded_channel();
+    let member = shard.open(Notes::default(), Dialect::Gopusher);
+    shard.join(&member, "card-1", "");
+    let burst = async {
+        // more than the inbox holds at once
+        for _ in 0..40 {
+            hub.send(0, vec![parcel(&[1], None, 1, &outcomes)]).await;
+        }
+        for _ in 0..40 {
+            assert_eq!(told.recv().await.unwrap().fate, Fate::Offered);
+        }
+        assert!(member.sink.0.borrow().is_empty(), "written before the delay was over");
+        while !member.is_drained() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(member.sink.0.borrow().len(), 1);
+    };
+    tokio::select! {
+        () = shard.run(inbox, Duration::from_secs(3600), |_| {}) => panic!("the shard ended"),
+        () = burst => {}
+    }
+}
+
+#[tokio::test]
+async fn a_burst_to_a_socket_that_takes_nothing_stays_within_its_outbox() {
+    let (hub, metrics) = hub(2000);
+    let (shard, inbox) = hub.seat().unwrap().open::<Pipe>();
+    let (outcomes, mut told) = mpsc::unbounded_channel();
+    let member = shard.open(Pipe::default(), Dialect::OxipushV1);
+    shard.join(&member, "card-1", "");
+    let burst: Vec<_> = (0..64).map(|_| parcel(&[1], None, 1, &outcomes)).collect();
+    assert!(burst.iter().map(|one| one.post().frame(Dialect::OxipushV1).bytes().len()).sum::<usize>() > 2000);
+    assert!(hub.try_send(0, burst).is_ok());
+    let all = async {
+        for _ in 0..64 {
+            told.recv().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = shard.run(inbox, Duration::from_secs(3600), |_| {}) => panic!("the shard ended"),
+        () = all => {}
+    }
+    assert!(member.is_ending() && member.waiting() <= 2000, "{} bytes wait", member.waiting());
+    shard.publish();
+    assert!(metrics.text().contains(r#"oxipush_offers_total{outcome="slow"}"#));
 }

@@ -31,8 +31,9 @@ impl Item {
     }
 
     /// The frames of pushes to the same connections, which leave together.
-    pub fn pushes<'a>(frames: impl Iterator<Item = &'a Frame>) -> Rc<Self> {
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+    pub fn pushes<'a>(frames: impl Iterator<Item = &'a Frame> + Clone) -> Rc<Self> {
+        let size = frames.clone().map(|frame| frame.bytes().len()).sum();
+        let (mut bytes, mut ends) = (Vec::with_capacity(size), Vec::new());
         for frame in frames {
             bytes.extend_from_slice(frame.bytes());
             ends.push(bytes.len() as u32);

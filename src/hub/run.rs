@@ -7,6 +7,8 @@ use crate::{bundles::Bundles, config::Policy, push::Target, wire::dialect::Diale
 
 /// Parcels in one run, beside the bound in bytes.
 const PARCELS: usize = 64;
+/// What a frame has beside its content, about.
+const ENVELOPE: usize = 128;
 
 /// A parcel, and those behind it for the same connections: each of these is offered all frames at once.
 pub struct Run {
@@ -26,10 +28,10 @@ impl Run {
         let mut run = Self::from(inbox.try_next()?);
         if limits.policy == Policy::Disconnect {
             let most = GATHER.min(limits.max_bytes);
-            let mut bytes = run.first.post().push().content.len();
+            let mut bytes = ENVELOPE + run.first.post().push().content.len();
             while run.rest.len() + 1 < PARCELS
                 && let Some(next) = inbox.next_if(|next| {
-                    bytes += next.post().push().content.len();
+                    bytes += ENVELOPE + next.post().push().content.len();
                     bytes <= most && next.is_for_those_of(&run.first)
                 })
             {
@@ -70,7 +72,7 @@ impl Run {
         iter::once(self.first).chain(self.rest).for_each(Parcel::done);
     }
 
-    fn parcels(&self) -> impl Iterator<Item = &Parcel> {
+    fn parcels(&self) -> impl Iterator<Item = &Parcel> + Clone {
         iter::once(&self.first).chain(&self.rest)
     }
 }

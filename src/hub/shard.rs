@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -225,9 +226,7 @@ impl<S: Sink> Shard<S> {
             if !self.is_dirty() {
                 tokio::select! {
                     parcels = inbox.ready() => match parcels {
-                        // more may come meanwhile, and leave together
-                        true if !self.limits().write_delay.is_zero() => sleep(self.limits().write_delay).await,
-                        true => {}
+                        true => self.gather_for(&mut inbox).await,
                         false => return,
                     },
                     _ = clock.tick() => tick(self),
@@ -240,6 +239,23 @@ impl<S: Sink> Shard<S> {
                 if clock.tick().now_or_never().is_some() {
                     tick(self);
                 }
+            }
+        }
+    }
+
+    /// `[outbox] write_delay`: takes parcels for that long, and writes none. No job waits for it.
+    async fn gather_for(&self, inbox: &mut Bundles<Parcel>) {
+        let delay = self.limits().write_delay;
+        if delay.is_zero() {
+            return;
+        }
+        let mut over = pin!(sleep(delay));
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                true = inbox.ready() => if let Some(run) = Run::next(inbox, self.limits()) {
+                    self.take(run, || ());
+                },
             }
         }
     }

@@ -5,7 +5,7 @@
 //! stand there again, grown. Zeros follow the last entry. Once all is in the log the file is written from its start again, so
 //! that a sync has no length to write: what an earlier round left is in the log already, as is all up to its `next` mark.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use redb::StorageBackend;
 
@@ -27,11 +27,12 @@ pub(super) struct Journal {
 }
 
 /// What a process that did not close the log left in the journal.
-#[derive(Default)]
 pub(super) struct Found {
-    /// Rows that end after the log's mark, by their first sequence numbers, in the order in which they were written.
-    pub(super) rows: Vec<(u64, Vec<u8>)>,
-    /// An entry is not whole: no sync or acknowledgement followed it.
+    /// Rows that end after the log's mark, by their first sequence numbers: as they were written last.
+    pub(super) rows: BTreeMap<u64, Vec<u8>>,
+    /// The sequence number that comes next.
+    pub(super) next: u64,
+    /// An entry is not whole: no sync followed it.
     pub(super) torn: bool,
 }
 
@@ -65,10 +66,12 @@ impl<'a> Entry<'a> {
 
 /// The rows in a journal's bytes that end after `next`.
 fn find(mut bytes: &[u8], next: u64) -> Found {
-    let mut found = Found::default();
+    let mut found = Found { rows: BTreeMap::new(), next, torn: false };
     while let Some((entry, rest)) = Entry::read(bytes) {
-        if row::read(entry.value).is_ok_and(|(_, records)| entry.first + records.len() as u64 > next) {
-            found.rows.push((entry.first, entry.value.to_vec()));
+        let end = row::read(entry.value).map_or(0, |(_, records)| entry.first + records.len() as u64);
+        if end > next {
+            found.rows.insert(entry.first, entry.value.to_vec());
+            found.next = found.next.max(end);
         }
         bytes = rest;
     }
@@ -146,8 +149,8 @@ mod tests {
 
     /// The first sequence numbers of the rows that are found, and whether an entry is torn.
     fn found(path: &Path, next: u64) -> (Vec<u64>, bool) {
-        let Found { rows, torn } = open(path, next).1;
-        (rows.iter().map(|row| row.0).collect(), torn)
+        let Found { rows, torn, .. } = open(path, next).1;
+        (rows.into_keys().collect(), torn)
     }
 
     #[test]
@@ -160,8 +163,10 @@ mod tests {
         journal.append(&[row(3, 4), row(7, 1)]).unwrap();
         let end = journal.end;
         drop(journal);
-        assert_eq!(found(&path, 0), (vec![0, 3, 3, 7], false));
+        assert_eq!(found(&path, 0), (vec![0, 3, 7], false));
         assert_eq!(found(&path, 5), (vec![3, 7], false));
+        let Found { rows, next, .. } = open(&path, 5).1;
+        assert_eq!((&rows[&3], next), (&row(3, 4).value, 8));
         let whole = fs::read(&path).unwrap();
         for cut in [end - 1, end - 30] {
             fs::write(&path, &whole[..cut]).unwrap();

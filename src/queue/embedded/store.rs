@@ -1,4 +1,4 @@
-//! The log's file: redb, and what is written to it in one transaction.
+//! The log's files: redb with what is written to it in one transaction, and the journal.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -29,7 +29,7 @@ use crate::{config, queue::OpenError};
 const ROWS: TableDefinition<u64, &[u8]> = TableDefinition::new("rows");
 const PROGRESS: TableDefinition<u64, &[u8]> = TableDefinition::new("progress");
 const MARKS: TableDefinition<&str, u64> = TableDefinition::new("marks");
-/// Of the tables above and row.rs.
+/// Of the tables above, row.rs and journal.rs.
 const FORMAT: u64 = 1;
 /// Rows are written once and mostly never read: a large cache only costs memory.
 const CACHE: usize = 4 << 20;
@@ -167,7 +167,8 @@ impl Store {
             }
         });
         let database = create(&mut builder).map_err(redb::Error::from)?;
-        match format(&database)? {
+        let known = format(&database)?;
+        match known {
             Some(FORMAT) => {}
             Some(other) => {
                 return Err(Failure::Damaged(format!("its format is {other}, this version's {FORMAT}")));
@@ -179,23 +180,18 @@ impl Store {
                 Ok(())
             })?,
         }
-        let mut marks = load(&database)?.1;
-        let (mut journal, found) = Journal::open(journal()?, marks.next).map_err(redb::Error::from)?;
+        let marks = load(&database)?.1;
+        // a log that was moved away took its pushes with it: the new one has written nothing to a journal yet
+        let next = known.map_or(u64::MAX, |_| marks.next);
+        let (mut journal, found) = Journal::open(journal()?, next).map_err(redb::Error::from)?;
         if found.torn {
-            tracing::warn!("the end of queue.journal is torn and is cut off: no sync or acknowledgement followed it");
+            tracing::warn!("the end of queue.journal is torn and is cut off: no sync followed it");
         }
         if !found.rows.is_empty() {
-            let mut writes = Writes::default();
-            for (first, value) in &found.rows {
-                let (_, records) = row::read(value).map_err(corrupted)?;
-                marks.next = marks.next.max(first + records.len() as u64);
-                // a row that grew stands there twice: the last one counts
-                writes.rows.push((*first, value));
-            }
-            writes.marks = marks;
-            insert(&database, &writes)?;
+            let rows = found.rows.iter().map(|(first, value)| (*first, value.as_slice())).collect();
+            insert(&database, &Writes { rows, marks: Marks { next: found.next, ..marks }, ..Writes::default() })?;
             let rows = found.rows.len();
-            tracing::warn!(rows, "the process was killed before it wrote all to the queue's log: done now");
+            tracing::warn!(rows, "queue.journal had rows that the queue's log had not: they are written now");
         }
         journal.reset().map_err(redb::Error::from)?;
         Ok(Self { database, path: None, journal, repaired: repaired.load(Ordering::Relaxed) })

@@ -31,7 +31,7 @@ impl Tail {
         self.row.as_ref().map(|row| row.first)
     }
 
-    /// The rows of a batch. They are the log's once [`Tail::put`] was called.
+    /// The rows of a batch. They are written once [`Tail::put`] was called.
     pub(super) fn rows(&mut self, batch: &[Waiting], time: u64) -> Vec<Row> {
         let mut rows: Vec<Row> = Vec::new();
         // cloned: if the disk fails, the tail is what it was
@@ -54,9 +54,9 @@ impl Tail {
         rows
     }
 
-    /// `last` is in the log: it may grow, unless it is full.
-    pub(super) fn put(&mut self, last: Option<Row>) {
-        self.row = last.filter(Row::may_grow);
+    /// `last` is in the journal: it may grow, unless it is full.
+    pub(super) fn put(&mut self, last: Option<&Row>) {
+        self.row = last.filter(|row| row.may_grow()).cloned();
     }
 
     /// What comes next begins a row of its own.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crash;
+mod damage;
 mod disk;
 mod power_cut;
 
@@ -300,37 +301,6 @@ async fn a_second_opener_of_the_folder_is_refused() {
     log.publish("still fine").await.unwrap();
     log.close().await;
     Log::open(&config(dir.path())).await.unwrap().close().await;
-}
-
-#[tokio::test]
-async fn a_folder_that_cannot_be_and_a_file_that_is_no_log_are_told() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("file"), "x").unwrap();
-    let refused = Log::open(&config(&dir.path().join("file/folder"))).await.err().unwrap().to_string();
-    assert!(refused.contains("[data] dir"), "{refused}");
-    for content in [vec![7; 100], vec![7; 100_000], b"redb is not here".to_vec()] {
-        std::fs::write(dir.path().join("queue.redb"), content).unwrap();
-        let refused = Log::open(&config(dir.path())).await.err().unwrap().to_string();
-        assert!(refused.contains("queue.redb is damaged") && refused.contains("move it away"), "{refused}");
-    }
-}
-
-#[tokio::test]
-async fn a_log_cut_short_is_refused_or_whole_and_never_panics() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = Log::open(&config(dir.path())).await.unwrap();
-    for n in 0..20 {
-        log.publish(n).await.unwrap();
-    }
-    log.close().await;
-    let path = dir.path().join("queue.redb");
-    let whole = std::fs::read(&path).unwrap();
-    for cut in [0, 10, 4095, 4096, whole.len() / 2, whole.len() - 1] {
-        std::fs::write(&path, &whole[..cut]).unwrap();
-        if let Ok(log) = Log::open(&config(dir.path())).await {
-            log.close().await;
-        }
-    }
 }
 
 #[tokio::test]

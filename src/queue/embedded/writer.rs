@@ -23,7 +23,7 @@ use crate::{
     queue::{self, OpenError, PublishError},
 };
 
-/// One transaction takes about this much; more waits for the next.
+/// One append to the journal takes about this much; more waits for the next.
 const BATCH_BYTES: usize = 4 << 20;
 
 /// See the module.
@@ -237,7 +237,7 @@ impl Writer {
             config::Sync::Every(within) => within,
         };
         self.accept(batch, &rows);
-        self.tail.put(rows.last().filter(|row| row.may_grow()).cloned());
+        self.tail.put(rows.last());
         self.unwritten.add(rows, within);
         Ok(())
     }
