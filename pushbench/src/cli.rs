@@ -189,7 +189,7 @@ pub(crate) struct Limit {
     /// Runs of each; the medians are told
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(crate) runs: u32,
-    /// The bare server's scenario: fanout, or burst for the same coalescing [default: burst with burst, else fanout]
+    /// The bare server's scenario: fanout, burst (with the same coalescing) or unicast [default: as --with, else fanout]
     #[arg(long, value_enum)]
     pub(crate) bare: Option<Kind>,
 }

@@ -24,6 +24,9 @@ const REFERENCE: f64 = 220_000.0;
 /// Pushes that wait for the send loop: enough that it never does.
 const WINDOW: u32 = 16;
 
+/// Unicasts under way, where nothing else is said.
+const OUTSTANDING: u32 = 64;
+
 /// What a bare server does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Bare {
@@ -95,10 +98,11 @@ struct Row {
 /// A figure, where a report has it.
 type Figure = fn(&Report) -> Option<f64>;
 
-const ROWS: [(&str, Figure); 9] = [
+const ROWS: [(&str, Figure); 10] = [
     ("deliveries a CPU-second", |report| report.server.as_ref()?.deliveries_per_cpu_second),
     ("user µs a delivery", |report| report.server.as_ref()?.user_us_per_delivery),
     ("system µs a delivery", |report| report.server.as_ref()?.system_us_per_delivery),
+    ("CPU µs a push", |report| report.server.as_ref()?.cpu_us_per_push),
     ("deliveries a second", |report| Some(report.deliveries.as_ref()?.per_second)),
     ("pushes a second", |report| Some(report.pushes.as_ref()?.per_second)),
     ("received p50, ms", |report| Some(report.deliveries.as_ref()?.latency.p50)),
@@ -109,9 +113,10 @@ const ROWS: [(&str, Figure); 9] = [
 
 pub(crate) fn run(args: &Limit) -> Result<bool> {
     let (mut bare, mut send_loop, mut gateway) = (Vec::new(), Vec::new(), Vec::new());
-    let kind = args.bare.unwrap_or(if args.with == Some(Kind::Burst) { Kind::Burst } else { Kind::Fanout });
-    if !matches!(kind, Kind::Fanout | Kind::Burst) {
-        return Err("--bare is fanout or burst: the bare server does nothing else".into());
+    let known = |kind: &Kind| matches!(kind, Kind::Fanout | Kind::Burst | Kind::Unicast);
+    let kind = args.bare.or(args.with.filter(known)).unwrap_or(Kind::Fanout);
+    if !known(&kind) {
+        return Err("--bare is fanout, burst or unicast: the bare server does nothing else".into());
     }
     for turn in 1..=args.runs {
         bare.push(limit(args, Bare::Epoll(kind))?);
@@ -172,8 +177,12 @@ fn limit(args: &Limit, bare: Bare) -> Result<Report> {
         via: Some(Via::Http),
         // a burst's pushes arrive together and leave together
         http_connections: 1,
-        http_pipeline: if bare == Bare::SendLoop { WINDOW } else { args.load.burst.max(1) },
-        cards: Some(if same { args.load.cards.unwrap_or(1) } else { 1 }),
+        http_pipeline: match bare {
+            Bare::SendLoop => WINDOW,
+            Bare::Epoll(Kind::Unicast) => args.load.outstanding.unwrap_or(OUTSTANDING),
+            Bare::Epoll(_) => args.load.burst.max(1),
+        },
+        cards: args.load.cards.filter(|_| same),
         cards_per_push: if same { args.load.cards_per_push } else { 1 },
         rate: None,
         outstanding: None,
