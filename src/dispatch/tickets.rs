@@ -103,7 +103,14 @@ impl Tickets {
 
     fn expire(&self) {
         let now = Instant::now();
-        let late: Vec<_> = self.lock().extract_if(|_, (_, deadline)| *deadline <= now).collect();
+        let mut jobs = self.lock();
+        let late: Vec<_> = jobs.extract_if(|_, (_, deadline)| *deadline <= now).collect();
+        // gives back what a burst took
+        let most = 4 * jobs.len().max(64);
+        if jobs.capacity() > most {
+            jobs.shrink_to(most);
+        }
+        drop(jobs);
         for (_, (job, _)) in late {
             tracing::warn!("a job was not offered within job_timeout; it is requeued");
             self.requeue(job, self.requeue_delay);

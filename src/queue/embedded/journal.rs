@@ -11,8 +11,11 @@ use redb::StorageBackend;
 
 use super::row::{self, Row};
 
-/// The file grows by this, in zeros: a sync of bytes that were there before needs no metadata.
-const GROWTH: usize = 1 << 20;
+/// The file grows by this many pieces of zeros: a sync of bytes that were there before needs no metadata.
+const GROWTH: usize = 16;
+/// One write is about this much: larger buffers would stay with the allocator.
+const PIECE: usize = 64 * 1024;
+static ZEROS: [u8; PIECE] = [0; PIECE];
 const HEAD: usize = 16;
 /// Behind the last entry. No entry begins so: the checksum of zeros is not zero.
 const END: [u8; HEAD] = [0; HEAD];
@@ -102,22 +105,28 @@ impl Journal {
 
     /// Returns once the kernel has the rows.
     pub(super) fn append(&mut self, rows: &[Row]) -> io::Result<()> {
-        let size: usize = rows.iter().map(|row| HEAD + row.value.len()).sum();
-        let mut bytes = Vec::with_capacity(size + END.len());
-        for row in rows {
-            let entry = Entry { first: row.first, value: &row.value };
-            bytes.extend_from_slice(&entry.head());
-            bytes.extend_from_slice(entry.value);
-        }
-        bytes.extend_from_slice(&END);
-        let end = self.end + bytes.len();
-        if end > self.len {
-            let len = end.next_multiple_of(GROWTH);
-            self.file.write(self.len as u64, &vec![0; len - self.len])?;
+        let end = self.end + rows.iter().map(|row| HEAD + row.value.len()).sum::<usize>();
+        if end + END.len() > self.len {
+            let len = (end + END.len()).next_multiple_of(GROWTH * PIECE);
+            for at in (self.len..len).step_by(PIECE) {
+                self.file.write(at as u64, &ZEROS)?;
+            }
             self.len = len;
         }
-        self.file.write(self.end as u64, &bytes)?;
-        self.end = end - END.len();
+        let (mut at, mut piece) = (self.end, Vec::new());
+        for row in rows {
+            let entry = Entry { first: row.first, value: &row.value };
+            if !piece.is_empty() && piece.len() + HEAD + entry.value.len() > PIECE {
+                self.file.write(at as u64, &piece)?;
+                at += piece.len();
+                piece.clear();
+            }
+            piece.extend_from_slice(&entry.head());
+            piece.extend_from_slice(entry.value);
+        }
+        piece.extend_from_slice(&END);
+        self.file.write(at as u64, &piece)?;
+        self.end = end;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
 use super::row::Row;
 
 /// They are written early once they are this much.
-const BYTES: usize = 2 << 20;
+const BYTES: usize = 512 << 10;
 
 /// Rows by their first record.
 #[derive(Default)]
