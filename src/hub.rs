@@ -38,6 +38,8 @@ pub use seat::Seat;
 pub use shard::Shard;
 pub use slab::Key;
 
+pub(crate) use index::shrink;
+
 use index::Index;
 
 /// Shards that one index entry can name.

@@ -42,6 +42,7 @@ const CAGES: &[(&str, &[&str])] = &[
     ("tokio_nsq", &["queue/nsq"]),
     ("etcd_client", &["cluster"]),
     ("redb", &["queue/embedded"]),
+    ("crc32fast", &["queue/embedded"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("tokio_tungstenite", &["cli"]),

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     config,
-    hub::{Fate, Outcome},
+    hub::{Fate, Outcome, shrink},
     queue::Job,
     telemetry::{Count, Level, Metrics},
 };
@@ -105,11 +105,7 @@ impl Tickets {
         let now = Instant::now();
         let mut jobs = self.lock();
         let late: Vec<_> = jobs.extract_if(|_, (_, deadline)| *deadline <= now).collect();
-        // gives back what a burst took
-        let most = 4 * jobs.len().max(64);
-        if jobs.capacity() > most {
-            jobs.shrink_to(most);
-        }
+        shrink(&mut jobs);
         drop(jobs);
         for (_, (job, _)) in late {
             tracing::warn!("a job was not offered within job_timeout; it is requeued");

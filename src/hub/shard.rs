@@ -269,7 +269,7 @@ impl<S: Sink> Shard<S> {
         self.offers.set(0);
         let mut left = self.limits().writes_per_turn;
         loop {
-            while self.offers.get() < OFFERS_PER_TURN
+            if self.offers.get() < OFFERS_PER_TURN
                 && let Some(run) = Run::next(inbox, self.limits())
             {
                 self.take(run, || {
@@ -278,17 +278,12 @@ impl<S: Sink> Shard<S> {
                         self.write();
                     }
                 });
-            }
-            loop {
-                if left == 0 {
-                    return self.is_dirty();
-                }
+            } else if left == 0 {
+                return self.is_dirty();
+            } else {
                 left -= 1;
                 if !self.write() {
                     return false;
-                }
-                if self.offers.get() < OFFERS_PER_TURN && !inbox.is_empty() {
-                    break;
                 }
             }
         }

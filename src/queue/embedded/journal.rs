@@ -143,7 +143,7 @@ mod tests {
 
     use redb::backends::FileBackend;
 
-    use super::{Found, Journal, Row};
+    use super::{Found, Journal, PIECE, Row};
 
     fn row(first: u64, count: u8) -> Row {
         let mut row = Row::new(first, 1);
@@ -190,6 +190,27 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().len(), 0);
         journal.append(&[row(9, 1)]).unwrap();
         assert_eq!(found(&path, 0), (vec![9], false));
+    }
+
+    #[test]
+    fn rows_of_all_sizes_come_back_as_they_were_over_many_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, _) = open(&path, 0);
+        let rows: Vec<Row> = [1, 60_000, 4000, PIECE, 3 * PIECE, 0, 30_000, 30_000, 30_000, 20 * PIECE]
+            .into_iter()
+            .zip(0..)
+            .map(|(size, first)| {
+                let mut row = Row::new(first, 1);
+                row.push(&vec![first as u8; size]);
+                row
+            })
+            .collect();
+        journal.append(&rows[..6]).unwrap();
+        journal.append(&rows[6..]).unwrap();
+        let Found { rows: found, next, torn } = open(&path, 0).1;
+        assert!(found.into_values().eq(rows.into_iter().map(|row| row.value)));
+        assert_eq!((next, torn), (10, false));
     }
 
     #[test]

@@ -167,33 +167,32 @@ impl Store {
             }
         });
         let database = create(&mut builder).map_err(redb::Error::from)?;
-        let known = format(&database)?;
-        match known {
-            Some(FORMAT) => {}
-            Some(other) => {
-                return Err(Failure::Damaged(format!("its format is {other}, this version's {FORMAT}")));
-            }
-            None => transact(&database, |transaction| {
-                transaction.open_table(ROWS)?;
-                transaction.open_table(PROGRESS)?;
-                transaction.open_table(MARKS)?.insert("format", FORMAT)?;
-                Ok(())
-            })?,
-        }
-        let marks = load(&database)?.1;
+        let known = match format(&database)? {
+            Some(FORMAT) => Some(marks(&database)?),
+            Some(other) => return Err(Failure::Damaged(format!("its format is {other}, this version's {FORMAT}"))),
+            None => None,
+        };
         // a log that was moved away took its pushes with it: the new one has written nothing to a journal yet
-        let next = known.map_or(u64::MAX, |_| marks.next);
+        let next = known.map_or(u64::MAX, |marks| marks.next);
         let (mut journal, found) = Journal::open(journal()?, next).map_err(redb::Error::from)?;
         if found.torn {
             tracing::warn!("the end of queue.journal is torn and is cut off: no sync followed it");
         }
-        if !found.rows.is_empty() {
+        if let Some(marks) = known.filter(|_| !found.rows.is_empty()) {
             let rows = found.rows.iter().map(|(first, value)| (*first, value.as_slice())).collect();
             insert(&database, &Writes { rows, marks: Marks { next: found.next, ..marks }, ..Writes::default() })?;
             let rows = found.rows.len();
             tracing::warn!(rows, "queue.journal had rows that the queue's log had not: they are written now");
         }
         journal.reset().map_err(redb::Error::from)?;
+        if known.is_none() {
+            transact(&database, |transaction| {
+                transaction.open_table(ROWS)?;
+                transaction.open_table(PROGRESS)?;
+                transaction.open_table(MARKS)?.insert("format", FORMAT)?;
+                Ok(())
+            })?;
+        }
         Ok(Self { database, path: None, journal, repaired: repaired.load(Ordering::Relaxed) })
     }
 
@@ -293,10 +292,18 @@ fn load(database: &Database) -> Result<(BTreeMap<u64, Chunk>, Marks), redb::Erro
         let chunk = Chunk::load(value.value(), progress.as_ref().map(|value| value.value())).map_err(corrupted)?;
         chunks.insert(first.value(), chunk);
     }
+    Ok((chunks, marks(database)?))
+}
+
+fn marks(database: &Database) -> Result<Marks, redb::Error> {
+    let transaction = database.begin_read()?;
+    let after = match transaction.open_table(ROWS)?.last()? {
+        Some((first, value)) => first.value() + row::read(value.value()).map_err(corrupted)?.1.len() as u64,
+        None => 0,
+    };
     let marks = transaction.open_table(MARKS)?;
     let mark = |name| Ok::<_, redb::Error>(marks.get(name)?.map_or(0, |mark| mark.value()));
-    let after = chunks.last_key_value().map_or(0, |(first, chunk)| first + u64::from(chunk.count));
-    Ok((chunks, Marks { next: mark("next")?.max(after), handed: mark("handed")? }))
+    Ok(Marks { next: mark("next")?.max(after), handed: mark("handed")? })
 }
 
 fn transact(
