@@ -26,7 +26,7 @@ impl Sink for Hole {
 }
 
 fn hub() -> Hub {
-    let limits = config::Hub { inbox: 16, writes_per_turn: 256 };
+    let limits = config::Hub { inbox: 16, writes_per_turn: 1024 };
     let outbox = config::Outbox { max_bytes: 1 << 20, policy: config::Policy::Disconnect, write_delay: Duration::ZERO };
     Hub::new(&limits, &outbox, 1, &Arc::new(Metrics::new()))
 }
@@ -68,7 +68,7 @@ fn offer(c: &mut Criterion) {
         b.iter_batched(
             &parcel,
             |parcel| {
-                shard.take(parcel.into(), || ());
+                shard.take(parcel.into(), || false);
                 while shard.write() {}
                 told.try_recv().unwrap()
             },
@@ -80,7 +80,7 @@ fn offer(c: &mut Criterion) {
         b.iter_batched(
             || std::array::from_fn::<_, 10, _>(|_| parcel()),
             |burst| {
-                burst.into_iter().for_each(|parcel| shard.take(parcel.into(), || ()));
+                burst.into_iter().for_each(|parcel| shard.take(parcel.into(), || false));
                 while shard.write() {}
             },
             BatchSize::SmallInput,
@@ -94,7 +94,7 @@ fn conflate(c: &mut Criterion) {
         max_bytes: 1 << 20,
         policy: config::Policy::Conflate,
         write_delay: Duration::ZERO,
-        writes_per_turn: 256,
+        writes_per_turn: 1024,
     };
     let items: Vec<_> =
         (0..1000).map(|key| Item::push(&Frame::text("content"), Some(format!("key-{key}").into()))).collect();

@@ -134,7 +134,7 @@ mod tests {
         timeout(Duration::from_secs(30), expired).await.unwrap();
         assert_eq!(metrics.jobs_in_hand.get(), 0);
         // taken after all: the job is another's by now, neither finished nor requeued again
-        shard.take(inbox.next().await.unwrap().into(), || ());
+        shard.take(inbox.next().await.unwrap().into(), || false);
         drop(jobs);
         dispatch.drain(Duration::from_secs(30)).await;
         let finished = metrics.jobs.get_or_create_owned(&[("outcome", "finished")]);

@@ -46,7 +46,8 @@ enum Step {
     Close(usize),
     Join(usize, u8, u8),
     Leave(usize),
-    Push(Vec<u8>, Option<u8>, usize),
+    /// The last: written as it is offered.
+    Push(Vec<u8>, Option<u8>, usize, bool),
     Write(usize),
     Room(usize, usize),
 }
@@ -58,8 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => who.clone().prop_map(Step::Close),
         4 => (who.clone(), 0..4_u8, 0..3_u8).prop_map(|(who, card, app)| Step::Join(who, card, app)),
         1 => who.clone().prop_map(Step::Leave),
-        6 => (proptest::collection::btree_set(0..5_u8, 1..4), proptest::option::of(0..3_u8), 1..300_usize)
-            .prop_map(|(cards, app, size)| Step::Push(cards.into_iter().collect(), app, size)),
+        6 => (proptest::collection::btree_set(0..5_u8, 1..4), proptest::option::of(0..3_u8), 1..300_usize, any::<bool>())
+            .prop_map(|(cards, app, size, send)| Step::Push(cards.into_iter().collect(), app, size, send)),
         3 => (1..8_usize).prop_map(Step::Write),
         4 => (who, 0..600_usize).prop_map(|(who, room)| Step::Room(who, room)),
     ]
@@ -121,7 +122,7 @@ fn run(steps: Vec<Step>) {
             Step::Leave(who) if who < known.len() => {
                 assert_eq!(shard.leave(&known[who].member), known[who].place.take().is_some());
             }
-            Step::Push(cards, app, size) => {
+            Step::Push(cards, app, size, send) => {
                 let parcel = parcel(&cards, app, size, &outcomes);
                 let post = Arc::clone(parcel.post());
                 let mut fate = Fate::Unmatched;
@@ -132,7 +133,7 @@ fn run(steps: Vec<Step>) {
                         one.expected.extend_from_slice(post.frame(one.member.dialect()).bytes());
                     }
                 }
-                shard.take(parcel.into(), || ());
+                shard.take(parcel.into(), || send);
                 assert!(told.try_recv().is_err(), "told while a part was held");
                 drop(post);
                 assert_eq!(told.try_recv().unwrap().fate, fate);
@@ -221,7 +222,7 @@ fn an_outbox_that_is_full_ends_its_connection_and_forgets_what_waited() {
     member.sink.room.set(10);
     let mut most = 0;
     for _ in 0..100 {
-        shard.take(parcel(&[1], None, 50, &outcomes).into(), || ());
+        shard.take(parcel(&[1], None, 50, &outcomes).into(), || false);
         most = most.max(member.waiting());
         shard.write();
     }
@@ -246,7 +247,7 @@ fn a_burst_that_nobody_had_time_to_write_evicts_nobody() {
     shard.join(&member, "card-1", "");
     member.sink.room.set(usize::MAX / 2);
     for _ in 0..100 {
-        shard.take(parcel(&[1], None, 50, &outcomes).into(), || ());
+        shard.take(parcel(&[1], None, 50, &outcomes).into(), || false);
     }
     assert!(!member.is_ending());
 }

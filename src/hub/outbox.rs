@@ -277,6 +277,24 @@ impl Outbox {
         }
     }
 
+    /// As [`Outbox::offer`] and [`Outbox::write`] do where nothing waits: what the kernel takes at once never stands here.
+    pub(super) fn send(
+        &mut self,
+        item: &Rc<Item>,
+        sink: &impl Sink,
+        gather: &mut Vec<u8>,
+        limits: &Limits,
+    ) -> (u64, io::Result<Written>) {
+        let sent = sink.try_write(&item.bytes);
+        if sent.as_ref().is_ok_and(|taken| *taken == item.len()) {
+            return (item.count(), Ok(Written::All));
+        }
+        self.append(Rc::clone(item), limits);
+        let begun = self.advance(sent.unwrap_or(0));
+        let (pushes, result) = self.write(sink, gather);
+        (begun + pushes, result)
+    }
+
     /// Writes what the kernel takes; many small frames leave in one write. Returns the pushes that left whole.
     pub(super) fn write(&mut self, sink: &impl Sink, gather: &mut Vec<u8>) -> (u64, io::Result<Written>) {
         let mut pushes = 0;

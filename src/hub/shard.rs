@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    io,
     pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
@@ -155,7 +156,11 @@ impl<S: Sink> Shard<S> {
 
     /// Writes what waits for `member`, as far as its socket takes it.
     pub fn flush(&self, member: &Member<S>) -> Flush {
-        let (pushes, result) = member.outbox.borrow_mut().write(&member.sink, &mut self.gather.borrow_mut());
+        self.note(member, member.outbox.borrow_mut().write(&member.sink, &mut self.gather.borrow_mut()))
+    }
+
+    /// What a write did.
+    fn note(&self, member: &Member<S>, (pushes, result): (u64, io::Result<Written>)) -> Flush {
         add(&self.tally.deliveries, pushes);
         member.blocked.set(matches!(result, Ok(Written::Some)));
         match result {
@@ -168,8 +173,8 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// Offers a run to all connections it is for; calls `offered` after each.
-    pub fn take(&self, run: Run, mut offered: impl FnMut()) {
+    /// Offers a run to all connections it is for; `send` is asked before each whether it is to be written at once.
+    pub fn take(&self, run: Run, mut send: impl FnMut() -> bool) {
         let app = run.target().app.as_deref();
         let mut items: [Option<Rc<Item>>; Dialect::ALL.len()] = Default::default();
         let groups = self.groups.borrow();
@@ -177,9 +182,8 @@ impl<S: Sink> Shard<S> {
         for group in run.cards().filter_map(|card| groups.get(card)) {
             for member in group.members().iter().filter(|member| member.speaks_to(app)) {
                 let item = items[member.dialect.index()].get_or_insert_with(|| run.item(member.dialect));
-                self.offer(member, item, run.len());
+                self.offer(member, item, run.len(), send());
                 matched = true;
-                offered();
             }
         }
         drop(groups);
@@ -254,7 +258,7 @@ impl<S: Sink> Shard<S> {
             tokio::select! {
                 () = &mut over => return,
                 true = inbox.ready() => if let Some(run) = Run::next(inbox, self.limits()) {
-                    self.take(run, || ());
+                    self.take(run, || false);
                 },
             }
         }
@@ -262,8 +266,7 @@ impl<S: Sink> Shard<S> {
 
     /// Offers what waits and writes, up to the bounds of a turn; `true`: more is to be written.
     ///
-    /// Where nothing else waits, a connection is written to as soon as it was offered something, while it is in the cache.
-    /// What comes between two writes is taken first: so a burst whose first push woke the shard leaves in one write for most
+    /// Where nothing else waits, a connection is written to as it is offered something, while it is in the cache. What comes between two writes is taken first: so a burst whose first push woke the shard leaves in one write for most
     /// connections.
     fn turn(&self, inbox: &mut Bundles<Parcel>) -> bool {
         self.offers.set(0);
@@ -273,10 +276,9 @@ impl<S: Sink> Shard<S> {
                 && let Some(run) = Run::next(inbox, self.limits())
             {
                 self.take(run, || {
-                    if left > 0 && self.dirty.borrow().len() == 1 && inbox.is_empty() {
-                        left -= 1;
-                        self.write();
-                    }
+                    let send = left > 0 && !self.is_dirty() && inbox.is_empty();
+                    left -= usize::from(send);
+                    send
                 });
             } else if left == 0 {
                 return self.is_dirty();
@@ -289,10 +291,19 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    fn offer(&self, member: &Rc<Member<S>>, item: &Rc<Item>, pushes: u64) {
+    fn offer(&self, member: &Rc<Member<S>>, item: &Rc<Item>, pushes: u64, send: bool) {
         self.offers.set(self.offers.get() + 1);
         if member.is_ending() {
             add(&self.tally.gone, pushes);
+            return;
+        }
+        if send && member.is_drained() {
+            add(&self.tally.queued, pushes);
+            let sent =
+                member.outbox.borrow_mut().send(item, &member.sink, &mut self.gather.borrow_mut(), self.limits());
+            if self.note(member, sent) != Flush::Empty {
+                member.wake();
+            }
             return;
         }
         match self.put(member, item) {

@@ -48,16 +48,32 @@ fn run_of(number: u8, sizes: &[usize]) -> Rc<Item> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { size: usize, key: Option<u8> },
-    Run { sizes: Vec<usize> },
-    Control { size: usize },
-    Write { room: usize },
+    Push {
+        size: usize,
+        key: Option<u8>,
+    },
+    Run {
+        sizes: Vec<usize>,
+    },
+    /// A run past the list, where nothing waits.
+    Send {
+        sizes: Vec<usize>,
+        room: usize,
+    },
+    Control {
+        size: usize,
+    },
+    Write {
+        room: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1..40_usize, proptest::option::of(0..4_u8)).prop_map(|(size, key)| Step::Push { size, key }),
         2 => proptest::collection::vec(1..20_usize, 2..5).prop_map(|sizes| Step::Run { sizes }),
+        2 => (proptest::collection::vec(1..20_usize, 1..5), 0..60_usize)
+            .prop_map(|(sizes, room)| Step::Send { sizes, room }),
         1 => (1..10_usize).prop_map(|size| Step::Control { size }),
         2 => (0..60_usize).prop_map(|room| Step::Write { room }),
     ]
@@ -165,6 +181,17 @@ fn run(steps: Vec<Step>, policy: Policy) {
                 let waiting = Waiting { number, size: sizes.iter().sum(), key: None, pushes: sizes };
                 offer(&mut outbox, &mut model, &item, waiting);
             }
+            Step::Send { sizes, room } if outbox.is_empty() => {
+                pipe.room.set(room);
+                let item = run_of(number, &sizes);
+                let (pushes, written) = outbox.send(&item, &pipe, &mut Vec::new(), &limits);
+                assert_eq!(matches!(written, Ok(Written::All)), outbox.is_empty());
+                model.offer(Waiting { number, size: item.len(), key: None, pushes: sizes }, &limits);
+                model.write(room);
+                left += pushes;
+                assert_eq!(left, model.left);
+            }
+            Step::Send { .. } => {}
             Step::Control { size } => {
                 let item = Item::control(&Frame::from_encoded(vec![number; size].into()));
                 offer(&mut outbox, &mut model, &item, Waiting { number, size, key: None, pushes: Vec::new() });
