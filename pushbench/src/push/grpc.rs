@@ -102,6 +102,8 @@ async fn send(sender: &Sender, shared: &Arc<Shared>, source: Source) -> Result<S
     loop {
         let now = shared.now();
         let next = state.borrow_mut().source.next(now);
+        // whatever waits lets the replies in; a burst that is shorter leaves whole
+        row = if matches!(next, Next::Push(_)) { row + 1 } else { 0 };
         match next {
             Next::Push(push) => {
                 let request = request(sender, shared, &cards, &push);
@@ -122,7 +124,6 @@ async fn send(sender: &Sender, shared: &Arc<Shared>, source: Source) -> Result<S
                         return Err(ended(shared).into());
                     }
                 }
-                row += 1;
                 if row % PUSHES_PER_TURN == 0 {
                     tokio::task::yield_now().await;
                 }
