@@ -11,6 +11,7 @@ pub mod record;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use tokio::sync::watch;
 
 use crate::{bundles::Bundles, config, lifecycle::Tasks, telemetry::Metrics};
@@ -74,9 +75,23 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]; after `Unavailable` or `TimedOut` the record may still arrive.
     pub async fn publish(&self, record: Bytes) -> Result<(), PublishError> {
+        match self.publish_all(vec![record]).pop() {
+            Some(published) => published.await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Publisher::publish`] for each of `records`, in order. They are on their way when this returns, as one where the
+    /// backend can: none leaves before the others came.
+    pub fn publish_all(
+        &self,
+        records: Vec<Bytes>,
+    ) -> Vec<impl Future<Output = Result<(), PublishError>> + Send + use<>> {
         match self {
-            Self::Embedded(publisher) => publisher.publish(record).await,
-            Self::Nsq(publisher) => publisher.publish(record).await,
+            Self::Embedded(publisher) => publisher.publish_all(records).into_iter().map(Either::Left).collect(),
+            Self::Nsq(publisher) => {
+                records.into_iter().map(|record| Either::Right(publisher.publish(record))).collect()
+            }
         }
     }
 }

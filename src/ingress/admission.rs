@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use futures_util::{StreamExt, stream::FuturesOrdered};
 
 use super::{bounds::Bounds, draft::Draft, refusal::Refusal};
 use crate::{
@@ -86,19 +85,52 @@ impl Admission {
         self.0.keys.admit(authorization)
     }
 
-    /// Publishes one push and counts its outcome. The record is on its way from the first poll on: a caller that goes away
-    /// does not take it back.
+    /// Publishes one push and counts its outcome.
     ///
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may still arrive.
     pub async fn push(&self, source: Source, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        let waits = Waits { caller: Some(source), admission: self };
-        let outcome = match draft.and_then(|draft| self.admit(draft)) {
-            Ok(push) => self.publish(&push).await,
-            Err(refusal) => Err(refusal),
-        };
-        waits.answered();
-        self.count(source, outcome)
+        self.push_all(source, vec![draft]).await.pop().expect("invariant: one push, one outcome")
+    }
+
+    /// Publishes many together, in order; each has its own outcome.
+    pub async fn push_all(&self, source: Source, drafts: Vec<Result<Draft, Refusal>>) -> Vec<Result<PushId, Refusal>> {
+        let mut outcomes = Vec::new();
+        for outcome in self.push_each(source, drafts) {
+            outcomes.push(outcome.await);
+        }
+        outcomes
+    }
+
+    /// As [`Admission::push_all`], for a caller that waits for each apart. The records are on their way when this returns: a
+    /// caller that goes away does not take them back.
+    pub fn push_each(
+        &self,
+        source: Source,
+        drafts: Vec<Result<Draft, Refusal>>,
+    ) -> Vec<impl Future<Output = Result<PushId, Refusal>> + Send + use<>> {
+        let mut records = Vec::with_capacity(drafts.len());
+        let ids: Vec<_> = drafts
+            .into_iter()
+            .map(|draft| {
+                let push = draft.and_then(|draft| self.admit(draft))?;
+                records.push(record::encode(&push));
+                Ok(push.id)
+            })
+            .collect();
+        let mut published = self.0.publisher.publish_all(records).into_iter();
+        let waits = ids.into_iter().map(|id| {
+            let waits = Waits { caller: Some(source), admission: self.clone() };
+            let published = id.is_ok().then(|| published.next()).flatten();
+            async move {
+                let outcome = match published {
+                    Some(published) => published.await.map_err(Refusal::from).and(id),
+                    None => id,
+                };
+                waits.answered(outcome)
+            }
+        });
+        waits.collect()
     }
 
     /// As [`Admission::push`], under an id that the push has already and in a drain too: for one that is in hand.
@@ -116,16 +148,6 @@ impl Admission {
             Err(refusal) => Err(refusal),
         };
         self.count(source, outcome)
-    }
-
-    /// Publishes many at once, in order; each has its own outcome.
-    pub async fn push_all(
-        &self,
-        source: Source,
-        drafts: impl IntoIterator<Item = Result<Draft, Refusal>>,
-    ) -> Vec<Result<PushId, Refusal>> {
-        let pushes: FuturesOrdered<_> = drafts.into_iter().map(|draft| self.push(source, draft)).collect();
-        pushes.collect().await
     }
 
     /// Counts a push that was given up before it could be admitted (raw, attempts used up).
@@ -203,18 +225,21 @@ impl Admission {
 }
 
 /// A caller that waits for the answer to its push; dropped without one, it left.
-struct Waits<'a> {
+struct Waits {
     caller: Option<Source>,
-    admission: &'a Admission,
+    admission: Admission,
 }
 
-impl Waits<'_> {
-    fn answered(mut self) {
-        self.caller = None;
+impl Waits {
+    fn answered(mut self, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
+        match self.caller.take() {
+            Some(source) => self.admission.count(source, outcome),
+            None => outcome,
+        }
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for Waits {
     fn drop(&mut self) {
         if let Some(source) = self.caller {
             self.admission.tell(source, "caller_left");

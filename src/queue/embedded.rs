@@ -19,7 +19,6 @@ mod store;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod unwritten;
 mod writer;
 
 use std::{sync::Arc, thread, time::Duration};
@@ -27,7 +26,7 @@ use std::{sync::Arc, thread, time::Duration};
 use bytes::Bytes;
 use tokio::{
     sync::{oneshot, watch},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -110,23 +109,30 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) async fn publish(&self, record: Bytes) -> Result<(), PublishError> {
-        let bounds = &self.shared.bounds;
-        if record.len() > bounds.max_record {
-            return Err(PublishError::TooLarge { bytes: record.len(), limit: bounds.max_record });
-        }
-        let since = Instant::now();
-        let acknowledged = self.shared.admit(record)?;
-        let _waits = Counted::new(&self.shared.metrics.publishes);
-        let outcome = match timeout(bounds.publish_timeout, acknowledged).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(PublishError::Unavailable("it was closed before it had the push".into())),
-            Err(_) => Err(PublishError::TimedOut),
-        };
-        if outcome.is_ok() {
-            self.shared.metrics.publish_seconds.observe(since.elapsed().as_secs_f64());
-        }
-        outcome
+    pub(crate) fn publish_all(
+        &self,
+        records: Vec<Bytes>,
+    ) -> Vec<impl Future<Output = Result<(), PublishError>> + use<>> {
+        let (since, metrics) = (Instant::now(), &self.shared.metrics);
+        let deadline = since + self.shared.bounds.publish_timeout;
+        let admitted = self.shared.admit(records).into_iter();
+        let waits = admitted.map(|admitted| {
+            let counted = admitted.is_ok().then(|| Counted::new(&metrics.publishes));
+            let metrics = Arc::clone(metrics);
+            async move {
+                let _counted = counted;
+                let outcome = match timeout_at(deadline, admitted?).await {
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(_)) => Err(PublishError::Unavailable("it was closed before it had the push".into())),
+                    Err(_) => Err(PublishError::TimedOut),
+                };
+                if outcome.is_ok() {
+                    metrics.publish_seconds.observe(since.elapsed().as_secs_f64());
+                }
+                outcome
+            }
+        });
+        waits.collect()
     }
 }
 

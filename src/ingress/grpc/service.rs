@@ -1,6 +1,10 @@
 //! The calls of `proto.Rpc`.
 
-use futures_util::{StreamExt, stream, stream::BoxStream};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{self, Either},
+    stream::{self, BoxStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -17,6 +21,9 @@ use crate::{
     },
     push::PushId,
 };
+
+/// Pushes of a stream that are published as one at most.
+const TOGETHER: usize = 64;
 
 /// Answers the calls.
 #[derive(Clone)]
@@ -42,7 +49,7 @@ impl Rpc for Service {
         if pushes.len() > limit {
             return Err(too_many_pushes(limit).into());
         }
-        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(Draft::of)).await;
+        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(Draft::of).collect()).await;
         Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect() }))
     }
 
@@ -58,12 +65,12 @@ impl Rpc for Service {
             .into_inner()
             .take_until(stop.cancelled_owned())
             .chain(last.filter(move |_| std::future::ready(stopped.is_cancelled())));
+        // what is there is published together; with all of it at most `max_unacknowledged` are under way
+        let together = (self.max_unacknowledged / 2).clamp(1, TOGETHER);
         let replies = pushes
-            .map(move |push| {
-                let admission = admission.clone();
-                async move { Ok(reply(admission.push(Source::Grpc, Draft::of(push?)).await)) }
-            })
-            .buffered(self.max_unacknowledged);
+            .ready_chunks(together)
+            .flat_map(move |pushes| stream::iter(push_each(&admission, pushes)))
+            .buffered(self.max_unacknowledged - together + 1);
         Ok(Response::new(replies.boxed()))
     }
 
@@ -90,6 +97,24 @@ impl Rpc for Service {
         };
         Ok(Response::new(GroupReply { client_num }))
     }
+}
+
+/// Pushes that came together.
+fn push_each(
+    admission: &Admission,
+    pushes: Vec<Result<PushRequest, Status>>,
+) -> Vec<impl Future<Output = Result<PushReply, Status>> + use<>> {
+    let (mut drafts, mut broken) = (Vec::with_capacity(pushes.len()), None);
+    for push in pushes {
+        match push {
+            Ok(push) => drafts.push(Draft::of(push)),
+            Err(status) => broken = Some(status),
+        }
+    }
+    let outcomes = admission.push_each(Source::Grpc, drafts).into_iter();
+    let replies = outcomes.map(|outcome| outcome.map(|outcome| Ok(reply(outcome))));
+    // a stream that breaks ends
+    replies.map(Either::Left).chain(broken.map(|status| Either::Right(future::ready(Err(status))))).collect()
 }
 
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {

@@ -5,7 +5,7 @@
 //! stand there again, grown. Zeros follow the last entry. Once all is in the log the file is written from its start again, so
 //! that a sync has no length to write: what an earlier round left is in the log already, as is all up to its `next` mark.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, ops::Range};
 
 use redb::StorageBackend;
 
@@ -17,6 +17,8 @@ const GROWTH: usize = 16;
 const PIECE: usize = 64 * 1024;
 static ZEROS: [u8; PIECE] = [0; PIECE];
 const HEAD: usize = 16;
+/// The log takes the rows early once this much was written.
+const FULL: usize = 2048 * 1024;
 /// Behind the last entry. No entry begins so: the checksum of zeros is not zero.
 const END: [u8; HEAD] = [0; HEAD];
 
@@ -27,12 +29,12 @@ pub(super) struct Journal {
     end: usize,
     /// Of the file.
     len: usize,
+    /// Where the rows are that the log has not, by their first sequence numbers: as they were written last.
+    rows: BTreeMap<u64, Range<usize>>,
 }
 
-/// What a process that did not close the log left in the journal.
+/// What a process that did not close the log left in the journal, beside rows.
 pub(super) struct Found {
-    /// Rows that end after the log's mark, by their first sequence numbers: as they were written last.
-    pub(super) rows: BTreeMap<u64, Vec<u8>>,
     /// The sequence number that comes next.
     pub(super) next: u64,
     /// An entry is not whole: no sync followed it.
@@ -67,40 +69,69 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The rows in a journal's bytes that end after `next`.
-fn find(mut bytes: &[u8], next: u64) -> Found {
-    let mut found = Found { rows: BTreeMap::new(), next, torn: false };
-    while let Some((entry, rest)) = Entry::read(bytes) {
-        let end = row::read(entry.value).map_or(0, |(_, records)| entry.first + records.len() as u64);
-        if end > next {
-            found.rows.insert(entry.first, entry.value.to_vec());
-            found.next = found.next.max(end);
-        }
-        bytes = rest;
-    }
-    found.torn = !bytes.is_empty() && !bytes.starts_with(&END);
-    found
-}
-
 impl Journal {
-    /// Opens it, with the rows in it that the log has not: those that end after `next`.
+    /// Opens it; its rows are those that the log has not: that end after `next`.
     pub(super) fn open(file: Box<dyn StorageBackend>, next: u64) -> io::Result<(Self, Found)> {
         let mut bytes = vec![0; file.len()? as usize];
         file.read(0, &mut bytes)?;
-        Ok((Self { file, end: 0, len: bytes.len() }, find(&bytes, next)))
+        let (mut found, mut rows, mut rest) = (Found { next, torn: false }, BTreeMap::new(), &bytes[..]);
+        while let Some((entry, after)) = Entry::read(rest) {
+            let end = row::read(entry.value).map_or(0, |(_, records)| entry.first + records.len() as u64);
+            if end > next {
+                let at = bytes.len() - after.len();
+                rows.insert(entry.first, at - entry.value.len()..at);
+                found.next = found.next.max(end);
+            }
+            rest = after;
+        }
+        found.torn = !rest.is_empty() && !rest.starts_with(&END);
+        Ok((Self { file, end: 0, len: bytes.len(), rows }, found))
+    }
+
+    /// How many rows the log has not.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Those rows, by their first sequence numbers.
+    pub(super) fn rows(&self) -> impl Iterator<Item = io::Result<(u64, Vec<u8>)>> {
+        self.rows.iter().map(|(first, place)| Ok((*first, self.read(place)?)))
+    }
+
+    /// One of them.
+    pub(super) fn row(&self, first: u64) -> io::Result<Option<Vec<u8>>> {
+        self.rows.get(&first).map(|place| self.read(place)).transpose()
+    }
+
+    fn read(&self, place: &Range<usize>) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; place.len()];
+        self.file.read(place.start as u64, &mut value)?;
+        Ok(value)
+    }
+
+    /// Forgets the rows that are not wanted any more.
+    pub(super) fn retain(&mut self, wanted: impl Fn(u64) -> bool) {
+        self.rows.retain(|first, _| wanted(*first));
+    }
+
+    /// The log should take its rows.
+    pub(super) fn is_full(&self) -> bool {
+        self.end > FULL
     }
 
     /// Empties it once its rows are in the log. Synced: sequence numbers that a power cut took are given again, and what stood
     /// here under them must not come back.
     pub(super) fn reset(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
-        (self.end, self.len) = (0, 0);
+        self.len = 0;
+        self.clear();
         self.file.sync_data()
     }
 
     /// Everything in it is in the log now.
     pub(super) fn clear(&mut self) {
         self.end = 0;
+        self.rows.clear();
     }
 
     /// Returns once the kernel has the rows.
@@ -126,7 +157,11 @@ impl Journal {
         }
         piece.extend_from_slice(&END);
         self.file.write(at as u64, &piece)?;
-        self.end = end;
+        for row in rows {
+            let start = self.end + HEAD;
+            self.end = start + row.value.len();
+            self.rows.insert(row.first, start..self.end);
+        }
         Ok(())
     }
 
@@ -158,8 +193,8 @@ mod tests {
 
     /// The first sequence numbers of the rows that are found, and whether an entry is torn.
     fn found(path: &Path, next: u64) -> (Vec<u64>, bool) {
-        let Found { rows, torn, .. } = open(path, next).1;
-        (rows.into_keys().collect(), torn)
+        let (journal, Found { torn, .. }) = open(path, next);
+        (journal.rows.into_keys().collect(), torn)
     }
 
     #[test]
@@ -167,15 +202,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let (mut journal, nothing) = open(&path, 0);
-        assert!(nothing.rows.is_empty() && !nothing.torn);
+        assert!(journal.len() == 0 && !nothing.torn);
         journal.append(&[row(0, 3), row(3, 2)]).unwrap();
         journal.append(&[row(3, 4), row(7, 1)]).unwrap();
         let end = journal.end;
         drop(journal);
         assert_eq!(found(&path, 0), (vec![0, 3, 7], false));
         assert_eq!(found(&path, 5), (vec![3, 7], false));
-        let Found { rows, next, .. } = open(&path, 5).1;
-        assert_eq!((&rows[&3], next), (&row(3, 4).value, 8));
+        let (journal, Found { next, .. }) = open(&path, 5);
+        assert_eq!((journal.row(3).unwrap().unwrap(), next), (row(3, 4).value, 8));
         let whole = fs::read(&path).unwrap();
         for cut in [end - 1, end - 30] {
             fs::write(&path, &whole[..cut]).unwrap();
@@ -208,8 +243,11 @@ mod tests {
             .collect();
         journal.append(&rows[..6]).unwrap();
         journal.append(&rows[6..]).unwrap();
-        let Found { rows: found, next, torn } = open(&path, 0).1;
-        assert!(found.into_values().eq(rows.into_iter().map(|row| row.value)));
+        let (opened, Found { next, torn }) = open(&path, 0);
+        for journal in [journal, opened] {
+            let found = journal.rows().map(|row| row.unwrap().1);
+            assert!(found.eq(rows.iter().map(|row| row.value.clone())));
+        }
         assert_eq!((next, torn), (10, false));
     }
 

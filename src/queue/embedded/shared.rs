@@ -55,6 +55,9 @@ impl Bounds {
     }
 }
 
+/// Told once a record is on disk, or why it is not.
+pub(super) type Acknowledged = oneshot::Receiver<Result<(), PublishError>>;
+
 /// Milliseconds since 1970 that no change of the wall clock moves while the process runs.
 pub(super) struct Clock {
     at: Instant,
@@ -116,10 +119,18 @@ impl Shared {
         }
     }
 
-    /// Takes a record in; the receiver is told once it is on disk.
-    pub(super) fn admit(&self, record: Bytes) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
-        let (acknowledge, acknowledged) = oneshot::channel();
+    /// Takes records in, all before the writer sees the first; each receiver is told once its record is on disk.
+    pub(super) fn admit(&self, records: Vec<Bytes>) -> Vec<Result<Acknowledged, PublishError>> {
         let mut state = self.lock();
+        let admitted = records.into_iter().map(|record| self.admit_one(&mut state, record)).collect();
+        self.notify(&state);
+        admitted
+    }
+
+    fn admit_one(&self, state: &mut State, record: Bytes) -> Result<Acknowledged, PublishError> {
+        if record.len() > self.bounds.max_record {
+            return Err(PublishError::TooLarge { bytes: record.len(), limit: self.bounds.max_record });
+        }
         if state.closing {
             return Err(PublishError::Unavailable("it is closed".into()));
         }
@@ -141,12 +152,12 @@ impl Shared {
         if state.inbox_bytes > 0 && state.inbox_bytes + record.len() > self.bounds.memory_bytes {
             return Err(PublishError::Full("too much waits for the disk ([queue] memory_bytes): try again later"));
         }
+        let (acknowledge, acknowledged) = oneshot::channel();
         state.waiting += 1;
         state.records += 1;
         state.bytes += bytes;
         state.inbox_bytes += record.len();
         state.inbox.push_back(Waiting { record, acknowledge });
-        self.notify(&state);
         Ok(acknowledged)
     }
 

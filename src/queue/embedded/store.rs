@@ -134,10 +134,9 @@ pub(super) struct Store {
     pub(super) repaired: bool,
 }
 
-/// What one transaction writes.
+/// What one transaction writes, beside the journal's rows.
 #[derive(Default)]
-pub(super) struct Writes<'a> {
-    pub(super) rows: Vec<(u64, &'a [u8])>,
+pub(super) struct Writes {
     pub(super) removed: Vec<u64>,
     pub(super) progress: Vec<(u64, Option<Vec<u8>>)>,
     pub(super) marks: Marks,
@@ -178,10 +177,9 @@ impl Store {
         if found.torn {
             tracing::warn!("the end of queue.journal is torn and is cut off: no sync followed it");
         }
-        if let Some(marks) = known.filter(|_| !found.rows.is_empty()) {
-            let rows = found.rows.iter().map(|(first, value)| (*first, value.as_slice())).collect();
-            insert(&database, &Writes { rows, marks: Marks { next: found.next, ..marks }, ..Writes::default() })?;
-            let rows = found.rows.len();
+        let rows = journal.len();
+        if let Some(marks) = known.filter(|_| rows > 0) {
+            insert(&database, &journal, &Writes { marks: Marks { next: found.next, ..marks }, ..Writes::default() })?;
             tracing::warn!(rows, "queue.journal had rows that the queue's log had not: they are written now");
         }
         journal.reset().map_err(redb::Error::from)?;
@@ -205,9 +203,19 @@ impl Store {
         }
     }
 
-    /// Returns once all is on the disk, with what only the journal had: `writes` has it.
-    pub(super) fn write(&mut self, writes: &Writes<'_>) -> Result<(), redb::Error> {
-        insert(&self.database, writes)?;
+    /// Forgets the rows that only the journal has and that are not wanted any more: the log will never hear of them.
+    pub(super) fn retain(&mut self, wanted: impl Fn(u64) -> bool) {
+        self.journal.retain(wanted);
+    }
+
+    /// The journal has so much that a [`Store::write`] should follow.
+    pub(super) fn is_due(&self) -> bool {
+        self.journal.is_full()
+    }
+
+    /// Returns once all is in the log, with what only the journal had.
+    pub(super) fn write(&mut self, writes: &Writes) -> Result<(), redb::Error> {
+        insert(&self.database, &self.journal, writes)?;
         self.journal.clear();
         Ok(())
     }
@@ -217,8 +225,11 @@ impl Store {
         load(&self.database)
     }
 
-    /// One row; `None` if it is not there.
+    /// One row, from wherever it is; `None` if it is not there.
     pub(super) fn row(&self, first: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        if let Some(value) = self.journal.row(first)? {
+            return Ok(Some(value));
+        }
         let rows = self.database.begin_read()?.open_table(ROWS)?;
         Ok(rows.get_owned(first)?.map(|value| value.value().to_vec()))
     }
@@ -316,11 +327,12 @@ fn transact(
     Ok(transaction.commit()?)
 }
 
-fn insert(database: &Database, writes: &Writes<'_>) -> Result<(), redb::Error> {
+fn insert(database: &Database, journal: &Journal, writes: &Writes) -> Result<(), redb::Error> {
     transact(database, |transaction| {
         let mut rows = transaction.open_table(ROWS)?;
-        for (first, value) in &writes.rows {
-            rows.insert(first, value)?;
+        for row in journal.rows() {
+            let (first, value) = row?;
+            rows.insert(first, value.as_slice())?;
         }
         let mut progress = transaction.open_table(PROGRESS)?;
         for (first, value) in &writes.progress {

@@ -16,7 +16,6 @@ use super::{
     state::{Delayed, State, Waiting},
     store::{Marks, Open, Writes},
     tail::Tail,
-    unwritten::Unwritten,
 };
 use crate::{
     config,
@@ -33,7 +32,8 @@ pub(super) struct Writer {
     tail: Tail,
     /// Records before it were there when the log was opened.
     found: u64,
-    unwritten: Unwritten,
+    /// When the log must have what only the journal has.
+    write_by: Option<Instant>,
     expire_at: Option<Instant>,
 }
 
@@ -73,7 +73,7 @@ impl Writer {
         let expire_at = shared.bounds.max_age.map(|_| Instant::now());
         shared.pump(state);
         let (tail, found) = (Tail::new(marks.next), marks.next);
-        let writer = Self { shared, disk, tail, found, unwritten: Unwritten::default(), expire_at };
+        let writer = Self { shared, disk, tail, found, write_by: None, expire_at };
         writer.say(queue::State::Ready);
         Ok((writer, records > 0))
     }
@@ -109,7 +109,7 @@ impl Writer {
         let delayed = state.delayed.peek().filter(|_| state.jobs.is_some()).map(|next| next.0.due);
         let untold = state.untold_since.map(|since| since + PROGRESS_WITHIN);
         let expiry = self.expire_at.filter(|_| !state.chunks.is_empty());
-        [delayed, untold, self.unwritten.write_by(), expiry].into_iter().flatten().min()
+        [delayed, untold, self.write_by, expiry].into_iter().flatten().min()
     }
 
     fn wait(&self) {
@@ -193,7 +193,7 @@ impl Writer {
             return Err(error);
         }
         let now = Instant::now();
-        let late = self.unwritten.is_due(now);
+        let late = self.write_by.is_some_and(|by| by <= now) || self.disk.store().is_ok_and(|store| store.is_due());
         let untold = self.shared.lock().untold_since.is_some_and(|since| since + PROGRESS_WITHIN <= now);
         let committed = if !due.is_empty() || arming > 0 || late || untold || last {
             self.read_due(&mut due).and_then(|()| self.commit())
@@ -238,7 +238,7 @@ impl Writer {
         };
         self.accept(batch, &rows);
         self.tail.put(rows.last());
-        self.unwritten.add(rows, within);
+        self.write_by.get_or_insert(Instant::now() + within);
         Ok(())
     }
 
@@ -294,6 +294,7 @@ impl Writer {
 
     /// One transaction, one sync: the rows that are not done yet, and all progress.
     fn commit(&mut self) -> Result<(), redb::Error> {
+        let store = self.disk.store()?;
         let mut writes = Writes::default();
         {
             let mut state = self.shared.lock();
@@ -306,13 +307,11 @@ impl Writer {
             }
             writes.marks = Marks { next: self.tail.next, handed: state.handed };
             state.untold_since = None;
-            // done before they were ever written: they never will be
-            self.unwritten.retain(|first| state.chunks.contains_key(&first));
+            store.retain(|first| state.chunks.contains_key(&first));
         }
-        writes.rows = self.unwritten.rows().collect();
-        self.disk.store()?.write(&writes)?;
+        store.write(&writes)?;
         self.shared.metrics.queue_syncs.inc();
-        self.unwritten.clear();
+        self.write_by = None;
         Ok(())
     }
 

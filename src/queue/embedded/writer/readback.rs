@@ -7,19 +7,11 @@ use crate::queue::embedded::{
 };
 
 impl Writer {
-    /// A row's bytes, from wherever they are.
-    fn row(&mut self, first: u64) -> Result<Option<Vec<u8>>, redb::Error> {
-        match self.unwritten.row(first) {
-            Some(value) => Ok(Some(value.to_vec())),
-            None => self.disk.store()?.row(first),
-        }
-    }
-
     /// Reads the records of requeued jobs that were not kept in memory.
     pub(super) fn read_due(&mut self, due: &mut [Delayed]) -> Result<(), redb::Error> {
         for next in due.iter_mut().filter(|next| next.record.is_none()) {
             let Some(first) = self.shared.lock().chunk(next.seq).map(|(first, _)| first) else { continue };
-            if let Some(value) = self.row(first)? {
+            if let Some(value) = self.disk.store()?.row(first)? {
                 let (_, records) = row::read(&value).map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
                 let record = records.get((next.seq - first) as usize).copied();
                 next.record = record.map(bytes::Bytes::copy_from_slice);
@@ -40,7 +32,7 @@ impl Writer {
             more = true;
             let Some(first) = state.next_cold() else { return Ok(()) };
             drop(state);
-            let value = self.row(first)?;
+            let value = self.disk.store()?.row(first)?;
             let mut state = self.shared.lock();
             match &value {
                 Some(value) => {
