@@ -64,6 +64,16 @@ fn offer(c: &mut Criterion) {
     let parcel = || Parcel::new(Post::new(push("all"), 0, outcomes.clone()), Cards::All);
     let mut group = c.benchmark_group("hub/1,000 connections");
     group.throughput(Throughput::Elements(1000));
+    group.bench_function("send at once", |b| {
+        b.iter_batched(
+            &parcel,
+            |parcel| {
+                shard.take(parcel.into(), || true);
+                told.try_recv().unwrap()
+            },
+            BatchSize::SmallInput,
+        );
+    });
     group.bench_function("offer and write", |b| {
         b.iter_batched(
             &parcel,

@@ -75,10 +75,7 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]; after `Unavailable` or `TimedOut` the record may still arrive.
     pub async fn publish(&self, record: Bytes) -> Result<(), PublishError> {
-        match self.publish_all(vec![record]).pop() {
-            Some(published) => published.await,
-            None => Ok(()),
-        }
+        self.publish_all(vec![record]).pop().expect("invariant: one record, one outcome").await
     }
 
     /// As [`Publisher::publish`] for each of `records`, in order. They are on their way when this returns, as one where the

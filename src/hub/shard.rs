@@ -156,11 +156,12 @@ impl<S: Sink> Shard<S> {
 
     /// Writes what waits for `member`, as far as its socket takes it.
     pub fn flush(&self, member: &Member<S>) -> Flush {
-        self.note(member, member.outbox.borrow_mut().write(&member.sink, &mut self.gather.borrow_mut()))
+        let written = member.outbox.borrow_mut().write(&member.sink, &mut self.gather.borrow_mut());
+        self.settle(member, written)
     }
 
-    /// What a write did.
-    fn note(&self, member: &Member<S>, (pushes, result): (u64, io::Result<Written>)) -> Flush {
+    /// Counts what a write did, and draws the consequences for its connection.
+    fn settle(&self, member: &Member<S>, (pushes, result): (u64, io::Result<Written>)) -> Flush {
         add(&self.tally.deliveries, pushes);
         member.blocked.set(matches!(result, Ok(Written::Some)));
         match result {
@@ -173,8 +174,8 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// Offers a run to all connections it is for; `send` is asked before each whether it is to be written at once.
-    pub fn take(&self, run: Run, mut send: impl FnMut() -> bool) {
+    /// Offers a run to all connections it is for; `at_once` is asked before one with which nothing waits whether to write it now.
+    pub fn take(&self, run: Run, mut at_once: impl FnMut() -> bool) {
         let app = run.target().app.as_deref();
         let mut items: [Option<Rc<Item>>; Dialect::ALL.len()] = Default::default();
         let groups = self.groups.borrow();
@@ -182,7 +183,7 @@ impl<S: Sink> Shard<S> {
         for group in run.cards().filter_map(|card| groups.get(card)) {
             for member in group.members().iter().filter(|member| member.speaks_to(app)) {
                 let item = items[member.dialect.index()].get_or_insert_with(|| run.item(member.dialect));
-                self.offer(member, item, run.len(), send());
+                self.offer(member, item, run.len(), &mut at_once);
                 matched = true;
             }
         }
@@ -266,8 +267,8 @@ impl<S: Sink> Shard<S> {
 
     /// Offers what waits and writes, up to the bounds of a turn; `true`: more is to be written.
     ///
-    /// Where nothing else waits, a connection is written to as it is offered something, while it is in the cache. What comes between two writes is taken first: so a burst whose first push woke the shard leaves in one write for most
-    /// connections.
+    /// Where nothing else waits, a connection is written to as it is offered something, while it is in the cache. What comes
+    /// between two writes is taken first: so a burst whose first push woke the shard leaves in one write for most connections.
     fn turn(&self, inbox: &mut Bundles<Parcel>) -> bool {
         self.offers.set(0);
         let mut left = self.limits().writes_per_turn;
@@ -276,9 +277,9 @@ impl<S: Sink> Shard<S> {
                 && let Some(run) = Run::next(inbox, self.limits())
             {
                 self.take(run, || {
-                    let send = left > 0 && !self.is_dirty() && inbox.is_empty();
-                    left -= usize::from(send);
-                    send
+                    let at_once = left > 0 && !self.is_dirty() && inbox.is_empty();
+                    left -= usize::from(at_once);
+                    at_once
                 });
             } else if left == 0 {
                 return self.is_dirty();
@@ -291,17 +292,17 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    fn offer(&self, member: &Rc<Member<S>>, item: &Rc<Item>, pushes: u64, send: bool) {
+    fn offer(&self, member: &Rc<Member<S>>, item: &Rc<Item>, pushes: u64, mut at_once: impl FnMut() -> bool) {
         self.offers.set(self.offers.get() + 1);
         if member.is_ending() {
             add(&self.tally.gone, pushes);
             return;
         }
-        if send && member.is_drained() {
+        if member.is_drained() && at_once() {
             add(&self.tally.queued, pushes);
             let sent =
                 member.outbox.borrow_mut().send(item, &member.sink, &mut self.gather.borrow_mut(), self.limits());
-            if self.note(member, sent) != Flush::Empty {
+            if self.settle(member, sent) != Flush::Empty {
                 member.wake();
             }
             return;

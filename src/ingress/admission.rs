@@ -110,24 +110,24 @@ impl Admission {
         drafts: Vec<Result<Draft, Refusal>>,
     ) -> Vec<impl Future<Output = Result<PushId, Refusal>> + Send + use<>> {
         let mut records = Vec::with_capacity(drafts.len());
-        let ids: Vec<_> = drafts
+        let ids: Vec<Result<PushId, Refusal>> = drafts
             .into_iter()
             .map(|draft| {
-                let push = draft.and_then(|draft| self.admit(draft))?;
+                let push = draft.and_then(|draft| self.admit(draft));
+                let push = push.inspect_err(|refusal| self.tell(source, refusal.kind.name()))?;
                 records.push(record::encode(&push));
                 Ok(push.id)
             })
             .collect();
         let mut published = self.0.publisher.publish_all(records).into_iter();
         let waits = ids.into_iter().map(|id| {
-            let waits = Waits { caller: Some(source), admission: self.clone() };
-            let published = id.is_ok().then(|| published.next()).flatten();
+            let admitted = id.map(|id| {
+                let published = published.next().expect("invariant: each record has an outcome");
+                (id, published, Waits { caller: Some(source), admission: self.clone() })
+            });
             async move {
-                let outcome = match published {
-                    Some(published) => published.await.map_err(Refusal::from).and(id),
-                    None => id,
-                };
-                waits.answered(outcome)
+                let (id, published, waits) = admitted?;
+                waits.answered(published.await.map_err(Refusal::from).map(|()| id))
             }
         });
         waits.collect()
@@ -224,7 +224,7 @@ impl Admission {
     }
 }
 
-/// A caller that waits for the answer to its push; dropped without one, it left.
+/// A caller that waits for the answer to an admitted push, which is counted then; dropped without one, it left.
 struct Waits {
     caller: Option<Source>,
     admission: Admission,

@@ -130,6 +130,27 @@ async fn a_stream_is_answered_in_order_and_a_bad_push_costs_only_its_own_reply()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_at_a_message_that_is_too_large_and_nothing_behind_it_is_published() {
+    for unacknowledged in ["1", "2", "1024"] {
+        let node = Node::start(&[("GRPC__MAX_MESSAGE", "1KiB"), ("GRPC__MAX_UNACKNOWLEDGED", unacknowledged)]).await;
+        let mut tab = Client::gopusher(&node.socket(), "a", "").await;
+        let mut client = RpcClient::connect(node.grpc()).await.unwrap();
+        let requests = ["first", "second", &"x".repeat(2000), "behind"].map(|content| push("a", content));
+        let mut replies = client.push_stream(tokio_stream::iter(requests)).await.unwrap().into_inner();
+        for _ in 0..2 {
+            assert_eq!(replies.message().await.unwrap().unwrap().code, 0);
+        }
+        let status = replies.message().await.unwrap_err();
+        assert_eq!(status.code(), Code::OutOfRange, "{status}");
+        assert_eq!(client.push(push("a", "last")).await.unwrap().into_inner().code, 0);
+        for content in ["first", "second", "last"] {
+            assert_eq!(tab.content().await, content);
+        }
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_open_stream_ends_with_unavailable_when_the_node_stops() {
     let node = Node::start(&[]).await;
     let mut client = RpcClient::connect(node.grpc()).await.unwrap();

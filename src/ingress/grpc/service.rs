@@ -1,5 +1,7 @@
 //! The calls of `proto.Rpc`.
 
+use std::mem;
+
 use futures_util::{
     FutureExt, StreamExt,
     future::{self, Either},
@@ -59,17 +61,20 @@ impl Rpc for Service {
     ) -> Result<Response<Self::PushStreamStream>, Status> {
         let (admission, stop) = (self.admission.clone(), self.stop.clone());
         let last = stream::once(async { Err(Status::from(Refusal::draining())) });
+        let mut broken = false;
         // a push that came before the stop is answered; the end after it says why there are no more
         let stopped = stop.clone();
         let pushes = request
             .into_inner()
             .take_until(stop.cancelled_owned())
-            .chain(last.filter(move |_| std::future::ready(stopped.is_cancelled())));
+            .chain(last.filter(move |_| future::ready(stopped.is_cancelled())))
+            // what follows a message that cannot be read is none
+            .take_while(move |push| future::ready(!mem::replace(&mut broken, push.is_err())));
         // what is there is published together; with all of it at most `max_unacknowledged` are under way
         let together = (self.max_unacknowledged / 2).clamp(1, TOGETHER);
         let replies = pushes
             .ready_chunks(together)
-            .flat_map(move |pushes| stream::iter(push_each(&admission, pushes)))
+            .flat_map(move |pushes| stream::iter(replies(&admission, pushes)))
             .buffered(self.max_unacknowledged - together + 1);
         Ok(Response::new(replies.boxed()))
     }
@@ -99,22 +104,20 @@ impl Rpc for Service {
     }
 }
 
-/// Pushes that came together.
-fn push_each(
+/// The replies to pushes that came together; an error is the last of them.
+fn replies(
     admission: &Admission,
     pushes: Vec<Result<PushRequest, Status>>,
 ) -> Vec<impl Future<Output = Result<PushReply, Status>> + use<>> {
-    let (mut drafts, mut broken) = (Vec::with_capacity(pushes.len()), None);
+    let (mut drafts, mut end) = (Vec::with_capacity(pushes.len()), None);
     for push in pushes {
         match push {
             Ok(push) => drafts.push(Draft::of(push)),
-            Err(status) => broken = Some(status),
+            Err(status) => end = Some(Either::Right(future::ready(Err(status)))),
         }
     }
     let outcomes = admission.push_each(Source::Grpc, drafts).into_iter();
-    let replies = outcomes.map(|outcome| outcome.map(|outcome| Ok(reply(outcome))));
-    // a stream that breaks ends
-    replies.map(Either::Left).chain(broken.map(|status| Either::Right(future::ready(Err(status))))).collect()
+    outcomes.map(|outcome| Either::Left(outcome.map(|outcome| Ok(reply(outcome))))).chain(end).collect()
 }
 
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {

@@ -1,5 +1,6 @@
 //! The journal: what is acknowledged and not yet in the log, in a file beside it. One write and one sync for all publishes that
-//! wait cost a fraction of a transaction, and most pushes are done before the log would have heard of them.
+//! wait cost a fraction of a transaction, and most pushes are done before the log would have heard of them. Memory knows only
+//! where a row is: the log gets it from here.
 //!
 //! An entry: first sequence number (u64), length (u32), CRC-32 of these and the row (u32), row; little-endian. A row may
 //! stand there again, grown. Zeros follow the last entry. Once all is in the log the file is written from its start again, so
@@ -27,9 +28,9 @@ pub(super) struct Journal {
     file: Box<dyn StorageBackend>,
     /// Where the next entry goes.
     end: usize,
-    /// Of the file.
-    len: usize,
-    /// Where the rows are that the log has not, by their first sequence numbers: as they were written last.
+    /// Of the file, in bytes.
+    size: usize,
+    /// Where the entries are of the rows that the log has not, by their first sequence numbers: as they were written last.
     rows: BTreeMap<u64, Range<usize>>,
 }
 
@@ -78,35 +79,41 @@ impl Journal {
         while let Some((entry, after)) = Entry::read(rest) {
             let end = row::read(entry.value).map_or(0, |(_, records)| entry.first + records.len() as u64);
             if end > next {
-                let at = bytes.len() - after.len();
-                rows.insert(entry.first, at - entry.value.len()..at);
+                rows.insert(entry.first, bytes.len() - rest.len()..bytes.len() - after.len());
                 found.next = found.next.max(end);
             }
             rest = after;
         }
         found.torn = !rest.is_empty() && !rest.starts_with(&END);
-        Ok((Self { file, end: 0, len: bytes.len(), rows }, found))
+        Ok((Self { file, end: 0, size: bytes.len(), rows }, found))
     }
 
     /// How many rows the log has not.
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.rows.len()
     }
 
     /// Those rows, by their first sequence numbers.
     pub(super) fn rows(&self) -> impl Iterator<Item = io::Result<(u64, Vec<u8>)>> {
-        self.rows.iter().map(|(first, place)| Ok((*first, self.read(place)?)))
+        self.rows.iter().map(|(first, place)| Ok((*first, self.read(*first, place)?)))
     }
 
     /// One of them.
     pub(super) fn row(&self, first: u64) -> io::Result<Option<Vec<u8>>> {
-        self.rows.get(&first).map(|place| self.read(place)).transpose()
+        self.rows.get(&first).map(|place| self.read(first, place)).transpose()
     }
 
-    fn read(&self, place: &Range<usize>) -> io::Result<Vec<u8>> {
-        let mut value = vec![0; place.len()];
-        self.file.read(place.start as u64, &mut value)?;
-        Ok(value)
+    /// Checked: a kernel that could not write a page may forget it, and says so to nobody who does not sync.
+    fn read(&self, first: u64, place: &Range<usize>) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; place.len()];
+        self.file.read(place.start as u64, &mut bytes)?;
+        match Entry::read(&bytes) {
+            Some((entry, [])) if entry.first == first => {
+                bytes.drain(..HEAD);
+                Ok(bytes)
+            }
+            _ => Err(io::Error::other("queue.journal does not hold what was written to it")),
+        }
     }
 
     /// Forgets the rows that are not wanted any more.
@@ -123,7 +130,7 @@ impl Journal {
     /// here under them must not come back.
     pub(super) fn reset(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
-        self.len = 0;
+        self.size = 0;
         self.clear();
         self.file.sync_data()
     }
@@ -137,12 +144,12 @@ impl Journal {
     /// Returns once the kernel has the rows.
     pub(super) fn append(&mut self, rows: &[Row]) -> io::Result<()> {
         let end = self.end + rows.iter().map(|row| HEAD + row.value.len()).sum::<usize>();
-        if end + END.len() > self.len {
-            let len = (end + END.len()).next_multiple_of(GROWTH * PIECE);
-            for at in (self.len..len).step_by(PIECE) {
+        if end + END.len() > self.size {
+            let size = (end + END.len()).next_multiple_of(GROWTH * PIECE);
+            for at in (self.size..size).step_by(PIECE) {
                 self.file.write(at as u64, &ZEROS)?;
             }
-            self.len = len;
+            self.size = size;
         }
         let (mut at, mut piece) = (self.end, Vec::new());
         for row in rows {
@@ -158,8 +165,8 @@ impl Journal {
         piece.extend_from_slice(&END);
         self.file.write(at as u64, &piece)?;
         for row in rows {
-            let start = self.end + HEAD;
-            self.end = start + row.value.len();
+            let start = self.end;
+            self.end += HEAD + row.value.len();
             self.rows.insert(row.first, start..self.end);
         }
         Ok(())
@@ -202,7 +209,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         let (mut journal, nothing) = open(&path, 0);
-        assert!(journal.len() == 0 && !nothing.torn);
+        assert!(journal.count() == 0 && !nothing.torn);
         journal.append(&[row(0, 3), row(3, 2)]).unwrap();
         journal.append(&[row(3, 4), row(7, 1)]).unwrap();
         let end = journal.end;
@@ -249,6 +256,21 @@ mod tests {
             assert!(found.eq(rows.iter().map(|row| row.value.clone())));
         }
         assert_eq!((next, torn), (10, false));
+    }
+
+    #[test]
+    fn a_row_that_is_not_there_any_more_is_told_and_not_made_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, _) = open(&path, 0);
+        journal.append(&[row(0, 1), row(1, 1)]).unwrap();
+        let old = fs::read(&path).unwrap();
+        journal.clear();
+        journal.append(&[row(2, 1), row(3, 1)]).unwrap();
+        assert_eq!(journal.row(3).unwrap().unwrap(), row(3, 1).value);
+        // as if the kernel had not written what it said it had: whole rows of an earlier round, of the same size
+        fs::write(&path, old).unwrap();
+        assert!(journal.row(3).is_err() && journal.rows().all(|row| row.is_err()));
     }
 
     #[test]

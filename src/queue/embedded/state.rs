@@ -230,9 +230,9 @@ impl State {
         first
     }
 
-    /// Takes a chunk's records from the disk; those before `found` were there when the log was opened.
-    pub(super) fn warm(&mut self, first: u64, records: &[&[u8]], found: u64) {
-        let (Some(cold), Some(chunk)) = (self.cold, self.chunks.get(&first)) else { return };
+    /// Takes a chunk's records from the disk; those before `found` were there when the log was opened. How many are missing.
+    pub(super) fn warm(&mut self, first: u64, records: &[&[u8]], found: u64) -> u64 {
+        let (Some(cold), Some(chunk)) = (self.cold, self.chunks.get(&first)) else { return 0 };
         for (index, record) in (0..chunk.count).zip(records) {
             let seq = first + u64::from(index);
             if seq < cold || chunk.is_finished(index) {
@@ -245,15 +245,15 @@ impl State {
             self.memory += record.len() + ENTRY;
             self.ready.push_back(Entry { seq, begun, armed, record: Bytes::copy_from_slice(record) });
         }
-        self.cold = Some(first + u64::from(chunk.count));
+        self.lose(first, records.len() as u32)
     }
 
-    /// A chunk's row is not on the disk any more: its records that nobody holds in memory are gone. How many.
-    pub(super) fn lose(&mut self, first: u64) -> u64 {
+    /// A chunk's row has no more than `left` records any more: those beyond that nobody holds in memory are gone. How many.
+    pub(super) fn lose(&mut self, first: u64, left: u32) -> u64 {
         let (Some(cold), Some(chunk)) = (self.cold, self.chunks.get(&first)) else { return 0 };
         let end = first + u64::from(chunk.count);
         let lost: Vec<u32> =
-            (cold.saturating_sub(first) as u32..chunk.count).filter(|i| !chunk.is_finished(*i)).collect();
+            (left.max(cold.saturating_sub(first) as u32)..chunk.count).filter(|i| !chunk.is_finished(*i)).collect();
         // their sizes are unknown unless all of the chunk's records are among them
         let each = if lost.len() as u32 == chunk.unfinished { chunk.bytes } else { 0 };
         let (mut bytes, count) = (each, lost.len() as u64);

@@ -177,7 +177,7 @@ impl Store {
         if found.torn {
             tracing::warn!("the end of queue.journal is torn and is cut off: no sync followed it");
         }
-        let rows = journal.len();
+        let rows = journal.count();
         if let Some(marks) = known.filter(|_| rows > 0) {
             insert(&database, &journal, &Writes { marks: Marks { next: found.next, ..marks }, ..Writes::default() })?;
             tracing::warn!(rows, "queue.journal had rows that the queue's log had not: they are written now");
@@ -239,18 +239,26 @@ impl Store {
     pub(super) fn reconcile(&self, chunks: &BTreeMap<u64, Chunk>, marks: Marks) -> Result<(), redb::Error> {
         transact(&self.database, |transaction| {
             let mut rows = transaction.open_table(ROWS)?;
-            let mut cut = Vec::new();
-            let mut gone = Vec::new();
+            let (mut cut, mut gone, mut whole) = (Vec::new(), Vec::new(), 0);
             for row in rows.iter()? {
                 let (first, value) = row?;
                 let (_, records) = row::read(value.value()).map_err(corrupted)?;
                 match chunks.get(&first.value()) {
                     None => gone.push(first.value()),
-                    Some(chunk) if records.len() > chunk.count as usize => {
-                        cut.push(row::truncated(first.value(), value.value(), chunk.count).map_err(corrupted)?)
+                    Some(chunk) => {
+                        whole += usize::from(records.len() >= chunk.count as usize);
+                        if records.len() > chunk.count as usize {
+                            cut.push(row::truncated(first.value(), value.value(), chunk.count).map_err(corrupted)?);
+                        }
                     }
-                    Some(_) => {}
                 }
+            }
+            if whole < chunks.len() {
+                let rows = chunks.len() - whole;
+                tracing::error!(
+                    rows,
+                    "the disk lost rows that no sync had followed: their pushes are in memory or gone"
+                );
             }
             let mut progress = transaction.open_table(PROGRESS)?;
             let known: HashSet<u64> = chunks.keys().copied().collect();

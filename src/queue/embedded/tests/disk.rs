@@ -91,6 +91,15 @@ impl Disk {
             file.cut_power(random);
         }
     }
+
+    /// The kernel could not write what came last into the journal, and drops it without a word.
+    pub(super) fn forget_last_entry(&self) {
+        let File { synced, cached, unsynced } = &mut self.0.lock().unwrap().files[Name::Journal as usize];
+        unsynced.pop().expect("something is not synced");
+        *cached = synced.clone();
+        unsynced.iter().for_each(|change| apply(cached, change));
+    }
+
     pub(super) fn fail(&self, failing: bool) {
         self.0.lock().unwrap().failing = failing;
     }

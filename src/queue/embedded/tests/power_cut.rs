@@ -183,7 +183,7 @@ async fn a_disk_that_fails_and_heals_costs_nothing_that_was_acknowledged() {
         disk.fail(true);
         let mut refused = 0;
         let mut state = log.control.state.clone();
-        // the first ones may be acknowledged from memory, where sync is a time
+        // one that waits already may be acknowledged
         while *state.borrow_and_update() == State::Ready {
             match log.publish(format!("late {refused}")).await {
                 Ok(()) => known.push(format!("late {refused}")),
@@ -214,6 +214,30 @@ async fn a_disk_that_fails_and_heals_costs_nothing_that_was_acknowledged() {
         assert_eq!(log.metrics.queue_records.get(), 0);
         log.close().await;
     }
+}
+
+#[tokio::test]
+async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_and_invents_nothing() {
+    let disk = Disk::default();
+    let sync = config::Sync::Every(Duration::from_millis(100));
+    let mut log = open(&disk, sync, 64 << 20).await;
+    for n in 0..3 {
+        log.publish(n).await.unwrap();
+    }
+    eventually("they are in the log", || log.metrics.queue_syncs.get() > 0).await;
+    log.publish(3).await.unwrap();
+    disk.forget_last_entry();
+    let state = log.control.state.clone();
+    eventually("it is found out", || *state.borrow() != State::Ready).await;
+    eventually("it is open again", || *state.borrow() == State::Ready).await;
+    log.publish(4).await.unwrap();
+    let jobs = log.all().await;
+    assert_eq!(texts(&jobs), ["0", "1", "2", "3", "4"]);
+    drop(jobs);
+    log.close().await;
+    let mut log = open(&disk, sync, 64 << 20).await;
+    assert_eq!(texts(&log.all().await), ["0", "1", "2", "4"]);
+    log.close().await;
 }
 
 #[tokio::test]

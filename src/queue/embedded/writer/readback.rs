@@ -34,17 +34,17 @@ impl Writer {
             drop(state);
             let value = self.disk.store()?.row(first)?;
             let mut state = self.shared.lock();
-            match &value {
+            let lost = match &value {
                 Some(value) => {
                     let (_, records) = row::read(value).map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
-                    state.warm(first, &records, self.found);
+                    state.warm(first, &records, self.found)
                 }
-                None => {
-                    let lost = state.lose(first);
-                    self.lost(lost);
-                }
-            }
+                None => state.lose(first, 0),
+            };
             self.shared.pump(state);
+            if lost > 0 {
+                self.lost(lost);
+            }
         }
     }
 
