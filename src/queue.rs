@@ -75,19 +75,21 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`]; after `Unavailable` or `TimedOut` the record may still arrive.
     pub async fn publish(&self, record: Bytes) -> Result<(), PublishError> {
-        self.publish_all(vec![record]).pop().expect("invariant: one record, one outcome").await
+        self.publish_all(vec![record]).pop().expect("invariant: one record, one outcome")?.await
     }
 
     /// As [`Publisher::publish`] for each of `records`, in order. They are on their way when this returns, as one where the
-    /// backend can: none leaves before the others came.
+    /// backend can: none leaves before the others came. What is refused at once is an error at once.
     pub fn publish_all(
         &self,
         records: Vec<Bytes>,
-    ) -> Vec<impl Future<Output = Result<(), PublishError>> + Send + use<>> {
+    ) -> Vec<Result<impl Future<Output = Result<(), PublishError>> + Send + use<>, PublishError>> {
         match self {
-            Self::Embedded(publisher) => publisher.publish_all(records).into_iter().map(Either::Left).collect(),
+            Self::Embedded(publisher) => {
+                publisher.publish_all(records).into_iter().map(|one| one.map(Either::Left)).collect()
+            }
             Self::Nsq(publisher) => {
-                records.into_iter().map(|record| Either::Right(publisher.publish(record))).collect()
+                records.into_iter().map(|record| publisher.publish(record).map(Either::Right)).collect()
             }
         }
     }

@@ -113,18 +113,18 @@ impl Admission {
         let ids: Vec<Result<PushId, Refusal>> = drafts
             .into_iter()
             .map(|draft| {
-                let push = draft.and_then(|draft| self.admit(draft));
-                let push = push.inspect_err(|refusal| self.tell(source, refusal.kind.name()))?;
+                let push = draft.and_then(|draft| self.admit(draft))?;
                 records.push(record::encode(&push));
                 Ok(push.id)
             })
             .collect();
         let mut published = self.0.publisher.publish_all(records).into_iter();
         let waits = ids.into_iter().map(|id| {
-            let admitted = id.map(|id| {
-                let published = published.next().expect("invariant: each record has an outcome");
-                (id, published, Waits { caller: Some(source), admission: self.clone() })
+            let admitted = id.and_then(|id| {
+                let published = published.next().expect("invariant: each record has an outcome")?;
+                Ok((id, published, Waits { caller: Some(source), admission: self.clone() }))
             });
+            let admitted = admitted.inspect_err(|refusal| self.tell(source, refusal.kind.name()));
             async move {
                 let (id, published, waits) = admitted?;
                 waits.answered(published.await.map_err(Refusal::from).map(|()| id))

@@ -88,6 +88,7 @@ impl Bound {
             admission: self.admission.clone(),
             max_unacknowledged: config.max_unacknowledged,
             stop: stop.clone(),
+            metrics: Arc::clone(&self.metrics),
         };
         let rpc = RpcServer::new(service).max_decoding_message_size(size);
         let reflection = || {

@@ -112,16 +112,14 @@ impl Publisher {
     pub(crate) fn publish_all(
         &self,
         records: Vec<Bytes>,
-    ) -> Vec<impl Future<Output = Result<(), PublishError>> + use<>> {
+    ) -> Vec<Result<impl Future<Output = Result<(), PublishError>> + use<>, PublishError>> {
         let (since, metrics) = (Instant::now(), &self.shared.metrics);
         let deadline = since + self.shared.bounds.publish_timeout;
-        let admitted = self.shared.admit(records).into_iter();
-        let waits = admitted.map(|admitted| {
-            let counted = admitted.is_ok().then(|| Counted::new(&metrics.publishes));
-            let metrics = Arc::clone(metrics);
+        let waits = |acknowledged| {
+            let (metrics, counted) = (Arc::clone(metrics), Counted::new(&metrics.publishes));
             async move {
                 let _counted = counted;
-                let outcome = match timeout_at(deadline, admitted?).await {
+                let outcome = match timeout_at(deadline, acknowledged).await {
                     Ok(Ok(outcome)) => outcome,
                     Ok(Err(_)) => Err(PublishError::Unavailable("it was closed before it had the push".into())),
                     Err(_) => Err(PublishError::TimedOut),
@@ -131,8 +129,8 @@ impl Publisher {
                 }
                 outcome
             }
-        });
-        waits.collect()
+        };
+        self.shared.admit(records).into_iter().map(|admitted| admitted.map(waits)).collect()
     }
 }
 

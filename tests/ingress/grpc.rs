@@ -142,6 +142,8 @@ async fn a_stream_ends_at_a_message_that_is_too_large_and_nothing_behind_it_is_p
         }
         let status = replies.message().await.unwrap_err();
         assert_eq!(status.code(), Code::OutOfRange, "{status}");
+        let counted = node.metric("oxipush_requests_total", &[("protocol", "grpc"), ("status", "OUT_OF_RANGE")]).await;
+        assert_eq!(counted, 1.0);
         assert_eq!(client.push(push("a", "last")).await.unwrap().into_inner().code, 0);
         for content in ["first", "second", "last"] {
             assert_eq!(tab.content().await, content);

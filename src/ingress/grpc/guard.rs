@@ -83,7 +83,8 @@ where
     }
 }
 
-fn count(metrics: &Metrics, code: Code) {
+/// Counts a refused request.
+pub(super) fn count(metrics: &Metrics, code: Code) {
     let status = match code {
         Code::InvalidArgument => "INVALID_ARGUMENT",
         Code::Unauthenticated => "UNAUTHENTICATED",

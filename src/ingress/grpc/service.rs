@@ -1,6 +1,6 @@
 //! The calls of `proto.Rpc`.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use futures_util::{
     FutureExt, StreamExt,
@@ -10,6 +10,7 @@ use futures_util::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::guard;
 use crate::{
     ingress::{
         admission::{Admission, Source},
@@ -22,6 +23,7 @@ use crate::{
         PushRequest, SystemReply, SystemRequest, rpc_server::Rpc,
     },
     push::PushId,
+    telemetry::Metrics,
 };
 
 /// Pushes of a stream that are published as one at most.
@@ -35,6 +37,7 @@ pub(super) struct Service {
     pub(super) max_unacknowledged: usize,
     /// Ends open streams.
     pub(super) stop: CancellationToken,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 #[tonic::async_trait]
@@ -59,7 +62,7 @@ impl Rpc for Service {
         &self,
         request: Request<Streaming<PushRequest>>,
     ) -> Result<Response<Self::PushStreamStream>, Status> {
-        let (admission, stop) = (self.admission.clone(), self.stop.clone());
+        let (service, stop) = (self.clone(), self.stop.clone());
         let last = stream::once(async { Err(Status::from(Refusal::draining())) });
         let mut broken = false;
         // a push that came before the stop is answered; the end after it says why there are no more
@@ -74,7 +77,7 @@ impl Rpc for Service {
         let together = (self.max_unacknowledged / 2).clamp(1, TOGETHER);
         let replies = pushes
             .ready_chunks(together)
-            .flat_map(move |pushes| stream::iter(replies(&admission, pushes)))
+            .flat_map(move |pushes| stream::iter(service.replies(pushes)))
             .buffered(self.max_unacknowledged - together + 1);
         Ok(Response::new(replies.boxed()))
     }
@@ -104,20 +107,28 @@ impl Rpc for Service {
     }
 }
 
-/// The replies to pushes that came together; an error is the last of them.
-fn replies(
-    admission: &Admission,
-    pushes: Vec<Result<PushRequest, Status>>,
-) -> Vec<impl Future<Output = Result<PushReply, Status>> + use<>> {
-    let (mut drafts, mut end) = (Vec::with_capacity(pushes.len()), None);
-    for push in pushes {
-        match push {
-            Ok(push) => drafts.push(Draft::of(push)),
-            Err(status) => end = Some(Either::Right(future::ready(Err(status)))),
+impl Service {
+    /// The replies to pushes that came together; an error is the last of them.
+    fn replies(
+        &self,
+        pushes: Vec<Result<PushRequest, Status>>,
+    ) -> Vec<impl Future<Output = Result<PushReply, Status>> + use<>> {
+        let (mut drafts, mut end) = (Vec::with_capacity(pushes.len()), None);
+        for push in pushes {
+            match push {
+                Ok(push) => drafts.push(Draft::of(push)),
+                Err(status) => {
+                    // not a caller that left, or a node that stops
+                    if matches!(status.code(), Code::OutOfRange | Code::Internal) {
+                        guard::count(&self.metrics, status.code());
+                    }
+                    end = Some(Either::Right(future::ready(Err(status))));
+                }
+            }
         }
+        let outcomes = self.admission.push_each(Source::Grpc, drafts).into_iter();
+        outcomes.map(|outcome| Either::Left(outcome.map(|outcome| Ok(reply(outcome))))).chain(end).collect()
     }
-    let outcomes = admission.push_each(Source::Grpc, drafts).into_iter();
-    outcomes.map(|outcome| Either::Left(outcome.map(|outcome| Ok(reply(outcome))))).chain(end).collect()
 }
 
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {

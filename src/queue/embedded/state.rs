@@ -379,3 +379,21 @@ impl State {
         self.end(seq, 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::{Chunk, State};
+
+    #[test]
+    fn what_a_row_that_came_back_shorter_has_lost_is_ended_and_counted() {
+        let mut state = State::new(mpsc::channel(1).0);
+        let mut chunk = Chunk::new(0);
+        chunk.extend(4, 4, 100);
+        state.chunks.insert(7, chunk);
+        (state.records, state.bytes, state.stored, state.cold) = (4, 4, 100, Some(7));
+        assert_eq!(state.warm(7, &[b"a", b"b"], 0), 2);
+        assert_eq!((state.records, state.ready.len(), state.cold), (2, 2, Some(11)));
+    }
+}

@@ -239,26 +239,18 @@ impl Store {
     pub(super) fn reconcile(&self, chunks: &BTreeMap<u64, Chunk>, marks: Marks) -> Result<(), redb::Error> {
         transact(&self.database, |transaction| {
             let mut rows = transaction.open_table(ROWS)?;
-            let (mut cut, mut gone, mut whole) = (Vec::new(), Vec::new(), 0);
+            let mut cut = Vec::new();
+            let mut gone = Vec::new();
             for row in rows.iter()? {
                 let (first, value) = row?;
                 let (_, records) = row::read(value.value()).map_err(corrupted)?;
                 match chunks.get(&first.value()) {
                     None => gone.push(first.value()),
-                    Some(chunk) => {
-                        whole += usize::from(records.len() >= chunk.count as usize);
-                        if records.len() > chunk.count as usize {
-                            cut.push(row::truncated(first.value(), value.value(), chunk.count).map_err(corrupted)?);
-                        }
+                    Some(chunk) if records.len() > chunk.count as usize => {
+                        cut.push(row::truncated(first.value(), value.value(), chunk.count).map_err(corrupted)?)
                     }
+                    Some(_) => {}
                 }
-            }
-            if whole < chunks.len() {
-                let rows = chunks.len() - whole;
-                tracing::error!(
-                    rows,
-                    "the disk lost rows that no sync had followed: their pushes are in memory or gone"
-                );
             }
             let mut progress = transaction.open_table(PROGRESS)?;
             let known: HashSet<u64> = chunks.keys().copied().collect();
@@ -339,8 +331,15 @@ fn insert(database: &Database, journal: &Journal, writes: &Writes) -> Result<(),
     transact(database, |transaction| {
         let mut rows = transaction.open_table(ROWS)?;
         for row in journal.rows() {
-            let (first, value) = row?;
-            rows.insert(first, value.as_slice())?;
+            match row? {
+                (first, Some(value)) => drop(rows.insert(first, value.as_slice())?),
+                (first, None) => {
+                    tracing::error!(
+                        first,
+                        "queue.journal lost a row: its pushes are in memory until the process ends, or gone"
+                    );
+                }
+            }
         }
         let mut progress = transaction.open_table(PROGRESS)?;
         for (first, value) in &writes.progress {

@@ -50,24 +50,11 @@ struct Shared {
 
 impl Publisher {
     /// The record is on its way when this returns.
-    pub(crate) fn publish(&self, record: Bytes) -> impl Future<Output = Result<(), PublishError>> + use<> {
-        let (started, shared) = (Instant::now(), Arc::clone(&self.shared));
-        let sent = self.send(record, started);
-        async move {
-            let result = sent?.await.unwrap_or_else(|_| Err(closed()));
-            if result.is_ok() {
-                shared.metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
-            }
-            result
-        }
-    }
-
-    fn send(
+    pub(crate) fn publish(
         &self,
         record: Bytes,
-        started: Instant,
-    ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
-        let shared = &*self.shared;
+    ) -> Result<impl Future<Output = Result<(), PublishError>> + use<>, PublishError> {
+        let shared = Arc::clone(&self.shared);
         let (bytes, limit) = (record.len(), shared.limit.load(Ordering::Relaxed));
         if bytes > limit {
             return Err(PublishError::TooLarge { bytes, limit });
@@ -77,15 +64,23 @@ impl Publisher {
         }
         let full = PublishError::Full("[queue] max_publishes wait for nsqd already; try again later");
         let Ok(permit) = shared.permits.clone().try_acquire_owned() else { return Err(full) };
+        let started = Instant::now();
         let (answer, answered) = oneshot::channel();
         let deadline = started + shared.timeout;
         let _counted = Counted::new(&shared.metrics.publishes);
         let push = Push { record, deadline, answer, suspect: false, _permit: permit, _counted };
+        let closed = || PublishError::Unavailable("the gateway is stopping".into());
         shared.inbox.try_send(push).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => full,
             mpsc::error::TrySendError::Closed(_) => closed(),
         })?;
-        Ok(answered)
+        Ok(async move {
+            let result = answered.await.unwrap_or_else(|_| Err(closed()));
+            if result.is_ok() {
+                shared.metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
+            }
+            result
+        })
     }
 
     /// Resolves once nothing waits for an acknowledgement.
@@ -93,10 +88,6 @@ impl Publisher {
         let all = u32::try_from(self.shared.bound).unwrap_or(u32::MAX);
         let _ = self.shared.permits.acquire_many(all).await;
     }
-}
-
-fn closed() -> PublishError {
-    PublishError::Unavailable("the gateway is stopping".into())
 }
 
 /// Starts the publisher; it ends with `closing`.

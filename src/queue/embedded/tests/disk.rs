@@ -92,10 +92,12 @@ impl Disk {
         }
     }
 
-    /// The kernel could not write what came last into the journal, and drops it without a word.
-    pub(super) fn forget_last_entry(&self) {
+    /// The kernel could not write what came into the journal as the `nth` write that no sync followed: it drops it without a word.
+    pub(super) fn forget_entry(&self, nth: usize) {
         let File { synced, cached, unsynced } = &mut self.0.lock().unwrap().files[Name::Journal as usize];
-        unsynced.pop().expect("something is not synced");
+        let mut writes = unsynced.iter().enumerate().filter(|(_, change)| matches!(change, Change::Write(..)));
+        let (place, _) = writes.nth(nth).expect("so many writes");
+        unsynced.remove(place);
         *cached = synced.clone();
         unsynced.iter().for_each(|change| apply(cached, change));
     }

@@ -49,7 +49,7 @@ impl Writer {
     }
 
     pub(super) fn lost(&self, pushes: u64) {
-        tracing::error!(pushes, "pushes are missing from the queue's log: was its file changed?");
+        tracing::error!(pushes, "pushes are missing from the queue's files: did the disk fail, or were they changed?");
         self.shared.metrics.drops.get_or_create(&[("reason", "lost")]).inc_by(pushes);
     }
 }
