@@ -248,12 +248,16 @@ async fn past_the_bound_of_waiting_publishes_resource_exhausted_comes_and_who_le
     let mut client = RpcClient::connect(node.grpc()).await.unwrap();
     let waits = tokio::spawn({
         let mut client = client.clone();
-        async move { client.push(push("a", "x")).await }
+        let pushes = vec![push("a", "x"), push("", "bad"), push("a", "one too many")];
+        async move { client.push_batch(PushBatchRequest { pushes }).await }
     });
     node.metric_reaches("oxipush_publishes_waiting", &[], 1.0).await;
     assert_eq!(client.push(push("a", "x")).await.unwrap_err().code(), Code::ResourceExhausted);
     waits.abort();
-    node.metric_reaches("oxipush_pushes_total", &[("source", "grpc"), ("outcome", "caller_left")], 1.0).await;
+    // only the one that was under way: the others had their answer, though nobody heard it
+    for (outcome, pushes) in [("caller_left", 1.0), ("bad_field", 1.0), ("full", 2.0)] {
+        node.metric_reaches("oxipush_pushes_total", &[("source", "grpc"), ("outcome", outcome)], pushes).await;
+    }
     node.stop().await;
 }
 
