@@ -60,7 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (who.clone(), 0..4_u8, 0..3_u8).prop_map(|(who, card, app)| Step::Join(who, card, app)),
         1 => who.clone().prop_map(Step::Leave),
         6 => (proptest::collection::btree_set(0..5_u8, 1..4), proptest::option::of(0..3_u8), 1..300_usize, any::<bool>())
-            .prop_map(|(cards, app, size, send)| Step::Push(cards.into_iter().collect(), app, size, send)),
+            .prop_map(|(cards, app, size, at_once)| Step::Push(cards.into_iter().collect(), app, size, at_once)),
         3 => (1..8_usize).prop_map(Step::Write),
         4 => (who, 0..600_usize).prop_map(|(who, room)| Step::Room(who, room)),
     ]
@@ -122,7 +122,7 @@ fn run(steps: Vec<Step>) {
             Step::Leave(who) if who < known.len() => {
                 assert_eq!(shard.leave(&known[who].member), known[who].place.take().is_some());
             }
-            Step::Push(cards, app, size, send) => {
+            Step::Push(cards, app, size, at_once) => {
                 let parcel = parcel(&cards, app, size, &outcomes);
                 let post = Arc::clone(parcel.post());
                 let mut fate = Fate::Unmatched;
@@ -133,7 +133,7 @@ fn run(steps: Vec<Step>) {
                         one.expected.extend_from_slice(post.frame(one.member.dialect()).bytes());
                     }
                 }
-                shard.take(parcel.into(), || send);
+                shard.take(parcel.into(), || at_once);
                 assert!(told.try_recv().is_err(), "told while a part was held");
                 drop(post);
                 assert_eq!(told.try_recv().unwrap().fate, fate);

@@ -90,7 +90,7 @@ impl Admission {
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may still arrive.
     pub async fn push(&self, source: Source, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        self.push_all(source, vec![draft]).await.pop().expect("invariant: one push, one outcome")
+        self.push_each(source, vec![draft]).pop().expect("invariant: one push, one outcome").await
     }
 
     /// Publishes many together, in order; each has its own outcome.
@@ -122,7 +122,7 @@ impl Admission {
         let waits = ids.into_iter().map(|id| {
             let admitted = id.and_then(|id| {
                 let published = published.next().expect("invariant: each record has an outcome")?;
-                Ok((id, published, Waits { caller: Some(source), admission: self.clone() }))
+                Ok((id, published, Waits { source, admission: self.clone(), answered: false }))
             });
             let admitted = admitted.inspect_err(|refusal| self.tell(source, refusal.kind.name()));
             async move {
@@ -226,23 +226,22 @@ impl Admission {
 
 /// A caller that waits for the answer to an admitted push, which is counted then; dropped without one, it left.
 struct Waits {
-    caller: Option<Source>,
+    source: Source,
     admission: Admission,
+    answered: bool,
 }
 
 impl Waits {
     fn answered(mut self, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
-        match self.caller.take() {
-            Some(source) => self.admission.count(source, outcome),
-            None => outcome,
-        }
+        self.answered = true;
+        self.admission.count(self.source, outcome)
     }
 }
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        if let Some(source) = self.caller {
-            self.admission.tell(source, "caller_left");
+        if !self.answered {
+            self.admission.tell(self.source, "caller_left");
         }
     }
 }

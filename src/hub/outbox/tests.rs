@@ -55,11 +55,8 @@ enum Step {
     Run {
         sizes: Vec<usize>,
     },
-    /// A run past the list, where nothing waits.
-    Send {
-        sizes: Vec<usize>,
-        room: usize,
-    },
+    /// A run past the list, where nothing waits, and the room for it.
+    Send(Vec<usize>, usize),
     Control {
         size: usize,
     },
@@ -73,7 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..40_usize, proptest::option::of(0..4_u8)).prop_map(|(size, key)| Step::Push { size, key }),
         2 => proptest::collection::vec(1..20_usize, 2..5).prop_map(|sizes| Step::Run { sizes }),
         2 => (proptest::collection::vec(1..20_usize, 1..5), 0..60_usize)
-            .prop_map(|(sizes, room)| Step::Send { sizes, room }),
+            .prop_map(|(sizes, room)| Step::Send(sizes, room)),
         1 => (1..10_usize).prop_map(|size| Step::Control { size }),
         2 => (0..60_usize).prop_map(|room| Step::Write { room }),
     ]
@@ -181,7 +178,7 @@ fn run(steps: Vec<Step>, policy: Policy) {
                 let waiting = Waiting { number, size: sizes.iter().sum(), key: None, pushes: sizes };
                 offer(&mut outbox, &mut model, &item, waiting);
             }
-            Step::Send { sizes, room } if outbox.is_empty() => {
+            Step::Send(sizes, room) if outbox.is_empty() => {
                 pipe.room.set(room);
                 let item = run_of(number, &sizes);
                 let (pushes, written) = outbox.send(&item, &pipe, &mut Vec::new(), &limits);
@@ -191,7 +188,7 @@ fn run(steps: Vec<Step>, policy: Policy) {
                 left += pushes;
                 assert_eq!(left, model.left);
             }
-            Step::Send { .. } => {}
+            Step::Send(..) => {}
             Step::Control { size } => {
                 let item = Item::control(&Frame::from_encoded(vec![number; size].into()));
                 offer(&mut outbox, &mut model, &item, Waiting { number, size, key: None, pushes: Vec::new() });

@@ -107,8 +107,9 @@ impl Journal {
     fn read(&self, first: u64, place: &Range<usize>) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = vec![0; place.len()];
         self.file.read(place.start as u64, &mut bytes)?;
-        let entry = Entry::read(&bytes).filter(|(entry, rest)| entry.first == first && rest.is_empty());
-        Ok(entry.map(|(entry, _)| entry.value.to_vec()))
+        let whole = Entry::read(&bytes).is_some_and(|(entry, rest)| entry.first == first && rest.is_empty());
+        bytes.drain(..HEAD);
+        Ok(whole.then_some(bytes))
     }
 
     /// Forgets the rows that are not wanted any more.

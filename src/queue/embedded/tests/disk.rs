@@ -92,12 +92,10 @@ impl Disk {
         }
     }
 
-    /// The kernel could not write what came into the journal as the `nth` write that no sync followed: it drops it without a word.
-    pub(super) fn forget_entry(&self, nth: usize) {
+    /// The kernel could not write what came into the journal before its last `after` writes: it drops it without a word.
+    pub(super) fn forget_entry(&self, after: usize) {
         let File { synced, cached, unsynced } = &mut self.0.lock().unwrap().files[Name::Journal as usize];
-        let mut writes = unsynced.iter().enumerate().filter(|(_, change)| matches!(change, Change::Write(..)));
-        let (place, _) = writes.nth(nth).expect("so many writes");
-        unsynced.remove(place);
+        unsynced.remove(unsynced.len() - 1 - after);
         *cached = synced.clone();
         unsynced.iter().for_each(|change| apply(cached, change));
     }

@@ -225,12 +225,11 @@ async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_alone_and_it_is_
     let bounds = || Bounds::of(&config::Queue { sync, memory_bytes: 9000, max_in_flight: 1, ..defaults.clone() });
     let open = || Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), bounds(), tasks, metrics).await);
     let mut log = open().await.unwrap();
-    let zeros = 1024 * 1024 / (64 * 1024);
     for n in 0..5 {
         // each a row of its own
         log.publish(format!("{n}:{}", "x".repeat(4000))).await.unwrap();
     }
-    disk.forget_entry(zeros + 3);
+    disk.forget_entry(1);
     for n in [0, 1, 2] {
         let job = log.next().await;
         assert!(text(&job).starts_with(&format!("{n}:")));
