@@ -31,11 +31,15 @@ ENV ETCDCTL_API=3 ETCD_UNSUPPORTED_ARCH=arm64
 USER 65532:65532
 
 # The binary alone, with the C library it needs; no shell, no root.
+#   docker run -p 8080:8080 -p 8081:8081 -p 9002:9002 -e OXIPUSH__AUTH__KEYS=<key> oxipush
 FROM scratch
 COPY --from=build /image /
 COPY --from=build --chown=65532:65532 /data /data
 USER 65532:65532
 WORKDIR /data
 VOLUME /data
+# A container's loopback is reached by nobody, so it listens everywhere; the push API does not start like that without keys.
+ENV OXIPUSH__SOCKET__LISTEN=0.0.0.0:8080 OXIPUSH__HTTP__LISTEN=0.0.0.0:8081 OXIPUSH__GRPC__LISTEN=0.0.0.0:9002
 EXPOSE 8080 8081 9002
+HEALTHCHECK --interval=5s --timeout=6s --start-period=30s CMD ["/oxipush", "health"]
 ENTRYPOINT ["/oxipush"]

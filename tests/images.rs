@@ -101,3 +101,43 @@ fn what_compose_mounts_from_here_is_here() {
         assert!(root().join(path).exists(), "{path} is not there");
     }
 }
+
+#[test]
+fn the_context_admits_only_what_is_there() {
+    for path in admitted() {
+        assert!(root().join(&path).exists(), ".dockerignore admits {}, which is not there", path.display());
+    }
+}
+
+/// `oxipush WORDS…` with the environment of the gateway's image and `more`; whether it ended well, and what it said.
+fn in_the_image(words: &[&str], more: &[(&str, &str)]) -> (bool, String) {
+    let file = read("Dockerfile");
+    let (_, stage) = file.rsplit_once("\nFROM ").unwrap();
+    let variables = stage.lines().filter_map(|line| line.strip_prefix("ENV ")).flat_map(str::split_whitespace);
+    let variables: Vec<_> = variables.map(|pair| pair.split_once('=').unwrap()).collect();
+    assert!(!variables.is_empty());
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_oxipush"));
+    program.args(words).env_clear().envs(variables).envs(more.iter().copied()).current_dir(&folder);
+    let output = program.output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn the_image_listens_for_others_and_not_without_keys() {
+    let (well, said) = in_the_image(&["check-config"], &[]);
+    assert!(!well && said.contains("[auth] keys"), "{said}");
+    let (well, said) = in_the_image(&["check-config"], &[("OXIPUSH__AUTH__KEYS", "a key that is long enough")]);
+    assert!(well && said.contains("0.0.0.0:8080") && said.contains("0.0.0.0:8081"), "{said}");
+}
+
+#[test]
+fn the_images_health_check_is_a_command_that_it_has() {
+    let file = read("Dockerfile");
+    let command = file.lines().find(|line| line.starts_with("HEALTHCHECK ")).unwrap();
+    assert!(command.ends_with(r#"CMD ["/oxipush", "health"]"#), "{command}");
+    // nobody listens there in this test: it says so, and that it is not healthy
+    let nobody = ("OXIPUSH__HTTP__LISTEN", "127.0.0.1:1");
+    let (well, said) = in_the_image(&["health"], &[("OXIPUSH__AUTH__KEYS", "a key that is long enough"), nobody]);
+    assert!(!well && said.contains("no answer from 127.0.0.1:1"), "{said}");
+}
