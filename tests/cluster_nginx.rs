@@ -100,6 +100,12 @@ impl Nginx {
         until(&format!("503 at {port}"), || async { (self.get(port).await.0 == 503).then_some(()) }).await;
     }
 
+    /// The main process: a reload keeps it.
+    fn pid(&self) -> String {
+        let folder = self.topology.first["folder"].as_str().unwrap();
+        std::fs::read_to_string(format!("{folder}/nginx/root/run/nginx.pid")).unwrap()
+    }
+
     fn upstreams_file(&self) -> String {
         format!("{}/volumes/upstreams/upstreams.conf", self.topology.first["folder"].as_str().unwrap())
     }
@@ -367,6 +373,111 @@ async fn the_tls_example_is_one() {
     let output = openssl.stdin(std::process::Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && text.contains("Verification: OK"), "{text}");
+    // what has no forward secrecy is refused, though it is TLS 1.2
+    let mut openssl = std::process::Command::new(support::tool("openssl"));
+    openssl.args(["s_client", "-brief", "-tls1_2", "-cipher", "AES256-SHA", "-connect", &format!("{address}:443")]);
+    let output = openssl.stdin(std::process::Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("handshake failure"), "{text}");
     nginx.signal("QUIT");
     nginx.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nginx_refuses_is_told_as_the_api_tells_it() {
+    let nginx = Nginx::start();
+    let told = |answer: reqwest::Response| async move {
+        let status = answer.status().as_u16();
+        assert_eq!(answer.headers()["content-type"], "application/json", "{status}");
+        let body: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(body["code"], status);
+        assert!(!body["message"].as_str().unwrap().is_empty());
+        (status, body["reason"].as_str().unwrap().to_owned())
+    };
+    let http = reqwest::Client::new();
+    let api = format!("http://{}:8081", nginx.address);
+    let push = || http.post(format!("{api}/push"));
+    let nobody = told(push().body("{}").send().await.unwrap()).await;
+    assert_eq!(nobody, (503, "unavailable".to_owned()));
+    let metrics = told(http.get(format!("{api}/metrics")).send().await.unwrap()).await;
+    assert_eq!(metrics, (404, "no_such_route".to_owned()));
+    let huge = told(push().body(vec![b' '; 5 << 20]).send().await.unwrap()).await;
+    assert_eq!(huge, (413, "body_too_large".to_owned()));
+    // a node that closes the connection without an answer
+    let silent = Fake::start("silent", true).await;
+    nginx.put(silent.node("serving"));
+    let lost = until("the push is lost", || async {
+        let answer = push().body("{}").send().await.unwrap();
+        (answer.status() == 502).then_some(answer)
+    })
+    .await;
+    assert_eq!(told(lost).await, (502, "unavailable".to_owned()));
+    let answer = http.get(format!("http://{}:8080/ws", nginx.address)).send().await.unwrap();
+    assert_eq!(told(answer).await.1, "unavailable");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_node_that_hangs_are_cut_by_nginx_and_others_are_not() {
+    let nginx = Nginx::start();
+    let listener = TcpListener::bind((support::address(), 0)).await.unwrap();
+    let node = Fake { name: "node", address: listener.local_addr().unwrap(), requests: Arc::default() };
+    nginx.put(node.node("serving"));
+    let connect = || async {
+        until("the handshake reaches the node", || async {
+            let request = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            let mut client = TcpStream::connect((nginx.address.as_str(), 8080)).await.unwrap();
+            client.write_all(request.as_bytes()).await.unwrap();
+            let accepted = tokio::time::timeout(Duration::from_secs(1), listener.accept()).await;
+            let mut node = accepted.ok()?.unwrap().0;
+            let mut head = [0; 4096];
+            assert!(node.read(&mut head).await.unwrap() > 0);
+            let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            node.write_all(switching.as_bytes()).await.unwrap();
+            assert!(client.read(&mut head).await.unwrap() > 0);
+            Some((client, node))
+        })
+        .await
+    };
+    let (mut lost, _hangs) = connect().await;
+    let (mut kept, mut lives) = connect().await;
+    let ping_interval = Duration::from_secs(25);
+    let pings = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(ping_interval).await;
+            if lives.write_all(b"\x89\x00").await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut bytes = [0; 16];
+    let cut = tokio::time::timeout(support::PATIENCE, lost.read(&mut bytes)).await.expect("nginx cuts it");
+    assert!(matches!(cut, Ok(0) | Err(_)));
+    // both were as old then; this one had its ping, and nginx would take another
+    assert_eq!(kept.read(&mut bytes).await.unwrap(), 2);
+    kept.write_all(b"still there").await.unwrap();
+    assert!(!pings.is_finished());
+    pings.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_follows_an_etcd_that_was_emptied() {
+    let mut nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    nginx.put(node.node("serving"));
+    nginx.serves(8080, "node").await;
+    let pid = nginx.pid();
+    // many revisions, so that the emptied etcd is far behind what confd waits for
+    for _ in 0..20 {
+        nginx.put(node.node("serving"));
+    }
+    nginx.topology.tell("kill etcd").await;
+    let data = format!("{}/volumes/etcd", nginx.topology.first["folder"].as_str().unwrap());
+    for entry in std::fs::read_dir(&data).unwrap() {
+        std::fs::remove_dir_all(entry.unwrap().path()).unwrap();
+    }
+    nginx.topology.tell("start etcd").await;
+    let other = Fake::start("other", false).await;
+    nginx.put(other.node("serving"));
+    nginx.serves(8080, "other").await;
+    assert_eq!(nginx.pid(), pid, "nginx was not restarted");
 }
