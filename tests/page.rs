@@ -7,7 +7,7 @@ use std::{process::Stdio, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use support::{client::PATIENCE, gateway::Node};
+use support::{client::PATIENCE, gateway::Node, process::Process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -132,8 +132,7 @@ fn base64(text: &str) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_joins_pushes_and_shows_what_arrives() {
     let node = Node::start(&[]).await;
-    let mut page = Browser::open(&node.url("/")).await;
-    page.until("document.readyState === 'complete' && !!document.getElementById('join')").await;
+    let mut page = open(&node.url("/")).await;
     page.evaluate("document.getElementById('card').value = 'mayun'; document.getElementById('join').click()").await;
     let joined = async {
         while node.metric("oxipush_groups", &[]).await < 1.0 {
@@ -152,4 +151,68 @@ async fn the_page_joins_pushes_and_shows_what_arrives() {
         page.screenshot(path.as_ref()).await;
     }
     node.stop().await;
+}
+
+/// A page that has done its first script.
+async fn open(url: &str) -> Browser {
+    let mut page = Browser::open(url).await;
+    page.until("document.readyState === 'complete' && !!document.getElementById('join')").await;
+    page
+}
+
+fn set(id: &str, value: &str) -> String {
+    format!("(it => {{ it.value = {}; it.oninput?.() }})(document.getElementById('{id}'))", json!(value))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_says_why_a_push_does_not_show() {
+    let node = Node::start(&[]).await;
+    let mut page = open(&node.url("/")).await;
+    let says = |text: &str| format!("document.getElementById('log').innerText.includes({})", json!(text));
+    let click = |id: &str| format!("document.getElementById('{id}').click()");
+    page.evaluate(&click("push")).await;
+    page.until(&says("nobody joined as mayun, so it is dropped: Join first")).await;
+    page.evaluate(&click("join")).await;
+    page.until("document.getElementById('state').className === 'open'").await;
+    page.evaluate(&set("app", "shop")).await;
+    page.evaluate(&click("push")).await;
+    page.until(&says("for clients of app shop; this page joined without an app")).await;
+    page.evaluate(&set("card", "jack")).await;
+    page.evaluate(&click("push")).await;
+    page.until(&says("nobody joined as jack")).await;
+    // a card that no client may have
+    page.evaluate(&set("card", "a\tb")).await;
+    page.evaluate(&click("join")).await;
+    page.until("document.getElementById('state').innerText.startsWith('not joined: ')").await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_curl_line_is_quoted_for_a_shell() {
+    let node = Node::start(&[]).await;
+    let mut page = open(&node.url("/")).await;
+    page.evaluate(&set("card", "o'brien")).await;
+    let line = page.evaluate("document.getElementById('curl').innerText").await.as_str().unwrap().to_owned();
+    let output = Command::new("sh").args(["-c", &format!("{line} -s")]).output().await.unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["code"], 0, "{line}: {answer}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_joins_again_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [("DATA__DIR", folder.path().to_str().unwrap())];
+    let mut node = Process::spawn(&settings);
+    assert!(node.ready().await);
+    let mut page = open(&node.url("/")).await;
+    page.evaluate("document.getElementById('join').click()").await;
+    page.until("document.getElementById('state').className === 'open'").await;
+    let at = [node.socket, node.http, node.grpc];
+    node.terminate();
+    assert_eq!(node.ended().await, Some(0));
+    page.until("document.getElementById('state').className === 'lost'").await;
+    let mut node = Process::spawn_at(&settings, at);
+    assert!(node.ready().await);
+    page.until("document.getElementById('state').className === 'open'").await;
 }
