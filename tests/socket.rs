@@ -13,7 +13,7 @@ use oxipush::{
     push::Target,
     queue::{Job, record},
 };
-use rig::{PATIENCE, Raw, handshake, push, start, start_held, until};
+use rig::{OK, PATIENCE, Raw, handshake, push, start, start_held, until};
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,13 +23,13 @@ async fn a_join_in_gopushers_words_is_answered_and_a_push_arrives_byte_for_byte(
     assert!(raw.head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{}", raw.head);
     assert!(!raw.head.to_lowercase().contains("sec-websocket-protocol"), "{}", raw.head);
     raw.text(r#"{"event":"join","data":{"app_id":"alibaba","card_id":"mayun"}}"#).await;
-    assert_eq!(raw.next().await, Some((1, br#"{"type":1,"data":"ok"}"#.to_vec())));
+    assert_eq!(raw.next().await, Some((1, OK.into())));
     raw.text(r#"{"event":"ping"}"#).await;
-    assert_eq!(raw.next().await, Some((1, br#"{"type":1,"data":"ok"}"#.to_vec())));
+    assert_eq!(raw.next().await, Some((1, OK.into())));
     raw.text(r#"{"event":"read"}"#).await;
     raw.has_nothing().await;
     rig.push(&["mayun"], "hello").await;
-    assert_eq!(raw.next().await, Some((1, br#"{"type":1,"data":"hello"}"#.to_vec())));
+    assert_eq!(raw.next().await, Some((1, b"{\"type\":1,\"data\":\"hello\"}\n".to_vec())));
     assert_eq!(rig.hub.connections("mayun"), 1);
     rig.reaches("oxipush_deliveries_total", 1).await;
     rig.reaches(r#"oxipush_jobs_total{outcome="finished"}"#, 1).await;

@@ -8,7 +8,7 @@ mod rig;
 use std::time::Duration;
 
 use oxipush::push::Push;
-use rig::{PATIENCE, Raw, Rig, handshake, masked, push, start, until};
+use rig::{OK, PATIENCE, Raw, Rig, handshake, masked, push, start, until};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 /// A content of `bytes` bytes that begins with `number`.
@@ -245,14 +245,14 @@ async fn bytes_that_come_with_the_handshake_or_one_by_one_are_heard() {
     let mut request = handshake("/ws", "").into_bytes();
     request.extend_from_slice(&join);
     let mut early = Raw::request(rig.address, request).await;
-    assert_eq!(early.next_text().await, r#"{"type":1,"data":"ok"}"#);
+    assert_eq!(early.next_text().await, OK);
     let mut slow = rig.connect().await;
     slow.stream.set_nodelay(true).unwrap();
     for byte in join {
         slow.bytes(&[byte]).await;
         tokio::task::yield_now().await;
     }
-    assert_eq!(slow.next_text().await, r#"{"type":1,"data":"ok"}"#);
+    assert_eq!(slow.next_text().await, OK);
     assert_eq!(rig.hub.connections("ada"), 2);
     rig.stop().await;
 }

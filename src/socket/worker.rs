@@ -141,9 +141,9 @@ mod tests {
 
     async fn join(client: &mut TcpStream) {
         client.write_all(&masked(br#"{"event":"join","data":{"card_id":"alice"}}"#)).await.unwrap();
-        let mut answer = [0; 24];
+        let mut answer = [0; 25];
         timeout(PATIENCE, client.read_exact(&mut answer)).await.unwrap().unwrap();
-        assert_eq!(&answer[2..], br#"{"type":1,"data":"ok"}"#);
+        assert_eq!(&answer[2..], b"{\"type\":1,\"data\":\"ok\"}\n");
     }
 
     #[tokio::test]
