@@ -230,6 +230,17 @@ impl Raw {
         }
     }
 
+    /// As [`Raw::next_text`], pings not answered.
+    pub async fn next_text_unanswered(&mut self) -> String {
+        loop {
+            match self.next().await.expect("the connection ended before a text") {
+                (1, text) => return String::from_utf8(text).unwrap(),
+                (9, _) => {}
+                other => panic!("not a text: {other:?}"),
+            }
+        }
+    }
+
     /// Code and text of the close frame that must come next (pings apart), after which the connection must end.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {

@@ -203,7 +203,7 @@ mod tests {
     fn pushes_and_answers_are_the_bytes_that_gopusher_sent() {
         let golden = include_str!("gopusher/frames.txt");
         let lines: Vec<&str> = golden.lines().filter(|line| !line.starts_with('#')).collect();
-        assert!(lines.len() >= 8 && lines.len() % 2 == 0);
+        assert!(lines.len() >= 8 && lines.len().is_multiple_of(2));
         for pair in lines.chunks(2) {
             let content: String = serde_json::from_str(pair[0]).unwrap();
             assert_eq!(pushed(&content), format!("{}\n", pair[1]), "{}", pair[0]);
