@@ -1,4 +1,4 @@
-//! The clients' side: handshake, join, heartbeat, writes, close codes. The socket leaves actix-web after the handshake.
+//! The clients' side: handshake, join, heartbeat, writes, close codes. The socket leaves HTTP after the handshake.
 
 mod address;
 mod connection;
@@ -6,11 +6,14 @@ mod drain;
 mod gate;
 mod handshake;
 mod heartbeat;
+mod http;
 mod wheel;
 mod worker;
 
 use std::{
+    convert::Infallible,
     net::TcpListener,
+    rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,11 +21,8 @@ use std::{
     time::Duration,
 };
 
-use actix_codec::Framed;
-use actix_http::{HttpService, Request, h1};
 use actix_server::{Server, ServerHandle};
-use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
-use actix_web::{App, HttpResponse, dev::AppConfig, web};
+use actix_service::fn_service;
 use tokio::{
     net::TcpStream,
     sync::{oneshot, watch},
@@ -31,17 +31,15 @@ use tokio::{
 use crate::{
     config::{self, Config},
     hub::Hub,
-    lifecycle::{Phase, Phases, Tasks},
+    lifecycle::{Phases, Tasks},
     push::NameRule,
     telemetry::Metrics,
 };
 
 use drain::Plan;
 use gate::Gate;
+use http::Http;
 use worker::Worker;
-
-/// actix-http measures time-outs from a clock that may be this late; without it a short one could be over at once.
-const ACTIX_CLOCK: Duration = Duration::from_millis(500);
 
 /// A bound listener that does not serve yet.
 pub struct Bound {
@@ -106,12 +104,22 @@ impl Bound {
         }
         let server = Server::build()
             .workers(house.hub.workers())
-            // the gate refuses with 503 what is too many; actix would only let it wait
-            .max_concurrent_connections(house.config.max_connections.max(1024))
+            // the gate refuses what is too many; actix would let it wait
+            .max_concurrent_connections(house.config.max_connections + house.config.max_refusals + 1)
             .disable_signals()
             .listen("clients", listener, {
                 let house = Arc::clone(&house);
-                move || http(&house, &phases)
+                // called on each worker's thread, which makes it a shard's
+                move || {
+                    let http = Rc::new(Http::new(&house, Worker::start(&house), &phases));
+                    fn_service(move |io: TcpStream| {
+                        let http = Rc::clone(&http);
+                        async move {
+                            http.serve(io).await;
+                            Ok::<_, Infallible>(())
+                        }
+                    })
+                }
             });
         let server = server.expect("invariant: a listener that is non-blocking and has an address can be served").run();
         let handle = server.handle();
@@ -128,58 +136,6 @@ impl Bound {
         });
         Clients { house, server: handle }
     }
-}
-
-/// What one worker does with accepted connections; called on the worker's thread, which makes it the shard's.
-fn http(
-    house: &Arc<House>,
-    phases: &Phases,
-) -> impl actix_service::ServiceFactory<
-    TcpStream,
-    Config = (),
-    Response = (),
-    Error = actix_http::error::DispatchError,
-    InitError = (),
-> + use<> {
-    let worker = Worker::start(house);
-    let phases = phases.clone();
-    let app = App::new()
-        .app_data(web::Data::new(phases))
-        .route("/healthz", web::get().to(health))
-        .route("/healthz", web::head().to(health))
-        .route("/ws", web::route().to(not_upgraded))
-        .default_service(web::to(|| async { HttpResponse::NotFound().body("not found: clients connect to /ws\n") }));
-    HttpService::build()
-        .client_request_timeout(house.config.handshake_timeout + ACTIX_CLOCK)
-        .client_disconnect_timeout(house.config.close_timeout)
-        .h1_allow_half_closed(false)
-        .upgrade(fn_service(move |(request, framed): (Request, Framed<TcpStream, h1::Codec>)| {
-            let worker = worker.clone();
-            async move {
-                if let Some(refusal) = handshake::serve(worker, request, framed) {
-                    refusal.send().await;
-                }
-                Ok::<_, std::convert::Infallible>(())
-            }
-        }))
-        .finish(map_config(app.into_factory().map_err(|error: actix_web::Error| error.error_response()), |()| {
-            AppConfig::default()
-        }))
-        .tcp()
-}
-
-async fn health(phases: web::Data<Phases>) -> &'static str {
-    match phases.now() {
-        Phase::Leaving | Phase::Draining => "draining\n",
-        Phase::Starting | Phase::Serving => "ok\n",
-    }
-}
-
-async fn not_upgraded() -> HttpResponse {
-    HttpResponse::UpgradeRequired()
-        .insert_header(("Upgrade", "websocket"))
-        .insert_header(("Sec-WebSocket-Version", "13"))
-        .body("connect with a WebSocket client\n")
 }
 
 impl House {

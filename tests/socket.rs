@@ -13,7 +13,7 @@ use oxipush::{
     push::Target,
     queue::{Job, record},
 };
-use rig::{PATIENCE, Raw, handshake, push, start, start_held, until};
+use rig::{OK, PATIENCE, Raw, handshake, push, start, start_held, until};
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,13 +23,13 @@ async fn a_join_in_gopushers_words_is_answered_and_a_push_arrives_byte_for_byte(
     assert!(raw.head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{}", raw.head);
     assert!(!raw.head.to_lowercase().contains("sec-websocket-protocol"), "{}", raw.head);
     raw.text(r#"{"event":"join","data":{"app_id":"alibaba","card_id":"mayun"}}"#).await;
-    assert_eq!(raw.next().await, Some((1, br#"{"type":1,"data":"ok"}"#.to_vec())));
+    assert_eq!(raw.next().await, Some((1, OK.into())));
     raw.text(r#"{"event":"ping"}"#).await;
-    assert_eq!(raw.next().await, Some((1, br#"{"type":1,"data":"ok"}"#.to_vec())));
+    assert_eq!(raw.next().await, Some((1, OK.into())));
     raw.text(r#"{"event":"read"}"#).await;
     raw.has_nothing().await;
     rig.push(&["mayun"], "hello").await;
-    assert_eq!(raw.next().await, Some((1, br#"{"type":1,"data":"hello"}"#.to_vec())));
+    assert_eq!(raw.next().await, Some((1, b"{\"type\":1,\"data\":\"hello\"}\n".to_vec())));
     assert_eq!(rig.hub.connections("mayun"), 1);
     rig.reaches("oxipush_deliveries_total", 1).await;
     rig.reaches(r#"oxipush_jobs_total{outcome="finished"}"#, 1).await;
@@ -317,9 +317,44 @@ async fn healthz_answers_on_the_same_port_and_all_else_is_not_found() {
         let raw = Raw::request(rig.address, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
         assert!(raw.head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {}", raw.head);
     }
-    // some load balancers probe so
-    let raw = Raw::request(rig.address, "HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
-    assert!(raw.head.starts_with("HTTP/1.1 200 "), "{}", raw.head);
+    // load balancers probe in several ways, and some proxies put an upgrade into every request
+    for (request, status) in [
+        ("HEAD /healthz HTTP/1.1", "200"),
+        ("GET /healthz HTTP/1.0", "200"),
+        ("OPTIONS /healthz HTTP/1.1", "204"),
+        ("POST /healthz HTTP/1.1", "405"),
+        ("DELETE /healthz HTTP/1.1", "405"),
+        ("GET /healthz HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket", "200"),
+    ] {
+        let raw = Raw::request(rig.address, &format!("{request}\r\nhost: localhost\r\n\r\n")).await;
+        assert_eq!(raw.head.split(' ').nth(1), Some(status), "{request}: {}", raw.head);
+        assert_eq!(raw.head.contains("allow: GET, HEAD, OPTIONS\r\n"), status != "200", "{request}: {}", raw.head);
+        assert!(!raw.head.contains("connection: upgrade"), "{request}: {}", raw.head);
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_may_become_a_client_after_other_requests() {
+    let rig = start(&[]);
+    let probe = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(3);
+    let mut raw = Raw::request(rig.address, &format!("{probe}{}", handshake("/ws", ""))).await;
+    while !String::from_utf8_lossy(&raw.buffer).contains("101 Switching Protocols") {
+        assert!(raw.fill().await, "{:?}", raw.buffer);
+    }
+    let end = raw.buffer.windows(4).rposition(|four| four == b"\r\n\r\n").unwrap();
+    let _ = raw.buffer.split_to(end + 4);
+    raw.join("ada", "").await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_does_not_wait_for_connections_that_are_no_clients() {
+    let rig = start(&[("SOCKET__HANDSHAKE_TIMEOUT", "1h")]);
+    let probe = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let _idle = Raw::request(rig.address, probe).await;
+    let drain = rig.clients.drain(0, Duration::ZERO, Duration::from_secs(3600));
+    tokio::time::timeout(PATIENCE, drain).await.expect("the end of the drain");
     rig.stop().await;
 }
 

@@ -8,7 +8,7 @@ mod rig;
 use std::time::Duration;
 
 use oxipush::push::Push;
-use rig::{PATIENCE, Raw, Rig, handshake, masked, push, start, until};
+use rig::{OK, PATIENCE, Raw, Rig, handshake, masked, push, start, until};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 /// A content of `bytes` bytes that begins with `number`.
@@ -51,6 +51,13 @@ async fn a_bad_handshake_is_refused_with_its_status_and_counted() {
         (good.replace("sec-websocket-version: 13\r\n", ""), "426", "version"),
         (good.replace("GET", "POST"), "405", "method"),
         (good.replace("connection: Upgrade\r\n", ""), "400", "upgrade"),
+        (good.replace("upgrade: websocket\r\nconnection: Upgrade\r\n", ""), "426", "no_upgrade"),
+        (good.replace("upgrade: websocket\r\n", ""), "426", "no_upgrade"),
+        (good.replace("upgrade: websocket\r\n", "upgrade: h2c\r\n"), "426", "no_upgrade"),
+        (good.replace("HTTP/1.1", "HTTP/1.0"), "426", "no_upgrade"),
+        (handshake("/ws", "sec-websocket-protocol: oxipush.v2\r\n"), "400", "subprotocol"),
+        (handshake("/ws", "sec-websocket-protocol: chat, oxipush.v2\r\n"), "400", "subprotocol"),
+        (handshake("/ws", "sec-websocket-protocol: OXIPUSH.V1\r\n"), "400", "subprotocol"),
         (handshake("/elsewhere", ""), "404", "path"),
         (handshake("/ws", "origin: https://evil.example\r\n"), "403", "origin"),
     ] {
@@ -61,6 +68,177 @@ async fn a_bad_handshake_is_refused_with_its_status_and_counted() {
     for headers in ["", "origin: https://good.example\r\n"] {
         assert_eq!(status(&rig, &handshake("/ws?x=1", headers)).await, "101", "{headers}");
     }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_a_proxy_spoiled_is_told_what_the_proxy_needs() {
+    let rig = start(&[]);
+    let good = handshake("/ws", "");
+    for spoiled in [
+        good.replace("HTTP/1.1", "HTTP/1.0"),
+        good.replace("HTTP/1.1", "HTTP/1.0").replace("connection: Upgrade", "connection: close"),
+        good.replace("upgrade: websocket\r\nconnection: Upgrade\r\n", "connection: close\r\n"),
+        good.replace("connection: Upgrade", "connection: keep-alive"),
+    ] {
+        let mut raw = Raw::request(rig.address, &spoiled).await;
+        while raw.fill().await {}
+        let text = String::from_utf8(raw.buffer.to_vec()).unwrap();
+        for needed in ["proxy_http_version 1.1", "proxy_set_header Upgrade", "proxy_set_header Connection"] {
+            assert!(text.contains(needed), "{spoiled}{text}");
+        }
+    }
+    // who is no WebSocket client is told to be one, on a connection that stays
+    let raw = Raw::request(rig.address, "GET /ws HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(raw.head.starts_with("HTTP/1.1 426 ") && raw.head.contains("upgrade: websocket\r\n"), "{}", raw.head);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_that_are_lists_may_have_members_that_are_not_ours() {
+    let rig = start(&[]);
+    let good = handshake("/ws", "");
+    for (theirs, chosen) in [
+        (good.replace("upgrade: websocket", "upgrade: websocket, h2c"), None),
+        (good.replace("upgrade: websocket", "upgrade: h2c,WebSocket"), None),
+        (good.replace("upgrade: websocket", "upgrade: h2c\r\nupgrade: websocket"), None),
+        (good.replace("upgrade: websocket", "upgrade: websocket\r\nupgrade: h2c"), None),
+        (good.replace("connection: Upgrade", "connection: keep-alive, Upgrade"), None),
+        (good.replace("connection: Upgrade", "connection: keep-alive\r\nconnection: upgrade"), None),
+        (handshake("/ws", "sec-websocket-protocol: chat\r\n"), None),
+        (handshake("/ws", "sec-websocket-protocol: chat, oxipush.v2, oxipush.v1\r\n"), Some("oxipush.v1")),
+        (
+            handshake("/ws", "sec-websocket-protocol: chat\r\nsec-websocket-protocol: oxipush.v1\r\n"),
+            Some("oxipush.v1"),
+        ),
+    ] {
+        let mut raw = Raw::request(rig.address, &theirs).await;
+        assert!(raw.head.starts_with("HTTP/1.1 101 "), "{theirs}{}", raw.head);
+        let said = raw.head.lines().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
+        assert_eq!(said, chosen, "{theirs}");
+        match chosen {
+            None => raw.join("ada", "").await,
+            Some(_) => raw.join_v1("ada", "").await,
+        }
+    }
+    rig.stop().await;
+}
+
+/// Keeps a connection that was admitted: its probe is answered.
+async fn plain(rig: &Rig) -> Raw {
+    let raw = Raw::request(rig.address, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(raw.head.starts_with("HTTP/1.1 200 ") && !raw.head.contains("connection: close"), "{}", raw.head);
+    raw
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_http_takes_places_as_clients_do_and_a_full_node_is_still_alive() {
+    let rig = start(&[("SOCKET__MAX_CONNECTIONS", "3"), ("SOCKET__HANDSHAKE_TIMEOUT", "1h")]);
+    let held = (plain(&rig).await, rig.joined("ada").await, plain(&rig).await);
+    assert_eq!(status(&rig, &handshake("/ws", "")).await, "503");
+    refused(&rig, "full", 1).await;
+    // a probe by which the node would be restarted
+    let mut probe = Raw::request(rig.address, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(probe.head.starts_with("HTTP/1.1 200 ") && probe.head.contains("connection: close\r\n"), "{}", probe.head);
+    while probe.fill().await {}
+    assert_eq!(status(&rig, "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await, "503");
+    drop(held);
+    place(&rig).await;
+    // one that says nothing takes one too
+    let _silent = [TcpStream::connect(rig.address).await.unwrap(), TcpStream::connect(rig.address).await.unwrap()];
+    let _third = TcpStream::connect(rig.address).await.unwrap();
+    let full = async { while status(&rig, &handshake("/ws", "")).await != "503" {} };
+    tokio::time::timeout(PATIENCE, full).await.expect("silent connections that count");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_http_of_one_address_is_bounded_with_its_clients() {
+    let rig = start(&[("SOCKET__MAX_CONNECTIONS_PER_ADDRESS", "2"), ("SOCKET__HANDSHAKE_TIMEOUT", "1h")]);
+    let held = (plain(&rig).await, rig.joined("ada").await);
+    assert_eq!(status(&rig, &handshake("/ws", "")).await, "429");
+    assert_eq!(status(&rig, "GET /ws HTTP/1.1\r\nhost: localhost\r\n\r\n").await, "429");
+    refused(&rig, "address_full", 2).await;
+    drop(held);
+    place(&rig).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_proxys_connections_count_for_the_clients_that_it_names() {
+    let rig = start(&[
+        ("SOCKET__MAX_CONNECTIONS_PER_ADDRESS", "1"),
+        ("SOCKET__TRUSTED_PROXIES", "127.0.0.0/8"),
+        ("SOCKET__HANDSHAKE_TIMEOUT", "1h"),
+    ]);
+    let _plain = (plain(&rig).await, plain(&rig).await);
+    let _one = Raw::connect(rig.address, "x-forwarded-for: 2001:db8::1\r\n").await;
+    assert_eq!(status(&rig, &handshake("/ws", "x-forwarded-for: 2001:db8::2\r\n")).await, "429");
+    let _other = Raw::connect(rig.address, "x-forwarded-for: 2001:db8:0:1::2\r\n").await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_max_refusals_nothing_is_answered_and_all_is_counted() {
+    let rig = start(&[("SOCKET__MAX_CONNECTIONS", "1"), ("SOCKET__MAX_REFUSALS", "0")]);
+    let held = rig.joined("ada").await;
+    for count in 1..=3 {
+        let mut late = TcpStream::connect(rig.address).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(PATIENCE, late.read_to_end(&mut answer)).await.expect("it is dropped");
+        assert_eq!(answer, b"");
+        refused(&rig, "full", count).await;
+    }
+    drop(held);
+    until("a place", || rig.hub.census().connections == 0).await;
+    rig.joined("ada").await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_never_ends_ends_its_connection_however_alive_its_client_is() {
+    let rig = start(&[
+        ("SOCKET__MESSAGE_TIMEOUT", "1s"),
+        ("SOCKET__PING_INTERVAL", "100ms"),
+        ("SOCKET__CLOSE_TIMEOUT", "200ms"),
+    ]);
+    let message = masked(1, br#"{"event":"ping"}"#);
+    let mut fragment = message.clone();
+    fragment[0] &= 0x7F;
+    let neighbour = async {
+        // each message comes in two halves, the second with the first of the next: there is always one incomplete
+        let mut raw = rig.joined("neighbour").await;
+        let (first, second) = message.split_at(9);
+        raw.bytes(first).await;
+        while rig.sample(r#"oxipush_closes_total{code="3004"}"#) < 4 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            raw.bytes(&[second, first].concat()).await;
+            assert_eq!(raw.next_text_unanswered().await, OK);
+        }
+    };
+    let endless = async {
+        for (what, begun) in [
+            ("a header's first byte", &message[..1]),
+            ("a header and a half of its payload", &message[..9]),
+            ("a fragment that nothing follows", &fragment),
+            ("half a ping", &masked(9, b"hello")[..7]),
+        ] {
+            let mut raw = rig.joined("ada").await;
+            raw.bytes(begun).await;
+            let whole_frames = what.contains("fragment");
+            let code = loop {
+                match raw.next().await.expect(what) {
+                    // it answers wherever a frame may begin
+                    (9, payload) if whole_frames => raw.frame(0xA, &payload).await,
+                    (9, _) => {}
+                    (8, payload) => break u16::from_be_bytes([payload[0], payload[1]]),
+                    other => panic!("{what}: {other:?}"),
+                }
+            };
+            assert_eq!(code, 3004, "{what}");
+        }
+    };
+    tokio::join!(neighbour, endless);
     rig.stop().await;
 }
 
@@ -245,14 +423,14 @@ async fn bytes_that_come_with_the_handshake_or_one_by_one_are_heard() {
     let mut request = handshake("/ws", "").into_bytes();
     request.extend_from_slice(&join);
     let mut early = Raw::request(rig.address, request).await;
-    assert_eq!(early.next_text().await, r#"{"type":1,"data":"ok"}"#);
+    assert_eq!(early.next_text().await, OK);
     let mut slow = rig.connect().await;
     slow.stream.set_nodelay(true).unwrap();
     for byte in join {
         slow.bytes(&[byte]).await;
         tokio::task::yield_now().await;
     }
-    assert_eq!(slow.next_text().await, r#"{"type":1,"data":"ok"}"#);
+    assert_eq!(slow.next_text().await, OK);
     assert_eq!(rig.hub.connections("ada"), 2);
     rig.stop().await;
 }

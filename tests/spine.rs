@@ -44,7 +44,7 @@ async fn a_curl_push_reaches_the_card(node: Node) {
     assert_eq!(answer.status(), 200);
     let answer: serde_json::Value = answer.json().await.unwrap();
     assert_eq!((&answer["code"], &answer["message"]), (&json!(0), &json!("ok")));
-    assert_eq!(tab.text().await.unwrap(), r#"{"type":1,"data":"hello"}"#);
+    assert_eq!(tab.text().await.unwrap(), "{\"type\":1,\"data\":\"hello\"}\n");
     node.stop().await;
 }
 

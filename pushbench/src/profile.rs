@@ -137,7 +137,7 @@ impl Profile {
                 r#"{"event":"push","data":{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","from":"pushbench","content":""#,
                 r#""}}"#,
             ),
-            Self::Gopusher => (r#"{"type":1,"data":""#, r#""}"#),
+            Self::Gopusher => (r#"{"type":1,"data":""#, "\"}\n"),
             Self::GoPush => (r#"{"type":"PUSH","data":{"items":[""#, r#""]}}"#),
             Self::Centrifugo => (r#"{"push":{"channel":"pushbench","pub":{"data":""#, r#""}}}"#),
         }
@@ -147,7 +147,7 @@ impl Profile {
     pub(crate) fn joined(self) -> &'static str {
         match self {
             Self::Oxipush => r#"{"event":"joined","data":{}}"#,
-            Self::Gopusher => r#"{"type":1,"data":"ok"}"#,
+            Self::Gopusher => "{\"type\":1,\"data\":\"ok\"}\n",
             Self::GoPush => r#"{"type":"PONG","data":{}}"#,
             Self::Centrifugo => r#"{"id":2,"subscribe":{}}"#,
         }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use actix_http::header::HeaderMap;
+use hyper::header::HeaderMap;
 
 use crate::config::Subnet;
 
@@ -13,7 +13,7 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Subnet]) -> I
     if !is_trusted(peer, trusted) {
         return peer;
     }
-    let lines: Vec<&str> = headers.get_all("x-forwarded-for").filter_map(|line| line.to_str().ok()).collect();
+    let lines: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok()).collect();
     let mut client = peer;
     for entry in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
         let Some(address) = parse(entry.trim()) else { break };
@@ -31,7 +31,8 @@ fn parse(entry: &str) -> Option<IpAddr> {
     address.map(|address: IpAddr| address.to_canonical())
 }
 
-fn is_trusted(address: IpAddr, trusted: &[Subnet]) -> bool {
+/// Whether `address` is that of a proxy which tells whom it stands for.
+pub(super) fn is_trusted(address: IpAddr, trusted: &[Subnet]) -> bool {
     trusted.iter().any(|subnet| subnet.contains(address))
 }
 
@@ -39,7 +40,7 @@ fn is_trusted(address: IpAddr, trusted: &[Subnet]) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use actix_http::header::{HeaderMap, HeaderName, HeaderValue};
+    use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
     use super::{Subnet, client};
 

@@ -88,12 +88,12 @@ struct Rate {
 }
 
 impl Connection {
-    pub(super) fn new(worker: &Rc<Worker>, member: Rc<Member<Socket>>, admitted: Admitted, early: &BytesMut) -> Self {
+    pub(super) fn new(worker: &Rc<Worker>, member: Rc<Member<Socket>>, admitted: Admitted, early: &[u8]) -> Self {
         Self {
             worker: Rc::clone(worker),
             member,
             reader: Reader::new(worker.house.config.max_message),
-            buffer: early.as_ref().into(),
+            buffer: early.into(),
             rate: Rate::default(),
             phase: Phase::Early,
             deaf: false,
@@ -129,7 +129,12 @@ impl Connection {
     fn listen(&mut self) {
         while !self.deaf {
             match self.reader.next(&mut self.buffer) {
-                Ok(Some(message)) => self.hear(message),
+                Ok(Some(message)) => {
+                    if !self.reader.is_amid_message() {
+                        self.worker.heartbeat.whole(&self.member);
+                    }
+                    self.hear(message);
+                }
                 Ok(None) => break,
                 Err(ending) => {
                     self.deaf = true;
@@ -143,6 +148,10 @@ impl Connection {
             false if self.buffer.len() < 1024 => self.buffer.as_ref().into(),
             false => std::mem::take(&mut self.buffer),
         };
+        match self.reader.is_amid_message() || !self.buffer.is_empty() {
+            true => self.worker.heartbeat.begun(&self.member),
+            false => self.worker.heartbeat.whole(&self.member),
+        }
     }
 
     fn hear(&mut self, message: Message) {

@@ -1,177 +1,212 @@
-//! From an HTTP request to a WebSocket connection, or to a refusal.
+//! What a WebSocket handshake must have (RFC 6455 §4.2), and the answers to it.
 
-use std::{rc::Rc, time::Duration};
-
-use actix_codec::Framed;
-use actix_http::{
-    Request, RequestHead, StatusCode, h1,
-    header::{self, HeaderMap},
-    ws::{HandshakeError, hash_key, verify_handshake},
+use actix_http::ws::hash_key;
+use hyper::{
+    Method, Request, Response, StatusCode, Version,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
 };
-use bytes::Bytes;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::{address, gate::Full, worker::Worker};
 use crate::wire::dialect::Dialect;
 
 /// The subprotocol that chooses [`Dialect::OxipushV1`].
 const OXIPUSH_V1: &str = "oxipush.v1";
 
-/// An answer that ends the connection.
-pub(super) struct Refusal {
-    io: TcpStream,
-    earlier: Bytes,
-    answer: Answer,
-    within: Duration,
-}
+/// To whatever asks for another path.
+pub(super) const NOT_FOUND: &str = "not found: clients connect to /ws\n";
 
-/// Why a handshake is refused; counted as `reason`.
-struct Answer {
+/// To one who asked for the path without any word of a WebSocket.
+const INVITATION: &str = "connect with a WebSocket client\n";
+
+/// What proxies need that do not pass handshakes on by themselves.
+const PROXY: &str = "the handshake came as HTTP/1.0, or without `upgrade: websocket` or `connection: upgrade`: a proxy before the \
+    gateway must speak HTTP/1.1 to it and pass both on (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
+    proxy_set_header Connection \"upgrade\";)\n";
+
+/// A refusal, which ends the connection; counted as `reason`.
+pub(super) struct Answer {
+    pub(super) reason: &'static str,
     status: StatusCode,
-    reason: &'static str,
     text: &'static str,
-    headers: &'static str,
+    header: Option<(HeaderName, &'static str)>,
 }
 
 impl Answer {
     fn new(status: StatusCode, reason: &'static str, text: &'static str) -> Self {
-        Self { status, reason, text, headers: "" }
+        Self { reason, status, text, header: None }
+    }
+
+    fn with(self, header: HeaderName, value: &'static str) -> Self {
+        Self { header: Some((header, value)), ..self }
+    }
+
+    pub(super) fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the node stops\n").with(header::RETRY_AFTER, "1")
+    }
+
+    pub(super) fn draining() -> Self {
+        let text = "the node drains; connect again\n";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", text).with(header::RETRY_AFTER, "1")
+    }
+
+    pub(super) fn full() -> Self {
+        let text = "max_connections are open; try again later\n";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "full", text).with(header::RETRY_AFTER, "5")
+    }
+
+    pub(super) fn address_full() -> Self {
+        let text = "max_connections_per_address are open from this address\n";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "address_full", text).with(header::RETRY_AFTER, "5")
+    }
+
+    pub(super) fn wrong_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "path", NOT_FOUND)
+    }
+
+    pub(super) fn response(&self) -> Response<String> {
+        let mut response = text(self.status, self.text);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            offer(response.headers_mut());
+        }
+        if let Some((name, value)) = &self.header {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
     }
 }
 
-/// Serves an upgrade: hands the socket to a connection of its own, or gives back what to refuse it with.
-pub(super) fn serve(
-    worker: Option<Rc<Worker>>,
-    request: Request,
-    framed: Framed<TcpStream, h1::Codec>,
-) -> Option<Refusal> {
-    let parts = framed.into_parts();
-    let (io, early, earlier) = (parts.io, parts.read_buf, parts.write_buf.freeze());
-    let Some(worker) = worker else {
-        let answer = Answer {
-            headers: "retry-after: 1\r\n",
-            ..Answer::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the node stops\n")
-        };
-        return Some(Refusal { io, earlier, answer, within: Duration::from_secs(1) });
-    };
-    let admitted = check(&worker, request.head()).and_then(|dialect| {
-        let peer = request.head().peer_addr.map(|peer| peer.ip());
-        let address =
-            peer.map(|peer| address::client(peer, &request.head().headers, &worker.house.config.trusted_proxies));
-        match worker.house.gate.admit(address) {
-            Ok(admitted) => Ok((dialect, admitted)),
-            Err(Full::All) => Err(Answer {
-                headers: "retry-after: 5\r\n",
-                ..Answer::new(StatusCode::SERVICE_UNAVAILABLE, "full", "max_connections are open; try again later\n")
-            }),
-            Err(Full::Address) => Err(Answer {
-                headers: "retry-after: 5\r\n",
-                ..Answer::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "address_full",
-                    "max_connections_per_address are open from this address\n",
-                )
-            }),
-        }
-    });
-    match admitted {
-        Ok((dialect, admitted)) => {
-            let mut answer = earlier.to_vec();
-            answer.extend_from_slice(&accepted(request.head(), dialect));
-            worker.connect(io, dialect, admitted, answer.into(), &early);
-            None
-        }
-        Err(answer) => {
-            worker.house.refused(answer.reason);
-            Some(Refusal { io, earlier, answer, within: worker.house.config.close_timeout })
-        }
-    }
+/// A short text as an answer.
+pub(super) fn text(status: StatusCode, text: &str) -> Response<String> {
+    let mut response = Response::new(text.to_owned());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
-fn check(worker: &Worker, head: &RequestHead) -> Result<Dialect, Answer> {
-    if worker.house.plan.borrow().is_some() {
-        return Err(Answer {
-            headers: "retry-after: 1\r\n",
-            ..Answer::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the node drains; connect again\n")
-        });
+/// The answer to a request for the path that is no handshake.
+pub(super) fn invitation() -> Response<String> {
+    let mut response = text(StatusCode::UPGRADE_REQUIRED, INVITATION);
+    offer(response.headers_mut());
+    response
+}
+
+/// What 426 must name.
+fn offer(headers: &mut HeaderMap) {
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+}
+
+/// Whether it was sent as a handshake, whatever became of it on its way.
+pub(super) fn is_meant<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    headers.contains_key(header::SEC_WEBSOCKET_KEY) || lists(headers, &header::UPGRADE, "websocket")
+}
+
+/// The dialect to speak, unless something is wrong with the handshake.
+pub(super) fn check<B>(request: &Request<B>, allowed_origins: &[String]) -> Result<Dialect, Answer> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        let answer = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "method", "a WebSocket handshake is a GET\n");
+        return Err(answer.with(header::ALLOW, "GET"));
     }
-    if head.uri.path() != "/ws" {
-        return Err(Answer::new(StatusCode::NOT_FOUND, "path", "not found: clients connect to /ws\n"));
+    // HTTP/1.0 knows no upgrade: RFC 9110 §7.8 forbids to heed one
+    if request.version() < Version::HTTP_11 || !lists(headers, &header::UPGRADE, "websocket") {
+        return Err(Answer::new(StatusCode::UPGRADE_REQUIRED, "no_upgrade", PROXY));
     }
-    verify_handshake(head).map_err(|error| match error {
-        HandshakeError::GetMethodRequired => Answer {
-            headers: "allow: GET\r\n",
-            ..Answer::new(StatusCode::METHOD_NOT_ALLOWED, "method", "a WebSocket handshake is a GET\n")
-        },
-        HandshakeError::UnsupportedVersion | HandshakeError::NoVersionHeader => Answer {
-            headers: "upgrade: websocket\r\nsec-websocket-version: 13\r\n",
-            ..Answer::new(StatusCode::UPGRADE_REQUIRED, "version", "sec-websocket-version must be 13\n")
-        },
-        HandshakeError::BadWebsocketKey => {
-            Answer::new(StatusCode::BAD_REQUEST, "key", "sec-websocket-key must be 16 bytes in base64\n")
-        }
-        HandshakeError::NoWebsocketUpgrade | HandshakeError::NoConnectionUpgrade => Answer::new(
-            StatusCode::BAD_REQUEST,
-            "upgrade",
-            "the headers `connection: upgrade` and `upgrade: websocket` are needed\n",
-        ),
-    })?;
-    let allowed = &worker.house.config.allowed_origins;
-    if !allowed.is_empty() && !origin_is_among(allowed, &head.headers) {
-        return Err(Answer::new(StatusCode::FORBIDDEN, "origin", "the origin is not among allowed_origins\n"));
+    if !lists(headers, &header::CONNECTION, "upgrade") {
+        return Err(Answer::new(StatusCode::BAD_REQUEST, "upgrade", PROXY));
     }
-    Ok(dialect(&head.headers))
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let text = "sec-websocket-version must be 13\n";
+        return Err(Answer::new(StatusCode::UPGRADE_REQUIRED, "version", text));
+    }
+    if headers.get(header::SEC_WEBSOCKET_KEY).is_none_or(|key| !is_key(key.as_bytes())) {
+        let text = "sec-websocket-key must be 16 bytes in base64\n";
+        return Err(Answer::new(StatusCode::BAD_REQUEST, "key", text));
+    }
+    if !allowed_origins.is_empty() && !origin_is_among(allowed_origins, headers) {
+        let text = "the origin is not among allowed_origins\n";
+        return Err(Answer::new(StatusCode::FORBIDDEN, "origin", text));
+    }
+    dialect(headers)
+}
+
+/// The answer that makes a WebSocket of the connection.
+pub(super) fn accepted<B>(request: &Request<B>, dialect: Dialect) -> Response<String> {
+    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map_or(&b""[..], |key| key.as_bytes());
+    let mut response = Response::new(String::new());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    let accept = HeaderValue::from_bytes(&hash_key(key)).expect("invariant: base64 is a header's value");
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if dialect == Dialect::OxipushV1 {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(OXIPUSH_V1));
+    }
+    response
+}
+
+/// The members of a header that is a list; it may stand in several lines.
+fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    members(headers, name).any(|member| member.eq_ignore_ascii_case(token))
+}
+
+/// Base64 of 16 bytes, whose last digit has only two bits of them.
+fn is_key(key: &[u8]) -> bool {
+    let Some(digits) = key.strip_suffix(b"==") else { return false };
+    digits.len() == 22
+        && digits.iter().all(|digit| digit.is_ascii_alphanumeric() || matches!(digit, b'+' | b'/'))
+        && matches!(digits[21], b'A' | b'Q' | b'g' | b'w')
 }
 
 /// A client without an Origin is no browser, and no page can make it connect.
 fn origin_is_among(allowed: &[String], headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ORIGIN)
+        .into_iter()
         .all(|origin| origin.to_str().is_ok_and(|origin| allowed.iter().any(|one| one.eq_ignore_ascii_case(origin))))
 }
 
-/// `oxipush.v1` if it is offered. Other subprotocols are not known: gopusher answers without one, and a client that insists
-/// on its own ends the connection, as RFC 6455 tells it to.
-fn dialect(headers: &HeaderMap) -> Dialect {
-    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|line| line.to_str().ok());
-    match offered.flat_map(|line| line.split(',')).any(|protocol| protocol.trim() == OXIPUSH_V1) {
-        true => Dialect::OxipushV1,
-        false => Dialect::Gopusher,
+/// `oxipush.v1` if it is offered; another one of ours is refused, since who offers it cannot be served. Foreign subprotocols
+/// are passed over: gopusher answers without one, and a client that insists on its own ends the connection, as RFC 6455 tells
+/// it to.
+fn dialect(headers: &HeaderMap) -> Result<Dialect, Answer> {
+    if members(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == OXIPUSH_V1) {
+        return Ok(Dialect::OxipushV1);
     }
+    let is_ours = |offered: &str| offered.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("oxipush."));
+    if members(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(is_ours) {
+        let text = "no offered subprotocol is known here; offer oxipush.v1, or none for gopusher's dialect\n";
+        return Err(Answer::new(StatusCode::BAD_REQUEST, "subprotocol", text));
+    }
+    Ok(Dialect::Gopusher)
 }
 
-fn accepted(head: &RequestHead, dialect: Dialect) -> Vec<u8> {
-    let key = head.headers.get(header::SEC_WEBSOCKET_KEY).map_or(&b""[..], |key| key.as_bytes());
-    let mut answer = Vec::with_capacity(192);
-    answer.extend_from_slice(
-        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: ",
-    );
-    answer.extend_from_slice(&hash_key(key));
-    if dialect == Dialect::OxipushV1 {
-        answer.extend_from_slice(b"\r\nsec-websocket-protocol: ");
-        answer.extend_from_slice(OXIPUSH_V1.as_bytes());
-    }
-    answer.extend_from_slice(b"\r\n\r\n");
-    answer
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Refusal {
-    /// Writes it, for as long as a close may take; then the socket is closed.
-    pub(super) async fn send(mut self) {
-        let Answer { status, text, headers, .. } = self.answer;
-        let head = format!(
-            "HTTP/1.1 {} {}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n{text}",
-            status.as_str(),
-            status.canonical_reason().unwrap_or("Refused"),
-            text.len(),
-        );
-        let write = async {
-            self.io.write_all(&self.earlier).await?;
-            self.io.write_all(head.as_bytes()).await?;
-            self.io.shutdown().await
-        };
-        if !matches!(tokio::time::timeout(self.within, write).await, Ok(Ok(()))) {
-            tracing::debug!("a client did not take its refusal");
+    #[test]
+    fn a_key_is_16_bytes_in_base64() {
+        for (key, right) in [
+            ("dGhlIHNhbXBsZSBub25jZQ==", true),
+            ("AAAAAAAAAAAAAAAAAAAAAA==", true),
+            ("++++++++++++++++++//+w==", true),
+            // bits that no byte has
+            ("dGhlIHNhbXBsZSBub25jZR==", false),
+            ("dGhlIHNhbXBsZSBub25jZQ=", false),
+            ("dGhlIHNhbXBsZSBub25jZQ", false),
+            ("dGhlIHNhbXBsZSBub25jZA===", false),
+            ("dGhlIHNhbXBsZSBub25j_Q==", false),
+            ("", false),
+        ] {
+            assert_eq!(is_key(key.as_bytes()), right, "{key}");
         }
     }
 }

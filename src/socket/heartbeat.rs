@@ -1,4 +1,4 @@
-//! What time does to a connection: pings, silence, a join or a close that takes too long.
+//! What time does to a connection: pings, silence, a join, a message or a close that takes too long.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -17,6 +17,7 @@ pub(super) struct Heartbeat {
     ping: u32,
     idle: u32,
     join: u32,
+    message: u32,
     close: u32,
     frame: Rc<Item>,
 }
@@ -29,9 +30,10 @@ pub(super) struct Pulse {
     pinged: Cell<u32>,
     /// The tick of its one valid entry in the wheel.
     due: Cell<u32>,
-    /// Its close may take until then.
-    end_by: Cell<u32>,
+    /// Its close may take until then, or before that a message that began; 0: none did.
+    done_by: Cell<u32>,
     joined: Cell<bool>,
+    closing: Cell<bool>,
     cut: Cell<bool>,
 }
 
@@ -49,7 +51,13 @@ impl Pulse {
 
 impl Heartbeat {
     pub(super) fn new(config: &config::Socket) -> Self {
-        let times = [config.ping_interval, config.idle_timeout, config.join_timeout, config.close_timeout];
+        let times = [
+            config.ping_interval,
+            config.idle_timeout,
+            config.join_timeout,
+            config.message_timeout,
+            config.close_timeout,
+        ];
         let shortest = times.into_iter().min().unwrap_or_default();
         let period = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let ticks = |time: Duration| time.as_nanos().div_ceil(period.as_nanos()).clamp(1, 1 << 30) as u32;
@@ -59,6 +67,7 @@ impl Heartbeat {
             ping: ticks(config.ping_interval),
             idle: ticks(config.idle_timeout),
             join: ticks(config.join_timeout),
+            message: ticks(config.message_timeout),
             close: ticks(config.close_timeout),
             frame: Item::control(&Frame::ping(b"")),
         }
@@ -79,12 +88,36 @@ impl Heartbeat {
         member.sink.pulse.heard.set(self.wheel.now());
     }
 
+    /// Something of a message came, not all of it; from its first byte on it has `message_timeout`.
+    pub(super) fn begun(&self, member: &Member<Socket>) {
+        let pulse = &member.sink.pulse;
+        if pulse.closing.get() || pulse.done_by.get() != 0 {
+            return;
+        }
+        let done_by = self.wheel.now() + self.message;
+        pulse.done_by.set(done_by);
+        // once for many messages: this look finds the later ones' time
+        if pulse.due.get() > done_by {
+            self.put(member, done_by + 1);
+        }
+    }
+
+    /// No message is incomplete.
+    pub(super) fn whole(&self, member: &Member<Socket>) {
+        let pulse = &member.sink.pulse;
+        if !pulse.closing.get() {
+            pulse.done_by.set(0);
+        }
+    }
+
     /// Its close began and has `close_timeout`.
     pub(super) fn ending(&self, member: &Member<Socket>) {
+        let pulse = &member.sink.pulse;
         // the tick that runs now may be nearly over
-        let end_by = self.wheel.now() + self.close + 1;
-        member.sink.pulse.end_by.set(end_by);
-        self.put(member, end_by);
+        let done_by = self.wheel.now() + self.close + 1;
+        pulse.closing.set(true);
+        pulse.done_by.set(done_by);
+        self.put(member, done_by);
     }
 
     /// One tick: looks at those that are due.
@@ -102,10 +135,14 @@ impl Heartbeat {
     /// Does what is due for `member`; when it is due again.
     fn look(&self, shard: &Shard<Socket>, member: &Rc<Member<Socket>>, now: u32) -> Option<u32> {
         let pulse = &member.sink.pulse;
+        let done_by = pulse.done_by.get();
         if member.is_ending() {
-            let end_by = pulse.end_by.get();
-            if now < end_by {
-                return Some(end_by);
+            // its task, woken, starts the close's own time
+            if !pulse.closing.get() {
+                return None;
+            }
+            if now < done_by {
+                return Some(done_by);
             }
             pulse.cut.set(true);
             member.wake();
@@ -113,12 +150,15 @@ impl Heartbeat {
         }
         let (heard, join_by) = (pulse.heard.get(), pulse.opened.get() + self.join);
         if !pulse.joined.get() && now > join_by {
-            // its task, woken, starts the close's own time
             shard.end(member, &Close::NotJoined.into());
             return None;
         }
         if now > heard + self.idle {
             shard.end(member, &Close::Idle.into());
+            return None;
+        }
+        if done_by != 0 && now > done_by {
+            shard.end(member, &Close::MessageTimeout.into());
             return None;
         }
         let mut ping_at = heard.max(pulse.pinged.get()) + self.ping;
@@ -130,6 +170,9 @@ impl Heartbeat {
         let mut next = ping_at.min(heard + self.idle + 1);
         if !pulse.joined.get() {
             next = next.min(join_by + 1);
+        }
+        if done_by != 0 {
+            next = next.min(done_by + 1);
         }
         Some(next)
     }

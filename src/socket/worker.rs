@@ -7,8 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use socket2::SockRef;
 use tokio::{net::TcpStream, sync::oneshot};
 
 use super::{
@@ -17,10 +15,7 @@ use super::{
     gate::Admitted,
     heartbeat::Heartbeat,
 };
-use crate::{
-    hub::Shard,
-    wire::{dialect::Dialect, frame::Frame},
-};
+use crate::{hub::Shard, wire::dialect::Dialect};
 
 /// Bytes that one read takes from a socket at most.
 const READ: usize = 16 * 1024;
@@ -81,25 +76,11 @@ impl Worker {
         Some(worker)
     }
 
-    /// A connection whose handshake `answer` has not left yet and that sent `early` bytes behind it already.
-    pub(super) fn connect(
-        self: &Rc<Self>,
-        io: TcpStream,
-        dialect: Dialect,
-        admitted: Admitted,
-        answer: Bytes,
-        early: &BytesMut,
-    ) {
-        let socket = SockRef::from(&io);
-        // a peer that vanished meanwhile is found by the first read
-        let set = socket.set_tcp_nodelay(true).and(socket.set_tcp_user_timeout(Some(self.house.config.user_timeout)));
-        if let Err(error) = set {
-            tracing::debug!(%error, "a client's socket takes no options");
-        }
+    /// A connection whose handshake is done and that sent `early` bytes behind it already.
+    pub(super) fn connect(self: &Rc<Self>, io: TcpStream, dialect: Dialect, admitted: Admitted, early: &[u8]) {
         let member = self.shard.open(Socket::new(io), dialect);
         self.heartbeat.start(&member);
         self.house.metrics.connects.get_or_create(&[("dialect", dialect.label())]).inc();
-        self.shard.answer(&member, Frame::from_encoded(answer));
         actix_rt::spawn(Connection::new(self, member, admitted, early));
     }
 
@@ -132,18 +113,15 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let admitted = worker.house.gate.admit(None).ok().unwrap();
-        worker.connect(accepted.unwrap().0, Dialect::Gopusher, admitted, b"101".as_slice().into(), &BytesMut::new());
-        let mut client = client.unwrap();
-        let mut answer = [0; 3];
-        timeout(PATIENCE, client.read_exact(&mut answer)).await.unwrap().unwrap();
-        client
+        worker.connect(accepted.unwrap().0, Dialect::Gopusher, admitted, b"");
+        client.unwrap()
     }
 
     async fn join(client: &mut TcpStream) {
         client.write_all(&masked(br#"{"event":"join","data":{"card_id":"alice"}}"#)).await.unwrap();
-        let mut answer = [0; 24];
+        let mut answer = [0; 25];
         timeout(PATIENCE, client.read_exact(&mut answer)).await.unwrap().unwrap();
-        assert_eq!(&answer[2..], br#"{"type":1,"data":"ok"}"#);
+        assert_eq!(&answer[2..], b"{\"type\":1,\"data\":\"ok\"}\n");
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ pub enum Close {
     SlowConsumer,
     Idle,
     Overloaded,
+    MessageTimeout,
     BadMessage,
     NotJoined,
     Refused,
@@ -26,7 +27,7 @@ pub enum Close {
 
 impl Close {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Normal,
         Self::ProtocolError,
         Self::Unsupported,
@@ -36,6 +37,7 @@ impl Close {
         Self::SlowConsumer,
         Self::Idle,
         Self::Overloaded,
+        Self::MessageTimeout,
         Self::BadMessage,
         Self::NotJoined,
         Self::Refused,
@@ -55,6 +57,7 @@ impl Close {
             Self::SlowConsumer => 3001,
             Self::Idle => 3002,
             Self::Overloaded => 3003,
+            Self::MessageTimeout => 3004,
             Self::BadMessage => 3500,
             Self::NotJoined => 3501,
             Self::Refused => 3502,
@@ -75,6 +78,7 @@ impl Close {
             Self::SlowConsumer => "too slow; reconnect",
             Self::Idle => "idle; reconnect",
             Self::Overloaded => "node overloaded; reconnect",
+            Self::MessageTimeout => "message not complete in time; reconnect",
             Self::BadMessage => "bad message",
             Self::NotJoined => "not joined in time",
             Self::Refused => "refused",
@@ -95,6 +99,7 @@ impl Close {
             Self::SlowConsumer => "3001",
             Self::Idle => "3002",
             Self::Overloaded => "3003",
+            Self::MessageTimeout => "3004",
             Self::BadMessage => "3500",
             Self::NotJoined => "3501",
             Self::Refused => "3502",

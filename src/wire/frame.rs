@@ -1,5 +1,6 @@
 //! WebSocket frames (RFC 6455 §5): written once and shared, read with every bound enforced at the header.
 
+mod payload;
 mod reader;
 
 use bytes::Bytes;

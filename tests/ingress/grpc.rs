@@ -48,7 +48,7 @@ async fn a_client_generated_from_gopushers_definition_works_unchanged() {
     };
     let reply = client.push(push).await.unwrap().into_inner();
     assert_eq!((reply.code, reply.message.as_str()), (0, "ok"));
-    assert_eq!(tab.text().await.unwrap(), r#"{"type":1,"data":"hello"}"#);
+    assert_eq!(tab.text().await.unwrap(), "{\"type\":1,\"data\":\"hello\"}\n");
     let card = |id: &str| id.to_owned();
     let group = client.group(GroupRequest { card_id: card("mayun") }).await.unwrap().into_inner();
     assert_eq!(group.client_num, 2);

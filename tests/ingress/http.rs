@@ -50,7 +50,7 @@ async fn every_content_type_that_gopushers_callers_send_is_taken() {
         let answer: Value = answer.json().await.unwrap();
         assert_eq!((&answer["code"], &answer["message"]), (&json!(0), &json!("ok")));
         assert_eq!(answer["id"].as_str().unwrap().len(), 26);
-        assert_eq!(tab.text().await.unwrap(), r#"{"type":1,"data":"hello"}"#);
+        assert_eq!(tab.text().await.unwrap(), "{\"type\":1,\"data\":\"hello\"}\n");
     }
     let answer = ask(&node, Method::POST, "/push", &[], GOOD).await;
     assert_eq!(answer.status(), 200, "without a type");

@@ -27,6 +27,9 @@ use tokio::{
     time::timeout,
 };
 
+/// gopusher's answer to a join and a ping.
+pub const OK: &str = "{\"type\":1,\"data\":\"ok\"}\n";
+
 /// How long an event may take on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -227,6 +230,17 @@ impl Raw {
         }
     }
 
+    /// As [`Raw::next_text`], pings not answered.
+    pub async fn next_text_unanswered(&mut self) -> String {
+        loop {
+            match self.next().await.expect("the connection ended before a text") {
+                (1, text) => return String::from_utf8(text).unwrap(),
+                (9, _) => {}
+                other => panic!("not a text: {other:?}"),
+            }
+        }
+    }
+
     /// Code and text of the close frame that must come next (pings apart), after which the connection must end.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
@@ -245,7 +259,7 @@ impl Raw {
     /// Joins in gopusher's words and waits for the answer.
     pub async fn join(&mut self, card: &str, app: &str) {
         self.text(&format!(r#"{{"event":"join","data":{{"app_id":"{app}","card_id":"{card}"}}}}"#)).await;
-        assert_eq!(self.next_text().await, r#"{"type":1,"data":"ok"}"#);
+        assert_eq!(self.next_text().await, OK);
     }
 
     /// Joins in oxipush.v1 and waits for the answer.

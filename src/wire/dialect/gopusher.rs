@@ -1,16 +1,18 @@
-//! gopusher's dialect, byte for byte (predecessors.md D2 is its source).
+//! gopusher's dialect. What it sends is written as gopusher writes it, byte for byte: Go's `json.Encoder` ends each value with
+//! a newline and escapes what HTML or JavaScript could trip over. `gopusher/` has what the original sent.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, io};
 
 use bytestring::ByteString;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::ser::{Formatter, Serializer};
 
 use super::{Command, Mistake, Object};
 use crate::{
     push::Push,
     wire::{
         close::{Close, Ending},
-        frame::{Frame, json_string},
+        frame::Frame,
     },
 };
 
@@ -59,15 +61,51 @@ pub(super) fn parse(text: &ByteString) -> Command {
 }
 
 pub(super) fn push(push: &Push) -> Frame {
-    Frame::text_in_place(push.content.len() + 24, |json| {
-        json.extend_from_slice(br#"{"type":1,"data":"#);
-        json_string(json, &push.content);
-        json.push(b'}');
-    })
+    message(&push.content)
 }
 
 pub(super) fn ok() -> Frame {
-    Frame::text(r#"{"type":1,"data":"ok"}"#)
+    message("ok")
+}
+
+/// All that gopusher sends has this form.
+fn message(data: &str) -> Frame {
+    Frame::text_in_place(data.len() + 24, |json| {
+        json.extend_from_slice(br#"{"type":1,"data":"#);
+        let written = data.serialize(&mut Serializer::with_formatter(&mut *json, GoEscapes));
+        written.expect("invariant: a Vec takes every string");
+        json.extend_from_slice(b"}\n");
+    })
+}
+
+/// The escapes of Go's encoding/json beyond those that JSON asks for: `< > &`, U+2028 and U+2029.
+struct GoEscapes;
+
+impl Formatter for GoEscapes {
+    fn write_string_fragment<W: io::Write + ?Sized>(&mut self, to: &mut W, fragment: &str) -> io::Result<()> {
+        let bytes = fragment.as_bytes();
+        let (mut written, mut at) = (0, 0);
+        while let Some(found) = bytes[at..].iter().position(|byte| matches!(byte, b'<' | b'>' | b'&' | 0xE2)) {
+            at += found;
+            let (escape, length) = match bytes[at..] {
+                [b'<', ..] => (br"\u003c", 1),
+                [b'>', ..] => (br"\u003e", 1),
+                [b'&', ..] => (br"\u0026", 1),
+                [0xE2, 0x80, 0xA8, ..] => (br"\u2028", 3),
+                [0xE2, 0x80, 0xA9, ..] => (br"\u2029", 3),
+                // another character that begins with this byte
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            };
+            to.write_all(&bytes[written..at])?;
+            to.write_all(escape)?;
+            at += length;
+            written = at;
+        }
+        to.write_all(&bytes[written..])
+    }
 }
 
 pub(super) fn ending(mistake: &Mistake) -> Ending {
@@ -137,23 +175,59 @@ mod tests {
         }
     }
 
-    #[test]
-    fn answers_are_gopushers_bytes() {
-        let ok = b"\x81\x16{\"type\":1,\"data\":\"ok\"}";
-        assert_eq!(Dialect::Gopusher.joined(&"c".into(), &"a".into()).bytes(), &ok[..]);
-        assert_eq!(Dialect::Gopusher.pong().bytes(), &ok[..]);
-        assert_eq!(Dialect::Gopusher.left(), None);
-        let push = Push {
+    /// The payload of a frame, which its header must announce.
+    fn payload(frame: &Frame) -> String {
+        let bytes = frame.bytes();
+        let (header, length) = match bytes[1] {
+            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            127 => (10, usize::try_from(u64::from_be_bytes(bytes[2..10].try_into().unwrap())).unwrap()),
+            short => (2, usize::from(short)),
+        };
+        assert_eq!((bytes[0], bytes.len()), (0x81, header + length));
+        String::from_utf8(bytes[header..].to_vec()).unwrap()
+    }
+
+    fn pushed(content: &str) -> String {
+        payload(&Dialect::Gopusher.push(&Push {
             id: PushId::from_parts(1, 2),
             from: "boss".into(),
             target: Target { cards: vec!["c".into()], app: None },
-            content: "say \"hi\"\n\u{1}ü<".into(),
+            content: content.into(),
             collapse_key: None,
-        };
-        let frame = Dialect::Gopusher.push(&push);
-        let json = "{\"type\":1,\"data\":\"say \\\"hi\\\"\\n\\u0001ü<\"}";
-        assert_eq!(&frame.bytes()[..2], &[0x81, json.len() as u8]);
-        assert_eq!(&frame.bytes()[2..], json.as_bytes());
+        }))
+    }
+
+    /// gopusher/frames.txt: what was pushed, as a JSON string, and the frame that the original sent for it, taken off its
+    /// socket.
+    #[test]
+    fn pushes_and_answers_are_the_bytes_that_gopusher_sent() {
+        let golden = include_str!("gopusher/frames.txt");
+        let lines: Vec<&str> = golden.lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(lines.len() >= 8 && lines.len().is_multiple_of(2));
+        for pair in lines.chunks(2) {
+            let content: String = serde_json::from_str(pair[0]).unwrap();
+            assert_eq!(pushed(&content), format!("{}\n", pair[1]), "{}", pair[0]);
+        }
+        let ok = "{\"type\":1,\"data\":\"ok\"}\n";
+        assert_eq!(payload(&Dialect::Gopusher.joined(&"c".into(), &"a".into())), ok);
+        assert_eq!(payload(&Dialect::Gopusher.pong()), ok);
+        assert_eq!(Dialect::Gopusher.left(), None);
+    }
+
+    /// Whatever is escaped is the same text for who reads it.
+    #[test]
+    fn a_push_of_any_text_and_size_is_read_as_it_was_sent() {
+        for content in
+            ["", "<", ">&<", "\u{2028}\u{2029}", "\u{2027}\u{202a}\u{20ac}", "é<ü\u{2028}", "\u{0}\u{1f}\u{7f}"]
+        {
+            for times in [1, 3, 40, 200, 12_000] {
+                let content = content.repeat(times);
+                let frame = pushed(&content);
+                let json: serde_json::Value = serde_json::from_str(&frame).unwrap();
+                assert_eq!(json, serde_json::json!({"type": 1, "data": content}));
+                assert!(!frame.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) && frame.ends_with("}\n"));
+            }
+        }
     }
 
     #[test]

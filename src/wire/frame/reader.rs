@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::{Buf, Bytes, BytesMut};
 use bytestring::ByteString;
 
+use super::payload::Payload;
 use crate::wire::close::{Close, Ending};
 
 /// What a client sent.
@@ -36,7 +37,7 @@ pub struct Reader {
 #[derive(Debug)]
 struct Partial {
     text: bool,
-    payload: Vec<u8>,
+    payload: Payload,
     /// Bytes of `payload` that are known to be UTF-8 (text only).
     valid: usize,
     /// Fragments without payload: each counts as a byte, or a message could go on for ever.
@@ -77,6 +78,11 @@ impl Reader {
         Self { max_message, partial: None, done: false }
     }
 
+    /// Whether a message began of which not everything has come.
+    pub fn is_amid_message(&self) -> bool {
+        self.partial.is_some()
+    }
+
     /// Takes the next whole message out of `buffer`, consuming the bytes it read; `None`: more bytes are needed, and what
     /// stays in `buffer` is less than one header and one control frame's payload (139 bytes).
     /// A frame announced as longer than the bound is refused at its header, before anything of it is buffered.
@@ -114,7 +120,8 @@ impl Reader {
                 return whole(header, length, buffer).map(Some);
             }
             buffer.advance(header.size);
-            let partial = self.partial.get_or_insert_with(|| Box::new(Partial::new(header.opcode == TEXT)));
+            let partial =
+                self.partial.get_or_insert_with(|| Box::new(Partial::new(header.opcode == TEXT, self.max_message)));
             partial.empty += usize::from(length == 0);
             partial.frame = Some(Rest { fin: header.fin, remaining: length, mask: header.mask });
         }
@@ -142,9 +149,9 @@ impl Reader {
         let Some(rest) = &mut partial.frame else { return Ok(Progress::Fragment) };
         let count = rest.remaining.min(buffer.len());
         let start = partial.payload.len();
-        partial.payload.extend_from_slice(&buffer[..count]);
+        partial.payload.extend(&buffer[..count]);
         buffer.advance(count);
-        unmask(&mut partial.payload[start..], rest.mask);
+        unmask(partial.payload.since(start), rest.mask);
         rest.mask.rotate_left(count % 4);
         rest.remaining -= count;
         let (frame_ended, message_ended) = (rest.remaining == 0, rest.remaining == 0 && rest.fin);
@@ -158,9 +165,8 @@ impl Reader {
             (false, _) => Ok(Progress::Starved),
             (true, false) => Ok(Progress::Fragment),
             (true, true) => {
-                let (text, payload) = (partial.text, std::mem::take(&mut partial.payload));
-                self.partial = None;
-                data(text, payload).map(Progress::Message)
+                let Some(partial) = self.partial.take() else { return Ok(Progress::Fragment) };
+                data(partial.text, partial.payload.into_bytes()).map(Progress::Message)
             }
         }
     }
@@ -175,13 +181,13 @@ enum Progress {
 }
 
 impl Partial {
-    fn new(text: bool) -> Self {
-        Self { text, payload: Vec::new(), valid: 0, empty: 0, frame: None }
+    fn new(text: bool, max_message: usize) -> Self {
+        Self { text, payload: Payload::new(max_message), valid: 0, empty: 0, frame: None }
     }
 
     /// Fails as soon as what came cannot become UTF-8 any more.
     fn check_utf8(&mut self, ended: bool) -> Result<(), Ending> {
-        match simdutf8::compat::from_utf8(&self.payload[self.valid..]) {
+        match simdutf8::compat::from_utf8(self.payload.since(self.valid)) {
             Ok(_) => self.valid = self.payload.len(),
             Err(error) if error.error_len().is_none() && !ended => self.valid += error.valid_up_to(),
             Err(_) => return Err(Close::InvalidUtf8.into()),
@@ -268,17 +274,14 @@ fn whole(header: Header, length: usize, buffer: &mut BytesMut) -> Result<Message
     let mut payload = buffer[header.size..header.size + length].to_vec();
     buffer.advance(header.size + length);
     unmask(&mut payload, header.mask);
-    data(header.opcode == TEXT, payload)
+    data(header.opcode == TEXT, payload.into())
 }
 
-fn data(text: bool, payload: Vec<u8>) -> Result<Message, Ending> {
+fn data(text: bool, payload: Bytes) -> Result<Message, Ending> {
     if !text {
-        return Ok(Message::Binary(payload.into()));
+        return Ok(Message::Binary(payload));
     }
-    match String::from_utf8(payload) {
-        Ok(text) => Ok(Message::Text(text.into())),
-        Err(_) => Err(Close::InvalidUtf8.into()),
-    }
+    ByteString::try_from(payload).map(Message::Text).map_err(|_| Close::InvalidUtf8.into())
 }
 
 /// Eight bytes at a time; compilers make vector code of it.
