@@ -215,6 +215,7 @@ fn queue(r: &mut Reader<'_>) -> Queue {
         max_age: r.time(s, "max_age", Duration::ZERO, YEAR),
         memory_bytes: r.bytes(s, "memory_bytes", 64 * KIB, TIB),
         replay_hold: r.time(s, "replay_hold", Duration::ZERO, HOUR),
+        copy_window: r.number(s, "copy_window", 0, 16_777_216),
         dir: data_dir(r),
     }
 }
