@@ -100,6 +100,7 @@ section! {
         tls_key: Option<PathBuf>, prefix: String, lease: Duration, max_backoff: Duration, timeout: Duration,
         advertise_socket: Option<String>, advertise_http: Option<String>, advertise_grpc: Option<String>,
         allow_loopback: bool, weight: u32, gopusher_key: Option<String>, channel_grace: Duration,
+        unready_after: Duration,
     }
 }
 section! {

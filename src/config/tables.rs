@@ -267,6 +267,7 @@ fn cluster(r: &mut Reader<'_>) -> Cluster {
         weight: r.number(s, "weight", 1, 65_535),
         gopusher_key: r.optional(s, "gopusher_key"),
         channel_grace: r.time(s, "channel_grace", MS * 100, YEAR),
+        unready_after: r.time(s, "unready_after", MS * 100, HOUR),
     }
 }
 
