@@ -4,7 +4,7 @@
 //!
 //! | key | is | lives |
 //! |---|---|---|
-//! | `<prefix>/<id>` | a node: addresses, weight, version, phase (JSON) | under the node's lease |
+//! | `<prefix>/<id>` | a node: addresses, weight, version, phase, whether it is ready (JSON) | under the node's lease |
 //! | `<prefix>-roster/<id>` | a node that has a channel, and since when it is gone (JSON) | until its channel is deleted |
 //! | `<prefix>-deleting/<id>` | a survivor is deleting that channel; the node waits before it comes back | under a lease |
 //! | `/gopusher/<gopusher_key>/<addr>` | gopusher's form, by option | under the node's lease, while it serves |
@@ -14,6 +14,7 @@ mod cleaner;
 mod etcd;
 mod members;
 mod node;
+mod readiness;
 mod registration;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -28,6 +29,9 @@ use crate::{
 };
 
 use etcd::Etcd;
+use members::Members;
+use node::Standing;
+use readiness::Readiness;
 use registration::Registration;
 
 /// Where the node's listeners really listen.
@@ -59,6 +63,10 @@ enum Presence {
     /// No `[cluster] etcd`: the senders keep the receivers' channels open.
     Alone { _details: watch::Sender<Vec<String>>, _members: watch::Sender<Vec<String>> },
     Registered {
+        standing: watch::Sender<Standing>,
+        /// Whether another node takes clients.
+        other: watch::Receiver<bool>,
+        unready_after: Duration,
         stop: CancellationToken,
         /// Closed once the registration's task has ended.
         ended: watch::Receiver<()>,
@@ -67,8 +75,8 @@ enum Presence {
 }
 
 impl Cluster {
-    /// Claims the node's id and registers it, following `phases`. Without `[cluster] etcd` nothing is done. While etcd is
-    /// away it goes on without and tries again.
+    /// Claims the node's id and registers it as starting; [`Cluster::follow`] goes on from there. Without `[cluster] etcd`
+    /// nothing is done. While etcd is away it goes on without and tries again.
     ///
     /// Call it before the node reads its channel: two nodes of one id would split that channel's pushes. It may wait for a
     /// killed predecessor's lease to end.
@@ -78,7 +86,6 @@ impl Cluster {
     pub async fn join(
         config: &Config,
         listeners: Listeners,
-        phases: Phases,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, ClusterError> {
@@ -93,8 +100,10 @@ impl Cluster {
         let reads_channel = config.queue.backend == Backend::Nsq;
         let (say, details) = watch::channel(Vec::new());
         let (tell, members) = watch::channel(Vec::new());
+        let (standing, standings) = watch::channel(Standing::FIRST);
+        let (tell_other, other) = watch::channel(false);
         let mut registration =
-            Registration::new(etcd.clone(), id, &addresses, reads_channel, phases.watch(), say, members.clone());
+            Registration::new(etcd.clone(), id, &addresses, reads_channel, standings, say, members.clone());
         registration.join().await.map_err(ClusterError)?;
         tracing::info!(
             node = id,
@@ -114,18 +123,40 @@ impl Cluster {
                 drop(end);
             }
         });
+        let tell = Members { ids: tell, other: tell_other, own: id.to_owned() };
         tasks.spawn("cluster members", members::run(etcd.clone(), tell, tasks.cancelled()));
         if reads_channel {
             let cleaner = cleaner::Cleaner::new(etcd, config, metrics);
             tasks.spawn("cluster cleaner", cleaner.run(members.clone(), tasks.cancelled()));
         }
         let patience = config.cluster.timeout * 2 + Duration::from_secs(1);
-        Ok(Self { details, members, presence: Presence::Registered { stop, ended, patience } })
+        let unready_after = config.cluster.unready_after;
+        let presence = Presence::Registered { standing, other, unready_after, stop, ended, patience };
+        Ok(Self { details, members, presence })
+    }
+
+    /// From here on the registered phase follows `phases`, and the state of the queue: while that does not work, and another
+    /// node's does, new clients are for that one.
+    pub fn follow<S: Send + Sync + 'static>(
+        &self,
+        phases: &Phases,
+        queue: watch::Receiver<S>,
+        works: fn(&S) -> bool,
+        tasks: &Tasks,
+    ) {
+        if let Presence::Registered { standing, other, unready_after, .. } = &self.presence {
+            let readiness =
+                Readiness { phases: phases.watch(), queue, works, other: other.clone(), after: *unready_after };
+            let (standing, cancelled) = (standing.clone(), tasks.cancelled());
+            tasks.spawn("cluster readiness", async move {
+                cancelled.run_until_cancelled(readiness.run(standing)).await;
+            });
+        }
     }
 
     /// Takes the registration back: the last thing a node does. (A node whose tasks are stopped first has done so then.)
     pub async fn leave(self) {
-        if let Presence::Registered { stop, mut ended, patience } = self.presence {
+        if let Presence::Registered { stop, mut ended, patience, .. } = self.presence {
             stop.cancel();
             let end = async { while ended.changed().await.is_ok() {} };
             if tokio::time::timeout(patience, end).await.is_err() {

@@ -86,7 +86,7 @@ section! {
         lookup_interval: Duration, lookup_timeout: Duration, processors: usize, max_in_flight: usize, max_publishes: usize,
         publish_timeout: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
         requeue_delay: Duration, job_timeout: Duration, sync: Sync, max_bytes: u64, max_age: Duration, memory_bytes: usize,
-        replay_hold: Duration, dir: PathBuf,
+        replay_hold: Duration, copy_window: usize, dir: PathBuf,
     }
 }
 section! {
@@ -100,6 +100,7 @@ section! {
         tls_key: Option<PathBuf>, prefix: String, lease: Duration, max_backoff: Duration, timeout: Duration,
         advertise_socket: Option<String>, advertise_http: Option<String>, advertise_grpc: Option<String>,
         allow_loopback: bool, weight: u32, gopusher_key: Option<String>, channel_grace: Duration,
+        unready_after: Duration,
     }
 }
 section! {

@@ -4,6 +4,7 @@ mod hold;
 mod intake;
 mod lane;
 mod tickets;
+mod window;
 
 use std::{sync::Arc, time::Duration};
 
@@ -139,5 +140,47 @@ mod tests {
         dispatch.drain(Duration::from_secs(30)).await;
         let finished = metrics.jobs.get_or_create_owned(&[("outcome", "finished")]);
         assert_eq!((requeued.get(), finished.get(), metrics.jobs_in_hand.get()), (1, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_a_push_that_was_finished_reaches_nobody_and_one_that_was_given_back_does() {
+        let settings = [("QUEUE__JOB_TIMEOUT", "1s"), ("QUEUE__BACKEND", "nsq"), ("NODE__ID", "a")];
+        let settings = settings.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_owned()));
+        let config = config::load(None, settings).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let (tasks, _deaths) = Tasks::new();
+        let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
+        // what is sent to the shard waits in its inbox until the test takes it
+        let (shard, mut inbox) = hub.seat().unwrap().open::<Nowhere>();
+        shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
+        let (jobs, bundles) = bundles::channel(8);
+        let (_backlog, backlog) = watch::channel(false);
+        let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
+        let record = record::encode(&Push::to("alice", "once"));
+        let hand_out = async || jobs.send(vec![Job::detached(record.clone(), 1)]).await.unwrap();
+        let reaches = async |outcome: &'static str, count: u64| {
+            let jobs = metrics.jobs.get_or_create_owned(&[("outcome", outcome)]);
+            let reached = async {
+                while jobs.get() < count {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            timeout(Duration::from_secs(30), reached).await.unwrap_or_else(|_| panic!("{outcome} is not {count}"));
+        };
+        // in hand, and given back after job_timeout
+        hand_out().await;
+        hand_out().await;
+        reaches("dropped", 1).await;
+        reaches("requeued", 1).await;
+        drop(inbox.next().await.unwrap());
+        // so it is new again; once finished, it is not
+        hand_out().await;
+        shard.take(inbox.next().await.unwrap().into(), || false);
+        reaches("finished", 1).await;
+        hand_out().await;
+        reaches("dropped", 2).await;
+        assert_eq!(metrics.drops.get_or_create(&[("reason", "copy")]).get(), 2);
+        drop(jobs);
+        dispatch.drain(Duration::from_secs(30)).await;
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     hub::Hub,
     ingress::{self, admission::Admission, grpc, http},
     lifecycle::{Died, Phase, Phases, Tasks},
-    queue::{self, Jobs, OpenError},
+    queue::{self, Jobs, OpenError, State},
     socket,
     telemetry::Metrics,
 };
@@ -83,9 +83,10 @@ impl Gateway {
         let (http_listener, http) = listen("http", config.http.listen, BACKLOG)?;
         let (grpc_listener, grpc) = listen("grpc", config.grpc.listen, BACKLOG)?;
         let listeners = Listeners { socket, http, grpc };
-        let cluster = Cluster::join(&config, listeners, phases.clone(), &tasks, &metrics).await?;
+        let cluster = Cluster::join(&config, listeners, &tasks, &metrics).await?;
         let queue = queue::open(&config.queue, &config.node.id, cluster.members.clone(), &tasks, &metrics).await?;
         let state = queue.control.state.clone();
+        cluster.follow(&phases, state.clone(), |state| *state == State::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
         let clients = socket::Bound::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);

@@ -196,6 +196,12 @@ impl Job {
         }
     }
 
+    /// nsq only: says nothing, so that nsqd hands it out again after its `--msg-timeout`, if it is not finished by then. For a
+    /// copy of a job in hand, which may be the same message: two answers to one message end the connection.
+    pub fn leave(mut self) {
+        self.hand = None;
+    }
+
     fn give_back(&mut self, delay: Duration) {
         match self.hand.take() {
             Some(Hand::Embedded(hand)) => hand.requeue(delay),

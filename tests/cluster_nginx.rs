@@ -135,6 +135,8 @@ async fn nginx_follows_the_nodes_phases_and_answers_503_without_any() {
     assert_eq!(first.requests.load(Ordering::SeqCst), 0, "a starting node gets nothing");
     nginx.put(first.node("serving"));
     nginx.serves(8080, "first").await;
+    nginx.put(second.node("unready"));
+    until("second is down", || async { nginx.upstreams().contains("down; # second's queue").then_some(()) }).await;
     nginx.put(second.node("draining"));
     until("second is down", || async { nginx.upstreams().contains("down; # second drains").then_some(()) }).await;
     nginx.delete(&second);

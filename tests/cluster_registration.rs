@@ -4,7 +4,7 @@
 #[path = "cluster/support.rs"]
 mod support;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 
 use oxipush::{
     cluster::{Cluster, ClusterError, Listeners},
@@ -13,13 +13,14 @@ use oxipush::{
     telemetry::Metrics,
 };
 use serde_json::Value;
-use support::{Certificates, Etcd, Nsqd, address, until};
-use tokio::sync::mpsc;
+use support::{Certificates, Etcd, Nsqd, Process, address, until};
+use tokio::sync::{mpsc, watch};
 
 /// A node's cluster side alone.
 struct Node {
     cluster: Cluster,
     phases: Phases,
+    queue: watch::Sender<bool>,
     tasks: Tasks,
     metrics: Arc<Metrics>,
     deaths: mpsc::UnboundedReceiver<Died>,
@@ -47,8 +48,10 @@ fn listeners() -> Listeners {
 async fn try_join(config: &Config) -> Result<Node, ClusterError> {
     let (tasks, deaths) = Tasks::new();
     let (phases, metrics) = (Phases::new(), Arc::new(Metrics::new()));
-    let cluster = Cluster::join(config, listeners(), phases.clone(), &tasks, &metrics).await?;
-    Ok(Node { cluster, phases, tasks, metrics, deaths })
+    let (queue, state) = watch::channel(true);
+    let cluster = Cluster::join(config, listeners(), &tasks, &metrics).await?;
+    cluster.follow(&phases, state, |works| *works, &tasks);
+    Ok(Node { cluster, phases, queue, tasks, metrics, deaths })
 }
 
 async fn join(config: &Config) -> Node {
@@ -133,7 +136,7 @@ async fn a_node_whose_tasks_are_stopped_first_takes_its_key_back_too() {
 async fn without_etcd_a_node_is_alone_and_content() {
     let (tasks, _deaths) = Tasks::new();
     let config = config("gateway-1", "", &[]);
-    let cluster = Cluster::join(&config, listeners(), Phases::new(), &tasks, &Arc::default()).await.unwrap();
+    let cluster = Cluster::join(&config, listeners(), &tasks, &Arc::default()).await.unwrap();
     assert!(cluster.details.borrow().is_empty());
     assert_eq!(*cluster.members.borrow(), ["gateway-1"]);
     cluster.leave().await;
@@ -228,6 +231,93 @@ async fn gopushers_key_is_there_while_the_node_serves() {
     node.phases.enter(Phase::Draining);
     until("gopusher's key is gone", || async { theirs().await.is_none().then_some(()) }).await;
     node.leave().await;
+}
+
+#[tokio::test]
+async fn a_nodes_phase_follows_its_queue_and_never_leaves_all_nodes_unready() {
+    let etcd = Etcd::start().await;
+    let quick = [("CLUSTER__UNREADY_AFTER", "1s"), ("CLUSTER__GOPUSHER_KEY", "chat")];
+    let first = join(&config("gateway-1", &etcd.url(), &quick)).await;
+    let second = join(&config("gateway-2", &etcd.url(), &quick)).await;
+    for node in [&first, &second] {
+        node.phases.enter(Phase::Serving);
+    }
+    for id in ["gateway-1", "gateway-2"] {
+        phase(&etcd, id, "serving").await;
+    }
+    first.queue.send_replace(false);
+    phase(&etcd, "gateway-1", "unready").await;
+    assert_eq!(key(&etcd, "gateway-2").unwrap()["phase"], "serving");
+    // nobody's works: both serve, for what it is worth
+    second.queue.send_replace(false);
+    phase(&etcd, "gateway-1", "serving").await;
+    let told = || async { key(&etcd, "gateway-2").filter(|node| node["ready"] == false) };
+    assert_eq!(until("the second says that it is not ready", told).await["phase"], "serving");
+    // one's works again: clients are for that one
+    first.queue.send_replace(true);
+    phase(&etcd, "gateway-2", "unready").await;
+    assert_eq!(key(&etcd, "gateway-1").unwrap()["phase"], "serving");
+    second.queue.send_replace(true);
+    phase(&etcd, "gateway-2", "serving").await;
+    // a node that starts without a queue gets no clients while others can have them, and all of them afterwards
+    let third = join(&config("gateway-3", &etcd.url(), &quick)).await;
+    third.queue.send_replace(false);
+    third.phases.enter(Phase::Serving);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for other in [first, second] {
+        other.phases.enter(Phase::Draining);
+        other.leave().await;
+    }
+    phase(&etcd, "gateway-3", "serving").await;
+    third.leave().await;
+}
+
+/// A whole node on this nsqd alone.
+fn spawn(id: &str, etcd: &Etcd, nsqd: &Nsqd) -> Process {
+    let (mut command, address) = (Command::new(env!("CARGO_BIN_EXE_oxipush")), address());
+    let settings = [
+        ("NODE__ID", id.to_owned()),
+        ("QUEUE__BACKEND", "nsq".into()),
+        ("QUEUE__NSQD", nsqd.tcp()),
+        ("QUEUE__NSQD_HTTP", nsqd.http()),
+        ("CLUSTER__ETCD", etcd.url()),
+        ("CLUSTER__ALLOW_LOOPBACK", "true".into()),
+        ("CLUSTER__UNREADY_AFTER", "2s".into()),
+        ("SOCKET__LISTEN", format!("{address}:8080")),
+        ("HTTP__LISTEN", format!("{address}:8081")),
+        ("GRPC__LISTEN", format!("{address}:9002")),
+        ("AUTH__INSECURE", "true".into()),
+    ];
+    command.envs(settings.map(|(key, value)| (format!("OXIPUSH__{key}"), value)));
+    Process::start(&mut command, etcd.folder.path().join(id))
+}
+
+#[tokio::test]
+async fn a_node_whose_nsqd_is_away_is_unready_while_another_has_one_and_a_start_is_told_in_one_line() {
+    let etcd = Etcd::start().await;
+    let (mut first_nsqd, mut second_nsqd) = (Nsqd::start(None).await, Nsqd::start(None).await);
+    let first = spawn("gateway-1", &etcd, &first_nsqd);
+    let second = spawn("gateway-2", &etcd, &second_nsqd);
+    for id in ["gateway-1", "gateway-2"] {
+        phase(&etcd, id, "serving").await;
+    }
+    // what a start passes through is no news
+    for node in [&first, &second] {
+        let ready = || async { node.text().contains("the queue is ready").then_some(()) };
+        until("the log says that the queue is ready", ready).await;
+        assert!(!node.text().contains("not ready"), "{}", node.text());
+    }
+    second_nsqd.process = None;
+    phase(&etcd, "gateway-2", "unready").await;
+    assert_eq!(key(&etcd, "gateway-1").unwrap()["phase"], "serving");
+    first_nsqd.process = None;
+    phase(&etcd, "gateway-2", "serving").await;
+    let told = || async { key(&etcd, "gateway-1").filter(|node| node["ready"] == false) };
+    assert_eq!(until("the first says that it is not ready", told).await["phase"], "serving");
+    first_nsqd.up().await;
+    phase(&etcd, "gateway-2", "unready").await;
+    second_nsqd.up().await;
+    phase(&etcd, "gateway-2", "serving").await;
 }
 
 #[tokio::test]

@@ -385,6 +385,78 @@ async fn nsqds_come_and_go_through_nsqlookupd() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_nsqds_are_consumed_from_while_nsqlookupd_is_away_and_once_when_it_is_back() {
+    let mut lookupd = Lookupd::start().await;
+    let register = format!("--lookupd-tcp-address={}", lookupd.tcp());
+    lookupd.stop().await;
+    // nsqlookupd lists it by another address than it is named by
+    let named = Nsqd::with(&[&register, "--broadcast-address=localhost"]).await;
+    let settings = [("QUEUE__LOOKUPD", lookupd.http()), ("QUEUE__LOOKUP_INTERVAL", "200ms".into())];
+    let mut open = open(&[on(&[&named]), settings.to_vec()].concat()).await;
+    open.publish("without nsqlookupd").await.unwrap();
+    let job = open.job().await;
+    assert_eq!(job.record, "without nsqlookupd");
+    job.finish();
+    lookupd.again().await;
+    let found = Nsqd::with(&[&register]).await;
+    found.publish(LIVE, b"found".to_vec()).await;
+    let job = open.job().await;
+    assert_eq!(job.record, "found");
+    job.finish();
+    let listed = async {
+        while lookupd.get(&format!("/lookup?topic={LIVE}")).await["producers"]
+            .as_array()
+            .is_none_or(|all| all.len() < 2)
+        {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, listed).await.expect("nsqlookupd hears of both nsqds");
+    // several rounds later
+    sleep(Duration::from_secs(1)).await;
+    for nsqd in [&named, &found] {
+        assert_eq!(nsqd.channel(LIVE, "node-1").await["clients"].as_array().map(Vec::len), Some(1));
+    }
+    open.ready().await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_channel_of_the_node_keeps_it_unready() {
+    let nsqd = Nsqd::start().await;
+    let open = open(&[on(&[&nsqd]), vec![("QUEUE__LOOKUP_INTERVAL", "200ms".into())]].concat()).await;
+    nsqd.post(&format!("/channel/pause?topic={LIVE}&channel=node-1")).await;
+    open.unready("is paused").await;
+    nsqd.post(&format!("/channel/unpause?topic={LIVE}&channel=node-1")).await;
+    open.ready().await;
+    // that of all nodes may be paused on purpose
+    nsqd.post(&format!("/channel/pause?topic={TOPIC}&channel=oxipush")).await;
+    sleep(Duration::from_secs(1)).await;
+    open.ready().await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_that_cannot_write_keeps_the_node_unready_until_it_can() {
+    let nsqd = Nsqd::start().await;
+    let quick = [("QUEUE__LOOKUP_INTERVAL", "200ms".into()), ("QUEUE__PUBLISH_TIMEOUT", "1s".into())];
+    let open = open(&[on(&[&nsqd]), quick.to_vec()].concat()).await;
+    for queue in [LIVE, "gopusher.disk"] {
+        nsqd.block(queue, true);
+    }
+    assert!(open.publish("nowhere").await.is_err());
+    open.unready("cannot write").await;
+    for queue in [LIVE, "gopusher.disk"] {
+        nsqd.block(queue, false);
+    }
+    // nobody publishes meanwhile
+    open.ready().await;
+    open.publish("written").await.unwrap();
+    assert_eq!(nsqd.messages("gopusher.disk").await, 0, "the topic of the trial is gone");
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_consumer_on_the_nodes_channel_keeps_it_unready() {
     let nsqd = Nsqd::start().await;
     let settings = [on(&[&nsqd]), vec![("QUEUE__LOOKUP_INTERVAL", "200ms".into())]].concat();

@@ -3,8 +3,14 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
+use oxipush::proto::rpc::PushRequest;
+use prost::Message;
 use serde_json::json;
 use support::{
     client::{Client, PATIENCE},
@@ -13,6 +19,8 @@ use support::{
     process::Process,
     proxy::Proxy,
 };
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 fn settings(nsqd: &Nsqd) -> Vec<(&'static str, String)> {
     vec![
@@ -87,7 +95,7 @@ async fn an_orderly_restart_of_nsqd_loses_at_most_the_message_under_way() {
         }
     }
     push_until_accepted(&node, "card", "end").await;
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     loop {
         match tab.content().await.as_str() {
             "end" => break,
@@ -168,4 +176,106 @@ async fn a_node_stops_with_0_though_nsqds_http_hangs() {
 async fn shutdown_timeout_bounds_a_stop_however_long_nsqds_http_may_take() {
     let settings = [("QUEUE__LOOKUP_TIMEOUT", "10m"), ("NODE__SHUTDOWN_TIMEOUT", "3s")];
     stops_in_time_without_an_answer_from_nsqd_http(&settings, Duration::from_secs(20)).await;
+}
+
+/// How often a client got each content.
+type Seen = Arc<Mutex<BTreeMap<String, u32>>>;
+
+/// Notes what comes until the connection ends.
+async fn note(mut tab: Client, seen: Seen) {
+    loop {
+        let content = tab.content().await;
+        *seen.lock().unwrap().entry(content).or_default() += 1;
+    }
+}
+
+/// Pushes numbered contents until `stop`; those that were accepted.
+async fn push_on(url: String, worker: u32, cards: [&str; 3], stop: CancellationToken) -> BTreeSet<String> {
+    let (client, mut accepted) = (reqwest::Client::new(), BTreeSet::new());
+    for n in 0.. {
+        let content = format!("{worker} {n}");
+        let request = if worker == 0 {
+            // as another NSQ client, on the raw topic
+            let to = cards.map(Into::into).to_vec();
+            let raw = PushRequest { to, content: content.clone(), ..Default::default() };
+            client.post(&url).body(raw.encode_to_vec())
+        } else {
+            client.post(&url).json(&json!({"from": "", "to": cards, "appID": "", "content": content}))
+        };
+        if request.send().await.is_ok_and(|answer| answer.status() == 200) {
+            accepted.insert(content);
+        }
+        if stop.is_cancelled() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    accepted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_nsqd_that_returns_gives_each_client_each_push_and_none_twice() {
+    let mut nsqd = Nsqd::start().await;
+    let node = start(&settings(&nsqd)).await;
+    let cards = ["a", "b", "c"];
+    let mut notes = JoinSet::new();
+    let mut all_seen = Vec::new();
+    for card in cards {
+        let seen = Seen::default();
+        notes.spawn(note(Client::modern(&node.socket(), card, "").await, seen.clone()));
+        all_seen.push(seen);
+    }
+    let (stop, raw) = (CancellationToken::new(), format!("http://{}/pub?topic=gopusher", nsqd.http()));
+    let url = |worker| if worker == 0 { raw.clone() } else { node.url("/push") };
+    let pushing: Vec<_> =
+        (0..8).map(|worker| tokio::spawn(push_on(url(worker), worker, cards, stop.clone()))).collect();
+    nsqd.synced(&["gopusher", "gopusher:oxipush", "gopusher.live", "gopusher.live:outage"]).await;
+    for _ in 0..2 {
+        // within nsqd's --sync-timeout, so that it returns to an earlier place
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        nsqd.kill().await;
+        nsqd.again().await;
+        tokio::time::timeout(PATIENCE, node.ready()).await.expect("ready again");
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.cancel();
+    let mut accepted = BTreeSet::new();
+    for worker in pushing {
+        accepted.extend(worker.await.unwrap());
+    }
+    // what nsqd hands out a third time comes after its --msg-timeout
+    let settled = async {
+        for (topic, channel) in [("gopusher", "oxipush"), ("gopusher.live", "outage")] {
+            loop {
+                let stats = nsqd.channel(topic, channel).await;
+                // nsqd's own count of depth may be below 0 after a SIGKILL
+                if stats["depth"].as_i64().unwrap() <= 0
+                    && stats["in_flight_count"] == 0
+                    && stats["deferred_count"] == 0
+                {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE * 2, settled).await.expect("nothing waits in nsqd");
+    push_until_accepted(&node, "a", "end").await;
+    let ended = async {
+        while !all_seen[0].lock().unwrap().contains_key("end") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.expect("the end comes");
+    let dropped = node.metric("oxipush_drops_total", &[("reason", "copy")]).await;
+    println!("{} pushes through two SIGKILLs of nsqd, {dropped} copies dropped", accepted.len());
+    assert!(dropped > 0.0, "nsqd sent no copies: nothing was tried");
+    for (card, seen) in cards.iter().zip(all_seen) {
+        let seen = seen.lock().unwrap();
+        let missing: Vec<_> = accepted.iter().filter(|content| !seen.contains_key(*content)).collect();
+        let copies: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).collect();
+        assert!(missing.is_empty() && copies.is_empty(), "{card} misses {missing:?}, has twice {copies:?}");
+    }
+    drop(notes);
+    node.stop().await;
 }

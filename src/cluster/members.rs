@@ -1,18 +1,27 @@
 //! The nodes that are registered, as etcd's watch tells them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use etcd_client::{EventType, GetOptions, WatchOptions};
+use etcd_client::{EventType, GetOptions, KeyValue, WatchOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     etcd::{Backoff, Etcd, Fault},
-    node,
+    node::{self, Node},
 };
 
-/// Tells the ids until cancelled; while etcd is away the last known ones stay.
-pub(super) async fn run(etcd: Etcd, tell: watch::Sender<Vec<String>>, cancelled: CancellationToken) {
+/// Where the nodes are told.
+pub(super) struct Members {
+    /// Their ids.
+    pub(super) ids: watch::Sender<Vec<String>>,
+    /// Whether one of them other than `own` takes clients.
+    pub(super) other: watch::Sender<bool>,
+    pub(super) own: String,
+}
+
+/// Tells the nodes until cancelled; while etcd is away the last known ones stay.
+pub(super) async fn run(etcd: Etcd, tell: Members, cancelled: CancellationToken) {
     let mut backoff = Backoff::new(etcd.config.max_backoff);
     loop {
         let fault = tokio::select! {
@@ -27,24 +36,21 @@ pub(super) async fn run(etcd: Etcd, tell: watch::Sender<Vec<String>>, cancelled:
     }
 }
 
-async fn follow(etcd: &Etcd, tell: &watch::Sender<Vec<String>>, backoff: &mut Backoff) -> Fault {
+async fn follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Fault {
     match try_follow(etcd, tell, backoff).await {
         Ok(never) => match never {},
         Err(fault) => fault,
     }
 }
 
-async fn try_follow(
-    etcd: &Etcd,
-    tell: &watch::Sender<Vec<String>>,
-    backoff: &mut Backoff,
-) -> Result<std::convert::Infallible, Fault> {
+async fn try_follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Result<std::convert::Infallible, Fault> {
     let prefix = node::nodes(&etcd.config.prefix);
     let mut client = etcd.connect().await?;
-    let all = GetOptions::new().with_prefix().with_keys_only();
+    let all = GetOptions::new().with_prefix();
     let got = etcd.call("read the nodes", client.get(prefix.as_str(), Some(all))).await?;
-    let mut ids: BTreeSet<String> = got.kvs().iter().filter_map(|kv| id(&prefix, kv.key())).collect();
-    publish(tell, &ids);
+    let mut nodes: Nodes =
+        got.kvs().iter().filter_map(|kv| Some((id(&prefix, kv.key())?, takes_clients(kv)))).collect();
+    tell.publish(&nodes);
     let next = got.header().map_or(0, |header| header.revision()) + 1;
     let from = WatchOptions::new().with_prefix().with_start_revision(next);
     let mut watch = etcd.call("watch the nodes", client.watch(prefix.as_str(), Some(from))).await?;
@@ -59,30 +65,41 @@ async fn try_follow(
             Err(error) => return etcd.call("watch the nodes", async { Err(error) }).await,
         };
         for event in message.events() {
-            let Some(id) = event.kv().and_then(|kv| id(&prefix, kv.key())) else { continue };
+            let Some((kv, id)) = event.kv().and_then(|kv| Some((kv, id(&prefix, kv.key())?))) else { continue };
             match event.event_type() {
-                EventType::Put => ids.insert(id),
-                EventType::Delete => ids.remove(&id),
+                EventType::Put => nodes.insert(id, takes_clients(kv)),
+                EventType::Delete => nodes.remove(&id),
             };
         }
-        publish(tell, &ids);
+        tell.publish(&nodes);
     }
 }
 
-fn publish(tell: &watch::Sender<Vec<String>>, ids: &BTreeSet<String>) {
-    tell.send_if_modified(|now| {
-        let differs = !now.iter().eq(ids);
-        if differs {
-            for id in ids.iter().filter(|id| !now.contains(id)) {
-                tracing::info!(node = id, "a node is there");
+/// Ids, and whether each takes clients.
+type Nodes = BTreeMap<String, bool>;
+
+impl Members {
+    fn publish(&self, nodes: &Nodes) {
+        self.ids.send_if_modified(|now| {
+            let differs = !now.iter().eq(nodes.keys());
+            if differs {
+                for id in nodes.keys().filter(|id| !now.contains(id)) {
+                    tracing::info!(node = id, "a node is there");
+                }
+                for id in now.iter().filter(|id| !nodes.contains_key(*id)) {
+                    tracing::info!(node = id, "a node is gone");
+                }
+                *now = nodes.keys().cloned().collect();
             }
-            for id in now.iter().filter(|id| !ids.contains(*id)) {
-                tracing::info!(node = id, "a node is gone");
-            }
-            *now = ids.iter().cloned().collect();
-        }
-        differs
-    });
+            differs
+        });
+        let other = nodes.iter().any(|(id, takes_clients)| *takes_clients && *id != self.own);
+        self.other.send_if_modified(|now| std::mem::replace(now, other) != other);
+    }
+}
+
+fn takes_clients(kv: &KeyValue) -> bool {
+    Node::parse(kv.value()).is_some_and(|node| node.takes_clients())
 }
 
 fn id(prefix: &str, key: &[u8]) -> Option<String> {

@@ -2,9 +2,45 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::lifecycle::Phase;
-
 use super::addresses::Addresses;
+
+/// How a node stands, as it tells the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) stage: Stage,
+    /// Whether its queue works.
+    pub(super) ready: bool,
+}
+
+impl Standing {
+    /// A node's first.
+    pub(super) const FIRST: Self = Self { stage: Stage::Starting, ready: false };
+}
+
+/// What others read as a node's phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It never served.
+    Starting,
+    /// Clients and pushes may go to it.
+    Serving,
+    /// Its queue does not work: new clients and pushes go to others.
+    Unready,
+    /// It leaves.
+    Draining,
+}
+
+impl Stage {
+    /// A promise, as [`Node`]'s names are.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Unready => "unready",
+            Self::Draining => "draining",
+        }
+    }
+}
 
 /// The value of `<prefix>/<id>`. confd's template reads it, so its names are promises.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,8 +52,11 @@ pub(super) struct Node {
     pub(super) grpc: String,
     pub(super) weight: u32,
     pub(super) version: String,
-    /// starting, serving or draining.
+    /// starting, serving, unready or draining.
     pub(super) phase: String,
+    /// Whether its queue works; nodes of before do not tell.
+    #[serde(default)]
+    pub(super) ready: Option<bool>,
     /// Another one for each process: tells a node's own key, whose lease it lost sight of, from a namesake's.
     #[serde(default)]
     pub(super) incarnation: String,
@@ -32,9 +71,20 @@ impl Node {
             grpc: addresses.grpc.clone(),
             weight,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            phase: phase_name(Phase::Starting).to_owned(),
+            phase: Standing::FIRST.stage.name().to_owned(),
+            ready: Some(Standing::FIRST.ready),
             incarnation: ulid::Ulid::generate().to_string(),
         }
+    }
+
+    pub(super) fn stand(&mut self, standing: Standing) {
+        self.phase = standing.stage.name().to_owned();
+        self.ready = Some(standing.ready);
+    }
+
+    /// Whether clients of another node can go to it.
+    pub(super) fn takes_clients(&self) -> bool {
+        self.phase == Stage::Serving.name() && self.ready != Some(false)
     }
 
     pub(super) fn json(&self) -> String {
@@ -44,14 +94,6 @@ impl Node {
     /// `None` for what no node wrote.
     pub(super) fn parse(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
-    }
-}
-
-pub(super) fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Starting => "starting",
-        Phase::Serving => "serving",
-        Phase::Leaving | Phase::Draining => "draining",
     }
 }
 

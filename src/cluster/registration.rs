@@ -14,11 +14,10 @@ use etcd_client::Client;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::lifecycle::Phase;
-
 use super::{
     addresses::Addresses,
     etcd::{Backoff, Etcd, Fault},
+    node::Standing,
 };
 use key::{Key, Obstacle};
 use lease::Lease;
@@ -29,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(300);
 pub(super) struct Registration {
     etcd: Etcd,
     key: Key,
-    phases: watch::Receiver<Phase>,
+    standings: watch::Receiver<Standing>,
     members: watch::Receiver<Vec<String>>,
     remarks: watch::Sender<Vec<String>>,
     say: watch::Sender<Vec<String>>,
@@ -44,13 +43,13 @@ impl Registration {
         id: &str,
         addresses: &Addresses,
         reads_channel: bool,
-        phases: watch::Receiver<Phase>,
+        standings: watch::Receiver<Standing>,
         say: watch::Sender<Vec<String>>,
         members: watch::Receiver<Vec<String>>,
     ) -> Self {
         Self {
             key: Key::new(etcd.clone(), id, addresses, reads_channel),
-            phases,
+            standings,
             members,
             remarks: watch::Sender::new(Vec::new()),
             say,
@@ -127,8 +126,8 @@ impl Registration {
     async fn register(&mut self) -> Result<(), Obstacle> {
         let mut client = self.etcd.connect().await?;
         let lease = self.living(&mut client).await?;
-        let phase = *self.phases.borrow_and_update();
-        self.key.claim(&mut client, lease.id, phase).await?;
+        let standing = *self.standings.borrow_and_update();
+        self.key.claim(&mut client, lease.id, standing).await?;
         self.held = Some(lease);
         self.etcd.metrics.registered.set(1);
         let node = &self.key.node;
@@ -157,7 +156,7 @@ impl Registration {
         let mut pulse = tokio::time::interval(self.etcd.config.lease / 3);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut remarks = self.remarks.subscribe();
-        let (mut phases_end, mut members_end) = (false, false);
+        let (mut standings_end, mut members_end) = (false, false);
         loop {
             // the branches only wait; the calls follow one after the other, each within its time-out
             let kept = tokio::select! {
@@ -166,10 +165,10 @@ impl Registration {
                     return None;
                 }
                 _ = pulse.tick() => lease.beat().await,
-                changed = self.phases.changed(), if !phases_end => {
-                    phases_end = changed.is_err();
-                    let phase = *self.phases.borrow_and_update();
-                    self.key.put(&mut lease.client, lease.id, phase).await
+                changed = self.standings.changed(), if !standings_end => {
+                    standings_end = changed.is_err();
+                    let standing = *self.standings.borrow_and_update();
+                    self.key.put(&mut lease.client, lease.id, standing).await
                 }
                 changed = self.members.changed(), if !members_end => {
                     members_end = changed.is_err();

@@ -217,6 +217,7 @@ fn queue(r: &mut Reader<'_>) -> Queue {
         max_age: r.time(s, "max_age", Duration::ZERO, YEAR),
         memory_bytes: r.bytes(s, "memory_bytes", 64 * KIB, TIB),
         replay_hold: r.time(s, "replay_hold", Duration::ZERO, HOUR),
+        copy_window: r.number(s, "copy_window", 0, 16_777_216),
         dir: data_dir(r),
     }
 }
@@ -268,6 +269,7 @@ fn cluster(r: &mut Reader<'_>) -> Cluster {
         weight: r.number(s, "weight", 1, 65_535),
         gopusher_key: r.optional(s, "gopusher_key"),
         channel_grace: r.time(s, "channel_grace", MS * 100, YEAR),
+        unready_after: r.time(s, "unready_after", MS * 100, HOUR),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     BUNDLE,
     hold::{self, Held},
-    tickets::Tickets,
+    tickets::{Kept, Tickets},
 };
 use crate::{
     config,
@@ -118,7 +118,16 @@ impl Intake {
         };
         // admission did so already; a record of another origin must not deliver twice either
         push.target.name_each_once();
-        let post = Post::new(push, self.tickets.keep(job), self.outcomes.clone());
+        let ticket = match self.tickets.keep(job, push.id) {
+            Kept::Ticket(ticket) => ticket,
+            // finished now, it would be lost with the one in hand, should that be given back
+            Kept::Early(job) => {
+                self.count_drop("copy");
+                return job.leave();
+            }
+            Kept::Copy(job) => return self.drop_job(job, "copy"),
+        };
+        let post = Post::new(push, ticket, self.outcomes.clone());
         let cards = &post.push().target.cards;
         if let [card] = &cards[..] {
             return bundles[self.lane(card)].push(Parcel::new(Arc::clone(&post), Cards::All));
@@ -137,9 +146,13 @@ impl Intake {
     }
 
     fn drop_job(&self, job: Job, reason: &'static str) {
+        self.count_drop(reason);
+        job.finish();
+    }
+
+    fn count_drop(&self, reason: &'static str) {
         self.metrics.drops.get_or_create(&[("reason", reason)]).inc();
         self.metrics.jobs.get_or_create(&[("outcome", "dropped")]).inc();
-        job.finish();
     }
 
     fn give_back(&self, job: Job) {

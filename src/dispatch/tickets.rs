@@ -15,9 +15,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
+use super::window::{Place, Seen, Window};
 use crate::{
-    config,
+    config::{self, Backend},
     hub::{Fate, Outcome, shrink},
+    push::PushId,
     queue::Job,
     telemetry::{Count, Level, Metrics},
 };
@@ -25,9 +27,9 @@ use crate::{
 /// Outcomes taken at once.
 const BATCH: usize = 256;
 
-/// Every job that was dispatched and is neither finished nor requeued.
+/// Every job that was dispatched and is neither finished nor requeued, and the pushes that came last.
 pub(super) struct Tickets {
-    jobs: Mutex<HashMap<u64, (Job, Instant), RandomState>>,
+    hand: Mutex<Hand>,
     next: AtomicU64,
     timeout: Duration,
     requeue_delay: Duration,
@@ -37,10 +39,36 @@ pub(super) struct Tickets {
     requeued: Count,
 }
 
+struct Hand {
+    jobs: HashMap<u64, Ticket, RandomState>,
+    window: Window,
+}
+
+struct Ticket {
+    job: Job,
+    deadline: Instant,
+    place: Place,
+}
+
+/// What becomes of a job that comes.
+pub(super) enum Kept {
+    /// It is kept by this number.
+    Ticket(u64),
+    /// It is a copy of one that is in hand, whose end it must wait for.
+    Early(Job),
+    /// It is a copy of one that was finished.
+    Copy(Job),
+}
+
 impl Tickets {
     pub(super) fn new(config: &config::Queue, metrics: &Metrics) -> Arc<Self> {
+        let window = Window::new(match config.backend {
+            Backend::Nsq => config.copy_window,
+            // a job of this process is never taken from it, and another process would not have the window
+            Backend::Embedded => 0,
+        });
         Arc::new(Self {
-            jobs: Mutex::default(),
+            hand: Mutex::new(Hand { jobs: HashMap::default(), window }),
             next: AtomicU64::new(0),
             timeout: config.job_timeout,
             requeue_delay: config.requeue_delay,
@@ -51,12 +79,20 @@ impl Tickets {
         })
     }
 
-    /// Keeps `job` until its outcome is told; the number to tell it by.
-    pub(super) fn keep(&self, job: Job) -> u64 {
+    /// Keeps `job`, which is of push `id`, until its outcome is told; the number to tell it by.
+    pub(super) fn keep(&self, job: Job, id: PushId) -> Kept {
+        let deadline = Instant::now() + self.timeout;
+        let mut hand = self.lock();
+        let place = match hand.window.begin(id) {
+            Seen::New(place) => place,
+            Seen::InHand => return Kept::Early(job),
+            Seen::Finished => return Kept::Copy(job),
+        };
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(ticket, (job, Instant::now() + self.timeout));
+        hand.jobs.insert(ticket, Ticket { job, deadline, place });
+        drop(hand);
         self.in_hand.inc();
-        ticket
+        Kept::Ticket(ticket)
     }
 
     /// Finishes or requeues jobs by their outcomes, or by time, until nobody is left who could tell one.
@@ -80,46 +116,53 @@ impl Tickets {
 
     /// Requeues all that is left.
     pub(super) fn give_back(&self) {
-        let left = std::mem::take(&mut *self.lock());
-        for (job, _) in left.into_values() {
-            self.requeue(job, Duration::ZERO);
+        let left = std::mem::take(&mut self.lock().jobs);
+        for ticket in left.into_values() {
+            self.requeue(ticket, Duration::ZERO);
         }
     }
 
     fn end(&self, outcome: Outcome) {
         // gone: it took longer than job_timeout
-        let Some((job, _)) = self.lock().remove(&outcome.ticket) else { return };
+        let mut hand = self.lock();
+        let Some(ticket) = hand.jobs.remove(&outcome.ticket) else { return };
         match outcome.fate {
-            Fate::Lost => return self.requeue(job, self.requeue_delay),
+            Fate::Lost => {
+                drop(hand);
+                return self.requeue(ticket, self.requeue_delay);
+            }
             Fate::Unmatched => {
                 self.unmatched.inc();
             }
             Fate::Offered => {}
         }
+        hand.window.finish(ticket.place);
+        drop(hand);
         self.in_hand.dec();
         self.finished.inc();
-        job.finish();
+        ticket.job.finish();
     }
 
     fn expire(&self) {
         let now = Instant::now();
-        let mut jobs = self.lock();
-        let late: Vec<_> = jobs.extract_if(|_, (_, deadline)| *deadline <= now).collect();
-        shrink(&mut jobs);
-        drop(jobs);
-        for (_, (job, _)) in late {
+        let mut hand = self.lock();
+        let late: Vec<_> = hand.jobs.extract_if(|_, ticket| ticket.deadline <= now).collect();
+        shrink(&mut hand.jobs);
+        drop(hand);
+        for (_, ticket) in late {
             tracing::warn!("a job was not offered within job_timeout; it is requeued");
-            self.requeue(job, self.requeue_delay);
+            self.requeue(ticket, self.requeue_delay);
         }
     }
 
-    fn requeue(&self, job: Job, delay: Duration) {
+    fn requeue(&self, ticket: Ticket, delay: Duration) {
+        self.lock().window.give_back(ticket.place);
         self.in_hand.dec();
         self.requeued.inc();
-        job.requeue(delay);
+        ticket.job.requeue(delay);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (Job, Instant), RandomState>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Hand> {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -79,6 +79,12 @@ pub async fn open(
     let admin = Admin::new(config.lookup_timeout).map_err(OpenError)?;
     let (health, state) = Health::new(metrics.clone());
     let (backlog, has_backlog) = watch::channel(false);
+    tasks.spawn_until_done("nsq health", {
+        let (state, cancelled) = (state.clone(), tasks.cancelled());
+        async move {
+            cancelled.run_until_cancelled(health::tell(state)).await;
+        }
+    });
     let live = admin::live(config);
     let base =
         Base { config: Arc::new(config.clone()), node: node.as_str().into(), admin, health, metrics: metrics.clone() };

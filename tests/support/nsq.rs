@@ -167,6 +167,16 @@ impl Nsqd {
         }
     }
 
+    /// Lets no write of a queue that has none yet succeed, or again each.
+    pub fn block(&self, queue: &str, blocked: bool) {
+        let file = self.dir.path().join(format!("{queue}.diskqueue.000000.dat"));
+        match blocked {
+            // nsqd would remove an empty folder with the topic
+            true => std::fs::create_dir_all(file.join("full")).unwrap(),
+            false => std::fs::remove_dir_all(file).unwrap(),
+        }
+    }
+
     /// Publishes as another NSQ client does.
     pub async fn publish(&self, topic: &str, body: Vec<u8>) {
         let url = format!("http://{}/pub?topic={topic}", self.http());

@@ -3,13 +3,10 @@
 use etcd_client::{Client, Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
 
 use super::namesake::Namesake;
-use crate::{
-    cluster::{
-        addresses::Addresses,
-        etcd::{Etcd, Fault},
-        node::{Entry, Keys, Node, phase_name},
-    },
-    lifecycle::Phase,
+use crate::cluster::{
+    addresses::Addresses,
+    etcd::{Etcd, Fault},
+    node::{Entry, Keys, Node, Stage, Standing},
 };
 
 pub(super) struct Key {
@@ -55,13 +52,13 @@ impl Key {
     }
 
     /// Writes the key if it is absent or this process's own.
-    pub(super) async fn claim(&mut self, client: &mut Client, lease: i64, phase: Phase) -> Result<(), Obstacle> {
+    pub(super) async fn claim(&mut self, client: &mut Client, lease: i64, standing: Standing) -> Result<(), Obstacle> {
         let keys = self.keys.clone();
         let absent = |key: &str| Compare::create_revision(key, CompareOp::Equal, 0);
         let look = [TxnOp::get(keys.node.as_str(), None), TxnOp::get(keys.deleting.as_str(), None)];
         let txn = Txn::new()
             .when([absent(&keys.node), absent(&keys.deleting)])
-            .and_then(self.puts(lease, phase))
+            .and_then(self.puts(lease, standing))
             .or_else(look);
         let answer = self.etcd.call("claim the node id", client.txn(txn)).await?;
         if answer.succeeded() {
@@ -82,19 +79,25 @@ impl Key {
             return Err(Obstacle::Taken(Box::new(Namesake { key: keys.node, node, lease: there.lease() })));
         }
         let unchanged = Compare::mod_revision(keys.node.as_str(), CompareOp::Equal, there.mod_revision());
-        Ok(self.put_when(client, unchanged, lease, phase).await?)
+        Ok(self.put_when(client, unchanged, lease, standing).await?)
     }
 
-    /// Writes the phase, if the key is still under `lease`.
-    pub(super) async fn put(&mut self, client: &mut Client, lease: i64, phase: Phase) -> Result<(), Fault> {
+    /// Writes how the node stands, if the key is still under `lease`.
+    pub(super) async fn put(&mut self, client: &mut Client, lease: i64, standing: Standing) -> Result<(), Fault> {
         let ours = Compare::lease(self.keys.node.as_str(), CompareOp::Equal, lease);
-        self.put_when(client, ours, lease, phase).await?;
-        tracing::info!(node = self.node.id, phase = phase_name(phase), "phase written to etcd");
+        self.put_when(client, ours, lease, standing).await?;
+        tracing::info!(node = self.node.id, phase = self.node.phase, ready = standing.ready, "phase written to etcd");
         Ok(())
     }
 
-    async fn put_when(&mut self, client: &mut Client, ours: Compare, lease: i64, phase: Phase) -> Result<(), Fault> {
-        let txn = Txn::new().when([ours]).and_then(self.puts(lease, phase));
+    async fn put_when(
+        &mut self,
+        client: &mut Client,
+        ours: Compare,
+        lease: i64,
+        standing: Standing,
+    ) -> Result<(), Fault> {
+        let txn = Txn::new().when([ours]).and_then(self.puts(lease, standing));
         match self.etcd.call("put the node's key", client.txn(txn)).await?.succeeded() {
             true => Ok(()),
             false => Err(Fault::Away("the key is not this node's any more".into())),
@@ -110,20 +113,20 @@ impl Key {
         }
     }
 
-    /// What etcd shall hold of this node in `phase`.
-    fn puts(&mut self, lease: i64, phase: Phase) -> Vec<TxnOp> {
-        self.node.phase = phase_name(phase).to_owned();
+    /// What etcd shall hold of this node.
+    fn puts(&mut self, lease: i64, standing: Standing) -> Vec<TxnOp> {
+        self.node.stand(standing);
         let under = || Some(PutOptions::new().with_lease(lease));
         let mut puts = vec![TxnOp::put(self.keys.node.as_str(), self.node.json(), under())];
         if self.reads_channel {
             puts.push(TxnOp::put(self.keys.roster.as_str(), Entry::default().json(), None));
         }
         if let Some(key) = &self.gopusher {
-            puts.push(match phase {
-                Phase::Serving => {
+            puts.push(match standing.stage {
+                Stage::Serving => {
                     TxnOp::put(key.as_str(), format!("{} weight={}", self.node.socket, self.node.weight), under())
                 }
-                Phase::Starting | Phase::Leaving | Phase::Draining => TxnOp::delete(key.as_str(), None),
+                Stage::Starting | Stage::Unready | Stage::Draining => TxnOp::delete(key.as_str(), None),
             });
         }
         puts

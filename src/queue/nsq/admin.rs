@@ -27,6 +27,9 @@ pub(super) struct Admin {
 
 #[derive(Deserialize)]
 struct Stats {
+    /// Of nsqd: OK, or what the last write to its disk failed with.
+    #[serde(default)]
+    health: String,
     #[serde(default)]
     topics: Vec<TopicStats>,
 }
@@ -42,21 +45,32 @@ struct TopicStats {
 #[derive(Deserialize)]
 pub(super) struct ChannelStats {
     pub(super) channel_name: String,
+    /// Below 0 for a while in an nsqd that was killed: it finds more messages on its disk than it had noted.
     #[serde(default)]
-    depth: u64,
+    depth: i64,
     #[serde(default)]
-    pub(super) in_flight_count: u64,
+    pub(super) in_flight_count: i64,
     #[serde(default)]
-    deferred_count: u64,
+    deferred_count: i64,
+    #[serde(default)]
+    pub(super) paused: bool,
     #[serde(default)]
     pub(super) clients: Vec<ClientStats>,
 }
 
 impl ChannelStats {
-    /// Messages that were not finished.
-    pub(super) fn unfinished(&self) -> u64 {
-        self.depth + self.in_flight_count + self.deferred_count
+    /// Whether it has messages that were not finished.
+    pub(super) fn unfinished(&self) -> bool {
+        // a depth that is below 0 counts too few, and may hide as many
+        [self.depth, self.in_flight_count, self.deferred_count].iter().any(|count| *count != 0)
     }
+}
+
+/// What nsqd says of itself.
+#[derive(Deserialize)]
+struct Info {
+    broadcast_address: String,
+    tcp_port: u16,
 }
 
 /// One consumer of a channel.
@@ -95,12 +109,12 @@ impl Admin {
     }
 
     /// Status and body; 404 is an answer too, since nsqd gives it for a topic or channel that is not there.
-    async fn call(&self, post: bool, server: &str, path: &str) -> Result<Option<Vec<u8>>, String> {
+    async fn call(&self, post: bool, server: &str, path: &str, body: &'static str) -> Result<Option<Vec<u8>>, String> {
         let url = format!("http://{server}{path}");
         let fault = |error: reqwest::Error| {
             format!("{server}{}: {}", path.split('?').next().unwrap_or(path), root_cause(&error))
         };
-        let request = if post { self.client.post(&url) } else { self.client.get(&url) };
+        let request = if post { self.client.post(&url).body(body) } else { self.client.get(&url) };
         let mut response = request.send().await.map_err(fault)?;
         let status = response.status();
         let mut body = Vec::new();
@@ -118,13 +132,13 @@ impl Admin {
     }
 
     async fn get<T: DeserializeOwned>(&self, server: &str, path: &str) -> Result<Option<T>, String> {
-        let body = self.call(false, server, path).await?;
+        let body = self.call(false, server, path, "").await?;
         body.map(|body| serde_json::from_slice(&body).map_err(|error| format!("{server}: {error}"))).transpose()
     }
 
     /// Whether there was something to do it to.
     async fn post(&self, server: &str, path: &str) -> Result<bool, String> {
-        Ok(self.call(true, server, path).await?.is_some())
+        Ok(self.call(true, server, path, "").await?.is_some())
     }
 
     /// Makes `topic` and its `channels` on one nsqd, where they are missing.
@@ -153,11 +167,44 @@ impl Admin {
 
     /// What one nsqd says of a channel; `None` when it has none of that name.
     pub(super) async fn stats(&self, http: &str, topic: &str, channel: &str) -> Result<Option<ChannelStats>, String> {
+        Ok(self.stats_and_health(http, topic, channel).await?.0)
+    }
+
+    /// As [`Admin::stats`], and what the nsqd's last write to its disk failed with.
+    pub(super) async fn stats_and_health(
+        &self,
+        http: &str,
+        topic: &str,
+        channel: &str,
+    ) -> Result<(Option<ChannelStats>, Option<String>), String> {
         let path = format!("/stats?format=json&topic={topic}&channel={channel}");
-        let stats: Option<Stats> = self.get(http, &path).await?;
-        let topics = stats.into_iter().flat_map(|stats| stats.topics);
-        let channels = topics.filter(|one| one.topic_name == topic).flat_map(|one| one.channels);
-        Ok(channels.into_iter().find(|one| one.channel_name == channel))
+        let Some(stats) = self.get::<Stats>(http, &path).await? else { return Ok((None, None)) };
+        let ill = (!matches!(&*stats.health, "" | "OK")).then_some(stats.health);
+        let topics = stats.topics.into_iter().filter(|one| one.topic_name == topic);
+        Ok((topics.flat_map(|one| one.channels).find(|one| one.channel_name == channel), ill))
+    }
+
+    /// Whether an nsqd whose last write failed can write by now: it only learns that by the next. What is written stands in a
+    /// topic of its own, which is gone again afterwards.
+    pub(super) async fn can_write(&self, http: &str, topic: &str) -> bool {
+        let written = self.call(true, http, &format!("/pub?topic={topic}"), "a write on trial").await;
+        let deleted = self.post(http, &format!("/topic/delete?topic={topic}")).await;
+        if let Err(error) = deleted {
+            tracing::debug!(error, topic, "nsq: the topic of a write on trial stays");
+        }
+        matches!(written, Ok(Some(_)))
+    }
+
+    /// How long one nsqd holds messages back to gather more.
+    pub(super) async fn output_buffer_timeout(&self, http: &str) -> Option<Duration> {
+        let nanos = self.get(http, "/config/output_buffer_timeout").await.ok().flatten();
+        nanos.map(Duration::from_nanos)
+    }
+
+    /// The TCP address that an nsqd has in nsqlookupd.
+    pub(super) async fn listed_as(&self, http: &str) -> Option<String> {
+        let info: Info = self.get(http, "/info").await.ok()??;
+        Some(address(info.broadcast_address, info.tcp_port))
     }
 
     /// The largest message that one nsqd takes.
@@ -168,13 +215,9 @@ impl Admin {
     /// The nsqds that one nsqlookupd knows to have `topic`; none when it does not know the topic.
     pub(super) async fn lookup(&self, lookupd: &str, topic: &str) -> Result<Vec<Daemon>, String> {
         let found: Option<Lookup> = self.get(lookupd, &format!("/lookup?topic={topic}")).await?;
-        let daemon = |found: Producer| {
-            let host = match found.broadcast_address {
-                // an IPv6 address
-                host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
-                host => host,
-            };
-            Daemon { tcp: format!("{host}:{}", found.tcp_port), http: Some(format!("{host}:{}", found.http_port)) }
+        let daemon = |found: Producer| Daemon {
+            tcp: address(found.broadcast_address.clone(), found.tcp_port),
+            http: Some(address(found.broadcast_address, found.http_port)),
         };
         Ok(found.into_iter().flat_map(|found| found.producers).map(daemon).collect())
     }
@@ -236,6 +279,14 @@ impl Admin {
     }
 }
 
+fn address(host: String, port: u16) -> String {
+    // an IPv6 address
+    match host.contains(':') && !host.starts_with('[') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
 /// The topic of the gateways' own records.
 pub fn live(config: &config::Queue) -> String {
     format!("{}.live", config.topic)
@@ -282,4 +333,38 @@ pub async fn reader(config: &config::Queue, node: &str) -> Result<Option<String>
         }
     }
     if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_below_0_are_read_and_tell_of_unfinished_messages() {
+        // what nsqd 1.3.0 says after a SIGKILL
+        for (depth, in_flight, deferred, unfinished) in [
+            (0, 0, 0, false),
+            (-616, 0, 0, true),
+            (-616, 616, 0, true),
+            (3, 0, 0, true),
+            (0, 1, 0, true),
+            (0, 0, 2, true),
+        ] {
+            let text = format!(
+                r#"{{"version":"1.3.0","health":"OK","topics":[{{"topic_name":"t","depth":{depth},"channels":[
+                {{"channel_name":"c","depth":{depth},"backend_depth":{depth},"in_flight_count":{in_flight},
+                "deferred_count":{deferred},"paused":false,"clients":[]}}]}}]}}"#
+            );
+            let stats: Stats = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+            assert_eq!(stats.topics[0].channels[0].unfinished(), unfinished, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_bracketed_once() {
+        for (host, expected) in [("a", "a:1"), ("10.0.0.1", "10.0.0.1:1"), ("::1", "[::1]:1"), ("[::1]", "[::1]:1")] {
+            assert_eq!(address(host.into(), 1), expected);
+        }
+    }
 }

@@ -1,6 +1,6 @@
-//! Which nsqds are consumed from: the configured ones, or those that nsqlookupd knows.
+//! Which nsqds are consumed from: the configured ones, and those that nsqlookupd knows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use tokio::{
@@ -66,11 +66,13 @@ fn spawn(setup: &Setup, life: &Life, daemon: Daemon, share: usize) -> Running {
 /// nsqlookupd that was restarted lists nothing for a while.
 async fn follow(setup: Setup, life: Life) {
     let (closing, stopped) = (life.closing.clone(), life.stopped.clone());
+    let mut named: Vec<Named> =
+        setup.base.daemons().into_iter().map(|daemon| Named { daemon, listed_as: None }).collect();
     let mut links: BTreeMap<String, Running> = BTreeMap::new();
     loop {
         let round = async {
-            let found = ask(&setup, links.is_empty()).await;
-            keep(&setup, &life, &mut links, found);
+            let (found, ()) = tokio::join!(ask(&setup, links.is_empty()), identify(&setup, &mut named));
+            keep(&setup, &life, &mut links, &named, found);
             sleep(setup.base.config.lookup_interval).await;
         };
         // cancel-safe: a question that is cut short leaves nothing behind
@@ -85,7 +87,32 @@ async fn follow(setup: Setup, life: Life) {
     closing.cancelled().await;
 }
 
+/// A configured nsqd, which nsqlookupd may know by another address.
+struct Named {
+    daemon: Daemon,
+    /// The TCP address that it has in nsqlookupd, once it was asked for it.
+    listed_as: Option<String>,
+}
+
+impl Named {
+    /// The key of its link.
+    fn key(&self) -> &str {
+        self.listed_as.as_ref().unwrap_or(&self.daemon.tcp)
+    }
+}
+
+/// Asks those that were not asked yet, or did not answer.
+async fn identify(setup: &Setup, named: &mut [Named]) {
+    let unknown = named.iter_mut().filter(|one| one.listed_as.is_none()).map(async |one| {
+        if let Some(http) = &one.daemon.http {
+            one.listed_as = setup.base.admin.listed_as(http).await;
+        }
+    });
+    join_all(unknown).await;
+}
+
 /// What the nsqlookupds know.
+#[derive(Default)]
 struct Found {
     /// The nsqds that have the topic, by TCP address.
     daemons: BTreeMap<String, Daemon>,
@@ -94,7 +121,7 @@ struct Found {
 }
 
 /// Asks them all; one answer is enough.
-async fn ask(setup: &Setup, none_yet: bool) -> Result<Found, String> {
+async fn ask(setup: &Setup, none_yet: bool) -> Found {
     let (base, config) = (&setup.base, &setup.base.config);
     if none_yet {
         // nsqlookupd learns of a topic from an nsqd that has it
@@ -104,52 +131,88 @@ async fn ask(setup: &Setup, none_yet: bool) -> Result<Found, String> {
             tracing::debug!(error, "nsq: no channel was made there");
         }
     }
-    let answers = join_all(config.lookupd.iter().map(|lookupd| base.admin.lookup(lookupd, &setup.topic))).await;
-    let (found, faults): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    let faults: Vec<String> = faults.into_iter().filter_map(Result::err).collect();
-    for error in &faults {
-        tracing::debug!(error, "nsq: nsqlookupd did not answer");
-    }
-    if found.is_empty() {
-        return Err(format!("no nsqlookupd answers: {}; start one or correct [queue] lookupd", faults.join("; ")));
-    }
-    let daemons = found.into_iter().flatten().flatten().map(|daemon| (daemon.tcp.clone(), daemon)).collect();
-    Ok(Found { daemons, by_all: faults.is_empty() })
-}
-
-fn keep(setup: &Setup, life: &Life, links: &mut BTreeMap<String, Running>, found: Result<Found, String>) {
-    let mut fault = None;
-    match found {
-        Ok(Found { daemons, by_all }) => {
-            let gone: BTreeSet<String> = links
-                .iter()
-                .filter(|(tcp, link)| by_all && !daemons.contains_key(*tcp) && *link.connected.borrow() == 0)
-                .map(|(tcp, _)| tcp.clone())
-                .collect();
-            for tcp in gone {
-                tracing::info!(nsqd = tcp, topic = setup.topic, "nsq: nsqlookupd lists it no more");
-                if let Some(link) = links.remove(&tcp) {
-                    link.closing.cancel();
-                }
-            }
-            let share = (setup.max_in_flight / daemons.len().max(1)).max(1);
-            for (tcp, daemon) in daemons {
-                links.entry(tcp).or_insert_with_key(|tcp| {
-                    tracing::info!(nsqd = tcp, topic = setup.topic, "nsq: found by nsqlookupd");
-                    spawn(setup, life, daemon, share)
-                });
+    let mut all = Found { by_all: true, ..Found::default() };
+    for answer in join_all(config.lookupd.iter().map(|lookupd| base.admin.lookup(lookupd, &setup.topic))).await {
+        match answer {
+            Ok(found) => all.daemons.extend(found.into_iter().map(|daemon| (daemon.tcp.clone(), daemon))),
+            Err(error) => {
+                tracing::debug!(error, "nsq: nsqlookupd did not answer");
+                all.by_all = false;
             }
         }
-        Err(error) => fault = Some(error),
     }
-    let status = match (links.is_empty(), fault) {
-        // what is connected works on without nsqlookupd; "" counts for no nsqd
-        (false, _) => return setup.base.health.forget(setup.group, ""),
-        (true, Some(error)) => Status::Ill(error),
-        (true, None) => Status::Ill(format!(
-            "nsqlookupd knows no nsqd with topic {}; set [queue] nsqd_http, so that the topic can be made",
-            setup.topic
-        )),
-    };
-    setup.base.health.set(setup.group, "", status);
+    all
+}
+
+/// The nsqds to consume from, by their address in nsqlookupd where that is known: those found, and those named. Of a named one
+/// whose other address nobody tells (no `nsqd_http`) it cannot be known whether it was found: then only what was found counts.
+fn wanted(named: &[Named], found: BTreeMap<String, Daemon>) -> BTreeMap<String, Daemon> {
+    let sure = |one: &&Named| one.listed_as.is_some() || found.is_empty();
+    let sure: Vec<_> = named.iter().filter(sure).map(|one| (one.key().to_owned(), one.daemon.clone())).collect();
+    found.into_iter().chain(sure).collect()
+}
+
+fn keep(setup: &Setup, life: &Life, links: &mut BTreeMap<String, Running>, named: &[Named], found: Found) {
+    // one that was consumed from before it was known by another address
+    for one in named.iter().filter(|one| one.key() != one.daemon.tcp) {
+        if let Some(link) = links.remove(&one.daemon.tcp)
+            && let Some(second) = links.insert(one.key().to_owned(), link)
+        {
+            second.closing.cancel();
+        }
+    }
+    let all_known = found.by_all && !found.daemons.is_empty();
+    let wanted = wanted(named, found.daemons);
+    let unsure = |tcp: &str| named.iter().any(|one| one.daemon.http.is_none() && one.daemon.tcp == tcp);
+    links.retain(|tcp, link| {
+        let gone = all_known && (*link.connected.borrow() == 0 || unsure(tcp));
+        let kept = wanted.contains_key(tcp) || !gone;
+        if !kept {
+            tracing::info!(nsqd = tcp, topic = setup.topic, "nsq: nsqlookupd lists it no more");
+            link.closing.cancel();
+        }
+        kept
+    });
+    let share = (setup.max_in_flight / wanted.len().max(1)).max(1);
+    for (tcp, daemon) in wanted {
+        links.entry(tcp).or_insert_with_key(|tcp| {
+            tracing::info!(nsqd = tcp, topic = setup.topic, "nsq: consumed from");
+            spawn(setup, life, daemon, share)
+        });
+    }
+    // "" stood for no nsqd; without nsqlookupd the named ones are consumed from
+    setup.base.health.forget(setup.group, "");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_nsqds_are_wanted_beside_the_found_ones_and_each_only_once() {
+        let daemon = |tcp: &str| Daemon { tcp: tcp.into(), http: None };
+        let named = |tcp, listed_as: Option<&str>| Named { daemon: daemon(tcp), listed_as: listed_as.map(Into::into) };
+        for (what, named, found, expected) in [
+            ("nsqlookupd is away", vec![named("a:1", None)], vec![], vec![("a:1", "a:1")]),
+            ("found under its name", vec![named("a:1", Some("a:1"))], vec!["a:1"], vec![("a:1", "a:1")]),
+            (
+                "found by another",
+                vec![named("a:1", Some("10.0.0.1:1"))],
+                vec!["10.0.0.1:1"],
+                vec![("10.0.0.1:1", "a:1")],
+            ),
+            ("perhaps the same", vec![named("a:1", None)], vec!["10.0.0.1:1"], vec![("10.0.0.1:1", "10.0.0.1:1")]),
+            (
+                "not registered there",
+                vec![named("a:1", Some("a:1"))],
+                vec!["b:1"],
+                vec![("a:1", "a:1"), ("b:1", "b:1")],
+            ),
+        ] {
+            let found = found.into_iter().map(|tcp| (tcp.to_owned(), daemon(tcp))).collect();
+            let wanted = wanted(&named, found);
+            let wanted: Vec<_> = wanted.iter().map(|(key, daemon)| (&**key, &*daemon.tcp)).collect();
+            assert_eq!(wanted, expected, "{what}");
+        }
+    }
 }

@@ -3,18 +3,23 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use crate::{queue::State, telemetry::Metrics};
+
+/// A state that lasts this long is logged.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// How one part is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     /// It works.
     Well,
-    /// It waits for an nsqd that is away: no harm as long as another of its group works, since nobody publishes there either.
+    /// It waits for an nsqd that is away or cannot write: no harm as long as another of its group works, since nobody publishes
+    /// there either.
     Away(String),
     /// It does not work, and the reason.
     Ill(String),
@@ -59,15 +64,26 @@ impl Health {
         self.metrics.queue_ready.set(i64::from(state == State::Ready));
         self.state.send_if_modified(|now| {
             let changed = *now != state;
-            if changed {
-                match &state {
-                    State::Ready => tracing::info!("the queue is ready"),
-                    State::NotReady(reason) => tracing::warn!(reason, "the queue is not ready"),
-                }
-                *now = state;
-            }
+            *now = state;
             changed
         });
+    }
+}
+
+/// Logs what the queue's state settles in, until nobody changes it any more. A start passes through several that are no news.
+pub(super) async fn tell(mut state: watch::Receiver<State>) {
+    let mut told = None;
+    while state.changed().await.is_ok() {
+        sleep(SETTLED).await;
+        let now = state.borrow_and_update().clone();
+        if told.as_ref() == Some(&now) {
+            continue;
+        }
+        match &now {
+            State::Ready => tracing::info!("the queue is ready"),
+            State::NotReady(reason) => tracing::warn!(reason, "the queue is not ready"),
+        }
+        told = Some(now);
     }
 }
 

@@ -2,10 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     Backoff, Base, CONNECT, LIVED,
-    admin::Daemon,
+    admin::{ChannelStats, Daemon},
     hand::{Client, Gate, Hand, strategy},
     health::Status,
     sentinel::Sentinel,
@@ -34,6 +31,9 @@ const HANDOVER: Duration = Duration::from_secs(1);
 const UNLISTED: Duration = Duration::from_millis(250);
 /// How long a closing link waits for nsqd to have heard of every finish.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// An nsqd that holds messages back no longer than this to gather more is started as the documents say.
+const PROMPT: Duration = Duration::from_millis(10);
 
 /// What the links of one topic share.
 #[derive(Clone)]
@@ -99,6 +99,7 @@ impl Link {
 
     pub(super) async fn run(mut self) {
         let (setup, daemon, gate) = (self.setup.clone(), self.daemon.clone(), self.gate.clone());
+        let stopped = self.stopped.clone();
         let mut backoff = Backoff::new();
         loop {
             let (closing, started) = (self.closing.clone(), Instant::now());
@@ -110,7 +111,7 @@ impl Link {
             let end = tokio::select! {
                 // of self only, so that what is held stays when the guard wins, which it never does
                 end = self.serve(sentinel, &missed) => end,
-                never = guard(&setup, &daemon, &gate, &missed) => match never {},
+                never = guard(&setup, &daemon, &gate, &stopped, &missed) => match never {},
             };
             match end {
                 End::Closed => break,
@@ -174,11 +175,16 @@ impl Link {
         let Setup { base, topic, channel, own, .. } = &self.setup;
         base.admin.lay(http, topic, &[channel]).await?;
         let Some(backlog) = own else { return Ok(()) };
-        if base.admin.stats(http, topic, channel).await?.is_some_and(|stats| stats.unfinished() > 0) {
+        if base.admin.stats(http, topic, channel).await?.is_some_and(|stats| stats.unfinished()) {
             backlog.send_replace(true);
         }
         if self.jobs.is_some() {
             base.admin.unpause(http, topic, channel).await?;
+        }
+        if let Some(held) = base.admin.output_buffer_timeout(http).await.filter(|held| *held > PROMPT) {
+            let held = humantime::format_duration(held);
+            let nsqd = &self.daemon.tcp;
+            tracing::warn!(nsqd, "nsqd holds pushes back for up to {held}; start it with --output-buffer-timeout=1ms");
         }
         Ok(())
     }
@@ -253,9 +259,7 @@ impl Link {
             let waited = since(message.timestamp);
             self.setup.base.metrics.queue_seconds.observe(waited.as_secs_f64());
             let attempts = u32::from(message.attempt);
-            if attempts == 1 && self.setup.own.is_some() {
-                suspect_default_nsqd(waited, &self.daemon.tcp);
-            } else if attempts > 1
+            if attempts > 1
                 && let Some(backlog) = &self.setup.own
                 && self.daemon.http.is_none()
             {
@@ -312,20 +316,27 @@ impl Link {
     }
 }
 
-/// Tells the health of a link: well once it is connected and no other consumer reads its own channel. tokio-nsq never says that
-/// a connection was lost: that nsqd does not list it for `rebuild_after` is what tells `missed`.
-async fn guard(setup: &Setup, daemon: &Daemon, gate: &Gate, missed: &Notify) -> std::convert::Infallible {
-    let Setup { base, group, topic, channel, own, client_id, .. } = setup;
+/// Tells the health of a link: well once it is connected, its nsqd can write, and its own channel is read by it alone and not
+/// paused. tokio-nsq never says that a connection was lost: that nsqd does not list it for `rebuild_after` is what tells
+/// `missed`.
+async fn guard(
+    setup: &Setup,
+    daemon: &Daemon,
+    gate: &Gate,
+    stopped: &CancellationToken,
+    missed: &Notify,
+) -> std::convert::Infallible {
+    let Setup { base, group, topic, channel, client_id, .. } = setup;
     let (mut epochs, mut unlisted) = (gate.watch(), None);
     loop {
         let mut pause = base.config.lookup_interval;
         if gate.is_open() {
             let stats = match &daemon.http {
-                Some(http) => base.admin.stats(http, topic, channel).await.ok(),
+                Some(http) => base.admin.stats_and_health(http, topic, channel).await.ok(),
                 None => None,
             };
-            let clients = stats.map(|channel| channel.map_or_else(Vec::new, |channel| channel.clients));
-            if clients.as_ref().is_none_or(|clients| clients.iter().any(|one| one.client_id == *client_id)) {
+            let clients = stats.as_ref().map(|(channel, _)| channel.as_ref().map_or(&[][..], |one| &one.clients));
+            if clients.is_none_or(|clients| clients.iter().any(|one| one.client_id == *client_id)) {
                 unlisted = None;
             } else {
                 // just connected, or just cut: looked at again soon
@@ -334,14 +345,9 @@ async fn guard(setup: &Setup, daemon: &Daemon, gate: &Gate, missed: &Notify) -> 
                     missed.notify_one();
                 }
             }
-            let foreign = clients.filter(|_| own.is_some()).into_iter().flatten();
-            let status = match foreign.into_iter().find(|one| one.client_id != *client_id) {
-                None => Status::Well,
-                Some(other) => Status::Ill(format!(
-                    "another consumer ({} at {}) takes pushes from channel {channel} of nsqd {}: stop it, or give each node \
-                     its own [node] id",
-                    other.client_id, other.remote_address, daemon.tcp
-                )),
+            let status = match stats {
+                Some((channel, ill)) if setup.own.is_some() => judge(setup, daemon, stopped, channel, ill).await,
+                _ => Status::Well,
             };
             if gate.is_open() {
                 base.health.set(group, &daemon.tcp, status);
@@ -354,24 +360,40 @@ async fn guard(setup: &Setup, daemon: &Daemon, gate: &Gate, missed: &Notify) -> 
     }
 }
 
+/// What nsqd's word on the node's own channel, and on its last write, makes of a link that is connected.
+async fn judge(
+    setup: &Setup,
+    daemon: &Daemon,
+    stopped: &CancellationToken,
+    stats: Option<ChannelStats>,
+    ill: Option<String>,
+) -> Status {
+    let Setup { base, channel, client_id, .. } = setup;
+    let (paused, clients) = stats.map_or((false, Vec::new()), |stats| (stats.paused, stats.clients));
+    if let Some(other) = clients.into_iter().find(|one| one.client_id != *client_id) {
+        return Status::Ill(format!(
+            "another consumer ({} at {}) takes pushes from channel {channel} of nsqd {}: stop it, or give each node its own \
+             [node] id",
+            other.client_id, other.remote_address, daemon.tcp
+        ));
+    }
+    // a stop pauses it itself
+    if paused && !stopped.is_cancelled() {
+        return Status::Ill(format!(
+            "channel {channel} of nsqd {} is paused: unpause it (nsqadmin, or POST /channel/unpause)",
+            daemon.tcp
+        ));
+    }
+    if let (Some(ill), Some(http)) = (ill, &daemon.http)
+        && !base.admin.can_write(http, &format!("{}.disk", base.config.topic)).await
+    {
+        return Status::Away(format!("nsqd {} cannot write ({ill}): make room on its disk, or mend it", daemon.tcp));
+    }
+    Status::Well
+}
+
 /// The time since `stamp` (ns since 1970) by this machine's clock.
 fn since(stamp: u64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(Duration::from_nanos(stamp))
-}
-
-/// Says once that nsqd seems to run with its default output buffering, which costs up to 250 ms.
-fn suspect_default_nsqd(waited: Duration, nsqd: &str) {
-    static SLOW: AtomicU32 = AtomicU32::new(0);
-    static SAID: AtomicBool = AtomicBool::new(false);
-    // a default nsqd's range; a backlog takes longer
-    if !(Duration::from_millis(30)..Duration::from_millis(260)).contains(&waited) {
-        SLOW.store(0, Ordering::Relaxed);
-    } else if SLOW.fetch_add(1, Ordering::Relaxed) >= 50 && !SAID.swap(true, Ordering::Relaxed) {
-        tracing::warn!(
-            nsqd,
-            "pushes wait {} ms in nsqd; start it with --output-buffer-timeout=1ms",
-            waited.as_millis()
-        );
-    }
 }

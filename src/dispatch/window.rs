@@ -1,0 +1,165 @@
+//! The pushes that were dispatched last, so that a copy of one is known.
+//!
+//! nsqd hands a push out again when it did not hear of its end: after a SIGKILL it reads its files from the place that it had
+//! noted last, up to 2 s back. Who has no id to tell copies by would take each for a new push.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::{HashTable, hash_table::Entry};
+
+use crate::push::PushId;
+
+/// What is known of a push that comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It is new, or was given back; it has this place now.
+    New(Place),
+    /// It came before and is not ended yet.
+    InHand,
+    /// It came before and was finished.
+    Finished,
+}
+
+/// Where a push stands in the window, for its end to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    slot: u32,
+    id: PushId,
+}
+
+/// At most `size` ids; a new one takes the place of the oldest.
+pub(super) struct Window {
+    size: usize,
+    /// A ring, once it is full.
+    ids: Vec<PushId>,
+    /// The slot that is written next.
+    next: usize,
+    /// A bit for each slot: its push is finished.
+    finished: Vec<u64>,
+    /// Slots by their ids.
+    slots: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Window {
+    /// Memory is taken as ids come: 16 bytes for each, and up to 10 for finding it.
+    pub(super) fn new(size: usize) -> Self {
+        let (ids, finished) = (Vec::new(), Vec::new());
+        Self { size, ids, next: 0, finished, slots: HashTable::new(), hasher: RandomState::default() }
+    }
+
+    /// A push comes.
+    pub(super) fn begin(&mut self, id: PushId) -> Seen {
+        let Self { size, ids, next, finished, slots, hasher } = self;
+        let slot = *next as u32;
+        if *size == 0 {
+            return Seen::New(Place { slot, id });
+        }
+        let hash = |slot: &u32| hasher.hash_one(ids[*slot as usize]);
+        match slots.entry(hasher.hash_one(id), |slot| ids[*slot as usize] == id, hash) {
+            Entry::Occupied(found) => {
+                let found = *found.get() as usize;
+                return match finished[found / 64] >> (found % 64) & 1 {
+                    1 => Seen::Finished,
+                    _ => Seen::InHand,
+                };
+            }
+            Entry::Vacant(vacant) => drop(vacant.insert(slot)),
+        }
+        match ids.get_mut(*next) {
+            Some(oldest) => {
+                if let Ok(found) = slots.find_entry(hasher.hash_one(*oldest), |found| *found == slot) {
+                    found.remove();
+                }
+                *oldest = id;
+            }
+            None => ids.push(id),
+        }
+        if finished.len() <= *next / 64 {
+            finished.push(0);
+        }
+        finished[*next / 64] &= !(1 << (*next % 64));
+        *next = (*next + 1) % *size;
+        Seen::New(Place { slot, id })
+    }
+
+    /// The push at `place` is finished: when it comes again it is a copy.
+    pub(super) fn finish(&mut self, place: Place) {
+        let slot = place.slot as usize;
+        if self.ids.get(slot) == Some(&place.id) {
+            self.finished[slot / 64] |= 1 << (slot % 64);
+        }
+    }
+
+    /// The push at `place` is given back: it is to come again.
+    pub(super) fn give_back(&mut self, place: Place) {
+        if let Ok(found) = self.slots.find_entry(self.hasher.hash_one(place.id), |slot| *slot == place.slot) {
+            found.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> PushId {
+        PushId::from_parts(1, n)
+    }
+
+    fn begin(window: &mut Window, n: u128) -> Place {
+        match window.begin(id(n)) {
+            Seen::New(place) => place,
+            seen => panic!("{n} is {seen:?}"),
+        }
+    }
+
+    #[test]
+    fn a_push_is_known_while_it_is_in_hand_and_once_it_is_finished_and_new_once_it_was_given_back() {
+        let mut window = Window::new(4);
+        let place = begin(&mut window, 1);
+        assert_eq!(window.begin(id(1)), Seen::InHand);
+        window.give_back(place);
+        let place = begin(&mut window, 1);
+        window.finish(place);
+        assert_eq!(window.begin(id(1)), Seen::Finished);
+    }
+
+    #[test]
+    fn the_window_holds_as_many_as_its_size_and_forgets_the_oldest_first() {
+        for size in [1, 2, 63, 64, 65, 1000] {
+            let mut window = Window::new(size);
+            for n in 0..3 * size as u128 {
+                let place = begin(&mut window, n);
+                window.finish(place);
+            }
+            for n in 2 * size as u128..3 * size as u128 {
+                assert_eq!(window.begin(id(n)), Seen::Finished, "{n} of {size}");
+            }
+            assert!(window.slots.len() == size && window.ids.len() == size);
+            begin(&mut window, 2 * size as u128 - 1);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_forgotten_push_changes_nothing() {
+        let mut window = Window::new(1);
+        let (first, second) = (begin(&mut window, 1), begin(&mut window, 2));
+        window.finish(first);
+        assert_eq!(window.begin(id(2)), Seen::InHand);
+        window.give_back(first);
+        assert_eq!(window.begin(id(2)), Seen::InHand);
+        window.finish(second);
+        assert_eq!(window.begin(id(2)), Seen::Finished);
+    }
+
+    #[test]
+    fn without_a_size_every_push_is_new() {
+        let mut window = Window::new(0);
+        for _ in 0..3 {
+            let place = begin(&mut window, 1);
+            window.finish(place);
+        }
+    }
+}
