@@ -3,8 +3,14 @@
 
 #[path = "ingress/grpc.rs"]
 mod grpc;
+#[path = "ingress/grpc_bounds.rs"]
+mod grpc_bounds;
+#[path = "ingress/grpc_status.rs"]
+mod grpc_status;
 #[path = "ingress/http.rs"]
 mod http;
+#[path = "ingress/raw.rs"]
+mod raw;
 mod support;
 #[path = "ingress/table.rs"]
 mod table;

@@ -91,7 +91,7 @@ fn every_word_of_a_label_is_explained() {
         ("src/socket/connection.rs", "fn peers_label", &["1000", "1001", "1005", "other"][..]),
         ("src/hub/member.rs", "label: Cell::new(", &["abnormal"]),
         ("src/ingress/admission.rs", "self.tell(source, ", &["given_up"]),
-        ("src/ingress/admission.rs", "admission.tell(self.source, ", &["caller_left"]),
+        ("src/ingress/admission.rs", "let outcome = if passed", &["caller_left"]),
         ("src/hub/tally.rs", "drops[", &["drop_oldest", "conflated", "slow", "closed"]),
         ("src/dispatch/lane.rs", "drops", &["no_connection"]),
         ("src/dispatch/intake.rs", "self.drop_job(", &["attempts", "undecodable"]),

@@ -136,7 +136,7 @@ fn errors_md_has_what_the_http_server_itself_answers() {
 /// Also those that tonic gives by itself: what the gateway counts by name is what it can give.
 #[test]
 fn errors_md_has_every_grpc_status_that_is_counted() {
-    let source = fs::read_to_string(root().join("src/ingress/grpc/guard.rs")).unwrap();
+    let source = fs::read_to_string(root().join("src/ingress/grpc/status.rs")).unwrap();
     let page = fs::read_to_string(root().join("docs/errors.md")).unwrap();
     let section = page.split("\n## ").find(|section| section.starts_with("HTTP and gRPC\n")).unwrap();
     let mut words = 0;
@@ -146,7 +146,7 @@ fn errors_md_has_every_grpc_status_that_is_counted() {
             words += 1;
         }
     }
-    assert!(words >= 7, "src/ingress/grpc/guard.rs could not be read");
+    assert!(words >= 7, "src/ingress/grpc/status.rs could not be read");
 }
 
 /// Everything below src/, less its tests.

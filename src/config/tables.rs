@@ -14,6 +14,8 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
+/// What gRPC puts before each message: a flag and four bytes of length.
+const FRAME_HEAD: usize = 5;
 
 /// The whole configuration, or what could be read of it (the reader has the mistakes).
 pub(super) fn read(r: &mut Reader<'_>) -> Config {
@@ -58,6 +60,17 @@ fn together(r: &mut Reader<'_>, config: &Config) {
             "max_content",
             "a frame of that size does not fit [outbox] max_bytes: leave 1KiB for its envelope",
         );
+    }
+    let grpc = &config.grpc;
+    if grpc.max_message + FRAME_HEAD > grpc.max_unfinished_per_connection {
+        r.fault(
+            "grpc",
+            "max_unfinished_per_connection",
+            "it must be more than max_message, or no such message can arrive",
+        );
+    }
+    if grpc.max_unfinished_per_connection > grpc.max_unfinished {
+        r.fault("grpc", "max_unfinished", "it must be at least max_unfinished_per_connection, which is a part of it");
     }
     if config.queue.backend == Backend::Nsq && config.queue.nsqd.is_empty() {
         r.fault("queue", "nsqd", "backend = nsq needs at least one nsqd (host:port)");
@@ -169,6 +182,14 @@ fn grpc(r: &mut Reader<'_>) -> Grpc {
         max_message: r.bytes(s, "max_message", KIB, 1024 * MIB),
         max_connections: r.number(s, "max_connections", 1, 10_000_000),
         max_streams: r.number(s, "max_streams", 1, 1_000_000),
+        idle_timeout: r.time(s, "idle_timeout", MS * 100, HOUR * 24),
+        ping_interval: r.time(s, "ping_interval", MS * 100, HOUR),
+        message_timeout: r.time(s, "message_timeout", MS * 10, HOUR),
+        max_unfinished: r.bytes(s, "max_unfinished", KIB, TIB),
+        max_unfinished_per_connection: r.bytes(s, "max_unfinished_per_connection", KIB, TIB),
+        // at most what HTTP/2 can say
+        window: r.bytes(s, "window", 64 * KIB, 1024 * MIB) as u32,
+        max_metadata: r.bytes(s, "max_metadata", KIB, 16 * MIB) as u32,
         max_unacknowledged: r.number(s, "max_unacknowledged", 1, 1_000_000),
     }
 }

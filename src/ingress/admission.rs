@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use tokio::time::Instant;
 
-use super::{bounds::Bounds, draft::Draft, refusal::Refusal};
+use super::{
+    bounds::Bounds,
+    draft::Draft,
+    refusal::{Kind, Refusal},
+};
 use crate::{
     auth::Keys,
     config::{Config, PushLimits},
@@ -39,7 +44,25 @@ pub enum Source {
     Nsq,
 }
 
+/// Who waits for the outcome of a push, and until when.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    source: Source,
+    until: Option<Instant>,
+}
+
+impl From<Source> for Caller {
+    fn from(source: Source) -> Self {
+        Self { source, until: None }
+    }
+}
+
 impl Source {
+    /// A caller that waits until then; `None`: for ever.
+    pub fn until(self, until: Option<Instant>) -> Caller {
+        Caller { source: self, until }
+    }
+
     const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Nsq];
 
     fn label(self) -> &'static str {
@@ -89,14 +112,18 @@ impl Admission {
     ///
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may still arrive.
-    pub async fn push(&self, source: Source, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        self.push_each(source, vec![draft]).pop().expect("invariant: one push, one outcome").await
+    pub async fn push(&self, caller: impl Into<Caller>, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
+        self.push_each(caller, vec![draft]).pop().expect("invariant: one push, one outcome").await
     }
 
     /// Publishes many together, in order; each has its own outcome.
-    pub async fn push_all(&self, source: Source, drafts: Vec<Result<Draft, Refusal>>) -> Vec<Result<PushId, Refusal>> {
+    pub async fn push_all(
+        &self,
+        caller: impl Into<Caller>,
+        drafts: Vec<Result<Draft, Refusal>>,
+    ) -> Vec<Result<PushId, Refusal>> {
         let mut outcomes = Vec::new();
-        for outcome in self.push_each(source, drafts) {
+        for outcome in self.push_each(caller, drafts) {
             outcomes.push(outcome.await);
         }
         outcomes
@@ -104,11 +131,12 @@ impl Admission {
 
     /// As [`Admission::push_all`], for a caller that waits for each apart. The records are on their way when this returns: a
     /// caller that goes away does not take them back.
-    pub fn push_each(
+    pub fn push_each<C: Into<Caller>>(
         &self,
-        source: Source,
+        caller: C,
         drafts: Vec<Result<Draft, Refusal>>,
-    ) -> Vec<impl Future<Output = Result<PushId, Refusal>> + Send + use<>> {
+    ) -> Vec<impl Future<Output = Result<PushId, Refusal>> + Send + use<C>> {
+        let caller = caller.into();
         let mut records = Vec::with_capacity(drafts.len());
         let ids: Vec<Result<PushId, Refusal>> = drafts
             .into_iter()
@@ -122,9 +150,9 @@ impl Admission {
         let waits = ids.into_iter().map(|id| {
             let admitted = id.and_then(|id| {
                 let published = published.next().expect("invariant: each record has an outcome")?;
-                Ok((id, published, Waits { source, admission: self.clone(), answered: false }))
+                Ok((id, published, Waits { caller, admission: self.clone(), answered: false }))
             });
-            let admitted = admitted.inspect_err(|refusal| self.tell(source, refusal.kind.name()));
+            let admitted = admitted.inspect_err(|refusal| self.tell(caller.source, refusal.kind.name()));
             async move {
                 let (id, published, waits) = admitted?;
                 waits.answered(published.await.map_err(Refusal::from).map(|()| id))
@@ -226,7 +254,7 @@ impl Admission {
 
 /// A caller that waits for the answer to an admitted push, which is counted then; dropped without one, it left.
 struct Waits {
-    source: Source,
+    caller: Caller,
     admission: Admission,
     answered: bool,
 }
@@ -234,14 +262,16 @@ struct Waits {
 impl Waits {
     fn answered(mut self, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
         self.answered = true;
-        self.admission.count(self.source, outcome)
+        self.admission.count(self.caller.source, outcome)
     }
 }
 
 impl Drop for Waits {
     fn drop(&mut self) {
         if !self.answered {
-            self.admission.tell(self.source, "caller_left");
+            let passed = self.caller.until.is_some_and(|until| until <= Instant::now());
+            let outcome = if passed { Kind::DeadlinePassed.name() } else { "caller_left" };
+            self.admission.tell(self.caller.source, outcome);
         }
     }
 }

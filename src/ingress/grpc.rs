@@ -1,16 +1,23 @@
 //! The gRPC API (proto/rpc.proto), health and reflection, on `[grpc] listen`.
 
+mod answer;
+mod budget;
+mod connection;
+mod deadline;
+mod framing;
 mod guard;
 mod incoming;
+mod peer;
+mod request;
 mod service;
+mod status;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
+use futures_util::StreamExt;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    server::NamedService,
-    transport::{Server, server::Router},
-};
+use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, pb::health_server::HealthServer, server::HealthReporter, server::HealthService};
 
 use super::admission::Admission;
@@ -21,11 +28,11 @@ use crate::{
     telemetry::Metrics,
 };
 
+use connection::Connections;
 use guard::Guard;
+use request::Bounds;
 use service::Service;
 
-/// A silent connection is pinged this often, and given up when no answer comes in as much time.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// What a stop grants answers, beside `[queue] publish_timeout`.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -57,21 +64,33 @@ impl Bound {
         tasks
             .spawn("grpc health", tell_health(self.admission.clone(), health.clone(), stop.clone(), tasks.cancelled()));
         let patience = self.config.queue.publish_timeout + LAST_WORDS;
-        let router = self.router(HealthServer::new(HealthService::from_health_reporter(health)), &stop);
-        let incoming =
-            incoming::connections(self.listener, self.config.grpc.max_connections, self.config.http.request_timeout);
+        let routes = self.routes(HealthServer::new(HealthService::from_health_reporter(health)), &stop);
+        let connections = Connections::new(&self.config.grpc, routes, &stop, &self.metrics);
+        let (max, greeting_within) = (self.config.grpc.max_connections, self.config.http.request_timeout);
+        let incoming = incoming::connections(self.listener, max, greeting_within, self.metrics);
         let (stopping, gone, cancelled) = (stop.clone(), ended.clone().drop_guard(), tasks.cancelled());
         tasks.spawn("grpc", async move {
-            let served = router.serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
-            tokio::pin!(served);
-            tokio::select! {
-                outcome = &mut served => match outcome {
-                    Ok(()) => {}
-                    Err(error) => tracing::error!(%error, "the gRPC server failed"),
-                },
-                () = async { stopping.cancelled().await; tokio::time::sleep(patience).await } => {
-                    tracing::warn!("some gRPC calls did not end in time");
+            let mut open = JoinSet::new();
+            let mut incoming = Box::pin(incoming.take_until(stopping.cancelled()));
+            loop {
+                // both cancel-safe: the stream keeps what it has begun
+                tokio::select! {
+                    Some(ended) = open.join_next() => tell(ended),
+                    stream = incoming.next() => match stream {
+                        Some(stream) => drop(open.spawn(connections.clone().serve(stream))),
+                        None => break,
+                    },
                 }
+            }
+            // new ones are refused from here on
+            drop(incoming);
+            let rest = async {
+                while let Some(ended) = open.join_next().await {
+                    tell(ended);
+                }
+            };
+            if stopping.is_cancelled() && tokio::time::timeout(patience, rest).await.is_err() {
+                tracing::warn!("some gRPC calls did not end in time");
             }
             drop(gone);
             // an end that nobody asked for is a death
@@ -82,15 +101,16 @@ impl Bound {
         Serving { stop, ended, patience: patience + LAST_WORDS }
     }
 
-    fn router(&self, health: HealthServer<HealthService>, stop: &CancellationToken) -> Router {
-        let (config, size) = (&self.config.grpc, self.config.grpc.max_message);
+    fn routes(&self, health: HealthServer<HealthService>, stop: &CancellationToken) -> Routes {
+        let config = &self.config.grpc;
+        let bounds = Bounds { message: config.max_message, within: config.message_timeout };
         let service = Service {
             admission: self.admission.clone(),
             max_unacknowledged: config.max_unacknowledged,
             stop: stop.clone(),
             metrics: Arc::clone(&self.metrics),
         };
-        let rpc = RpcServer::new(service).max_decoding_message_size(size);
+        let rpc = RpcServer::new(service).max_decoding_message_size(bounds.message);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -98,14 +118,14 @@ impl Bound {
         };
         let v1 = reflection().build_v1().expect("invariant: the compiled-in descriptors are valid");
         let v1alpha = reflection().build_v1alpha().expect("invariant: the compiled-in descriptors are valid");
-        Server::builder()
-            .max_concurrent_streams(config.max_streams)
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .add_service(Guard::new(rpc, Some(self.admission.clone()), &self.metrics))
-            .add_service(Guard::new(health, None, &self.metrics))
-            .add_service(Guard::new(v1, None, &self.metrics))
-            .add_service(Guard::new(v1alpha, None, &self.metrics))
+        let metrics = &self.metrics;
+        let mut routes = Routes::new(Guard::keyed(rpc, &self.admission, bounds, metrics))
+            .add_service(Guard::open(health, bounds, metrics))
+            .add_service(Guard::open(v1, bounds, metrics))
+            .add_service(Guard::open(v1alpha, bounds, metrics));
+        let (router, metrics) = (routes.axum_router_mut(), Arc::clone(metrics));
+        *router = std::mem::take(router).fallback(move || std::future::ready(guard::no_such_call(&metrics)));
+        routes.prepare()
     }
 }
 
@@ -114,6 +134,12 @@ impl Serving {
     pub async fn stop(self) {
         self.stop.cancel();
         let _ = tokio::time::timeout(self.patience, self.ended.cancelled()).await;
+    }
+}
+
+fn tell(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a gRPC connection's task failed");
     }
 }
 

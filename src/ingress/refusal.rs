@@ -28,11 +28,12 @@ pub enum Kind {
     Unavailable,
     TimedOut,
     Draining,
+    DeadlinePassed,
 }
 
 impl Kind {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BadJson,
         Self::NotUtf8,
         Self::BadField,
@@ -51,6 +52,7 @@ impl Kind {
         Self::Unavailable,
         Self::TimedOut,
         Self::Draining,
+        Self::DeadlinePassed,
     ];
 
     /// Its word: the row of the table, and the outcome under which a push is counted.
@@ -74,6 +76,7 @@ impl Kind {
             Self::Unavailable => "unavailable",
             Self::TimedOut => "timed_out",
             Self::Draining => "draining",
+            Self::DeadlinePassed => "deadline_passed",
         }
     }
 
@@ -91,6 +94,7 @@ impl Kind {
             Self::Full => 429,
             Self::Internal => 500,
             Self::Unavailable | Self::TimedOut | Self::Draining => 503,
+            Self::DeadlinePassed => 504,
         }
     }
 
@@ -100,18 +104,14 @@ impl Kind {
             Self::BadField | Self::PushTooLarge => Code::InvalidArgument,
             Self::NotBuilt => Code::Unimplemented,
             Self::NoKey => Code::Unauthenticated,
-            // what tonic itself says of an unknown call, and of a message above its bound
             Self::NoSuchRoute => Code::Unimplemented,
-            Self::BodyTooLarge => Code::OutOfRange,
             Self::NotUtf8 | Self::Internal => Code::Internal,
-            Self::Full => Code::ResourceExhausted,
+            Self::Full | Self::BodyTooLarge => Code::ResourceExhausted,
+            Self::TooSlow | Self::DeadlinePassed => Code::DeadlineExceeded,
             Self::Unavailable | Self::TimedOut | Self::Draining => Code::Unavailable,
-            Self::BadJson
-            | Self::UnknownField
-            | Self::ForeignOrigin
-            | Self::WrongMethod
-            | Self::TooSlow
-            | Self::WrongType => return None,
+            Self::BadJson | Self::UnknownField | Self::ForeignOrigin | Self::WrongMethod | Self::WrongType => {
+                return None;
+            }
         })
     }
 
@@ -175,11 +175,5 @@ impl From<PublishError> for Refusal {
             _ => "; it may still arrive: try again later",
         };
         Self::new(kind, format!("{error}{advice}"))
-    }
-}
-
-impl From<Refusal> for tonic::Status {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.kind.grpc().unwrap_or(Code::InvalidArgument), refusal.message)
     }
 }

@@ -52,6 +52,8 @@ metrics! {
     client_errors: Family<Labels, Count> = Family::default(), "client_errors", "Client messages answered with an error, by error";
     pushes: Family<Labels2, Count> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
     requests: Family<Labels2, Count> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
+    grpc_connections: Level = Level::default(), "grpc_connections", "Open gRPC connections";
+    closed_grpc: Family<Labels, Count> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
     deliveries: Count = Count::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
     offers: Family<Labels, Count> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
     drops: Family<Labels, Count> = Family::default(), "drops", "What was not delivered, by reason";

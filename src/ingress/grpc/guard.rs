@@ -1,4 +1,5 @@
-//! What stands before each gRPC service: the key, and the count of refusals by status.
+//! What stands before each gRPC service: whether it is a gRPC call, the key, the deadline, the bounds of what arrives; and the
+//! count of refusals by status.
 
 use std::{
     convert::Infallible,
@@ -7,17 +8,27 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future};
 use tonic::{
     Code, Status,
     body::Body,
     codegen::{
         BoxFuture, Service,
-        http::{Request, Response, header::AUTHORIZATION},
+        http::{
+            HeaderMap, Method, Request, Response, StatusCode,
+            header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+        },
     },
     server::NamedService,
 };
 
+use super::{
+    answer::Answer,
+    deadline::{self, Deadline},
+    peer::{Call, Peer},
+    request::{Arriving, Bounds, Of},
+    status::{count, count_as},
+};
 use crate::{
     ingress::{
         admission::Admission,
@@ -26,18 +37,56 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// The longest request of a service that is open to all: the name of a service.
+const OPEN_MESSAGE: usize = 1024;
+
 /// A service behind its guard.
 #[derive(Clone)]
 pub(super) struct Guard<S> {
     inner: S,
     /// `None`: open to all.
     keys: Option<Admission>,
+    bounds: Bounds,
+    /// Calls whose requests are streams.
+    streams: &'static [&'static str],
     metrics: Arc<Metrics>,
 }
 
 impl<S> Guard<S> {
-    pub(super) fn new(inner: S, keys: Option<Admission>, metrics: &Arc<Metrics>) -> Self {
-        Self { inner, keys, metrics: Arc::clone(metrics) }
+    /// Of a service for those who have a key.
+    pub(super) fn keyed(inner: S, keys: &Admission, bounds: Bounds, metrics: &Arc<Metrics>) -> Self {
+        Self { inner, keys: Some(keys.clone()), bounds, streams: &["/PushStream"], metrics: Arc::clone(metrics) }
+    }
+
+    /// Of a service that anybody may ask.
+    pub(super) fn open(inner: S, bounds: Bounds, metrics: &Arc<Metrics>) -> Self {
+        let bounds = Bounds { message: bounds.message.min(OPEN_MESSAGE), ..bounds };
+        Self { inner, keys: None, bounds, streams: &["/ServerReflectionInfo"], metrics: Arc::clone(metrics) }
+    }
+
+    /// Whose call it is, and until when its caller waits.
+    fn admit(&self, headers: &HeaderMap, peer: &Peer) -> Result<(Option<Call>, Option<Deadline>), Refusal> {
+        let call = match &self.keys {
+            Some(keys) if !keys.admits(headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)) => {
+                let message = "a key is needed: send the metadata authorization: Bearer <one of [auth] keys>";
+                return Err(Refusal::new(Kind::NoKey, message));
+            }
+            Some(_) => Some(peer.begin()),
+            None => None,
+        };
+        Ok((call, Deadline::of(headers)?))
+    }
+
+    /// The request as the service sees it: its messages bounded, its deadline beside it.
+    fn bound(&self, request: Request<Body>, peer: &Peer, deadline: Option<Deadline>) -> Request<Body> {
+        let path = request.uri().path();
+        let of = if self.streams.iter().any(|name| path.ends_with(name)) { Of::Message } else { Of::Request };
+        let share = self.keys.is_some().then(|| peer.share());
+        let mut request = request.map(|body| Body::new(Arriving::new(body, of, self.bounds, share)));
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(deadline);
+        }
+        request
     }
 }
 
@@ -58,43 +107,85 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let metrics = Arc::clone(&self.metrics);
-        let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
-        if self.keys.as_ref().is_some_and(|keys| !keys.admits(authorization)) {
-            let message = "a key is needed: send the metadata authorization: Bearer <one of [auth] keys>";
-            count(&metrics, Code::Unauthenticated);
-            let refused = Status::from(Refusal::new(Kind::NoKey, message)).into_http();
-            return Box::pin(async { Ok(refused) });
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Some(refused) = not_grpc(&request, &self.metrics) {
+            return Box::pin(future::ready(Ok(refused)));
         }
-        let answer = self.inner.call(request);
+        let peer: Peer = request.extensions_mut().remove().expect("invariant: each call comes with its connection");
+        let metrics = Arc::clone(&self.metrics);
+        let (call, deadline) = match self.admit(request.headers(), &peer) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                let refused = Status::from(refusal);
+                count(&metrics, refused.code());
+                return Box::pin(future::ready(Ok(refused.into_http())));
+            }
+        };
+        let answer = AssertUnwindSafe(self.inner.call(self.bound(request, &peer, deadline))).catch_unwind();
         Box::pin(async move {
-            // a bug costs its own call only
-            let answer = match AssertUnwindSafe(answer).catch_unwind().await {
+            let answer = match deadline {
+                None => answer.await,
+                Some(Deadline(at)) => match tokio::time::timeout_at(at, answer).await {
+                    Ok(answer) => answer,
+                    Err(_) => Ok(Ok(Status::from(deadline::passed()).into_http())),
+                },
+            };
+            let answer = match answer {
                 Ok(answer) => answer?,
+                // a bug costs its own call only
                 Err(_) => Status::from(Refusal::internal()).into_http(),
             };
             // only an answer without a body carries its status here: a refusal
-            if let Some(status) = Status::from_header_map(answer.headers()).filter(|status| status.code() != Code::Ok) {
-                count(&metrics, status.code());
-            }
-            Ok(answer)
+            let answer = match Status::from_header_map(answer.headers()) {
+                Some(status) if status.code() == Code::Unimplemented && status.message().is_empty() => {
+                    no_such_call(&metrics)
+                }
+                Some(status) if status.code() != Code::Ok => {
+                    count(&metrics, status.code());
+                    answer
+                }
+                _ => answer,
+            };
+            Ok(answer.map(|body| Body::new(Answer::new(body, deadline, metrics, call))))
         })
     }
 }
 
-/// Counts a refused request.
-pub(super) fn count(metrics: &Metrics, code: Code) {
-    let status = match code {
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::Internal => "INTERNAL",
-        Code::NotFound => "NOT_FOUND",
-        _ => "other",
+/// The refusal of a call that no service has.
+pub(super) fn no_such_call(metrics: &Metrics) -> Response<Body> {
+    let refused =
+        Status::from(Refusal::new(Kind::NoSuchRoute, "there is no such call; gRPC reflection lists what there is"));
+    count(metrics, refused.code());
+    refused.into_http()
+}
+
+/// The refusal, in plain HTTP, of a request that is not gRPC: its sender does not look for a status in the trailers.
+fn not_grpc(request: &Request<Body>, metrics: &Metrics) -> Option<Response<Body>> {
+    let content_type = request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let (status, name, message) = if request.method() != Method::POST {
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "405",
+            "gRPC calls are POST; this is the gRPC port, the HTTP API is on [http] listen",
+        )
+    } else if !is_grpc(content_type) {
+        let message = "send content-type: application/grpc; gRPC-Web and JSON are not spoken here, the HTTP API is on [http] listen";
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, "415", message)
+    } else {
+        return None;
     };
-    metrics.requests.get_or_create(&[("protocol", "grpc"), ("status", status)]).inc();
+    count_as(metrics, name);
+    let mut refused = Response::new(Body::new(message.to_owned()));
+    *refused.status_mut() = status;
+    refused.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    }
+    Some(refused)
+}
+
+fn is_grpc(content_type: &[u8]) -> bool {
+    let Some(rest) = content_type.strip_prefix(b"application/grpc") else { return false };
+    let rest = rest.strip_prefix(b"+proto").unwrap_or(rest);
+    rest.is_empty() || rest.starts_with(b";")
 }

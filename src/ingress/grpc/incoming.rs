@@ -16,7 +16,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep},
 };
-use tonic::transport::server::Connected;
+
+use crate::telemetry::{Counted, Metrics};
 
 /// Bytes of HTTP/2's preface and of the settings' header that follows.
 const GREETING: usize = 24 + 9;
@@ -26,38 +27,45 @@ pub(super) fn connections(
     listener: TcpListener,
     max: usize,
     greeting_within: Duration,
-) -> impl Stream<Item = io::Result<Connection>> + Send + 'static {
+    metrics: Arc<Metrics>,
+) -> impl Stream<Item = Connection> + Send + 'static {
     let places = Arc::new(Semaphore::new(max));
-    futures_util::stream::unfold((Err(listener), places), move |(listener, places)| async move {
-        let listener = match listener {
-            Ok(listener) => listener,
-            // the first time; only the runtime that serves can do this
-            Err(listener) => match tokio::net::TcpListener::from_std(listener) {
+    futures_util::stream::unfold((Err(listener), places), move |(listener, places)| {
+        let metrics = Arc::clone(&metrics);
+        async move {
+            let listener = match listener {
                 Ok(listener) => listener,
-                Err(error) => {
-                    tracing::error!(%error, "the gRPC listener cannot be served");
-                    return None;
-                }
-            },
-        };
-        if places.available_permits() == 0 {
-            tracing::warn!(max, "[grpc] max_connections are open; new ones wait");
-        }
-        let place = Arc::clone(&places).acquire_owned().await.ok()?;
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "a gRPC connection went before it was served");
-                        continue;
+                // the first time; only the runtime that serves can do this
+                Err(listener) => match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => listener,
+                    Err(error) => {
+                        tracing::error!(%error, "the gRPC listener cannot be served");
+                        return None;
                     }
-                    let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + greeting_within));
-                    let connection = Connection { stream, greeting: Some((deadline, GREETING)), _place: place };
-                    return Some((Ok(connection), (Ok(listener), places)));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a gRPC connection cannot be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                },
+            };
+            if places.available_permits() == 0 {
+                tracing::warn!(max, "[grpc] max_connections are open; new ones wait");
+            }
+            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        if let Err(error) = stream.set_nodelay(true) {
+                            tracing::debug!(%error, "a gRPC connection went before it was served");
+                            continue;
+                        }
+                        let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + greeting_within));
+                        let open = Counted::new(&metrics.grpc_connections);
+                        let greeting = Some((deadline, GREETING));
+                        let connection = Connection { stream, greeting, metrics, _place: place, _open: open };
+                        return Some((connection, (Ok(listener), places)));
+                    }
+                    Err(error) => {
+                        metrics.closed_grpc.get_or_create(&[("reason", "accept")]).inc();
+                        tracing::warn!(%error, "a gRPC connection cannot be accepted");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
                 }
             }
         }
@@ -69,13 +77,9 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// Until the client has said enough: when it must have, and how many bytes are missing. Keep-alive guards what follows.
     greeting: Option<(Pin<Box<Sleep>>, usize)>,
+    metrics: Arc<Metrics>,
     _place: OwnedSemaphorePermit,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
+    _open: Counted,
 }
 
 impl AsyncRead for Connection {
@@ -91,6 +95,8 @@ impl AsyncRead for Connection {
         if *missing == 0 {
             self.greeting = None;
         } else if deadline.as_mut().poll(context).is_ready() {
+            self.greeting = None;
+            self.metrics.closed_grpc.get_or_create(&[("reason", "silent")]).inc();
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read

@@ -10,10 +10,10 @@ use futures_util::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::guard;
+use super::{deadline::Deadline, status};
 use crate::{
     ingress::{
-        admission::{Admission, Source},
+        admission::{Admission, Caller, Source},
         bounds::too_many_pushes,
         draft::Draft,
         refusal::Refusal,
@@ -45,16 +45,18 @@ impl Rpc for Service {
     type PushStreamStream = BoxStream<'static, Result<PushReply, Status>>;
 
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Status> {
-        let id = self.admission.push(Source::Grpc, Draft::of(request.into_inner())).await?;
+        let caller = caller(&request);
+        let id = self.admission.push(caller, Draft::of(request.into_inner())).await?;
         Ok(Response::new(reply(Ok(id))))
     }
 
     async fn push_batch(&self, request: Request<PushBatchRequest>) -> Result<Response<PushBatchReply>, Status> {
+        let caller = caller(&request);
         let (pushes, limit) = (request.into_inner().pushes, self.admission.limits().max_batch);
         if pushes.len() > limit {
             return Err(too_many_pushes(limit).into());
         }
-        let outcomes = self.admission.push_all(Source::Grpc, pushes.into_iter().map(Draft::of).collect()).await;
+        let outcomes = self.admission.push_all(caller, pushes.into_iter().map(Draft::of).collect()).await;
         Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect() }))
     }
 
@@ -62,7 +64,7 @@ impl Rpc for Service {
         &self,
         request: Request<Streaming<PushRequest>>,
     ) -> Result<Response<Self::PushStreamStream>, Status> {
-        let (service, stop) = (self.clone(), self.stop.clone());
+        let (service, stop, caller) = (self.clone(), self.stop.clone(), caller(&request));
         let last = stream::once(async { Err(Status::from(Refusal::draining())) });
         let mut broken = false;
         // a push that came before the stop is answered; the end after it says why there are no more
@@ -77,7 +79,7 @@ impl Rpc for Service {
         let together = (self.max_unacknowledged / 2).clamp(1, TOGETHER);
         let replies = pushes
             .ready_chunks(together)
-            .flat_map(move |pushes| stream::iter(service.replies(pushes)))
+            .flat_map(move |pushes| stream::iter(service.replies(caller, pushes)))
             .buffered(self.max_unacknowledged - together + 1);
         Ok(Response::new(replies.boxed()))
     }
@@ -111,6 +113,7 @@ impl Service {
     /// The replies to pushes that came together; an error is the last of them.
     fn replies(
         &self,
+        caller: Caller,
         pushes: Vec<Result<PushRequest, Status>>,
     ) -> Vec<impl Future<Output = Result<PushReply, Status>> + use<>> {
         let (mut drafts, mut end) = (Vec::with_capacity(pushes.len()), None);
@@ -119,24 +122,33 @@ impl Service {
                 Ok(push) => drafts.push(Draft::of(push)),
                 Err(status) => {
                     // not a caller that left, or a node that stops
-                    if matches!(status.code(), Code::OutOfRange | Code::Internal) {
-                        guard::count(&self.metrics, status.code());
+                    if matches!(status.code(), Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal) {
+                        status::count(&self.metrics, status.code());
                     }
                     end = Some(Either::Right(future::ready(Err(status))));
                 }
             }
         }
-        let outcomes = self.admission.push_each(Source::Grpc, drafts).into_iter();
+        let outcomes = self.admission.push_each(caller, drafts).into_iter();
         outcomes.map(|outcome| Either::Left(outcome.map(|outcome| Ok(reply(outcome))))).chain(end).collect()
     }
 }
 
+fn caller<T>(request: &Request<T>) -> Caller {
+    Source::Grpc.until(request.extensions().get().map(|Deadline(at)| *at))
+}
+
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {
     match outcome {
-        Ok(id) => PushReply { code: 0, message: "ok".into(), id: id.to_string() },
+        Ok(id) => PushReply { code: 0, message: "ok".into(), id: id.to_string(), reason: String::new() },
         Err(Refusal { kind, message }) => {
             let code = kind.grpc().unwrap_or(Code::InvalidArgument);
-            PushReply { code: code as i32, message: message.into_owned(), id: String::new() }
+            PushReply {
+                code: code as i32,
+                message: message.into_owned(),
+                id: String::new(),
+                reason: kind.name().into(),
+            }
         }
     }
 }

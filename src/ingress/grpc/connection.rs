@@ -1,0 +1,115 @@
+//! One connection's life: HTTP/2 until the node stops, or nobody with a key calls any more.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    body::Body,
+    codegen::{
+        Service,
+        http::{Request, Response},
+    },
+    service::Routes,
+};
+
+use super::{budget::Budget, incoming::Connection, peer::Peer};
+use crate::{config::Grpc, telemetry::Metrics};
+
+/// What a call that crosses the end of an idle connection has to come in.
+const CROSSING: Duration = Duration::from_secs(1);
+
+/// Serves connections.
+#[derive(Clone)]
+pub(super) struct Connections {
+    http: http2::Builder<TokioExecutor>,
+    routes: Routes,
+    idle_timeout: Duration,
+    max_unfinished: usize,
+    unfinished: Arc<Budget>,
+    stop: CancellationToken,
+    metrics: Arc<Metrics>,
+}
+
+impl Connections {
+    pub(super) fn new(config: &Grpc, routes: Routes, stop: &CancellationToken, metrics: &Arc<Metrics>) -> Self {
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .max_concurrent_streams(config.max_streams)
+            .initial_connection_window_size(config.window)
+            .initial_stream_window_size(config.window)
+            .max_header_list_size(config.max_metadata)
+            .keep_alive_interval(config.ping_interval)
+            .keep_alive_timeout(config.ping_interval);
+        Self {
+            http,
+            routes,
+            idle_timeout: config.idle_timeout,
+            max_unfinished: config.max_unfinished_per_connection,
+            unfinished: Budget::new(config.max_unfinished),
+            stop: stop.clone(),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// Serves one to its end.
+    pub(super) async fn serve(self, stream: Connection) {
+        let peer = Peer::new(self.max_unfinished, &self.unfinished);
+        let calls = TowerToHyperService::new(Calls { routes: self.routes, peer: peer.clone() });
+        let served = self.http.serve_connection(TokioIo::new(stream), calls);
+        tokio::pin!(served);
+        tokio::select! {
+            ended = &mut served => return tell(ended),
+            () = self.stop.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                return tell(served.await);
+            }
+            () = peer.idle(self.idle_timeout) => {}
+        }
+        self.metrics.closed_grpc.get_or_create(&[("reason", "idle")]).inc();
+        served.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = &mut served => tell(ended),
+            // nobody whose calls count is left
+            () = async { tokio::time::sleep(CROSSING).await; peer.idle(CROSSING).await } => {}
+        }
+    }
+}
+
+fn tell(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a gRPC connection ended");
+    }
+}
+
+/// Sends each call of a connection to its service, with whose it is.
+#[derive(Clone)]
+struct Calls {
+    routes: Routes,
+    peer: Peer,
+}
+
+impl Service<Request<Incoming>> for Calls {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Routes as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<Body>>::poll_ready(&mut self.routes, context)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.peer.clone());
+        self.routes.call(request)
+    }
+}

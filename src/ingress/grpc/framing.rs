@@ -1,0 +1,99 @@
+//! Where gRPC's messages begin and end in the bytes of a request: each has a flag and four bytes of length before it.
+
+/// Bytes before each message.
+const HEAD: usize = 5;
+
+/// How far a request is.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    head: [u8; HEAD],
+    /// Bytes of the unfinished message that have arrived, with its head.
+    arrived: usize,
+    /// Bytes that the unfinished message still lacks; only with a whole head.
+    missing: usize,
+}
+
+/// What some more bytes were.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Advance {
+    /// So many of them belong to messages that are whole now.
+    pub(super) whole: usize,
+    /// The message that begins there is longer than allowed: so long.
+    pub(super) too_long: Option<usize>,
+}
+
+impl Framing {
+    /// Reads on; what follows a message that is too long is not looked at.
+    pub(super) fn advance(&mut self, bytes: &[u8], max: usize) -> Advance {
+        let (mut at, mut whole) = (0, 0);
+        while at < bytes.len() {
+            if self.arrived < HEAD {
+                self.head[self.arrived] = bytes[at];
+                self.arrived += 1;
+                at += 1;
+                if self.arrived == HEAD {
+                    let [_, length @ ..] = self.head;
+                    self.missing = u32::from_be_bytes(length) as usize;
+                    if self.missing > max {
+                        return Advance { whole, too_long: Some(self.missing) };
+                    }
+                }
+            } else {
+                let taken = self.missing.min(bytes.len() - at);
+                self.missing -= taken;
+                self.arrived += taken;
+                at += taken;
+            }
+            if self.arrived >= HEAD && self.missing == 0 {
+                self.arrived = 0;
+                whole = at;
+            }
+        }
+        Advance { whole, too_long: None }
+    }
+
+    /// Bytes of the unfinished message that have arrived; 0: there is none.
+    pub(super) fn unfinished(&self) -> usize {
+        self.arrived
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(length: u32) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend(length.to_be_bytes());
+        bytes.resize(HEAD + length as usize, 7);
+        bytes
+    }
+
+    #[test]
+    fn messages_are_found_however_their_bytes_are_cut() {
+        let bytes = [message(0), message(300), message(1), message(70)].concat();
+        for cut in 1..bytes.len() {
+            let mut framing = Framing::default();
+            let (mut sent, mut whole) = (0, 0);
+            for piece in bytes.chunks(cut) {
+                let advance = framing.advance(piece, 300);
+                assert_eq!(advance.too_long, None);
+                if advance.whole > 0 {
+                    whole = sent + advance.whole;
+                }
+                sent += piece.len();
+                assert_eq!(framing.unfinished(), sent - whole, "cut {cut}");
+            }
+            assert_eq!(whole, bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_told_at_its_head_and_what_stood_before_it_is_whole() {
+        let bytes = [message(20), message(301)].concat();
+        let advance = Framing::default().advance(&bytes[..30 + 1], 300);
+        assert_eq!(advance, Advance { whole: 25, too_long: Some(301) });
+        let advance = Framing::default().advance(&bytes[..29], 300);
+        assert_eq!(advance, Advance { whole: 25, too_long: None });
+    }
+}
