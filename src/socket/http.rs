@@ -68,6 +68,8 @@ impl Http {
             .timer(TokioTimer::new())
             // also from one request to the next
             .header_read_timeout(house.config.handshake_timeout)
+            // gopusher's handshake has none
+            .auto_date_header(false)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD);
         Self { house: Arc::clone(house), worker, phases: phases.clone(), server }
