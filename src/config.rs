@@ -47,9 +47,9 @@ section! {
     /// `[socket]`.
     Socket {
         listen: SocketAddr, max_connections: usize, max_connections_per_address: usize, max_refusals: usize,
-        trusted_proxies: Vec<Subnet>, allowed_origins: Vec<String>, handshake_timeout: Duration, join_timeout: Duration, ping_interval: Duration,
-        idle_timeout: Duration, max_message: usize, message_timeout: Duration, max_messages_per_second: u32, user_timeout: Duration,
-        close_timeout: Duration, backlog: u32,
+        trusted_proxies: Vec<Subnet>, allowed_origins: Vec<String>, handshake_timeout: Duration, join_timeout: Duration,
+        ping_interval: Duration, idle_timeout: Duration, max_message: usize, message_timeout: Duration,
+        max_messages_per_second: u32, user_timeout: Duration, close_timeout: Duration, backlog: u32,
     }
 }
 section! {

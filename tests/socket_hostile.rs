@@ -196,6 +196,21 @@ async fn beyond_max_refusals_nothing_is_answered_and_all_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_and_never_reads_the_answers_gives_its_place_back() {
+    let rig = start(&[("SOCKET__MAX_CONNECTIONS", "1"), ("SOCKET__USER_TIMEOUT", "1s")]);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut deaf = socket.connect(rig.address).await.unwrap();
+    let asking = async {
+        let many = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1000);
+        while tokio::io::AsyncWriteExt::write_all(&mut deaf, many.as_bytes()).await.is_ok() {}
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("it is dropped");
+    place(&rig).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_never_ends_ends_its_connection_however_alive_its_client_is() {
     let rig = start(&[
         ("SOCKET__MESSAGE_TIMEOUT", "1s"),

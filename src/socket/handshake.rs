@@ -12,7 +12,7 @@ use crate::wire::dialect::Dialect;
 const OXIPUSH_V1: &str = "oxipush.v1";
 
 /// To whatever asks for another path.
-pub(super) const NOT_FOUND: &str = "not found: clients connect to /ws\n";
+const NOT_FOUND: &str = "not found: clients connect to /ws\n";
 
 /// To one who asked for the path without any word of a WebSocket.
 const INVITATION: &str = "connect with a WebSocket client\n";
@@ -83,8 +83,11 @@ pub(super) fn text(status: StatusCode, text: &str) -> Response<String> {
     response
 }
 
-/// The answer to a request for the path that is no handshake.
-pub(super) fn invitation() -> Response<String> {
+/// The answer to what is no handshake.
+pub(super) fn invitation(path: &str) -> Response<String> {
+    if path != "/ws" {
+        return text(StatusCode::NOT_FOUND, NOT_FOUND);
+    }
     let mut response = text(StatusCode::UPGRADE_REQUIRED, INVITATION);
     offer(response.headers_mut());
     response

@@ -68,6 +68,8 @@ impl Http {
             .timer(TokioTimer::new())
             // also from one request to the next
             .header_read_timeout(house.config.handshake_timeout)
+            // gopusher's handshake has none
+            .auto_date_header(false)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD);
         Self { house: Arc::clone(house), worker, phases: phases.clone(), server }
@@ -89,13 +91,16 @@ impl Http {
         let mut connection = self.server.serve_connection(TokioIo::new(io), answer);
         let served = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         let Parts { io, read_buf: unread, .. } = connection.into_parts();
-        let (mut io, visit) = (io.into_inner(), visit.into_inner());
-        if let (Some(dialect), Some(worker), Place::Taken(admitted)) = (visit.accepted, &self.worker, visit.place) {
-            return worker.connect(io, dialect, admitted, &unread);
-        }
+        let (mut io, Visit { place, answered, accepted, .. }) = (io.into_inner(), visit.into_inner());
+        let _counted = match (accepted, &self.worker, place) {
+            (Some(dialect), Some(worker), Place::Taken(admitted)) => {
+                return worker.connect(io, dialect, admitted, &unread);
+            }
+            (_, _, place) => place,
+        };
         // hyper leaves these two without an answer
         let status = match served {
-            Err(error) if error.is_timeout() && !(visit.answered && unread.is_empty()) => "408 Request Timeout",
+            Err(error) if error.is_timeout() && !(answered && unread.is_empty()) => "408 Request Timeout",
             Err(_) if unread.starts_with(b"PRI * HTTP/2.0") => "400 Bad Request",
             _ => "",
         };
@@ -130,13 +135,10 @@ impl Http {
 
     fn answer<B>(&self, visit: &mut Visit, request: &Request<B>) -> Response<String> {
         visit.answered = true;
-        let (path, has_place) = (request.uri().path(), matches!(visit.place, Place::Taken(_)));
-        let mut response = match path {
+        let has_place = matches!(visit.place, Place::Taken(_));
+        let mut response = match request.uri().path() {
             "/healthz" => self.health(request.method()),
-            "/ws" if has_place && !handshake::is_meant(request) => handshake::invitation(),
-            _ if has_place && !handshake::is_meant(request) => {
-                handshake::text(StatusCode::NOT_FOUND, handshake::NOT_FOUND)
-            }
+            path if has_place && !handshake::is_meant(request) => handshake::invitation(path),
             _ => match self.enter(visit, request) {
                 Ok(dialect) => {
                     visit.accepted = Some(dialect);

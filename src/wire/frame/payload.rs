@@ -1,10 +1,18 @@
 //! What came of a message that is not whole yet.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use memmap2::{MmapMut, MmapOptions};
 
 /// From this length on a payload has a mapping of its own.
 const MAPPED: usize = 4096;
+
+/// Mappings at once, half of what Linux gives a process by default (vm.max_map_count): its threads and its heap need some.
+const MAX_MAPPINGS: usize = 32_768;
+
+/// Those that live.
+static MAPPINGS: AtomicUsize = AtomicUsize::new(0);
 
 /// A growing payload of at most `most` bytes.
 ///
@@ -20,7 +28,13 @@ pub(super) struct Payload {
 #[derive(Debug)]
 enum Storage {
     Heap(Vec<u8>),
-    Mapped { map: MmapMut, used: usize },
+    Mapped(Mapped),
+}
+
+#[derive(Debug)]
+struct Mapped {
+    map: MmapMut,
+    used: usize,
 }
 
 impl Payload {
@@ -31,7 +45,7 @@ impl Payload {
     pub(super) fn len(&self) -> usize {
         match &self.bytes {
             Storage::Heap(bytes) => bytes.len(),
-            Storage::Mapped { used, .. } => *used,
+            Storage::Mapped(mapped) => mapped.used,
         }
     }
 
@@ -39,33 +53,32 @@ impl Payload {
     pub(super) fn since(&mut self, start: usize) -> &mut [u8] {
         match &mut self.bytes {
             Storage::Heap(bytes) => &mut bytes[start..],
-            Storage::Mapped { map, used } => &mut map[start..*used],
+            Storage::Mapped(Mapped { map, used }) => &mut map[start..*used],
         }
     }
 
-    /// Adds `more`, which must not exceed `most`.
+    /// Adds `more`; together they must not exceed `most`.
     pub(super) fn extend(&mut self, more: &[u8]) {
         let needed = self.len() + more.len();
-        if let Storage::Heap(bytes) = &mut self.bytes {
-            // where the system has no mapping to give, the heap has to do
-            match (needed > MAPPED).then(|| MmapOptions::new().len(self.most.max(needed)).map_anon()) {
-                Some(Ok(mut map)) => {
-                    map[..bytes.len()].copy_from_slice(bytes);
-                    self.bytes = Storage::Mapped { map, used: bytes.len() };
-                }
-                None | Some(Err(_)) => {
-                    if needed > bytes.capacity() {
-                        // doubled as a Vec does it, yet never beyond `most`
-                        let room = (2 * bytes.capacity()).min(self.most).max(needed);
-                        bytes.reserve_exact(room - bytes.len());
-                    }
-                    return bytes.extend_from_slice(more);
-                }
-            }
+        if let Storage::Heap(bytes) = &self.bytes
+            && needed > MAPPED
+            && let Some(mapped) = Mapped::with(bytes, self.most)
+        {
+            self.bytes = Storage::Mapped(mapped);
         }
-        if let Storage::Mapped { map, used } = &mut self.bytes {
-            map[*used..needed].copy_from_slice(more);
-            *used = needed;
+        match &mut self.bytes {
+            Storage::Heap(bytes) => {
+                if needed > bytes.capacity() {
+                    // doubled as a Vec does it, yet never beyond `most`
+                    let room = (2 * bytes.capacity()).min(self.most).max(needed);
+                    bytes.reserve_exact(room - bytes.len());
+                }
+                bytes.extend_from_slice(more);
+            }
+            Storage::Mapped(Mapped { map, used }) => {
+                map[*used..needed].copy_from_slice(more);
+                *used = needed;
+            }
         }
     }
 
@@ -73,8 +86,37 @@ impl Payload {
     pub(super) fn into_bytes(self) -> Bytes {
         match self.bytes {
             Storage::Heap(bytes) => bytes.into(),
-            Storage::Mapped { map, used } => Bytes::from_owner(map).slice(..used),
+            Storage::Mapped(mapped) => Bytes::from_owner(mapped),
         }
+    }
+}
+
+impl Mapped {
+    /// `most` bytes that begin with `bytes`, unless the system, or [`MAX_MAPPINGS`], has none to give: the heap has to do then.
+    fn with(bytes: &[u8], most: usize) -> Option<Self> {
+        if MAPPINGS.fetch_add(1, Ordering::Relaxed) >= MAX_MAPPINGS {
+            MAPPINGS.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let Ok(map) = MmapOptions::new().len(most).map_anon() else {
+            MAPPINGS.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        };
+        let mut mapped = Self { map, used: bytes.len() };
+        mapped.map[..bytes.len()].copy_from_slice(bytes);
+        Some(mapped)
+    }
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[..self.used]
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        MAPPINGS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -107,5 +149,15 @@ mod tests {
         }
         let Storage::Heap(bytes) = &payload.bytes else { panic!("{payload:?}") };
         assert_eq!((bytes.len(), bytes.capacity()), (100, 100));
+    }
+
+    #[test]
+    fn without_a_mapping_to_have_the_heap_does() {
+        // more than any machine can address
+        let mut payload = Payload::new(usize::MAX / 4);
+        payload.extend(&[7; 5000]);
+        payload.extend(&[8; 5000]);
+        assert!(matches!(payload.bytes, Storage::Heap(_)));
+        assert_eq!(payload.into_bytes(), [[7; 5000], [8; 5000]].concat());
     }
 }
