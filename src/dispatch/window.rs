@@ -6,7 +6,7 @@
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
-use hashbrown::{HashTable, hash_table::Entry};
+use hashbrown::HashTable;
 
 use crate::push::PushId;
 
@@ -56,19 +56,16 @@ impl Window {
         if *size == 0 {
             return Seen::New(Place { slot, id });
         }
-        let hash = |slot: &u32| hasher.hash_one(ids[*slot as usize]);
-        match slots.entry(hasher.hash_one(id), |slot| ids[*slot as usize] == id, hash) {
-            Entry::Occupied(found) => {
-                let found = *found.get() as usize;
-                return match finished[found / 64] >> (found % 64) & 1 {
-                    1 => Seen::Finished,
-                    _ => Seen::InHand,
-                };
-            }
-            Entry::Vacant(vacant) => drop(vacant.insert(slot)),
+        if let Some(found) = slots.find(hasher.hash_one(id), |slot| ids[*slot as usize] == id) {
+            let found = *found as usize;
+            return match finished[found / 64] >> (found % 64) & 1 {
+                1 => Seen::Finished,
+                _ => Seen::InHand,
+            };
         }
         match ids.get_mut(*next) {
             Some(oldest) => {
+                // none, if it was given back
                 if let Ok(found) = slots.find_entry(hasher.hash_one(*oldest), |found| *found == slot) {
                     found.remove();
                 }
@@ -76,6 +73,7 @@ impl Window {
             }
             None => ids.push(id),
         }
+        slots.insert_unique(hasher.hash_one(id), slot, |slot| hasher.hash_one(ids[*slot as usize]));
         if finished.len() <= *next / 64 {
             finished.push(0);
         }
@@ -139,6 +137,44 @@ mod tests {
             }
             assert!(window.slots.len() == size && window.ids.len() == size);
             begin(&mut window, 2 * size as u128 - 1);
+        }
+    }
+
+    #[test]
+    fn whatever_comes_and_ends_in_whatever_order_it_is_seen_as_it_is() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for size in [1, 7, 200] {
+            let mut window = Window::new(size);
+            // what should be known, oldest first: id, place, whether it is finished; `None` is a place that was given back
+            let mut known: std::collections::VecDeque<Option<(u128, Place, bool)>> = Default::default();
+            for _ in 0..50_000 {
+                let n = random.u128(0..3 * size as u128);
+                let there = known.iter().position(|one| one.is_some_and(|(id, ..)| id == n));
+                let expected = there.and_then(|at| known[at]).map(|(_, _, finished)| finished);
+                match (window.begin(id(n)), expected) {
+                    (Seen::New(place), None) => {
+                        known.push_back(Some((n, place, false)));
+                        if known.len() > size {
+                            known.pop_front();
+                        }
+                    }
+                    (Seen::InHand, Some(false)) | (Seen::Finished, Some(true)) => {}
+                    (seen, expected) => panic!("{n} is {seen:?}, not {expected:?}"),
+                }
+                let at = random.usize(0..known.len());
+                let one = &mut known[at];
+                match one {
+                    Some((_, place, finished @ false)) if random.bool() => {
+                        window.finish(*place);
+                        *finished = true;
+                    }
+                    Some((_, place, false)) => {
+                        window.give_back(*place);
+                        *one = None;
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 

@@ -200,11 +200,18 @@ pub struct Nsqd {
     pub address: Ipv4Addr,
     pub folder: tempfile::TempDir,
     lookupd: Option<Ipv4Addr>,
+    more: Vec<String>,
 }
 
 impl Nsqd {
     pub async fn start(lookupd: Option<Ipv4Addr>) -> Self {
-        let mut nsqd = Self { address: address(), folder: tempfile::tempdir().unwrap(), process: None, lookupd };
+        Self::with(lookupd, &[]).await
+    }
+
+    /// With more arguments, which override the usual ones.
+    pub async fn with(lookupd: Option<Ipv4Addr>, more: &[&str]) -> Self {
+        let more = more.iter().map(|&argument| argument.to_owned()).collect();
+        let mut nsqd = Self { address: address(), folder: tempfile::tempdir().unwrap(), process: None, lookupd, more };
         nsqd.up().await;
         nsqd
     }
@@ -216,7 +223,8 @@ impl Nsqd {
             .arg(format!("--http-address={}:4151", self.address))
             .arg(format!("--broadcast-address={}", self.address))
             .arg(format!("--data-path={}", self.folder.path().display()))
-            .args(["--output-buffer-timeout=1ms", "--mem-queue-size=0"]);
+            .args(["--output-buffer-timeout=1ms", "--mem-queue-size=0"])
+            .args(&self.more);
         if let Some(lookupd) = self.lookupd {
             command.arg(format!("--lookupd-tcp-address={lookupd}:4160"));
         }

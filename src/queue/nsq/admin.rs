@@ -59,10 +59,10 @@ pub(super) struct ChannelStats {
 }
 
 impl ChannelStats {
-    /// Whether it has messages that were not finished.
-    pub(super) fn unfinished(&self) -> bool {
+    /// Messages that were not finished.
+    pub(super) fn unfinished(&self) -> u64 {
         // a depth that is below 0 counts too few, and may hide as many
-        [self.depth, self.in_flight_count, self.deferred_count].iter().any(|count| *count != 0)
+        [self.depth, self.in_flight_count, self.deferred_count].map(i64::unsigned_abs).iter().sum()
     }
 }
 
@@ -343,14 +343,9 @@ mod tests {
     #[test]
     fn counts_below_0_are_read_and_tell_of_unfinished_messages() {
         // what nsqd 1.3.0 says after a SIGKILL
-        for (depth, in_flight, deferred, unfinished) in [
-            (0, 0, 0, false),
-            (-616, 0, 0, true),
-            (-616, 616, 0, true),
-            (3, 0, 0, true),
-            (0, 1, 0, true),
-            (0, 0, 2, true),
-        ] {
+        for (depth, in_flight, deferred, unfinished) in
+            [(0, 0, 0, 0), (-616, 0, 0, 616), (-616, 616, 0, 1232), (3, 0, 0, 3), (0, 1, 0, 1), (0, 0, 2, 2)]
+        {
             let text = format!(
                 r#"{{"version":"1.3.0","health":"OK","topics":[{{"topic_name":"t","depth":{depth},"channels":[
                 {{"channel_name":"c","depth":{depth},"backend_depth":{depth},"in_flight_count":{in_flight},

@@ -175,7 +175,7 @@ impl Link {
         let Setup { base, topic, channel, own, .. } = &self.setup;
         base.admin.lay(http, topic, &[channel]).await?;
         let Some(backlog) = own else { return Ok(()) };
-        if base.admin.stats(http, topic, channel).await?.is_some_and(|stats| stats.unfinished()) {
+        if base.admin.stats(http, topic, channel).await?.is_some_and(|stats| stats.unfinished() > 0) {
             backlog.send_replace(true);
         }
         if self.jobs.is_some() {
