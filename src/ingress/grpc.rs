@@ -91,6 +91,7 @@ impl Bound {
             };
             if stopping.is_cancelled() && tokio::time::timeout(patience, rest).await.is_err() {
                 tracing::warn!("some gRPC calls did not end in time");
+                open.abort_all();
             }
             drop(gone);
             // an end that nobody asked for is a death
