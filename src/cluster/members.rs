@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use etcd_client::{EventType, GetOptions, WatchOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +9,7 @@ use super::{
     etcd::{Backoff, Etcd, Fault},
     node,
 };
+use crate::proto::etcd::event::Kind;
 
 /// Tells the ids until cancelled; while etcd is away the last known ones stay.
 pub(super) async fn run(etcd: Etcd, tell: watch::Sender<Vec<String>>, cancelled: CancellationToken) {
@@ -41,28 +41,25 @@ async fn try_follow(
 ) -> Result<std::convert::Infallible, Fault> {
     let prefix = node::nodes(&etcd.config.prefix);
     let mut client = etcd.connect().await?;
-    let all = GetOptions::new().with_prefix().with_keys_only();
-    let got = etcd.call("read the nodes", client.get(prefix.as_str(), Some(all))).await?;
-    let mut ids: BTreeSet<String> = got.kvs().iter().filter_map(|kv| id(&prefix, kv.key())).collect();
+    let got = etcd.call("read the nodes", client.get_all(&prefix, true)).await?;
+    let mut ids: BTreeSet<String> = got.kvs.iter().filter_map(|kv| id(&prefix, &kv.key)).collect();
     publish(tell, &ids);
-    let next = got.header().map_or(0, |header| header.revision()) + 1;
-    let from = WatchOptions::new().with_prefix().with_start_revision(next);
-    let mut watch = etcd.call("watch the nodes", client.watch(prefix.as_str(), Some(from))).await?;
+    let next = got.header.map_or(0, |header| header.revision) + 1;
+    let mut watch = etcd.call("watch the nodes", client.watch(&prefix, next)).await?;
     backoff.reset();
     loop {
         // no time-out: the connection's pings end a watch whose etcd is gone
         let message = watch.message().await;
         let message = match message {
-            Ok(Some(message)) if !message.canceled() => message,
-            Ok(Some(message)) => return Err(Fault::Away(message.cancel_reason().to_owned())),
-            Ok(None) => return Err(Fault::Away("etcd ended it".into())),
+            Ok(message) if !message.canceled => message,
+            Ok(message) => return Err(Fault::Away(message.cancel_reason)),
             Err(error) => return etcd.call("watch the nodes", async { Err(error) }).await,
         };
-        for event in message.events() {
-            let Some(id) = event.kv().and_then(|kv| id(&prefix, kv.key())) else { continue };
-            match event.event_type() {
-                EventType::Put => ids.insert(id),
-                EventType::Delete => ids.remove(&id),
+        for event in message.events {
+            let Some(id) = event.kv.as_ref().and_then(|kv| id(&prefix, &kv.key)) else { continue };
+            match event.kind() {
+                Kind::Put => ids.insert(id),
+                Kind::Delete => ids.remove(&id),
             };
         }
         publish(tell, &ids);

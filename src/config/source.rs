@@ -113,7 +113,8 @@ impl Layers {
                 layers.faults.push(format!("{name}: it names no key; write OXIPUSH__SECTION__KEY"));
                 continue;
             };
-            if let Some(other) = seen.insert(place.clone(), name.clone()) {
+            // in another case: one name has but one value
+            if let Some(other) = seen.insert(place.clone(), name.clone()).filter(|other| *other != name) {
                 layers.faults.push(format!("{name}: it names the same key as {other}"));
             }
             layers.set(&known, (section, key), value, &name);
