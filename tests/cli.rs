@@ -902,6 +902,28 @@ fn a_node_whose_output_nobody_reads_starts_and_stops() {
 }
 
 #[test]
+fn what_outsiders_cause_again_and_again_is_written_once_counted_and_told() {
+    let folder = folder();
+    let settings = [
+        ("OXIPUSH__LOG__MAX_REPEATS", "1"),
+        ("OXIPUSH__LOG__REPEAT_PERIOD", "1s"),
+        ("OXIPUSH__GRPC__MAX_CONNECTIONS", "1"),
+    ];
+    let mut node = Node::start(&folder, &settings);
+    let line = "[grpc] max_connections are open";
+    // each takes the only place once the one before is gone, which is a line each time
+    for _ in 0..10 {
+        drop(std::net::TcpStream::connect(&node.grpc).unwrap());
+    }
+    dropped_lines(&node, "repeated");
+    let told = node.running.err_line(|line| line.contains("more lines of this place were not shown"));
+    assert!(told.contains("oxipush::ingress::grpc::incoming:") && told.contains("more="), "{told}");
+    let log = node.stop();
+    let shown = log.iter().filter(|other| other.contains(line)).count();
+    assert!((1..10).contains(&shown), "{log:#?}");
+}
+
+#[test]
 fn trace_has_a_line_for_each_stage_of_a_push_and_debug_has_none() {
     for (level, stages) in [("trace", 3), ("debug", 0)] {
         let folder = folder();
