@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptor.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".oxipush").compile_fds(files)?;
+    let etcd = protox::compile(["proto/etcd.proto"], ["proto"])?;
+    tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;
     // gopusher's own definition, for the test that a client generated from it works unchanged
     println!("cargo:rerun-if-changed=tests/proto");
     let theirs = protox::compile(["tests/proto/gopusher.proto"], ["tests/proto"])?;

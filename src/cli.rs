@@ -157,8 +157,13 @@ fn near(mut listener: SocketAddr) -> SocketAddr {
 
 /// Tells what went wrong, on stderr.
 fn failed(error: impl Display) -> ExitCode {
-    let _ = writeln!(io::stderr().lock(), "oxipush: {error}");
+    note(error);
     ExitCode::FAILURE
+}
+
+/// Says something beside the output, on stderr; where nobody reads it, that is no reason to panic.
+fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "oxipush: {text}");
 }
 
 /// Writes to stdout; false once nobody reads it (`| head`), which is no reason to panic.

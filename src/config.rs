@@ -4,6 +4,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+mod ini;
+mod origin;
 mod reader;
 mod source;
 mod subnet;
@@ -109,7 +111,7 @@ section! {
 }
 section! {
     /// `[log]`.
-    Log { level: String, format: LogFormat }
+    Log { level: String, format: LogFormat, buffer: usize, max_repeats: u32, repeat_period: Duration }
 }
 
 /// A node's stable name: valid as an NSQ channel, 1–64 of `[.a-zA-Z0-9_-]`.
@@ -249,8 +251,92 @@ mod tests {
     fn an_api_that_others_reach_needs_keys_or_the_word_insecure() {
         let open = ("HTTP__LISTEN", "0.0.0.0:8081");
         assert!(with(&[open]).unwrap_err().to_string().contains("[http] listen: 0.0.0.0:8081"));
-        assert!(with(&[open, ("AUTH__KEYS", "secret")]).is_ok());
+        assert!(with(&[open, ("AUTH__KEYS", "0123456789abcdef")]).is_ok());
         assert!(with(&[open, ("AUTH__INSECURE", "true")]).is_ok());
+    }
+
+    #[test]
+    fn a_short_key_opens_no_api_that_others_reach() {
+        let keys = ("AUTH__KEYS", "0123456789abcdef,k");
+        let told = with(&[("GRPC__LISTEN", "0.0.0.0:9002"), keys]).unwrap_err().0;
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("[auth] keys: key 2 has 1 characters") && told[0].contains("16 or more"), "{told:?}");
+        assert!(with(&[keys]).is_ok(), "on loopback any key is as good as none");
+        assert!(with(&[("AUTH__KEYS", "k\u{fc}")]).unwrap_err().to_string().contains("no header carries"));
+    }
+
+    #[test]
+    fn what_cannot_work_together_is_told() {
+        for (values, told) in [
+            (
+                &[("HTTP__LISTEN", "127.0.0.1:8080")][..],
+                "[http] listen: 127.0.0.1:8080 is taken by [socket] listen = 127.0.0.1:8080",
+            ),
+            (
+                &[("SOCKET__LISTEN", "0.0.0.0:9002")],
+                "[grpc] listen: 127.0.0.1:9002 is taken by [socket] listen = 0.0.0.0:9002",
+            ),
+            (
+                &[("DRAIN__RATE", "10")],
+                "[drain] rate: 10 in a second send 100000 connections ([socket] max_connections) away in 2h 46m 40s, and \
+                 [node] shutdown_timeout leaves 30s: take 3334 or more",
+            ),
+            (&[("DRAIN__GRACE", "30s")], "[drain] grace: it takes all of [node] shutdown_timeout = 30s"),
+            (
+                &[("SOCKET__ALLOWED_ORIGINS", "example.org")],
+                "[socket] allowed_origins: \"example.org\" can never be an origin",
+            ),
+            (
+                &[("HTTP__ALLOWED_ORIGINS", "https://a.example, https://example.org/")],
+                "[http] allowed_origins: \"https://example.org/\" can never be an origin",
+            ),
+        ] {
+            assert!(
+                with(values).unwrap_err().to_string().contains(told),
+                "{values:?}: {:?}",
+                with(values).unwrap_err()
+            );
+        }
+        for right in [
+            &[("HTTP__LISTEN", "127.0.0.2:8080")][..],
+            &[("HTTP__LISTEN", "127.0.0.1:0"), ("GRPC__LISTEN", "127.0.0.1:0")],
+            &[("DRAIN__RATE", "10"), ("SOCKET__MAX_CONNECTIONS", "300")],
+        ] {
+            assert!(with(right).is_ok(), "{right:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_by_what_it_is() {
+        for (listen, told) in [
+            ("localhost:8080", "is a host name"),
+            ("gateway.example.org:80", "is a host name"),
+            ("127.0.0.1", "has no port"),
+            ("::1", "has no port"),
+            (":8080", "write 0.0.0.0:8080"),
+            ("*:8080", "write 0.0.0.0:8080"),
+            ("http://127.0.0.1:8080", "is a URL"),
+            ("127.0.0.1:80800", "has no port from 0 to 65535"),
+            ("8080", "is not an address"),
+            ("", "is not an address"),
+        ] {
+            let error = with(&[("SOCKET__LISTEN", listen)]).unwrap_err().to_string();
+            assert!(error.contains(&format!("[socket] listen: {listen:?}")) && error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_guess_is_far_away() {
+        for (name, told) in [
+            ("GIN__PORT", "there is no such section; there are [auth], [cluster]"),
+            ("QUEU__BACKEND", "there is no such section; did you mean [queue]?"),
+            ("SOCKET__LISTNE", "there is no such key; did you mean listen?"),
+            ("SOCKET__MAX_BODY", "there is no such key; [http] has one"),
+            ("SOCKET__PRODUCERADDR", "there is no such key; docs/operations.md lists them all"),
+        ] {
+            let error = with(&[(name, "1")]).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]

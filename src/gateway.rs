@@ -52,7 +52,7 @@ pub struct Gateway {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A listener's address cannot be had.
-    #[error("[{section}] listen = {address}: {error}; is another process listening there?")]
+    #[error("[{section}] listen = {address}: {error}; {}", remedy(*address, error))]
     Bind {
         /// The listener's section.
         section: &'static str,
@@ -190,10 +190,56 @@ fn listen(section: &'static str, address: SocketAddr, backlog: u32) -> Result<(T
     bound().map_err(|error| BuildError::Bind { section, address, error })
 }
 
+/// What helps against a listener that cannot be had.
+fn remedy(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "another process listens there (`ss -ltnp` names it): stop it, or take a port other than {}",
+                address.port()
+            )
+        }
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "ports below 1024 are for root: take a higher one, or give the program CAP_NET_BIND_SERVICE".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not listen there: the system's security policy forbids it".into()
+        }
+        io::ErrorKind::AddrNotAvailable if address.is_ipv6() => {
+            "this machine has no such address, or its IPv6 is off: `ip address` lists what it has".into()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address: `ip address` lists what it has, 0.0.0.0 is all of them".into()
+        }
+        // the socket itself was refused (EAFNOSUPPORT)
+        _ if address.is_ipv6() => {
+            "is IPv6 off on this machine? take an IPv4 address then, say 127.0.0.1 or 0.0.0.0".into()
+        }
+        _ => "see whether the system is short of files or memory".into(),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_that_cannot_be_had_is_told_with_its_own_remedy() {
+        // by number, as the system tells them: EADDRINUSE, EACCES, EADDRNOTAVAIL, EAFNOSUPPORT
+        for (number, address, told) in [
+            (98, "127.0.0.1:8080", "another process listens there"),
+            (13, "0.0.0.0:80", "ports below 1024 are for root"),
+            (13, "0.0.0.0:8080", "security policy"),
+            (99, "192.0.2.1:8080", "no such address"),
+            (99, "[::1]:8080", "IPv6 is off"),
+            (97, "[::1]:8080", "take an IPv4 address"),
+        ] {
+            let error = io::Error::from_raw_os_error(number);
+            let error = BuildError::Bind { section: "http", address: address.parse().unwrap(), error }.to_string();
+            assert!(error.contains(told) && error.contains(&format!("[http] listen = {address}")), "{error}");
+        }
+    }
 
     use crate::{
         hub::{Cards, Parcel, Post},

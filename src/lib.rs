@@ -27,7 +27,7 @@ pub mod socket;
 pub mod telemetry;
 pub mod wire;
 
-/// What prost and tonic generate of proto/; used at the edges only (ingress, queue/record, cli).
+/// What prost and tonic generate of proto/; used at the edges only (ingress, queue/record, cli, cluster/etcd).
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod proto {
     /// `package proto`: the gRPC API.
@@ -38,6 +38,10 @@ pub mod proto {
     pub mod record {
         tonic::include_proto!("oxipush");
     }
-    /// The descriptors of both, for gRPC reflection.
+    /// `package etcdserverpb`: what the cluster says to etcd.
+    pub mod etcd {
+        tonic::include_proto!("etcdserverpb");
+    }
+    /// The descriptors of the first two, for gRPC reflection.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptor");
 }

@@ -58,9 +58,15 @@ struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (out, err) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+    fn start(command: Command) -> Self {
+        Self::with_log(command, Stdio::piped())
+    }
+
+    /// With another stderr; only a pipe of our own is read.
+    fn with_log(mut command: Command, log: Stdio) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let out = lines(child.stdout.take().unwrap());
+        let err = child.stderr.take().map_or_else(|| channel().1, lines);
         Self { child, out, err, seen: Vec::new() }
     }
 
@@ -159,7 +165,10 @@ impl Node {
 
     /// Starts it and reads from its banner where it listens.
     fn start(folder: &TempDir, settings: &[(&str, &str)]) -> Self {
-        let mut running = Running::start(Self::command(folder, settings));
+        Self::reading(Running::start(Self::command(folder, settings)))
+    }
+
+    fn reading(mut running: Running) -> Self {
         let mut at = |label: &str, scheme: &str| {
             let line = running.out_line(|line| line.trim_start().starts_with(label));
             let rest = line.split_once(scheme).unwrap().1;
@@ -336,12 +345,16 @@ fn what_cannot_be_read_as_a_configuration_is_told_in_words() {
     fs::create_dir(folder.path().join("folder.ini")).unwrap();
     fs::write(folder.path().join("stray.ini"), "processors = 8\n[queue]\nsync = 5ms\n").unwrap();
     fs::write(folder.path().join("bounds.ini"), "[drain]\nreconnect_jitter = 2h\n[queue]\nmax_bytes = 0B\n").unwrap();
+    fs::write(folder.path().join("open.ini"), "[queue\nprocessors = 8\n").unwrap();
+    fs::write(folder.path().join("twice.ini"), "[queue]\ntopic = a\n\ntopic = b\n").unwrap();
     fs::write(folder.path().join("windows.ini"), "\u{feff}[queue]\r\nprocessors = 8\r\n").unwrap();
     for (file, told) in [
         ("folder.ini", "folder.ini cannot be read: Is a directory"),
         ("stray.ini", "processors: it stands in no section; write [section] above it"),
         ("bounds.ini", "[drain] reconnect_jitter: \"2h\" is not a time from 0s to 1h (say"),
         ("bounds.ini", "[queue] max_bytes: \"0B\" is not a size from 1MiB to 1048576GiB (say"),
+        ("open.ini", "line 1: \"[queue\": the section's name has no ] at its end"),
+        ("twice.ini", "[queue] topic: it stands there twice, in lines 2 and 4"),
     ] {
         let output = run(&folder, &["check-config", "--config", file]);
         assert_eq!(output.status.code(), Some(1), "{file}");
@@ -489,6 +502,20 @@ fn the_banner_says_where_it_listens_which_queue_it_has_and_what_to_type() {
 }
 
 #[test]
+fn the_banner_names_the_variables_that_override_and_the_key_that_a_push_needs() {
+    let folder = folder();
+    let keys = [("OXIPUSH__AUTH__KEYS", "hunter2")];
+    let mut running = Running::start(Node::command(&folder, &keys));
+    let config = running.out_line(|line| line.trim_start().starts_with("config "));
+    assert!(config.contains("built-in defaults") && config.contains("over them OXIPUSH__AUTH__KEYS, "), "{config}");
+    assert!(config.contains("OXIPUSH__HTTP__LISTEN") && !config.contains("hunter2"), "{config}");
+    running.out_line(|line| line.trim_start().starts_with("export OXIPUSH_KEY="));
+    running.out_line(|line| line.trim_start().starts_with("oxipush push"));
+    let listing = text(&oxipush(&folder, &["check-config"]).envs(keys).output().unwrap().stdout);
+    assert!(listing.lines().next().unwrap().ends_with("over them OXIPUSH__AUTH__KEYS"), "{listing}");
+}
+
+#[test]
 fn the_curl_line_of_the_banner_works() {
     let folder = folder();
     let mut running = Running::start(Node::command(&folder, &[]));
@@ -537,6 +564,38 @@ fn a_port_that_is_taken_is_told_with_its_key() {
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(told.contains(&format!("[{}] listen", section.to_lowercase())) && told.contains(&address), "{told}");
+    }
+}
+
+#[test]
+fn a_listener_that_cannot_be_had_is_told_with_its_own_remedy() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (address, told) in [
+        (taken.local_addr().unwrap().to_string(), "another process listens there"),
+        // of the documentation's network: no machine has it
+        ("192.0.2.1:0".into(), "this machine has no such address"),
+    ] {
+        let output = Node::command(&folder(), &[("OXIPUSH__SOCKET__LISTEN", &address)]).output().unwrap();
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && error.contains(told) && error.contains(&address), "{error}");
+    }
+}
+
+#[test]
+fn a_data_folder_that_is_a_file_is_told_and_one_that_is_made_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    fs::write(folder.path().join("file"), "").unwrap();
+    for dir in ["file", "file/below"] {
+        let output = Node::command(&folder, &[("OXIPUSH__DATA__DIR", dir)]).output().unwrap();
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && error.contains("file is a file: let [data] dir"), "{error}");
+    }
+    Node::start(&folder, &[]).stop();
+    let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("data"), 0o700);
+    for file in ["queue.redb", "queue.journal", "queue.lock"] {
+        assert_eq!(mode(&format!("data/{file}")), 0o600, "{file}");
     }
 }
 
@@ -757,6 +816,125 @@ fn strangers_cannot_fill_the_log() {
     let log = node.stop();
     let lines: Vec<_> = log.iter().filter(|line| line.contains("rubbish") || line.contains("actix")).collect();
     assert!(lines.is_empty(), "{lines:?}");
+}
+
+/// The value of one of the log's counters; it is waited for.
+fn dropped_lines(node: &Node, reason: &str) {
+    let sample = format!("oxipush_log_lines_dropped_total{{reason=\"{reason}\"}} ");
+    let end = Instant::now() + DEADLINE;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    loop {
+        let url = format!("http://{}/metrics", node.http);
+        let text = runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() });
+        if text.lines().any(|line| line.strip_prefix(&sample).is_some_and(|value| value != "0")) {
+            return;
+        }
+        assert!(Instant::now() < end, "no line was counted as {reason}:\n{text}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A log with a line for each stage of each push, where `bytes` of it may wait.
+fn chatty(folder: &TempDir) -> Command {
+    Node::command(folder, &[("RUST_LOG", "oxipush=trace"), ("OXIPUSH__LOG__BUFFER", "1KiB")])
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let unread = || Stdio::from(std::io::pipe().unwrap().1);
+    for log in [full(), unread()] {
+        let folder = folder();
+        let mut node = Node::reading(Running::with_log(chatty(&folder), log));
+        traffic(&node, &folder, "hello");
+        dropped_lines(&node, "failed");
+        traffic(&node, &folder, "hello again");
+        node.running.signal(Signal::SIGTERM);
+        assert_eq!(node.running.end().code(), Some(0));
+    }
+}
+
+/// A pipe that has no more room.
+fn full_pipe() -> (std::io::PipeReader, Stdio) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'\n'; 65_536]).unwrap();
+    (reader, writer.into())
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing_and_what_was_lost_is_told_once_it_is_read() {
+    let folder = folder();
+    let (reader, log) = full_pipe();
+    let mut node = Node::reading(Running::with_log(chatty(&folder), log));
+    for _ in 0..3 {
+        traffic(&node, &folder, "hello");
+    }
+    dropped_lines(&node, "full");
+    let log = lines(reader);
+    let told = loop {
+        let line = log.recv_timeout(DEADLINE).unwrap();
+        if line.contains("lines of the log were lost") {
+            break line;
+        }
+    };
+    assert!(told.contains("lines="), "{told}");
+    node.running.signal(Signal::SIGTERM);
+    assert_eq!(node.running.end().code(), Some(0));
+}
+
+#[test]
+fn a_node_whose_output_nobody_reads_starts_and_stops() {
+    let folder = folder();
+    let ((_out, stdout), (_err, stderr)) = (full_pipe(), full_pipe());
+    let http = support::process::free().to_string();
+    let mut command = Node::command(&folder, &[("OXIPUSH__HTTP__LISTEN", &http)]);
+    let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
+    let mut running = Running { child, out: channel().1, err: channel().1, seen: Vec::new() };
+    let end = Instant::now() + DEADLINE;
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        while !reqwest::get(format!("http://{http}/readyz")).await.is_ok_and(|answer| answer.status() == 200) {
+            assert!(Instant::now() < end, "it does not get ready");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().code(), Some(0));
+}
+
+#[test]
+fn what_outsiders_cause_again_and_again_is_written_once_counted_and_told() {
+    let folder = folder();
+    let settings = [
+        ("OXIPUSH__LOG__MAX_REPEATS", "1"),
+        ("OXIPUSH__LOG__REPEAT_PERIOD", "1s"),
+        ("OXIPUSH__GRPC__MAX_CONNECTIONS", "1"),
+    ];
+    let mut node = Node::start(&folder, &settings);
+    let line = "[grpc] max_connections are open";
+    // each takes the only place once the one before is gone, which is a line each time
+    for _ in 0..10 {
+        drop(std::net::TcpStream::connect(&node.grpc).unwrap());
+    }
+    dropped_lines(&node, "repeated");
+    let told = node.running.err_line(|line| line.contains("more lines of this place were not shown"));
+    assert!(told.contains("oxipush::ingress::grpc::incoming:") && told.contains("more="), "{told}");
+    let log = node.stop();
+    let shown = log.iter().filter(|other| other.contains(line)).count();
+    assert!((1..10).contains(&shown), "{log:#?}");
+}
+
+#[test]
+fn trace_has_a_line_for_each_stage_of_a_push_and_debug_has_none() {
+    for (level, stages) in [("trace", 3), ("debug", 0)] {
+        let folder = folder();
+        let node = Node::start(&folder, &[("OXIPUSH__LOG__LEVEL", level)]);
+        let mut tail = node.tail(&folder, &["--card", "alice"]);
+        let id = id_of(&node.push(&folder, &["--to", "alice", "hello"]));
+        tail.out_line(|line| line.contains(&id));
+        let log = node.stop();
+        let lines: Vec<_> = log.iter().filter(|line| line.contains(&id)).collect();
+        assert_eq!(lines.len(), stages, "{level}: {lines:#?}");
+    }
 }
 
 // ---- the files that a release carries ----

@@ -359,6 +359,23 @@ async fn refused_credentials_say_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_login_whose_token_has_ended_is_renewed_and_nobody_notices() {
+    let etcd = Etcd::start().await;
+    etcd.ctl(&["user", "add", "root:secret"]);
+    etcd.ctl(&["user", "grant-role", "root", "root"]);
+    etcd.ctl(&["auth", "enable"]);
+    let login = [("CLUSTER__USER", "root"), ("CLUSTER__PASSWORD", "secret")];
+    let mut node = join(&config("gateway-1", &etcd.url(), &login)).await;
+    node.says("registered as gateway-1 (starting)").await;
+    // etcd has no way to tell when it forgets one
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    node.phases.enter(Phase::Serving);
+    node.says("registered as gateway-1 (serving)").await;
+    assert_eq!(node.metrics.etcd_errors.get(), 0);
+    node.leave().await;
+}
+
+#[tokio::test]
 async fn a_login_that_etcd_does_not_know_says_what_to_do() {
     let etcd = Etcd::start().await;
     let why = refused(&config("a", &etcd.url(), &[("CLUSTER__USER", "root"), ("CLUSTER__PASSWORD", "x")])).await;

@@ -45,17 +45,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// Every file or folder that a build names.
 fn named() -> Vec<PathBuf> {
-    let mut named: Vec<PathBuf> = [
-        "Cargo.toml",
-        "Cargo.lock",
-        "build.rs",
-        "src",
-        ".cargo/config.toml",
-        "scripts/protoc",
-        "proto/etcd-client.binpb",
-    ]
-    .map(PathBuf::from)
-    .into();
+    let mut named: Vec<PathBuf> = ["Cargo.toml", "Cargo.lock", "build.rs", "src"].map(PathBuf::from).into();
     let manifest = read("Cargo.toml");
     let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
     named.extend(members.split('"').skip(1).step_by(2).map(PathBuf::from));

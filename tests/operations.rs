@@ -94,6 +94,7 @@ fn every_word_of_a_label_is_explained() {
         ("src/ingress/admission.rs", "let outcome = if passed", &["caller_left"]),
         ("src/hub/tally.rs", "drops[", &["drop_oldest", "conflated", "slow", "closed"]),
         ("src/dispatch/lane.rs", "drops", &["no_connection"]),
+        ("src/telemetry/log.rs", "let limit = Limit::new(", &["repeated", "full", "failed"]),
         ("src/dispatch/intake.rs", "self.drop_job(", &["attempts", "undecodable"]),
     ] {
         let source = page(source);

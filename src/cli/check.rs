@@ -43,10 +43,16 @@ pub(super) fn mistakes(error: &config::ConfigError) -> String {
 
 /// Where the values come from, in words.
 pub(super) fn sources(file: Option<&Path>) -> String {
-    match file {
+    let mut text = match file {
         Some(file) => format!("{}, over the built-in defaults", file.display()),
         None => "built-in defaults (no config.ini here)".into(),
+    };
+    let mut names: Vec<String> = config::environment().map(|(name, _)| name).collect();
+    names.sort();
+    if !names.is_empty() {
+        let _ = write!(text, "; over them {}", names.join(", "));
     }
+    text
 }
 
 fn listing(file: Option<&Path>, settings: &[Setting]) -> String {

@@ -13,7 +13,7 @@ use tonic::{
     transport::Endpoint,
 };
 
-use super::print;
+use super::{note, print};
 use crate::{
     proto::rpc::{PushRequest, rpc_client::RpcClient},
     telemetry::root_cause,
@@ -122,7 +122,7 @@ fn from_file(file: &Path) -> Result<String, String> {
 fn from_stdin() -> Result<String, String> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
-        eprintln!("oxipush: type the content, then Ctrl-D");
+        note(format_args!("type the content, then Ctrl-D"));
     }
     read(stdin.lock(), "stdin")
 }

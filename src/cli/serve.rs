@@ -1,6 +1,6 @@
 //! Runs the gateway: configuration, log, runtime, signals, banner, exit code.
 
-use std::{fmt::Write as _, io, path::Path, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io, path::Path, process::ExitCode, thread, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -24,21 +24,25 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     if let Err(error) = telemetry::init(&config.log) {
         return failed(error);
     }
+    let outcome = run_with(config, check::sources(file));
+    if let Err(error) = &outcome {
+        telemetry::say(&format!("oxipush: {error}\n"));
+    }
+    telemetry::finish();
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_with(config: Config, sources: String) -> Result<(), String> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if config.node.workers > 0 {
         builder.worker_threads(config.node.workers);
     }
-    let runtime = match builder.enable_all().thread_name("oxipush").build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(format_args!("the runtime cannot be started: {error}")),
-    };
-    let outcome = runtime.block_on(serve(config, check::sources(file)));
+    let runtime = builder.enable_all().thread_name("oxipush").build();
+    let runtime = runtime.map_err(|error| format!("the runtime cannot be started: {error}"))?;
+    let outcome = runtime.block_on(serve(config, sources));
     // what still blocks a thread has no more to say: the gateway has drained
     runtime.shutdown_timeout(Duration::from_secs(1));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(error),
-    }
+    outcome
 }
 
 async fn serve(config: Config, sources: String) -> Result<(), String> {
@@ -66,6 +70,7 @@ fn stop_signal() -> io::Result<oneshot::Receiver<()>> {
         let _ = told.send(());
         let (name, code) = next(&mut terminate, &mut interrupt).await;
         tracing::warn!(signal = name, "ended at once by a second signal; what was in hand comes again after a start");
+        telemetry::finish();
         #[expect(clippy::disallowed_methods, reason = "this is the one end without a drain, asked for twice")]
         std::process::exit(code);
     });
@@ -108,7 +113,9 @@ impl Welcome {
                 queue, config, "serving");
             return;
         }
-        print(&self.banner(at, queue));
+        let banner = self.banner(at, queue);
+        // a pipe that nobody reads must not hold the start up
+        drop(thread::Builder::new().name("banner".into()).spawn(move || print(&banner)));
     }
 
     fn banner(&self, at: &Listeners, queue: &str) -> String {
@@ -128,6 +135,10 @@ impl Welcome {
         );
         if self.page {
             let _ = writeln!(text, "  open http://{http}/ in a browser and join as alice, or");
+        }
+        if self.keys {
+            // `push` and curl read it from there
+            text.push_str("  export OXIPUSH_KEY=…   (one of [auth] keys)\n");
         }
         let url = if socket.port() == 8080 { String::new() } else { format!(" --url ws://{socket}/ws") };
         let _ = writeln!(text, "  oxipush tail --card alice{url}");

@@ -17,7 +17,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::print;
+use super::{note, print};
 use crate::telemetry::root_cause;
 
 pub(super) const LONG_ABOUT: &str = "\
@@ -90,7 +90,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
                 Ok(Ok(mut socket)) => {
                     failures = 0;
                     ever = true;
-                    eprintln!("oxipush: joined {} as {}", arguments.url, escaped(&arguments.card));
+                    note(format_args!("joined {} as {}", arguments.url, escaped(&arguments.card)));
                     let end = follow(&mut socket, arguments.json, stop.as_mut()).await;
                     let normal = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
                     let _ = timeout(Duration::from_secs(1), socket.close(Some(normal))).await;
@@ -114,7 +114,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
             End::Back { why, delay } => (why, delay.unwrap_or_else(|| backoff(failures)).min(LONGEST_DELAY)),
         };
         failures += 1;
-        eprintln!("oxipush: {why}; joining again in {:.1} s", delay.as_secs_f64());
+        note(format_args!("{why}; joining again in {:.1} s", delay.as_secs_f64()));
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = &mut stop => return Ok(()),
@@ -191,7 +191,7 @@ async fn follow(socket: &mut Socket, json: bool, mut stop: std::pin::Pin<&mut im
             Ok(Some(event)) => match event.event.as_str() {
                 "push" if !print(&line(&event.data, json)) => return End::Done,
                 "drain" => delay = event.data.get("reconnect_in_ms").and_then(Value::as_u64).map(Duration::from_millis),
-                "error" => eprintln!("oxipush: {}", mistake(&event.data)),
+                "error" => note(mistake(&event.data)),
                 _ => {}
             },
             Ok(None) => {}

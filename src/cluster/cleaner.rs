@@ -11,18 +11,18 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use etcd_client::{Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Config},
+    proto::etcd::{Compare, KeyValue, RequestOp, TxnRequest},
     queue::nsq::admin,
     telemetry::Metrics,
 };
 
 use super::{
-    etcd::{Etcd, Fault},
+    etcd::{Client, Etcd, Fault},
     node::{self, Entry, Keys},
 };
 
@@ -76,14 +76,14 @@ impl Cleaner {
         let living = self.read(&mut client, &node::nodes(&prefix)).await?;
         let rosters = node::rosters(&prefix);
         for entry in self.read(&mut client, &rosters).await? {
-            let Some(id) = std::str::from_utf8(entry.key()).ok().and_then(|key| key.strip_prefix(&rosters)) else {
+            let Some(id) = std::str::from_utf8(&entry.key).ok().and_then(|key| key.strip_prefix(&rosters)) else {
                 continue;
             };
             let keys = Keys::new(&prefix, id);
-            if living.iter().any(|kv| kv.key() == keys.node.as_bytes()) {
+            if living.iter().any(|kv| kv.key == keys.node.as_bytes()) {
                 continue;
             }
-            let since = serde_json::from_slice::<Entry>(entry.value()).unwrap_or_default().gone;
+            let since = serde_json::from_slice::<Entry>(&entry.value).unwrap_or_default().gone;
             let now = millis();
             match since {
                 None => self.mark(&mut client, id, &keys, &entry, now).await?,
@@ -97,19 +97,18 @@ impl Cleaner {
     }
 
     async fn read(&self, client: &mut Client, prefix: &str) -> Result<Vec<KeyValue>, Fault> {
-        let all = GetOptions::new().with_prefix();
-        Ok(self.etcd.call("read the nodes", client.get(prefix, Some(all))).await?.take_kvs())
+        Ok(self.etcd.call("read the nodes", client.get_all(prefix, false)).await?.kvs)
     }
 
     /// Writes down since when the node is gone.
     async fn mark(&self, client: &mut Client, id: &str, keys: &Keys, entry: &KeyValue, now: u64) -> Result<(), Fault> {
         let gone = Entry { gone: Some(now) }.json();
-        let txn = Txn::new().when([unchanged(entry), absent(&keys.node)]).and_then([TxnOp::put(
-            keys.roster.as_str(),
-            gone,
-            None,
-        )]);
-        if self.etcd.call("mark a gone node", client.txn(txn)).await?.succeeded() {
+        let txn = TxnRequest {
+            compare: vec![unchanged(entry), Compare::absent(&keys.node)],
+            success: vec![RequestOp::put(&keys.roster, gone, 0)],
+            failure: Vec::new(),
+        };
+        if self.etcd.call("mark a gone node", client.txn(txn)).await?.succeeded {
             let grace = humantime::format_duration(self.grace);
             tracing::info!(node = id, "the node is gone; unless it returns, its channel is deleted in {grace}");
         }
@@ -118,13 +117,14 @@ impl Cleaner {
 
     async fn delete(&mut self, client: &mut Client, id: &str, keys: &Keys, entry: &KeyValue) -> Result<(), Fault> {
         let ttl = (self.etcd.config.timeout * 4).max(Duration::from_secs(10));
-        let lease = self.etcd.call("grant a lease", client.lease_grant(ttl.as_secs() as i64, None)).await?.id();
-        let under = Some(PutOptions::new().with_lease(lease));
-        let txn = Txn::new()
-            .when([unchanged(entry), absent(&keys.node), absent(&keys.deleting)])
-            .and_then([TxnOp::put(keys.deleting.as_str(), "", under)]);
+        let lease = self.etcd.call("grant a lease", client.lease_grant(ttl.as_secs() as i64)).await?;
+        let txn = TxnRequest {
+            compare: vec![unchanged(entry), Compare::absent(&keys.node), Compare::absent(&keys.deleting)],
+            success: vec![RequestOp::put(&keys.deleting, "", lease)],
+            failure: Vec::new(),
+        };
         let outcome = match self.etcd.call("claim a gone node's channel", client.txn(txn)).await {
-            Ok(claimed) if claimed.succeeded() => self.delete_claimed(client, id, keys, entry, ttl / 2).await,
+            Ok(claimed) if claimed.succeeded => self.delete_claimed(client, id, keys, entry, ttl / 2).await,
             Ok(_) => Ok(()),
             Err(fault) => Err(fault),
         };
@@ -153,7 +153,8 @@ impl Cleaner {
         match deleted.unwrap_or_else(|_| Err("the nsqds did not answer in time".into())) {
             Ok(channels) => {
                 self.told.remove(id);
-                let strike = Txn::new().when([unchanged(entry)]).and_then([TxnOp::delete(keys.roster.as_str(), None)]);
+                let success = vec![RequestOp::delete(&keys.roster)];
+                let strike = TxnRequest { compare: vec![unchanged(entry)], success, failure: Vec::new() };
                 self.etcd.call("strike a gone node", client.txn(strike)).await?;
                 self.metrics.channels_deleted.inc_by(channels as u64);
                 tracing::info!(node = id, channels, "the channel of a node that did not return is deleted");
@@ -170,11 +171,7 @@ impl Cleaner {
 }
 
 fn unchanged(entry: &KeyValue) -> Compare {
-    Compare::mod_revision(entry.key(), CompareOp::Equal, entry.mod_revision())
-}
-
-fn absent(key: &str) -> Compare {
-    Compare::create_revision(key, CompareOp::Equal, 0)
+    Compare::unchanged(&entry.key, entry.mod_revision)
 }
 
 fn millis() -> u64 {

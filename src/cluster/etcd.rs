@@ -1,11 +1,14 @@
 //! Calls to etcd: each under a time-out, each failure told as what to do about it.
 
+mod client;
+
 use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
 
-use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::{config, telemetry::Metrics};
+pub(super) use client::{Client, Error, KeepAlive};
 
 /// etcd pings a connection's other side no more often than this (its own least is 5 s).
 const PING: Duration = Duration::from_secs(10);
@@ -58,20 +61,12 @@ impl Etcd {
     }
 
     async fn try_connect(&self) -> Result<Client, Fault> {
-        let options = self.options().await?;
-        // the client's balanced channel keeps connection errors to itself, so they are looked for first
-        self.probe(&options).await?;
-        let mut with = ConnectOptions::new()
-            .with_connect_timeout(self.config.timeout)
-            .with_keep_alive(PING, self.config.timeout)
-            .with_keep_alive_while_idle(true);
-        if let Some(tls) = options {
-            with = with.with_tls(tls);
-        }
-        if !self.config.user.is_empty() {
-            with = with.with_user(&self.config.user, self.config.password.expose()).with_auto_token_refresh(true);
-        }
-        self.call("connect", Client::connect(self.config.etcd.as_slice(), Some(with))).await
+        let endpoints = self.endpoints().await?;
+        // the balanced channel keeps connection errors to itself, so they are looked for first
+        self.probe(&endpoints).await?;
+        let user = &self.config.user;
+        let login = (!user.is_empty()).then(|| (user.clone(), self.config.password.clone()));
+        self.call("connect", Client::connect(endpoints, login)).await
     }
 
     /// `future` within `[cluster] timeout`; a failure is counted.
@@ -128,12 +123,12 @@ impl Etcd {
 
     /// Any question over a new connection.
     async fn ask(&self) -> Result<(), Fault> {
-        let with = self.options().await?.map(|tls| ConnectOptions::new().with_tls(tls));
-        let mut client = self.call("connect", Client::connect(self.config.etcd.as_slice(), with)).await?;
-        self.call("ask for the status", client.status()).await.map(|_| ())
+        let endpoints = self.endpoints().await?;
+        let mut client = self.call("connect", Client::connect(endpoints, None)).await?;
+        self.call("ask for the status", client.status()).await
     }
 
-    async fn options(&self) -> Result<Option<TlsOptions>, Fault> {
+    async fn tls(&self) -> Result<Option<ClientTlsConfig>, Fault> {
         if !self.config.etcd.iter().any(|endpoint| endpoint.starts_with("https://")) {
             return Ok(None);
         }
@@ -147,24 +142,34 @@ impl Etcd {
                 "etcd by https:// needs [cluster] tls_ca, the file of its certificate authority".into(),
             ));
         };
-        let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(file("tls_ca", ca).await?));
+        let mut options = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(file("tls_ca", ca).await?));
         if let (Some(cert), Some(key)) = (&self.config.tls_cert, &self.config.tls_key) {
             options = options.identity(Identity::from_pem(file("tls_cert", cert).await?, file("tls_key", key).await?));
         }
         Ok(Some(options))
     }
 
-    /// Whether an endpoint can be connected to; else why none can.
-    async fn probe(&self, tls: &Option<TlsOptions>) -> Result<(), Fault> {
-        let mut faults = Vec::new();
-        for url in &self.config.etcd {
-            let endpoint = tonic::transport::Endpoint::from_shared(url.clone()).and_then(|endpoint| match tls {
+    /// All endpoints, with what holds for each connection.
+    async fn endpoints(&self) -> Result<Vec<Endpoint>, Fault> {
+        let tls = self.tls().await?;
+        let endpoint = |url: &String| {
+            let endpoint = Endpoint::from_shared(url.clone()).and_then(|endpoint| match &tls {
                 Some(tls) => endpoint.tls_config(tls.clone()),
                 None => Ok(endpoint),
             });
             let endpoint =
-                endpoint.map_err(|error| Fault::Refused(format!("{url}: {}", chain(&Error::TransportError(error)))))?;
-            let connecting = async { endpoint.connect().await.map_err(Error::TransportError) };
+                endpoint.map_err(|error| Fault::Refused(format!("{url}: {}", chain(&Error::Transport(error)))))?;
+            let endpoint = endpoint.connect_timeout(self.config.timeout).http2_keep_alive_interval(PING);
+            Ok(endpoint.keep_alive_timeout(self.config.timeout).keep_alive_while_idle(true))
+        };
+        self.config.etcd.iter().map(endpoint).collect()
+    }
+
+    /// Whether an endpoint can be connected to; else why none can.
+    async fn probe(&self, endpoints: &[Endpoint]) -> Result<(), Fault> {
+        let mut faults = Vec::new();
+        for (url, endpoint) in self.config.etcd.iter().zip(endpoints) {
+            let connecting = async { endpoint.connect().await.map_err(Error::from) };
             match self.call("connect", connecting).await {
                 Ok(_) => return Ok(()),
                 Err(Fault::Away(why)) => faults.push(Fault::Away(format!("{url}: {why}"))),
@@ -232,9 +237,9 @@ fn fault(what: &str, error: &Error) -> Fault {
 /// An etcd error with what it came from; its own display leaves the causes out.
 fn chain(error: &Error) -> String {
     match error {
-        Error::GRpcStatus(status) => causes(status.message().to_owned(), status.source()),
-        Error::TransportError(transport) => causes(String::new(), transport.source()),
-        other => other.to_string(),
+        Error::Status(status) => causes(status.message().to_owned(), status.source()),
+        Error::Transport(transport) => causes(String::new(), transport.source()),
+        Error::Ended => error.to_string(),
     }
 }
 

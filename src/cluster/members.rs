@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use etcd_client::{EventType, GetOptions, KeyValue, WatchOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +9,7 @@ use super::{
     etcd::{Backoff, Etcd, Fault},
     node::{self, Node},
 };
+use crate::proto::etcd::{KeyValue, event::Kind};
 
 /// Where the nodes are told.
 pub(super) struct Members {
@@ -46,29 +46,25 @@ async fn follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Fault {
 async fn try_follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Result<std::convert::Infallible, Fault> {
     let prefix = node::nodes(&etcd.config.prefix);
     let mut client = etcd.connect().await?;
-    let all = GetOptions::new().with_prefix();
-    let got = etcd.call("read the nodes", client.get(prefix.as_str(), Some(all))).await?;
-    let mut nodes: Nodes =
-        got.kvs().iter().filter_map(|kv| Some((id(&prefix, kv.key())?, takes_clients(kv)))).collect();
+    let got = etcd.call("read the nodes", client.get_all(&prefix, true)).await?;
+    let mut nodes: Nodes = got.kvs.iter().filter_map(|kv| Some((id(&prefix, &kv.key)?, takes_clients(kv)))).collect();
     tell.publish(&nodes);
-    let next = got.header().map_or(0, |header| header.revision()) + 1;
-    let from = WatchOptions::new().with_prefix().with_start_revision(next);
-    let mut watch = etcd.call("watch the nodes", client.watch(prefix.as_str(), Some(from))).await?;
+    let next = got.header.map_or(0, |header| header.revision) + 1;
+    let mut watch = etcd.call("watch the nodes", client.watch(&prefix, next)).await?;
     backoff.reset();
     loop {
         // no time-out: the connection's pings end a watch whose etcd is gone
         let message = watch.message().await;
         let message = match message {
-            Ok(Some(message)) if !message.canceled() => message,
-            Ok(Some(message)) => return Err(Fault::Away(message.cancel_reason().to_owned())),
-            Ok(None) => return Err(Fault::Away("etcd ended it".into())),
+            Ok(message) if !message.canceled => message,
+            Ok(message) => return Err(Fault::Away(message.cancel_reason)),
             Err(error) => return etcd.call("watch the nodes", async { Err(error) }).await,
         };
-        for event in message.events() {
-            let Some((kv, id)) = event.kv().and_then(|kv| Some((kv, id(&prefix, kv.key())?))) else { continue };
-            match event.event_type() {
-                EventType::Put => nodes.insert(id, takes_clients(kv)),
-                EventType::Delete => nodes.remove(&id),
+        for event in message.events {
+            let Some((kv, id)) = event.kv.as_ref().and_then(|kv| Some((kv, id(&prefix, &kv.key)?))) else { continue };
+            match event.kind() {
+                Kind::Put => nodes.insert(id, takes_clients(kv)),
+                Kind::Delete => nodes.remove(&id),
             };
         }
         tell.publish(&nodes);
@@ -99,7 +95,7 @@ impl Members {
 }
 
 fn takes_clients(kv: &KeyValue) -> bool {
-    Node::parse(kv.value()).is_some_and(|node| node.takes_clients())
+    Node::parse(&kv.value).is_some_and(|node| node.takes_clients())
 }
 
 fn id(prefix: &str, key: &[u8]) -> Option<String> {

@@ -10,13 +10,12 @@ mod namesake;
 
 use std::time::Duration;
 
-use etcd_client::Client;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     addresses::Addresses,
-    etcd::{Backoff, Etcd, Fault},
+    etcd::{Backoff, Client, Etcd, Fault},
     node::Standing,
 };
 use key::{Key, Obstacle};
@@ -195,7 +194,7 @@ impl Registration {
             None => self.etcd.connect().await,
         };
         let revoked = match client {
-            Ok(mut client) => self.etcd.call("revoke the lease", client.lease_revoke(lease)).await.map(|_| ()),
+            Ok(mut client) => self.etcd.call("revoke the lease", client.lease_revoke(lease)).await,
             Err(fault) => Err(fault),
         };
         match revoked {

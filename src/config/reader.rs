@@ -3,10 +3,16 @@
 //! A value that cannot be read is replaced by one that can, so that reading goes on to the next mistake; nobody sees it, since
 //! one mistake refuses the whole configuration.
 
-use std::{fmt::Display, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use super::{
-    Config, Secret,
+    Config, Secret, ini, origin,
     source::{ConfigError, Values},
 };
 
@@ -40,7 +46,8 @@ impl<'a> Reader<'a> {
 
     pub(super) fn text(&mut self, section: &str, key: &str) -> String {
         let value = self.values.get(section).and_then(|keys| keys.get(key));
-        value.expect("invariant: config.ini has every key that is read").trim().trim_matches('"').to_owned()
+        let value = value.expect("invariant: config.ini has every key that is read").trim();
+        ini::unquoted(value).to_owned()
     }
 
     /// Parses a value; a mistake is noted with what would be `right`, and `instead` is read.
@@ -128,8 +135,23 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn address(&mut self, section: &str, key: &str) -> SocketAddr {
-        let instead = SocketAddr::from(([127, 0, 0, 1], 0));
-        self.parse(section, key, "an address (say 127.0.0.1:8080 or 0.0.0.0:8080)", instead, |text| text.parse().ok())
+        let text = self.text(section, key);
+        text.parse().unwrap_or_else(|_| {
+            self.fault(section, key, format!("{text:?} {}", no_address(&text)));
+            self.replaced = true;
+            SocketAddr::from(([127, 0, 0, 1], 0))
+        })
+    }
+
+    /// Origins that browsers send.
+    pub(super) fn origins(&mut self, section: &str, key: &str) -> Vec<String> {
+        let all = self.list(section, key);
+        for item in &all {
+            if let Some(fault) = origin::fault(item) {
+                self.fault(section, key, format!("{item:?} can never be an origin: {fault}"));
+            }
+        }
+        all
     }
 
     pub(super) fn switch(&mut self, section: &str, key: &str) -> bool {
@@ -146,6 +168,27 @@ impl<'a> Reader<'a> {
         self.parse(section, key, &right, choices[0].1, |text| {
             choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
         })
+    }
+}
+
+/// Why `text` is no address to listen on, and what would be.
+fn no_address(text: &str) -> String {
+    const SAY: &str = "(say 127.0.0.1:8080 or 0.0.0.0:8080)";
+    if text.contains("://") {
+        return format!("is a URL: write the address and the port alone {SAY}");
+    }
+    if text.parse::<IpAddr>().is_ok() {
+        return format!("has no port {SAY}; an IPv6 address stands in brackets, [::1]:8080");
+    }
+    match text.rsplit_once(':') {
+        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
+            format!("names no address: write 0.0.0.0:{port} for all of this machine's, or 127.0.0.1:{port}")
+        }
+        Some((host, port)) if port.parse::<u16>().is_ok() && host.contains(|c: char| c.is_ascii_alphabetic()) => {
+            format!("is a host name: write the address that it stands for {SAY}")
+        }
+        Some((host, _)) if host.parse::<IpAddr>().is_ok() => format!("has no port from 0 to 65535 {SAY}"),
+        _ => format!("is not an address {SAY}"),
     }
 }
 

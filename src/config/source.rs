@@ -1,15 +1,8 @@
 //! Where the values come from, layer over layer: the compiled-in config.ini, a file, the environment.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Display,
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use config::{Environment, File, FileFormat};
-
-use super::{Config, reader::Reader, tables};
+use super::{Config, ini, reader::Reader, tables};
 
 /// The repository's config.ini: every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config.ini");
@@ -96,34 +89,64 @@ struct Layers {
 
 impl Layers {
     fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let (known, _) = values(File::from_str(DEFAULTS, FileFormat::Ini))
-            .expect("invariant: the compiled-in config.ini is well-formed");
-        let mut faults = Vec::new();
-        let mut layers = known.clone();
+        let (known, _) = ini::read(DEFAULTS);
+        let mut layers = Self { values: known.clone(), faults: Vec::new() };
         if let Some(path) = file {
-            let cannot = |error: &dyn Display| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]);
-            let text = fs::read_to_string(path).map_err(|error| cannot(&error))?;
-            let source = File::from_str(text.trim_start_matches('\u{feff}'), FileFormat::Ini);
-            let (read, stray) = values(source).map_err(|error| cannot(&error))?;
-            faults.extend(stray.iter().map(|key| format!("{key}: it stands in no section; write [section] above it")));
-            overlay(&mut layers, read, &known, &mut faults, |section, key| format!("[{section}] {key}"));
-        }
-        let environment: HashMap<_, _> = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
-        let garbled = environment.iter().filter(|(_, value)| value.contains(char::REPLACEMENT_CHARACTER));
-        faults.extend(garbled.map(|(name, _)| format!("{name}: its value is not UTF-8 text")));
-        let source =
-            Environment::with_prefix("OXIPUSH").prefix_separator("__").separator("__").source(Some(environment));
-        match values(source) {
-            Ok((read, stray)) => {
-                let named = stray.iter().map(|name| format!("{PREFIX}{}", name.to_uppercase()));
-                faults.extend(named.map(|name| format!("{name}: it names no key; write OXIPUSH__SECTION__KEY")));
-                overlay(&mut layers, read, &known, &mut faults, |section, key| {
-                    format!("{PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase())
-                });
+            let text = fs::read_to_string(path)
+                .map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
+            let (read, faults) = ini::read(&text);
+            layers.faults.extend(faults);
+            for (section, keys) in read {
+                for (key, value) in keys {
+                    layers.set(&known, (&section, &key), value, &format!("[{section}] {key}"));
+                }
             }
-            Err(error) => faults.push(format!("the OXIPUSH__ variables cannot be read: {error}")),
         }
-        Ok(Self { values: layers, faults })
+        let mut seen = BTreeMap::new();
+        for (name, value) in environment {
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            if value.contains(char::REPLACEMENT_CHARACTER) {
+                layers.faults.push(format!("{name}: its value is not UTF-8 text"));
+            }
+            let place = rest.to_lowercase();
+            let Some((section, key)) = place.split_once("__").filter(|(_, key)| !key.contains("__")) else {
+                layers.faults.push(format!("{name}: it names no key; write OXIPUSH__SECTION__KEY"));
+                continue;
+            };
+            // in another case: one name has but one value
+            if let Some(other) = seen.insert(place.clone(), name.clone()).filter(|other| *other != name) {
+                layers.faults.push(format!("{name}: it names the same key as {other}"));
+            }
+            layers.set(&known, (section, key), value, &name);
+        }
+        Ok(layers)
+    }
+
+    /// Lays one value over the others; `name` is what its author wrote.
+    fn set(&mut self, known: &Values, (section, key): (&str, &str), value: String, name: &str) {
+        let fault = match known.get(section) {
+            Some(keys) if keys.contains_key(key) => {
+                self.values.entry(section.to_owned()).or_default().insert(key.to_owned(), value);
+                return;
+            }
+            Some(keys) => {
+                let elsewhere = known.iter().find(|(_, keys)| keys.contains_key(key)).map(|(other, _)| other.as_str());
+                let remedy = match (nearest(key, keys.keys()), elsewhere) {
+                    (Some(nearest), _) => format!("did you mean {nearest}?"),
+                    (None, Some(other)) => format!("[{other}] has one"),
+                    (None, None) => "docs/operations.md lists them all".into(),
+                };
+                format!("{name}: there is no such key; {remedy}")
+            }
+            None => {
+                let remedy = match nearest(section, known.keys()) {
+                    Some(nearest) => format!("did you mean [{nearest}]?"),
+                    None => format!("there are [{}]", known.keys().cloned().collect::<Vec<_>>().join("], [")),
+                };
+                format!("{name}: there is no such section; {remedy}")
+            }
+        };
+        self.faults.push(fault);
     }
 
     /// What they mean.
@@ -134,53 +157,11 @@ impl Layers {
     }
 }
 
-/// The values of one layer, and what stands beside its sections.
-fn values(source: impl config::Source + Send + Sync + 'static) -> Result<(Values, Vec<String>), config::ConfigError> {
-    let all: BTreeMap<String, config::Value> =
-        config::Config::builder().add_source(source).build()?.try_deserialize()?;
-    let (mut values, mut stray) = (Values::new(), Vec::new());
-    for (name, keys) in all {
-        match keys.try_deserialize() {
-            Ok(keys) => drop(values.insert(name, keys)),
-            Err(_) => stray.push(name),
-        }
-    }
-    Ok((values, stray))
-}
-
-fn overlay(
-    layers: &mut Values,
-    read: Values,
-    known: &Values,
-    faults: &mut Vec<String>,
-    name: impl Fn(&str, &str) -> String,
-) {
-    for (section, keys) in read {
-        for (key, value) in keys {
-            match known.get(&section).map(|keys| keys.contains_key(&key)) {
-                Some(true) => {
-                    layers.entry(section.clone()).or_default().insert(key, value);
-                }
-                Some(false) => {
-                    let nearest = nearest(&key, known[&section].keys());
-                    faults.push(format!("{}: there is no such key; did you mean {nearest}?", name(&section, &key)));
-                }
-                None => {
-                    let nearest = nearest(&section, known.keys());
-                    faults
-                        .push(format!("{}: there is no such section; did you mean [{nearest}]?", name(&section, &key)));
-                }
-            }
-        }
-    }
-}
-
-/// The known name that shares most letters, in order, with `name`.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> &'a str {
-    let likeness = |other: &str| {
-        let mut rest = other.chars();
-        let shared = name.chars().filter(|c| rest.clone().any(|o| o == *c) && rest.any(|o| o == *c)).count();
-        (2 * shared as isize) - (other.len() as isize - name.len() as isize).abs()
-    };
-    known.max_by_key(|other| likeness(other)).map_or("", String::as_str)
+/// The known name that `name` was most likely meant to be: no more than two letters away, and one in three.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a str> {
+    let near = known.filter_map(|other| {
+        let away = strsim::osa_distance(name, other);
+        (away <= 2.min(other.len().max(name.len()) / 3)).then_some((away, other.as_str()))
+    });
+    near.min().map(|(_, other)| other)
 }

@@ -1,6 +1,6 @@
 //! Each section's keys as types, with their bounds, and what keys mean together.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     Auth, Backend, Cluster, Config, Drain, Grpc, Http, Hub, Log, LogFormat, Node, NodeId, Outbox, Policy, PushLimits,
@@ -40,17 +40,42 @@ pub(super) fn read(r: &mut Reader<'_>) -> Config {
     config
 }
 
+/// The least characters of a key that listeners beyond loopback are kept by.
+const LEAST_KEY: usize = 16;
+
 /// What is wrong only beside another key.
 fn together(r: &mut Reader<'_>, config: &Config) {
     for (section, address) in [("http", config.http.listen), ("grpc", config.grpc.listen)] {
-        if !address.ip().is_loopback() && config.auth.keys.is_empty() && !config.auth.insecure {
+        if address.ip().is_loopback() || config.auth.insecure {
+            continue;
+        }
+        if config.auth.keys.is_empty() {
             let what = format!(
                 "{address} can be reached from other machines and anyone could push: set [auth] keys, listen on 127.0.0.1, \
                  or say [auth] insecure = true"
             );
             r.fault(section, "listen", what);
         }
+        for (nth, key) in config.auth.keys.iter().enumerate() {
+            let length = key.expose().chars().count();
+            if length < LEAST_KEY {
+                let what = format!(
+                    "key {} has {length} characters, and [{section}] listen = {address} can be reached from other machines: \
+                     take {LEAST_KEY} or more (openssl rand -base64 32)",
+                    nth + 1
+                );
+                r.fault("auth", "keys", what);
+            }
+        }
     }
+    let listeners = [("socket", config.socket.listen), ("http", config.http.listen), ("grpc", config.grpc.listen)];
+    for (nth, (section, address)) in listeners.iter().enumerate() {
+        let other = listeners[..nth].iter().find(|(_, other)| is_one_place(*other, *address));
+        if let Some((other, at)) = other {
+            r.fault(section, "listen", format!("{address} is taken by [{other}] listen = {at}: give it another port"));
+        }
+    }
+    drain_fits(r, config);
     if config.socket.ping_interval >= config.socket.idle_timeout {
         r.fault("socket", "ping_interval", "it must be less than idle_timeout, or idle peers are never asked");
     }
@@ -83,6 +108,35 @@ fn together(r: &mut Reader<'_>, config: &Config) {
     }
     if !config.cluster.etcd.is_empty() && config.queue.backend == Backend::Embedded {
         r.fault("cluster", "etcd", "several nodes need a queue they share: set [queue] backend = nsq");
+    }
+}
+
+/// Two listeners cannot have these at once.
+fn is_one_place(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip(), other.ip());
+    one.port() != 0 && one.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
+/// A node that is full must be able to leave in time.
+fn drain_fits(r: &mut Reader<'_>, config: &Config) {
+    let shown = humantime::format_duration;
+    let (grace, all) = (config.drain.grace, config.node.shutdown_timeout);
+    let left = all.saturating_sub(grace);
+    if left.is_zero() {
+        let what = format!("it takes all of [node] shutdown_timeout = {}: give that more", shown(all));
+        return r.fault("drain", "grace", what);
+    }
+    let (rate, clients) = (config.drain.rate, config.socket.max_connections);
+    let takes = Duration::from_secs((clients as u64).div_ceil(u64::from(rate.max(1))));
+    if rate > 0 && takes > left {
+        let what = format!(
+            "{rate} in a second send {clients} connections ([socket] max_connections) away in {}, and [node] \
+             shutdown_timeout leaves {}: take {} or more, 0 for all at once, or change one of those",
+            shown(takes),
+            shown(left),
+            (clients as f64 / left.as_secs_f64()).ceil()
+        );
+        r.fault("drain", "rate", what);
     }
 }
 
@@ -132,7 +186,7 @@ fn socket(r: &mut Reader<'_>) -> Socket {
         max_connections_per_address: r.number(s, "max_connections_per_address", 0, 100_000_000),
         max_refusals: r.number(s, "max_refusals", 0, 1_000_000),
         trusted_proxies: r.each(s, "trusted_proxies", "a network (say 10.0.0.0/8)", |text| text.parse().ok()),
-        allowed_origins: r.list(s, "allowed_origins"),
+        allowed_origins: r.origins(s, "allowed_origins"),
         handshake_timeout: r.time(s, "handshake_timeout", MS * 10, HOUR),
         join_timeout: r.time(s, "join_timeout", MS * 10, HOUR),
         ping_interval: r.time(s, "ping_interval", MS * 10, HOUR),
@@ -167,7 +221,7 @@ fn http(r: &mut Reader<'_>) -> Http {
     let s = "http";
     Http {
         listen: r.address(s, "listen"),
-        allowed_origins: r.list(s, "allowed_origins"),
+        allowed_origins: r.origins(s, "allowed_origins"),
         max_body: r.bytes(s, "max_body", KIB, 1024 * MIB),
         request_timeout: r.time(s, "request_timeout", MS * 10, HOUR),
         page: r.switch(s, "page"),
@@ -195,7 +249,13 @@ fn grpc(r: &mut Reader<'_>) -> Grpc {
 }
 
 fn auth(r: &mut Reader<'_>) -> Auth {
-    Auth { keys: r.list("auth", "keys").into_iter().map(Secret).collect(), insecure: r.switch("auth", "insecure") }
+    let keys = r.list("auth", "keys");
+    for nth in keys.iter().enumerate().filter(|(_, key)| !key.chars().all(|c| c.is_ascii_graphic())).map(|(nth, _)| nth)
+    {
+        let what = format!("key {} has characters that no header carries: take visible ASCII without spaces", nth + 1);
+        r.fault("auth", "keys", what);
+    }
+    Auth { keys: keys.into_iter().map(Secret).collect(), insecure: r.switch("auth", "insecure") }
 }
 
 fn push(r: &mut Reader<'_>) -> PushLimits {
@@ -300,5 +360,8 @@ fn log(r: &mut Reader<'_>) -> Log {
             ["error", "warn", "info", "debug", "trace"].contains(&text)
         }),
         format: r.choice("log", "format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
+        buffer: r.bytes("log", "buffer", KIB, 1024 * MIB),
+        max_repeats: r.number("log", "max_repeats", 0, 1_000_000),
+        repeat_period: r.time("log", "repeat_period", MS * 1000, HOUR * 24),
     }
 }

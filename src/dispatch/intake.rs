@@ -116,6 +116,7 @@ impl Intake {
                 return self.drop_job(job, "undecodable");
             }
         };
+        tracing::trace!(id = %push.id, attempts = job.attempts, "a push is taken from the queue");
         // admission did so already; a record of another origin must not deliver twice either
         push.target.name_each_once();
         let ticket = match self.tickets.keep(job, push.id) {

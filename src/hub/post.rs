@@ -75,6 +75,7 @@ impl Drop for Post {
             (false, false, true) => Fate::Unmatched,
             (false, ..) => Fate::Offered,
         };
+        tracing::trace!(id = %self.push.id, ?fate, "a push has been through the hub");
         let outcome = Outcome { ticket: self.ticket, fate };
         // nobody listens any more: dispatch was stopped and the job requeued
         let _ = self.outcomes.send(outcome);

@@ -229,7 +229,10 @@ impl Admission {
 
     fn count(&self, source: Source, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
         match &outcome {
-            Ok(_) => drop(self.0.accepted[source as usize].inc()),
+            Ok(id) => {
+                tracing::trace!(%id, source = source.label(), "a push is in the queue");
+                self.0.accepted[source as usize].inc();
+            }
             Err(refusal) => self.tell(source, refusal.kind.name()),
         };
         outcome

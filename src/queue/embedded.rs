@@ -12,6 +12,7 @@
 mod chunk;
 mod disk;
 mod journal;
+mod place;
 mod row;
 mod shared;
 mod state;

@@ -1,43 +1,124 @@
-//! The log: lines on stderr, for people or as JSON.
+//! The log: lines on stderr, for people or as JSON. No line stops or ends anything: they wait for a thread that writes them,
+//! and what finds no room, or no disk, is counted and told later.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal, Write as _},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::ParseError, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
+use super::{
+    limit::Limit,
+    metrics::dropped_lines,
+    spool::{Lost, Spool},
+};
 use crate::config;
+
+/// How long the end of the process may wait for the last lines.
+const LAST: Duration = Duration::from_secs(1);
+
+/// The log of this process; tracing has but one, too.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    spool: Spool,
+    limit: Limit,
+    lost: Lost,
+    /// How many lost lines the log has told of.
+    told: AtomicU64,
+}
+
+impl Log {
+    /// Tells what nobody saw: repeated lines whose period is over (at the end: all), and lost ones.
+    fn tell(&self, all: bool) {
+        self.limit.tell(all);
+        let lost = self.lost.all();
+        let lines = lost - self.told.swap(lost, Ordering::Relaxed);
+        if lines > 0 {
+            tracing::warn!(lines, "lines of the log were lost: they could not be written");
+        }
+    }
+}
 
 /// Why the log cannot be started as asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("RUST_LOG={value:?} is no filter: {error}; write say RUST_LOG=debug or RUST_LOG=warn,oxipush::cluster=debug")]
-pub struct LogError {
-    value: String,
-    error: ParseError,
+pub enum LogError {
+    /// `RUST_LOG` is not a filter.
+    #[error(
+        "RUST_LOG={value:?} is no filter: {error}; write say RUST_LOG=debug or RUST_LOG=warn,oxipush::cluster=debug"
+    )]
+    Filter {
+        /// What it is.
+        value: String,
+        /// What is wrong with it.
+        error: ParseError,
+    },
+    /// There is no thread to write it.
+    #[error("the log's thread cannot be started: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// Starts the log as `[log]` says; `RUST_LOG` overrides its level. A log that was started before stays.
 ///
 /// # Errors
-/// `RUST_LOG` is not a filter.
+/// `RUST_LOG` is not a filter; there is no thread.
 pub fn init(config: &config::Log) -> Result<(), LogError> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(value) if !value.trim().is_empty() => {
-            EnvFilter::builder().parse(&value).map_err(|error| LogError { value, error })?
+            EnvFilter::builder().parse(&value).map_err(|error| LogError::Filter { value, error })?
         }
         _ => EnvFilter::new(own_level(&config.level)),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = match config.format {
+    let limit = Limit::new(config.max_repeats, config.repeat_period, dropped_lines("repeated"));
+    let lost = Lost { full: dropped_lines("full"), failed: dropped_lines("failed") };
+    let idle = || {
+        if let Some(log) = LOG.get() {
+            log.tell(false);
+        }
+    };
+    let spool = Spool::start(config.buffer, lost.clone(), io::stderr(), idle)?;
+    let lines = {
+        let spool = spool.clone();
+        tracing_subscriber::fmt::layer().with_writer(move || spool.clone()).log_internal_errors(false)
+    };
+    let lines = match config.format {
         config::LogFormat::Text => {
             let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-            builder.with_ansi(colours).try_init()
+            lines.with_ansi(colours).boxed()
         }
-        config::LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+        config::LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    match started {
-        Ok(()) => tell_panics(),
+    match tracing_subscriber::registry().with(filter).with(limit.clone()).with(lines).try_init() {
+        Ok(()) => {
+            let _ = LOG.set(Log { spool, limit, lost, told: AtomicU64::new(0) });
+            tell_panics();
+        }
         Err(error) => tracing::debug!(%error, "the log was started before"),
     }
     Ok(())
+}
+
+/// Says one more thing on stderr, behind the lines that wait.
+pub fn say(text: &str) {
+    match LOG.get() {
+        Some(log) => log.spool.put(text.as_bytes()),
+        None => drop(io::stderr().write_all(text.as_bytes())),
+    }
+}
+
+/// Waits until the last lines are written, a second at most. For the end of the process.
+pub fn finish() {
+    if let Some(log) = LOG.get() {
+        log.tell(true);
+        log.spool.flush(LAST);
+    }
 }
 
 /// `[log] level` is the gateway's own; of the crates below it only what goes wrong is worth a line.
@@ -55,6 +136,10 @@ fn tell_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(thread = thread.name().unwrap_or(""), place, message, "panic; please report it");
+        // the process ends with this thread
+        if thread.name() == Some("main") {
+            finish();
+        }
     }));
 }
 

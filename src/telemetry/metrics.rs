@@ -2,7 +2,10 @@
 //!
 //! Families with a label cost a look-up; a hot path keeps a clone of the counter it needs.
 
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicI64, AtomicU64},
+};
 
 use prometheus_client::{
     encoding::text::encode,
@@ -16,6 +19,14 @@ type Labels2 = [(&'static str, &'static str); 2];
 pub type Count = Counter<u64, AtomicU64>;
 /// A gauge of 64 bits.
 pub type Level = Gauge<i64, AtomicI64>;
+
+/// The log is the process's: so are its numbers, whoever shows them.
+static DROPPED_LINES: LazyLock<Family<Labels, Count>> = LazyLock::new(Family::default);
+
+/// Counts lines of the log that nobody sees.
+pub(super) fn dropped_lines(reason: &'static str) -> Count {
+    DROPPED_LINES.get_or_create(&[("reason", reason)]).clone()
+}
 
 macro_rules! metrics {
     ($($field:ident: $type:ty = $make:expr, $name:literal, $help:literal;)*) => {
@@ -70,6 +81,7 @@ metrics! {
     registered: Level = Level::default(), "cluster_registered", "1 while this node's key is in etcd";
     etcd_errors: Count = Count::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Count = Count::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
+    dropped_lines: Family<Labels, Count> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
 }
 
 impl Default for Metrics {

@@ -148,7 +148,9 @@ impl Etcd {
             .arg(self.folder.path().join("data"))
             .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}"), "--logger=zap", "--log-outputs=stderr"]);
+            .args(["--initial-cluster", &format!("default={peer}"), "--logger=zap", "--log-outputs=stderr"])
+            // a login's token ends after a second without a call
+            .arg("--auth-token-ttl=1");
         if let Some(tls) = &self.tls {
             command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
             if tls.clients {

@@ -1,12 +1,13 @@
 //! This node's key in etcd, and what is written with it: its roster entry, gopusher's key.
 
-use etcd_client::{Client, Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
-
 use super::namesake::Namesake;
-use crate::cluster::{
-    addresses::Addresses,
-    etcd::{Etcd, Fault},
-    node::{Entry, Keys, Node, Stage, Standing},
+use crate::{
+    cluster::{
+        addresses::Addresses,
+        etcd::{Client, Etcd, Fault},
+        node::{Entry, Keys, Node, Stage, Standing},
+    },
+    proto::etcd::{Compare, KeyValue, RequestOp, ResponseOp, TxnRequest, response_op},
 };
 
 pub(super) struct Key {
@@ -54,17 +55,16 @@ impl Key {
     /// Writes the key if it is absent or this process's own.
     pub(super) async fn claim(&mut self, client: &mut Client, lease: i64, standing: Standing) -> Result<(), Obstacle> {
         let keys = self.keys.clone();
-        let absent = |key: &str| Compare::create_revision(key, CompareOp::Equal, 0);
-        let look = [TxnOp::get(keys.node.as_str(), None), TxnOp::get(keys.deleting.as_str(), None)];
-        let txn = Txn::new()
-            .when([absent(&keys.node), absent(&keys.deleting)])
-            .and_then(self.puts(lease, standing))
-            .or_else(look);
+        let txn = TxnRequest {
+            compare: vec![Compare::absent(&keys.node), Compare::absent(&keys.deleting)],
+            success: self.puts(lease, standing),
+            failure: vec![RequestOp::get(&keys.node), RequestOp::get(&keys.deleting)],
+        };
         let answer = self.etcd.call("claim the node id", client.txn(txn)).await?;
-        if answer.succeeded() {
+        if answer.succeeded {
             return Ok(());
         }
-        let mut found = answer.op_responses().into_iter().map(first);
+        let mut found = answer.responses.into_iter().map(first);
         let (node, deleting) = (found.next().flatten(), found.next().flatten());
         let Some(there) = node else {
             return Err(match deleting {
@@ -72,19 +72,18 @@ impl Key {
                 None => Fault::Away("claim the node id: the key changed meanwhile".into()).into(),
             });
         };
-        let node = Node::parse(there.value());
-        let ours =
-            there.lease() == lease || node.as_ref().is_some_and(|node| node.incarnation == self.node.incarnation);
+        let node = Node::parse(&there.value);
+        let ours = there.lease == lease || node.as_ref().is_some_and(|node| node.incarnation == self.node.incarnation);
         if !ours {
-            return Err(Obstacle::Taken(Box::new(Namesake { key: keys.node, node, lease: there.lease() })));
+            return Err(Obstacle::Taken(Box::new(Namesake { key: keys.node, node, lease: there.lease })));
         }
-        let unchanged = Compare::mod_revision(keys.node.as_str(), CompareOp::Equal, there.mod_revision());
+        let unchanged = Compare::unchanged(keys.node.as_bytes(), there.mod_revision);
         Ok(self.put_when(client, unchanged, lease, standing).await?)
     }
 
     /// Writes how the node stands, if the key is still under `lease`.
     pub(super) async fn put(&mut self, client: &mut Client, lease: i64, standing: Standing) -> Result<(), Fault> {
-        let ours = Compare::lease(self.keys.node.as_str(), CompareOp::Equal, lease);
+        let ours = Compare::under(&self.keys.node, lease);
         self.put_when(client, ours, lease, standing).await?;
         tracing::info!(node = self.node.id, phase = self.node.phase, ready = standing.ready, "phase written to etcd");
         Ok(())
@@ -97,8 +96,8 @@ impl Key {
         lease: i64,
         standing: Standing,
     ) -> Result<(), Fault> {
-        let txn = Txn::new().when([ours]).and_then(self.puts(lease, standing));
-        match self.etcd.call("put the node's key", client.txn(txn)).await?.succeeded() {
+        let txn = TxnRequest { compare: vec![ours], success: self.puts(lease, standing), failure: Vec::new() };
+        match self.etcd.call("put the node's key", client.txn(txn)).await?.succeeded {
             true => Ok(()),
             false => Err(Fault::Away("the key is not this node's any more".into())),
         }
@@ -106,36 +105,35 @@ impl Key {
 
     /// Someone may have deleted the key though the lease lives.
     pub(super) async fn check(&self, client: &mut Client, lease: i64) -> Result<(), Fault> {
-        let got = self.etcd.call("read the node's key", client.get(self.name(), None)).await?;
-        match got.kvs().first().is_some_and(|kv| kv.lease() == lease) {
+        let got = self.etcd.call("read the node's key", client.get(self.name())).await?;
+        match got.kvs.first().is_some_and(|kv| kv.lease == lease) {
             true => Ok(()),
             false => Err(Fault::Away("the key was deleted".into())),
         }
     }
 
     /// What etcd shall hold of this node.
-    fn puts(&mut self, lease: i64, standing: Standing) -> Vec<TxnOp> {
+    fn puts(&mut self, lease: i64, standing: Standing) -> Vec<RequestOp> {
         self.node.stand(standing);
-        let under = || Some(PutOptions::new().with_lease(lease));
-        let mut puts = vec![TxnOp::put(self.keys.node.as_str(), self.node.json(), under())];
+        let mut puts = vec![RequestOp::put(&self.keys.node, self.node.json(), lease)];
         if self.reads_channel {
-            puts.push(TxnOp::put(self.keys.roster.as_str(), Entry::default().json(), None));
+            puts.push(RequestOp::put(&self.keys.roster, Entry::default().json(), 0));
         }
         if let Some(key) = &self.gopusher {
             puts.push(match standing.stage {
                 Stage::Serving => {
-                    TxnOp::put(key.as_str(), format!("{} weight={}", self.node.socket, self.node.weight), under())
+                    RequestOp::put(key, format!("{} weight={}", self.node.socket, self.node.weight), lease)
                 }
-                Stage::Starting | Stage::Unready | Stage::Draining => TxnOp::delete(key.as_str(), None),
+                Stage::Starting | Stage::Unready | Stage::Draining => RequestOp::delete(key),
             });
         }
         puts
     }
 }
 
-fn first(response: TxnOpResponse) -> Option<KeyValue> {
-    match response {
-        TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
+fn first(answer: ResponseOp) -> Option<KeyValue> {
+    match answer.response {
+        Some(response_op::Response::Range(got)) => got.kvs.into_iter().next(),
         _ => None,
     }
 }

@@ -29,17 +29,17 @@ impl Namesake {
         let mut client = etcd.connect().await?;
         let (mut last, mut risen, begun) = (i64::MAX, 0, Instant::now());
         loop {
-            let answer = etcd.call("look at a lease", client.lease_time_to_live(self.lease, None)).await?;
-            if answer.ttl() <= 0 {
+            let answer = etcd.call("look at a lease", client.lease_time_to_live(self.lease)).await?;
+            if answer.ttl <= 0 {
                 return Ok(true);
             }
             if last == i64::MAX {
-                tracing::info!(key = self.key, seconds = answer.ttl(), "waiting for a predecessor's lease to end");
+                tracing::info!(key = self.key, seconds = answer.ttl, "waiting for a predecessor's lease to end");
             }
             // a new leader of etcd lengthens all leases once: only the second rise is a sign of life
-            risen += u32::from(answer.ttl() > last);
-            last = answer.ttl();
-            let most = Duration::from_secs(2 * answer.granted_ttl().max(1).unsigned_abs()) + etcd.config.timeout;
+            risen += u32::from(answer.ttl > last);
+            last = answer.ttl;
+            let most = Duration::from_secs(2 * answer.granted_ttl.max(1).unsigned_abs()) + etcd.config.timeout;
             if risen >= 2 || begun.elapsed() > most {
                 return Ok(false);
             }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{Read as _, Seek as _, Write as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -22,6 +22,7 @@ use redb::{
 use super::{
     chunk::Chunk,
     journal::Journal,
+    place,
     row::{self, BadRow, Row},
 };
 use crate::{config, queue::OpenError};
@@ -49,9 +50,10 @@ pub(super) fn folder(dir: PathBuf) -> Open {
             lock = Some(lock_folder(&dir)?);
         }
         let path = dir.join("queue.redb");
+        let (log, journal) = (place::open(&path)?, place::open(&dir.join("queue.journal"))?);
         // redb is hardened against torn writes, not against any file of that name
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            Store::open(|builder| builder.create(&path), || journal(&dir.join("queue.journal")))
+            Store::open(|builder| builder.create_file(log), || Ok(Box::new(FileBackend::new(journal)?)))
         }));
         let mut store = opened.unwrap_or_else(|_| Err(Failure::Damaged("it has no valid form".into()))).map_err(
             |failure| match failure {
@@ -71,17 +73,10 @@ pub(super) fn folder(dir: PathBuf) -> Open {
     })
 }
 
-fn journal(path: &Path) -> Result<Box<dyn StorageBackend>, redb::Error> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-    Ok(Box::new(FileBackend::new(file)?))
-}
-
 fn lock_folder(dir: &Path) -> Result<File, OpenError> {
+    place::folder(dir)?;
     let path = dir.join("queue.lock");
-    let cannot = |error| OpenError(format!("cannot use {}: {error}; see that [data] dir is writable", path.display()));
-    fs::create_dir_all(dir).map_err(cannot)?;
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
+    let mut file = place::open(&path)?;
     let give_up = Instant::now() + LOCK_WAIT;
     loop {
         match file.try_lock() {
@@ -96,7 +91,7 @@ fn lock_folder(dir: &Path) -> Result<File, OpenError> {
                     if owner.trim().is_empty() { "unknown" } else { owner.trim() },
                 )));
             }
-            Err(TryLockError::Error(error)) => return Err(cannot(error)),
+            Err(TryLockError::Error(error)) => return Err(place::cannot(&path, &error)),
         }
     }
     // for the message above only
