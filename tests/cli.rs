@@ -570,7 +570,7 @@ fn a_torn_end_is_repaired_with_a_line_in_the_log_and_a_held_backlog_has_one_too(
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(support::backlog::leave(&folder.path().join("data"), "alice", &["waits"]));
     let mut node = Node::start(&folder, &[("OXIPUSH__QUEUE__REPLAY_HOLD", "1h")]);
-    node.running.err_line(|line| line.contains("the queue has a backlog") && line.contains("time=3600s"));
+    node.running.err_line(|line| line.contains("a backlog is held") && line.contains("time=3600s"));
     node.stop();
 }
 

@@ -381,7 +381,7 @@ async fn a_drain_does_not_wait_for_a_peer_that_reads_nothing() {
     }
     rig.reaches(r#"oxipush_jobs_total{outcome="finished"}"#, 400).await;
     rig.clients.drain(0, Duration::ZERO, PATIENCE).await;
-    assert_eq!(rig.hub.census().connections, 0);
+    assert_eq!(rig.clients.gone(PATIENCE).await, 0);
     assert_eq!(rig.sample(r#"oxipush_closes_total{code="3000"}"#), 1);
     rig.reaches(r#"oxipush_drops_total{reason="closed"}"#, 1).await;
     rig.stop().await;

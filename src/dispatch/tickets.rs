@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -31,6 +31,9 @@ pub(super) struct Tickets {
     next: AtomicU64,
     timeout: Duration,
     requeue_delay: Duration,
+    /// How many jobs may wait here for the end of a drain, and how many did.
+    max_aside: usize,
+    aside: AtomicUsize,
     in_hand: Level,
     finished: Count,
     unmatched: Count,
@@ -44,6 +47,8 @@ impl Tickets {
             next: AtomicU64::new(0),
             timeout: config.job_timeout,
             requeue_delay: config.requeue_delay,
+            max_aside: config.max_in_flight / 2,
+            aside: AtomicUsize::new(0),
             in_hand: metrics.jobs_in_hand.clone(),
             finished: metrics.jobs.get_or_create_owned(&[("outcome", "finished")]),
             unmatched: metrics.drops.get_or_create_owned(&[("reason", "no_match")]),
@@ -78,19 +83,28 @@ impl Tickets {
         }
     }
 
-    /// Requeues all that is left.
+    /// Whether each job in hand was offered; as soon as some are set aside nobody needs to wait for the others.
+    pub(super) fn all_offered(&self) -> bool {
+        self.lock().is_empty() || self.aside.load(Ordering::Relaxed) > 0
+    }
+
+    /// Puts back all that is left.
     pub(super) fn give_back(&self) {
-        let left = std::mem::take(&mut *self.lock());
-        for (job, _) in left.into_values() {
-            self.requeue(job, Duration::ZERO);
+        let mut left: Vec<_> = std::mem::take(&mut *self.lock()).into_iter().collect();
+        left.sort_unstable_by_key(|(ticket, _)| *ticket);
+        for (_, (job, _)) in left {
+            self.in_hand.dec();
+            self.requeued.inc();
+            job.put_back(Duration::ZERO);
         }
     }
 
     fn end(&self, outcome: Outcome) {
         // gone: it took longer than job_timeout
-        let Some((job, _)) = self.lock().remove(&outcome.ticket) else { return };
+        let Some((job, deadline)) = self.lock().remove(&outcome.ticket) else { return };
         match outcome.fate {
             Fate::Lost => return self.requeue(job, self.requeue_delay),
+            Fate::SentAway => return self.set_aside(outcome.ticket, job, deadline),
             Fate::Unmatched => {
                 self.unmatched.inc();
             }
@@ -101,14 +115,28 @@ impl Tickets {
         job.finish();
     }
 
+    /// Keeps a job for the process that comes after this one: it is put back when no more are handed out. Beyond a bound it
+    /// goes back now, for so long that this process does not get it again: clients that are still here need hands too.
+    fn set_aside(&self, ticket: u64, job: Job, deadline: Instant) {
+        if self.aside.fetch_add(1, Ordering::Relaxed) < self.max_aside {
+            self.lock().insert(ticket, (job, deadline));
+            return;
+        }
+        self.in_hand.dec();
+        self.requeued.inc();
+        job.put_back(self.timeout);
+    }
+
     fn expire(&self) {
         let now = Instant::now();
         let mut jobs = self.lock();
         let late: Vec<_> = jobs.extract_if(|_, (_, deadline)| *deadline <= now).collect();
         shrink(&mut jobs);
         drop(jobs);
+        if !late.is_empty() {
+            tracing::warn!(jobs = late.len(), "not offered within [queue] job_timeout: requeued");
+        }
         for (_, (job, _)) in late {
-            tracing::warn!("a job was not offered within job_timeout; it is requeued");
             self.requeue(job, self.requeue_delay);
         }
     }
