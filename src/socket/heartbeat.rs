@@ -18,6 +18,8 @@ pub(super) struct Heartbeat {
     idle: u32,
     join: u32,
     close: u32,
+    /// The time for the close of one that is too slow: so much stands before it that its kernel must only go on taking.
+    slow_close: u32,
     frame: Rc<Item>,
 }
 
@@ -60,6 +62,7 @@ impl Heartbeat {
             idle: ticks(config.idle_timeout),
             join: ticks(config.join_timeout),
             close: ticks(config.close_timeout),
+            slow_close: ticks(config.close_timeout.max(config.user_timeout)),
             frame: Item::control(&Frame::ping(b"")),
         }
     }
@@ -79,10 +82,11 @@ impl Heartbeat {
         member.sink.pulse.heard.set(self.wheel.now());
     }
 
-    /// Its close began and has `close_timeout`.
+    /// Its close began and has `close_timeout`, or `user_timeout` where it is too slow.
     pub(super) fn ending(&self, member: &Member<Socket>) {
+        let slow = member.label() == Close::SlowConsumer.label();
         // the tick that runs now may be nearly over
-        let end_by = self.wheel.now() + self.close + 1;
+        let end_by = self.wheel.now() + if slow { self.slow_close } else { self.close } + 1;
         member.sink.pulse.end_by.set(end_by);
         self.put(member, end_by);
     }
