@@ -160,19 +160,22 @@ async fn a_push_that_grows_too_old_within_the_hold_reaches_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_reads_fast_gets_a_backlog_of_twenty_outboxes_though_another_does_not_read() {
+async fn who_reads_gets_a_backlog_of_forty_outboxes_though_another_does_not_read() {
     let (dir, path) = folder();
-    let contents: Vec<_> = (0..100).map(|number| format!("{number} {}", "x".repeat(50_000))).collect();
+    let contents: Vec<_> = (0..100).map(|number| format!("{number} {}", "x".repeat(60_000))).collect();
     let contents: Vec<_> = contents.iter().map(String::as_str).collect();
     for half in contents.chunks(50) {
         backlog::leave(dir.path(), "frozen", half).await;
         backlog::leave(dir.path(), "card", half).await;
     }
-    let node = Node::start(&[("DATA__DIR", &path), ("QUEUE__REPLAY_HOLD", "2s")]).await;
-    let _frozen = Client::gopusher(&node.socket(), "frozen", "").await;
-    let mut tab = Client::gopusher(&node.socket(), "card", "").await;
+    let settings = [("DATA__DIR", &*path), ("QUEUE__REPLAY_HOLD", "4s"), ("OUTBOX__MAX_BYTES", "150KiB")];
+    let node = Node::start(&settings).await;
+    let _frozen = Client::narrow(&node.socket(), "frozen").await;
+    let mut tab = Client::narrow(&node.socket(), "card").await;
     for content in contents {
         assert_eq!(tab.content().await, content);
+        // 12 MB a second, less than what the queue can hand out
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     node.push(&["card"], "and what follows").await;
     assert_eq!(tab.content().await, "and what follows");

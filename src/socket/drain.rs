@@ -65,7 +65,11 @@ pub(super) async fn obey(worker: Rc<Worker>) {
     // handshakes that were let in just before the plan came may still open connections: look again until all are gone
     loop {
         for (number, key) in worker.shard.keys().into_iter().enumerate() {
-            let Some(member) = worker.shard.member(key).filter(|member| !member.is_ending()) else { continue };
+            let Some(member) = worker.shard.member(key) else { continue };
+            if member.is_ending() {
+                worker.heartbeat.hurry(&member);
+                continue;
+            }
             match plan.permits.acquire().await {
                 Ok(permit) => permit.forget(),
                 Err(_) => return,

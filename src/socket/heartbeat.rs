@@ -91,6 +91,15 @@ impl Heartbeat {
         self.put(member, end_by);
     }
 
+    /// The node drains: a close that began has no more than `close_timeout` from now on.
+    pub(super) fn hurry(&self, member: &Member<Socket>) {
+        let (begun, end_by) = (member.sink.pulse.end_by.get(), self.wheel.now() + self.close + 1);
+        if begun > end_by {
+            member.sink.pulse.end_by.set(end_by);
+            self.put(member, end_by);
+        }
+    }
+
     /// One tick: looks at those that are due.
     pub(super) fn tick(&self, shard: &Shard<Socket>) {
         let due = self.wheel.advance();
