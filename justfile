@@ -50,3 +50,7 @@ autobahn:
 # cargo-fuzz, so many seconds for each target (needs nightly)
 fuzz seconds="60":
     scripts/fuzz {{seconds}}
+
+# 30 SIGTERMs under load for each queue, with a ledger of what was accepted and received (CI: 4)
+stops rounds="30":
+    OXIPUSH_STOPS={{rounds}} cargo test --release --test stop loses_no_push -- --nocapture

@@ -1,8 +1,8 @@
 //! From job to outcome: decoded, split by card over the lanes, offered through the hub, finished.
 
-mod hold;
 mod intake;
 mod lane;
+mod pace;
 mod tickets;
 mod window;
 
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{bundles, config, hub::Hub, lifecycle::Tasks, queue::Jobs, telemetry::Metrics};
 
 use intake::Intake;
+use pace::Pace;
 use tickets::Tickets;
 
 /// What is taken from the queue, or by a lane, at once: what it makes for the next one reaches that together.
@@ -24,8 +25,6 @@ const BUNDLE: usize = 64;
 
 /// The running processors.
 pub struct Dispatch {
-    /// Ends a replay hold.
-    draining: CancellationToken,
     /// Gives everything up.
     abort: CancellationToken,
     /// Every job is finished or requeued.
@@ -33,8 +32,8 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// Starts `[queue] processors` lanes on `jobs`. Where there is a `backlog` when the first job comes, it and what follows
-    /// wait for `[queue] replay_hold` (touched meanwhile), so that clients can rejoin after a restart.
+    /// Starts `[queue] processors` lanes on `jobs`. Where there was a `backlog` when the first job comes, it is offered at a
+    /// pace that outboxes can follow.
     pub fn start(
         config: &config::Queue,
         jobs: Jobs,
@@ -43,7 +42,7 @@ impl Dispatch {
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let (draining, abort) = (CancellationToken::new(), tasks.cancelled().child_token());
+        let abort = tasks.cancelled().child_token();
         let (outcomes, told) = mpsc::unbounded_channel();
         let tickets = Tickets::new(config, metrics);
         let lanes = config.processors.max(1);
@@ -61,10 +60,10 @@ impl Dispatch {
         });
         let intake = Intake::new(config, lanes.collect(), outcomes, Arc::clone(&tickets), metrics);
         tasks.spawn_until_done("dispatch intake", {
-            let (draining, abort) = (draining.clone(), abort.clone());
+            let (pace, abort) = (Pace::new(config, hub, Arc::clone(&tickets)), abort.clone());
             async move {
                 // jobs that were taken and not yet dispatched are requeued by their drop
-                abort.run_until_cancelled(intake.run(jobs, backlog, draining)).await;
+                abort.run_until_cancelled(intake.run(jobs, backlog, pace)).await;
             }
         });
         let (done, settled) = oneshot::channel();
@@ -76,14 +75,12 @@ impl Dispatch {
                 let _ = done.send(());
             }
         });
-        Self { draining, abort, settled }
+        Self { abort, settled }
     }
 
-    /// Ends a replay hold: what it holds is requeued. Then waits until the jobs' end was reached and each job in hand is
-    /// finished or requeued, `within` at most.
+    /// Waits until the jobs' end was reached and each job in hand is finished or requeued, `within` at most.
     pub async fn drain(self, within: Duration) {
-        let Self { draining, abort, mut settled } = self;
-        draining.cancel();
+        let Self { abort, mut settled } = self;
         if timeout(within, &mut settled).await.is_err() {
             tracing::warn!("jobs are still in hand at the end of the time for a stop; they are requeued");
             abort.cancel();

@@ -144,21 +144,28 @@ impl Gateway {
             Some(died) = self.deaths.recv() => Err(died),
         };
 
-        tracing::info!("the node drains: no new pushes, then its clients are sent away");
-        let end = Instant::now() + config.node.shutdown_timeout;
+        let began = Instant::now();
+        let end = began + config.node.shutdown_timeout;
         let left = || end.saturating_duration_since(Instant::now());
         // load balancers learn that it leaves; what they still send is served, so that nothing is refused
         self.phases.enter(Phase::Leaving);
-        tokio::time::sleep(config.drain.grace.min(left())).await;
+        let grace = config.drain.grace;
+        if !grace.is_zero() {
+            tracing::info!(?grace, "the node leaves: it is not ready any more, and serves on for [drain] grace");
+            tokio::time::sleep(grace.min(left())).await;
+        }
         self.phases.enter(Phase::Draining);
+        tracing::info!("the node drains: it takes no new pushes, and sends its clients away");
         // what a raw push became must be published, and pushes of other nodes go on to reach clients that are still here
         let _ = timeout_at(end, self.queue.stop_raw()).await;
         if let Some(inlet) = inlet {
             inlet.drained(left()).await;
         }
-        clients.drain(config.drain.rate, config.drain.reconnect_jitter, left()).await;
+        // what comes for a client that was told to go is set aside, and put back once no more jobs are handed out
+        let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, left()).await;
         let _ = timeout_at(end, self.queue.stop_jobs()).await;
         dispatch.drain(left()).await;
+        let cut = clients.gone(left()).await;
         let rest = async {
             tokio::join!(http.stop(), grpc.stop(), clients.stop());
             self.queue.close(left().max(Duration::from_secs(1))).await;
@@ -170,6 +177,7 @@ impl Gateway {
         if !tasks.stop(Duration::from_secs(1)).await {
             tracing::warn!("some tasks did not end in time");
         }
+        tracing::info!(clients = told, cut, took = ?began.elapsed(), "the node has stopped");
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
     }

@@ -17,7 +17,7 @@ mod tally;
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -58,6 +58,9 @@ struct Core {
     /// Inboxes of the shards that no worker thread has brought to life yet.
     seats: Mutex<Vec<Bundles<Parcel>>>,
     connections: AtomicUsize,
+    /// Connections with frames that wait, of each shard: told only while `counting`.
+    waiting: Box<[AtomicUsize]>,
+    counting: AtomicBool,
     limits: Limits,
     metrics: Arc<Metrics>,
 }
@@ -113,6 +116,8 @@ impl Hub {
                 inboxes,
                 seats: Mutex::new(seats),
                 connections: AtomicUsize::new(0),
+                waiting: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+                counting: AtomicBool::new(false),
                 limits,
                 metrics: Arc::clone(metrics),
             }),
@@ -131,6 +136,21 @@ impl Hub {
             groups: self.core.index.groups(),
             workers: self.workers(),
         }
+    }
+
+    /// Bytes that may wait for one connection.
+    pub fn outbox_bytes(&self) -> usize {
+        self.core.limits.max_bytes
+    }
+
+    /// Lets the shards count for [`Hub::waiting`], from their next turn on.
+    pub fn count_waiting(&self, count: bool) {
+        self.core.counting.store(count, Ordering::Relaxed);
+    }
+
+    /// Connections with frames that wait to be written; what was offered is counted by the time its outcome is told.
+    pub fn waiting(&self) -> usize {
+        self.core.waiting.iter().map(|shard| shard.load(Ordering::Relaxed)).sum()
     }
 
     /// Worker threads, each with a shard.

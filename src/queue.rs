@@ -133,6 +133,25 @@ impl Jobs {
         self.bundles.next().await
     }
 
+    /// Waits for a job to take; `false` once nothing more will come. Cancel-safe.
+    pub(crate) async fn ready(&mut self) -> bool {
+        self.bundles.ready().await
+    }
+
+    /// As [`Jobs::some`], and no more than `bytes` of records unless the first has more. Cancel-safe.
+    pub(crate) async fn some_within(&mut self, most: usize, bytes: usize) -> Option<Vec<Job>> {
+        let first = self.bundles.next().await?;
+        let mut left = bytes.saturating_sub(first.record.len());
+        let mut taken = vec![first];
+        while taken.len() < most
+            && let Some(job) = self.bundles.next_if(|job| job.record.len() <= left)
+        {
+            left -= job.record.len();
+            taken.push(job);
+        }
+        Some(taken)
+    }
+
     /// The next job and those that wait beside it, at most `most`; `None` as [`Jobs::next`]. Cancel-safe.
     pub async fn some(&mut self, most: usize) -> Option<impl Iterator<Item = Job>> {
         self.bundles.some(most).await
@@ -185,6 +204,16 @@ impl Job {
     /// It comes again after `delay`, with one attempt more.
     pub fn requeue(mut self, delay: Duration) {
         self.give_back(delay);
+    }
+
+    /// It was offered to nobody: it comes again after `delay`, as if it had not been handed out. An nsqd counts the attempt all
+    /// the same.
+    pub fn put_back(mut self, delay: Duration) {
+        match self.hand.take() {
+            Some(Hand::Embedded(hand)) => hand.put_back(delay),
+            Some(Hand::Nsq(hand)) => hand.requeue(delay),
+            None => {}
+        }
     }
 
     /// It is still worked on: the backend's time-out starts anew.

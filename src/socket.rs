@@ -154,15 +154,23 @@ impl House {
 
 impl Clients {
     /// Refuses new handshakes (503) and closes every connection with 3000: `rate` in a second (0: all at once), each told a
-    /// delay of up to `jitter` where its dialect can. Returns when all are gone, `within` at most.
-    pub async fn drain(&self, rate: u32, jitter: Duration, within: Duration) {
+    /// delay of up to `jitter` where its dialect can. Returns when all were told, `within` at most; how many were there.
+    pub async fn drain(&self, rate: u32, jitter: Duration, within: Duration) -> usize {
         let plan = Plan::new(jitter);
+        let open = self.house.hub.census().connections;
         self.house.plan.send_replace(Some(plan.clone()));
         tokio::select! {
             () = plan.pace(rate) => {}
-            () = self.house.gate.emptied() => {}
+            () = plan.told(self.house.hub.workers()) => {}
             () = tokio::time::sleep(within) => {}
         }
+        open
+    }
+
+    /// Waits until every connection is gone, `within` at most; how many are not.
+    pub async fn gone(&self, within: Duration) -> usize {
+        let _ = tokio::time::timeout(within, self.house.gate.emptied()).await;
+        self.house.hub.census().connections
     }
 
     /// Ends the workers.

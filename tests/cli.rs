@@ -629,8 +629,21 @@ fn a_torn_end_is_repaired_with_a_line_in_the_log_and_a_held_backlog_has_one_too(
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(support::backlog::leave(&folder.path().join("data"), "alice", &["waits"]));
     let mut node = Node::start(&folder, &[("OXIPUSH__QUEUE__REPLAY_HOLD", "1h")]);
-    node.running.err_line(|line| line.contains("the queue has a backlog") && line.contains("time=3600s"));
+    node.running.err_line(|line| line.contains("a backlog is held") && line.contains("time=3600s"));
     node.stop();
+}
+
+#[test]
+fn a_drain_says_what_it_does_as_it_does_it_and_that_it_is_done() {
+    let folder = folder();
+    let lines = ["serves on for [drain] grace", "takes no new pushes", "the node has stopped"];
+    let node = Node::start(&folder, &[("OXIPUSH__DRAIN__GRACE", "50ms")]);
+    let told = node.stop();
+    let places: Vec<_> = lines.iter().map(|part| told.iter().position(|line| line.contains(part))).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{told:#?}");
+    // without grace nothing is served on
+    let told = Node::start(&folder, &[]).stop();
+    assert!(!told.iter().any(|line| line.contains(lines[0])) && told.last().unwrap().contains(lines[2]), "{told:#?}");
 }
 
 #[test]

@@ -194,7 +194,7 @@ async fn a_restarted_node_holds_what_waited_and_what_follows_until_its_clients_r
     let path = dir.path().to_string_lossy();
     let node = Node::start(&[("DATA__DIR", &path), ("QUEUE__REPLAY_HOLD", "12s")]).await;
     node.push(&["card"], "three").await;
-    node.metric_reaches("oxipush_jobs_in_hand", &[], 3.0).await;
+    node.metric_reaches("oxipush_queue_records", &[], 3.0).await;
     // whoever comes now, after all three, gets all three
     let mut tab = Client::gopusher(&node.socket(), "card", "").await;
     for content in ["one", "two", "three"] {

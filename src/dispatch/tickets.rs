@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,9 @@ pub(super) struct Tickets {
     next: AtomicU64,
     timeout: Duration,
     requeue_delay: Duration,
+    /// How many jobs may wait here for the end of a drain, and how many did.
+    max_aside: usize,
+    aside: AtomicUsize,
     in_hand: Level,
     finished: Count,
     unmatched: Count,
@@ -72,6 +75,8 @@ impl Tickets {
             next: AtomicU64::new(0),
             timeout: config.job_timeout,
             requeue_delay: config.requeue_delay,
+            max_aside: config.max_in_flight / 2,
+            aside: AtomicUsize::new(0),
             in_hand: metrics.jobs_in_hand.clone(),
             finished: metrics.jobs.get_or_create_owned(&[("outcome", "finished")]),
             unmatched: metrics.drops.get_or_create_owned(&[("reason", "no_match")]),
@@ -114,11 +119,17 @@ impl Tickets {
         }
     }
 
-    /// Requeues all that is left.
+    /// Whether each job in hand was offered; as soon as some are set aside nobody needs to wait for the others.
+    pub(super) fn all_offered(&self) -> bool {
+        self.lock().jobs.is_empty() || self.aside.load(Ordering::Relaxed) > 0
+    }
+
+    /// Puts back all that is left.
     pub(super) fn give_back(&self) {
-        let left = std::mem::take(&mut self.lock().jobs);
-        for ticket in left.into_values() {
-            self.requeue(ticket, Duration::ZERO);
+        let mut left: Vec<_> = std::mem::take(&mut self.lock().jobs).into_iter().collect();
+        left.sort_unstable_by_key(|(number, _)| *number);
+        for (_, ticket) in left {
+            self.put_back(ticket, Duration::ZERO);
         }
     }
 
@@ -130,6 +141,10 @@ impl Tickets {
             Fate::Lost => {
                 drop(hand);
                 return self.requeue(ticket, self.requeue_delay);
+            }
+            Fate::SentAway => {
+                drop(hand);
+                return self.set_aside(outcome.ticket, ticket);
             }
             Fate::Unmatched => {
                 self.unmatched.inc();
@@ -143,14 +158,34 @@ impl Tickets {
         ticket.job.finish();
     }
 
+    /// Keeps a job for the process that comes after this one: it is put back when no more are handed out. Beyond a bound it
+    /// goes back now, for so long that this process does not get it again: clients that are still here need hands too.
+    fn set_aside(&self, number: u64, ticket: Ticket) {
+        if self.aside.fetch_add(1, Ordering::Relaxed) < self.max_aside {
+            self.lock().jobs.insert(number, ticket);
+            return;
+        }
+        self.put_back(ticket, self.timeout);
+    }
+
+    /// As a requeue, and no attempt is counted.
+    fn put_back(&self, ticket: Ticket, delay: Duration) {
+        self.lock().window.give_back(ticket.place);
+        self.in_hand.dec();
+        self.requeued.inc();
+        ticket.job.put_back(delay);
+    }
+
     fn expire(&self) {
         let now = Instant::now();
         let mut hand = self.lock();
         let late: Vec<_> = hand.jobs.extract_if(|_, ticket| ticket.deadline <= now).collect();
         shrink(&mut hand.jobs);
         drop(hand);
+        if !late.is_empty() {
+            tracing::warn!(jobs = late.len(), "not offered within [queue] job_timeout: requeued");
+        }
         for (_, ticket) in late {
-            tracing::warn!("a job was not offered within job_timeout; it is requeued");
             self.requeue(ticket, self.requeue_delay);
         }
     }

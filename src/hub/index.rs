@@ -43,6 +43,9 @@ impl Index {
         if let Some((name, _)) = stripe.get_key_value(card) {
             let name = Arc::clone(name);
             if let Some(entry) = stripe.get_mut(card) {
+                if entry.connections == 0 {
+                    self.groups.fetch_add(1, Ordering::Relaxed);
+                }
                 entry.shards |= 1 << shard;
                 entry.connections += 1;
             }
@@ -54,7 +57,7 @@ impl Index {
         name
     }
 
-    /// One connection less; `last`: the shard holds none of the card any more.
+    /// One connection less; `last`: the shard wants no more pushes for the card.
     pub(super) fn leave(&self, card: &str, shard: usize, last: bool) {
         let mut stripe = self.stripe(card);
         let Some(entry) = stripe.get_mut(card) else { return };
@@ -62,10 +65,13 @@ impl Index {
         if last {
             entry.shards &= !(1 << shard);
         }
-        if entry.connections == 0 {
+        if entry.connections > 0 {
+            return;
+        }
+        self.groups.fetch_sub(1, Ordering::Relaxed);
+        if entry.shards == 0 {
             stripe.remove(card);
             shrink(&mut stripe);
-            self.groups.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -28,8 +28,19 @@ pub enum Fate {
     Offered,
     /// Shards had connections of its cards, and none was for it: another app, or gone on the way.
     Unmatched,
+    /// A connection that it was for is no more, because the node sends its clients away: the job must wait for their return.
+    SentAway,
     /// A part was lost on its way: the job must come again.
     Lost,
+}
+
+/// The connections that a shard has for a push.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    /// At least one.
+    pub(super) open: bool,
+    /// It had others, that the node sends away.
+    pub(super) sent_away: bool,
 }
 
 /// A push that all its parts share: each dialect's frame is encoded once, by the shard that needs it first.
@@ -40,6 +51,7 @@ pub struct Post {
     lost: AtomicBool,
     taken: AtomicBool,
     matched: AtomicBool,
+    sent_away: AtomicBool,
     /// Unbounded, yet it holds no more than one outcome for each job in hand.
     outcomes: mpsc::UnboundedSender<Outcome>,
 }
@@ -47,8 +59,8 @@ pub struct Post {
 impl Post {
     /// A push on its way; `outcomes` hears of `ticket` once the last part of it is dropped.
     pub fn new(push: Push, ticket: u64, outcomes: mpsc::UnboundedSender<Outcome>) -> Arc<Self> {
-        let (lost, taken, matched) = Default::default();
-        Arc::new(Self { push, frames: Default::default(), ticket, lost, taken, matched, outcomes })
+        let (lost, taken, matched, sent_away) = Default::default();
+        Arc::new(Self { push, frames: Default::default(), ticket, lost, taken, matched, sent_away, outcomes })
     }
 
     /// The push.
@@ -56,10 +68,13 @@ impl Post {
         &self.push
     }
 
-    /// A shard took a part; whether it has a connection that the push is for.
-    pub(super) fn taken(&self, matched: bool) {
-        let told = if matched { &self.matched } else { &self.taken };
+    /// A shard took a part, and found this.
+    pub(super) fn taken(&self, found: Found) {
+        let told = if found.open { &self.matched } else { &self.taken };
         told.store(true, Ordering::Relaxed);
+        if found.sent_away {
+            self.sent_away.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The frame for `dialect`.
@@ -72,6 +87,7 @@ impl Drop for Post {
     fn drop(&mut self) {
         let fate = match (*self.lost.get_mut(), *self.matched.get_mut(), *self.taken.get_mut()) {
             (true, ..) => Fate::Lost,
+            _ if *self.sent_away.get_mut() => Fate::SentAway,
             (false, false, true) => Fate::Unmatched,
             (false, ..) => Fate::Offered,
         };

@@ -2,7 +2,7 @@
 
 use std::{iter, rc::Rc};
 
-use super::{Item, Limits, Parcel, outbox::GATHER};
+use super::{Item, Limits, Parcel, outbox::GATHER, post::Found};
 use crate::{bundles::Bundles, config::Policy, push::Target, wire::dialect::Dialect};
 
 /// Parcels in one run, beside the bound in bytes.
@@ -66,9 +66,9 @@ impl Run {
         }
     }
 
-    /// It was offered to all that it is for; `matched`: somebody was among them.
-    pub(super) fn done(self, matched: bool) {
-        self.parcels().for_each(|parcel| parcel.post().taken(matched));
+    /// It was offered to all that were found for it.
+    pub(super) fn done(self, found: Found) {
+        self.parcels().for_each(|parcel| parcel.post().taken(found));
         iter::once(self.first).chain(self.rest).for_each(Parcel::done);
     }
 

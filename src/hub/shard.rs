@@ -12,7 +12,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use futures_util::FutureExt;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
@@ -21,6 +21,7 @@ use super::{
     index,
     member::{Place, State},
     outbox::{GATHER, Written},
+    post::Found,
     slab::Slab,
     tally::{Tally, add},
 };
@@ -47,6 +48,10 @@ pub struct Shard<S> {
     gather: RefCell<Vec<u8>>,
     tally: Tally,
     offers: Cell<u64>,
+    /// Connections whose kernel buffer was full at their last flush.
+    blocked: Cell<usize>,
+    /// Once the node sends its clients away: the cards whose connections left since.
+    sent_away: RefCell<Option<HashSet<Arc<str>, RandomState>>>,
 }
 
 impl<S: Sink> Shard<S> {
@@ -61,7 +66,14 @@ impl<S: Sink> Shard<S> {
             dirty: RefCell::default(),
             gather: RefCell::new(Vec::with_capacity(GATHER)),
             offers: Cell::new(0),
+            blocked: Cell::new(0),
+            sent_away: RefCell::new(None),
         }
+    }
+
+    /// From now on connections leave because the node does: pushes for them are to wait for their return.
+    pub fn send_away(&self) {
+        self.sent_away.borrow_mut().get_or_insert_default();
     }
 
     /// A connection more.
@@ -80,6 +92,7 @@ impl<S: Sink> Shard<S> {
             return;
         }
         self.leave(member);
+        self.set_blocked(member, false);
         member.state.set(State::Lost);
         add(&self.tally.closed, member.outbox.borrow().pushes());
         member.outbox.borrow_mut().clear();
@@ -120,7 +133,11 @@ impl<S: Sink> Shard<S> {
             groups.remove(&*place.card);
             index::shrink(&mut groups);
         }
-        self.core.index.leave(&place.card, self.index, last);
+        let mut sent_away = self.sent_away.borrow_mut();
+        self.core.index.leave(&place.card, self.index, last && sent_away.is_none());
+        if let Some(cards) = &mut *sent_away {
+            cards.insert(place.card);
+        }
         self.count_groups();
         true
     }
@@ -163,7 +180,7 @@ impl<S: Sink> Shard<S> {
     /// Counts what a write did, and draws the consequences for its connection.
     fn settle(&self, member: &Member<S>, (pushes, result): (u64, io::Result<Written>)) -> Flush {
         add(&self.tally.deliveries, pushes);
-        member.blocked.set(matches!(result, Ok(Written::Some)));
+        self.set_blocked(member, matches!(result, Ok(Written::Some)));
         match result {
             Ok(Written::All) => Flush::Empty,
             Ok(Written::Some) => Flush::Blocked,
@@ -178,17 +195,21 @@ impl<S: Sink> Shard<S> {
     pub fn take(&self, run: Run, mut at_once: impl FnMut() -> bool) {
         let app = run.target().app.as_deref();
         let mut items: [Option<Rc<Item>>; Dialect::ALL.len()] = Default::default();
-        let groups = self.groups.borrow();
-        let mut matched = false;
+        let (groups, sent_away) = (self.groups.borrow(), self.sent_away.borrow());
+        let leaving = sent_away.is_some();
+        let gone = |card: &str| sent_away.as_ref().is_some_and(|cards| cards.contains(card));
+        let mut found = Found { open: false, sent_away: leaving && run.cards().any(gone) };
         for group in run.cards().filter_map(|card| groups.get(card)) {
             for member in group.members().iter().filter(|member| member.speaks_to(app)) {
                 let item = items[member.dialect.index()].get_or_insert_with(|| run.item(member.dialect));
                 self.offer(member, item, run.len(), &mut at_once);
-                matched = true;
+                found.open = true;
+                found.sent_away |= leaving && member.is_ending();
             }
         }
-        drop(groups);
-        run.done(matched);
+        drop((groups, sent_away));
+        self.tell_waiting();
+        run.done(found);
     }
 
     /// Writes for the connection that waits longest; `true`: more wait.
@@ -220,6 +241,23 @@ impl<S: Sink> Shard<S> {
     /// Adds what this turn counted to the metrics.
     pub fn publish(&self) {
         self.tally.publish();
+        self.tell_waiting();
+    }
+
+    fn set_blocked(&self, member: &Member<S>, blocked: bool) {
+        if member.blocked.replace(blocked) == blocked {
+            return;
+        }
+        self.blocked.set(if blocked { self.blocked.get() + 1 } else { self.blocked.get() - 1 });
+        self.tell_waiting();
+    }
+
+    /// Tells how many connections have frames that wait, where somebody asks.
+    fn tell_waiting(&self) {
+        if self.core.counting.load(Ordering::Relaxed) {
+            let waiting = self.dirty.borrow().len() + self.blocked.get();
+            self.core.waiting[self.index].store(waiting, Ordering::Relaxed);
+        }
     }
 
     /// Takes parcels and writes, until the hub is gone; calls `tick` each `period`.

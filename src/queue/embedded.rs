@@ -151,6 +151,10 @@ impl Hand {
         self.shared.requeue(self.seq, self.attempts, self.record, delay);
     }
 
+    pub(crate) fn put_back(self, delay: Duration) {
+        self.shared.requeue(self.seq, self.attempts - 1, self.record, delay);
+    }
+
     /// A job of this process is never taken from it: nothing to tell.
     pub(crate) fn touch(&self) {}
 }

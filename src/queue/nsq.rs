@@ -101,7 +101,7 @@ pub async fn open(
         let stop = closing.child_token();
         let hands = Arc::new(Semaphore::new(bound));
         let names = (topic(name)?, self::channel(channel)?);
-        let own = (group == "live").then(|| backlog.clone());
+        let (own, hold) = ((group == "live").then(|| backlog.clone()), Arc::default());
         let setup = link::Setup {
             base: base.clone(),
             group,
@@ -109,6 +109,8 @@ pub async fn open(
             channel: channel.into(),
             names,
             own,
+            started: Instant::now(),
+            hold,
             max_in_flight: bound,
             hands: hands.clone(),
             client_id: format!("{}-{:016x}", node.as_str(), fastrand::u64(..)),

@@ -254,8 +254,11 @@ impl Connection {
     fn close(&mut self) -> bool {
         let socket = SockRef::from(&self.member.sink.tcp);
         if self.member.sink.pulse.is_cut() {
-            // a peer that takes nothing must not hold the kernel's memory either
-            let _ = socket.set_linger(Some(Duration::ZERO));
+            // a peer that takes nothing must not hold the kernel's memory either; but what the kernel has whole, it goes on
+            // to send for `user_timeout`
+            if self.phase != Phase::Shut {
+                let _ = socket.set_linger(Some(Duration::ZERO));
+            }
             return true;
         }
         if self.phase == Phase::Open {

@@ -20,12 +20,20 @@ const AT_ONCE: usize = 256;
 #[derive(Clone)]
 pub(super) struct Plan {
     permits: Arc<Semaphore>,
+    /// One for each worker that has told all its clients.
+    told: Arc<Semaphore>,
     jitter: Duration,
 }
 
 impl Plan {
     pub(super) fn new(jitter: Duration) -> Self {
-        Self { permits: Arc::new(Semaphore::new(0)), jitter }
+        let (permits, told) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        Self { permits, told, jitter }
+    }
+
+    /// Resolves once each of `workers` has told all its clients.
+    pub(super) async fn told(&self, workers: usize) {
+        let _ = self.told.acquire_many(u32::try_from(workers).unwrap_or(u32::MAX)).await;
     }
 
     /// Gives `rate` permits in a second, or all at once if that is 0. Never resolves.
@@ -52,10 +60,16 @@ pub(super) async fn obey(worker: Rc<Worker>) {
         Err(_) => return,
     };
     let Some(plan) = plan else { return };
+    worker.shard.send_away();
+    let mut told = false;
     // handshakes that were let in just before the plan came may still open connections: look again until all are gone
     loop {
         for (number, key) in worker.shard.keys().into_iter().enumerate() {
-            let Some(member) = worker.shard.member(key).filter(|member| !member.is_ending()) else { continue };
+            let Some(member) = worker.shard.member(key) else { continue };
+            if member.is_ending() {
+                worker.heartbeat.hurry(&member);
+                continue;
+            }
             match plan.permits.acquire().await {
                 Ok(permit) => permit.forget(),
                 Err(_) => return,
@@ -64,6 +78,9 @@ pub(super) async fn obey(worker: Rc<Worker>) {
             if number % AT_ONCE == AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
+        }
+        if !std::mem::replace(&mut told, true) {
+            plan.told.add_permits(1);
         }
         sleep(STEP).await;
     }

@@ -19,6 +19,8 @@ pub(super) struct Heartbeat {
     join: u32,
     message: u32,
     close: u32,
+    /// The time for the close of one that is too slow: so much stands before it that its kernel must only go on taking.
+    slow_close: u32,
     frame: Rc<Item>,
 }
 
@@ -69,6 +71,7 @@ impl Heartbeat {
             join: ticks(config.join_timeout),
             message: ticks(config.message_timeout),
             close: ticks(config.close_timeout),
+            slow_close: ticks(config.close_timeout.max(config.user_timeout)),
             frame: Item::control(&Frame::ping(b"")),
         }
     }
@@ -110,14 +113,24 @@ impl Heartbeat {
         }
     }
 
-    /// Its close began and has `close_timeout`.
+    /// Its close began and has `close_timeout`, or `user_timeout` where it is too slow.
     pub(super) fn ending(&self, member: &Member<Socket>) {
+        let slow = member.label() == Close::SlowConsumer.label();
         let pulse = &member.sink.pulse;
         // the tick that runs now may be nearly over
-        let done_by = self.wheel.now() + self.close + 1;
+        let done_by = self.wheel.now() + if slow { self.slow_close } else { self.close } + 1;
         pulse.closing.set(true);
         pulse.done_by.set(done_by);
         self.put(member, done_by);
+    }
+
+    /// The node drains: a close that began has no more than `close_timeout` from now on.
+    pub(super) fn hurry(&self, member: &Member<Socket>) {
+        let (pulse, done_by) = (&member.sink.pulse, self.wheel.now() + self.close + 1);
+        if pulse.closing.get() && pulse.done_by.get() > done_by {
+            pulse.done_by.set(done_by);
+            self.put(member, done_by);
+        }
     }
 
     /// One tick: looks at those that are due.

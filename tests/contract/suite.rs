@@ -48,8 +48,9 @@ pub struct Open {
 pub async fn open<B: Backend>(backend: &B, settings: &[(&'static str, &str)]) -> Open {
     let settings = backend.settings().into_iter().chain(settings.iter().map(|&(key, value)| (key, value.to_owned())));
     let settings = settings.map(|(key, value)| (format!("OXIPUSH__{key}"), value));
-    let config =
-        config::load(None, [("OXIPUSH__NODE__ID".to_owned(), "contract".to_owned())].into_iter().chain(settings));
+    let usual = [("NODE__ID", "contract"), ("QUEUE__REPLAY_HOLD", "0s")];
+    let usual = usual.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_owned()));
+    let config = config::load(None, usual.into_iter().chain(settings));
     let config = config.unwrap();
     let (tasks, deaths) = Tasks::new();
     let nobody = tokio::sync::watch::channel(Vec::new()).1;

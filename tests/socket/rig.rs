@@ -52,12 +52,7 @@ pub fn config(overrides: &[(&str, &str)]) -> Config {
 }
 
 pub fn start(overrides: &[(&str, &str)]) -> Rig {
-    start_held(overrides, None)
-}
-
-pub fn start_held(overrides: &[(&str, &str)], hold: Option<Duration>) -> Rig {
-    let mut config = config(overrides);
-    config.queue.replay_hold = hold.unwrap_or_default();
+    let config = config(overrides);
     let metrics = Arc::new(Metrics::new());
     let (tasks, deaths) = Tasks::new();
     let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
@@ -66,7 +61,7 @@ pub fn start_held(overrides: &[(&str, &str)], hold: Option<Duration>) -> Rig {
     let address = listener.local_addr().unwrap();
     let clients = Bound::new(listener, &config, hub.clone(), Phases::new(), &metrics).serve(&tasks);
     let (jobs, bundles) = bundles::channel(1024);
-    let (_, backlog) = watch::channel(hold.is_some());
+    let (_, backlog) = watch::channel(false);
     let handed_out = Jobs::detached(bundles);
     let dispatch = Dispatch::start(&config.queue, handed_out, hub.clone(), backlog, &tasks, &metrics);
     Rig { address, hub, metrics, jobs: Some(jobs), clients, dispatch, tasks, deaths }

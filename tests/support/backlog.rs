@@ -10,6 +10,17 @@ use oxipush::{
     telemetry::Metrics,
 };
 
+/// A push as an earlier process accepted it.
+pub fn push(card: &str, content: &str) -> Push {
+    Push {
+        id: PushId::generate(),
+        from: "earlier".into(),
+        target: Target { cards: vec![card.into()], app: None },
+        content: content.into(),
+        collapse_key: None,
+    }
+}
+
 /// Leaves pushes with these `contents` for `card` in the embedded log in `dir`; its folder is free again then.
 pub async fn leave(dir: &Path, card: &str, contents: &[&str]) {
     let settings = [("OXIPUSH__DATA__DIR".to_owned(), dir.to_str().unwrap().to_owned())];
@@ -18,14 +29,7 @@ pub async fn leave(dir: &Path, card: &str, contents: &[&str]) {
     let nobody = tokio::sync::watch::channel(Vec::new()).1;
     let queue = queue::open(&config.queue, &config.node.id, nobody, &tasks, &Arc::new(Metrics::new())).await.unwrap();
     for content in contents {
-        let push = Push {
-            id: PushId::generate(),
-            from: "earlier".into(),
-            target: Target { cards: vec![card.into()], app: None },
-            content: (*content).into(),
-            collapse_key: None,
-        };
-        queue.publisher.publish(record::encode(&push)).await.unwrap();
+        queue.publisher.publish(record::encode(&push(card, content))).await.unwrap();
     }
     queue.control.close(Duration::from_secs(30)).await;
     assert!(tasks.stop(Duration::from_secs(30)).await);

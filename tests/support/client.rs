@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
     tungstenite::{Message, client::IntoClientRequest},
 };
 
@@ -27,6 +27,18 @@ impl Client {
         }
         let (socket, _) = connect_async(request).await.expect("a handshake");
         Self { socket, modern }
+    }
+
+    /// As [`Client::gopusher`], with a small receive buffer: what is not read soon waits at the gateway.
+    pub async fn narrow(url: &str, card: &str) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let address = url.trim_start_matches("ws://").trim_end_matches("/ws").parse().expect("an address");
+        let stream = MaybeTlsStream::Plain(socket.connect(address).await.expect("a connection"));
+        let (socket, _) = client_async(url, stream).await.expect("a handshake");
+        let mut client = Self { socket, modern: false };
+        client.join(card, "").await;
+        client
     }
 
     /// Connects as gopusher's clients do and joins.

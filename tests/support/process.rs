@@ -1,6 +1,7 @@
 //! The gateway's program as a process of its own, to be killed.
 
 use std::{
+    ffi::OsStr,
     net::{SocketAddr, TcpListener},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -28,9 +29,19 @@ impl Process {
     }
 
     /// Starts the program on these addresses (socket, http, grpc).
-    pub fn spawn_at(given: &[(&str, &str)], [socket, http, grpc]: [SocketAddr; 3]) -> Self {
+    pub fn spawn_at(given: &[(&str, &str)], at: [SocketAddr; 3]) -> Self {
+        Self::spawn_in(given, at, &[])
+    }
+
+    /// As [`Process::spawn_at`], with more variables in its environment.
+    pub fn spawn_in(
+        given: &[(&str, &str)],
+        [socket, http, grpc]: [SocketAddr; 3],
+        environment: &[(&str, &OsStr)],
+    ) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_oxipush"))
             .envs(settings(given))
+            .envs(environment.iter().copied())
             .env("OXIPUSH__SOCKET__LISTEN", socket.to_string())
             .env("OXIPUSH__HTTP__LISTEN", http.to_string())
             .env("OXIPUSH__GRPC__LISTEN", grpc.to_string())

@@ -35,6 +35,7 @@ pub(super) struct Bounds {
     pub(super) max_publishes: usize,
     pub(super) max_bytes: u64,
     pub(super) max_age: Option<Duration>,
+    pub(super) replay_hold: Duration,
     pub(super) memory_bytes: usize,
     pub(super) publish_timeout: Duration,
     pub(super) sync: config::Sync,
@@ -48,6 +49,7 @@ impl Bounds {
             max_publishes: config.max_publishes.max(1),
             max_bytes: config.max_bytes,
             max_age: (!config.max_age.is_zero()).then_some(config.max_age),
+            replay_hold: config.replay_hold,
             memory_bytes: config.memory_bytes,
             publish_timeout: config.publish_timeout,
             sync: config.sync,
@@ -190,8 +192,7 @@ impl Shared {
     }
 
     pub(super) fn stop_jobs(&self) {
-        let jobs = self.lock().jobs.take();
-        // beyond the lock: a job that is dropped with its channel takes it
+        let jobs = self.lock().stop();
         drop(jobs);
     }
 
@@ -199,7 +200,7 @@ impl Shared {
         let mut state = self.lock();
         state.closing = true;
         self.notify(&state);
-        let jobs = state.jobs.take();
+        let jobs = state.stop();
         drop(state);
         drop(jobs);
     }

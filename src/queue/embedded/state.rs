@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) unarmed: usize,
     /// `None`: no more are handed out.
     pub(super) jobs: Option<mpsc::Sender<Vec<Job>>>,
+    /// Takes the place of `jobs` once the replay hold is over.
+    later: Option<mpsc::Sender<Vec<Job>>>,
     /// A chunk that is being extended, so it must not go.
     pub(super) pinned: Option<u64>,
     /// What the next transaction tells the disk, beside rows.
@@ -128,6 +130,7 @@ impl State {
             memory: 0,
             unarmed: 0,
             jobs: Some(jobs),
+            later: None,
             pinned: None,
             removed: Vec::new(),
             dirty: Vec::new(),
@@ -136,6 +139,21 @@ impl State {
             closing: false,
             parked: false,
         }
+    }
+
+    /// Nothing is handed out until [`State::release`].
+    pub(super) fn hold(&mut self) {
+        self.later = self.jobs.take();
+    }
+
+    /// Ends a hold.
+    pub(super) fn release(&mut self) {
+        self.jobs = self.later.take();
+    }
+
+    /// Nothing is handed out any more. To be dropped beyond the lock: a job that is dropped with its channel takes it.
+    pub(super) fn stop(&mut self) -> Option<mpsc::Sender<Vec<Job>>> {
+        self.later.take().or(self.jobs.take())
     }
 
     pub(super) fn untold(&mut self) {

@@ -25,7 +25,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn config(dir: &Path) -> config::Queue {
-    config::Queue { dir: dir.to_owned(), publish_timeout: PATIENCE, ..config::load(None, []).unwrap().queue }
+    let defaults = config::load(None, []).unwrap().queue;
+    config::Queue { dir: dir.to_owned(), publish_timeout: PATIENCE, replay_hold: Duration::ZERO, ..defaults }
 }
 
 /// An open log and what it needs to live.

@@ -35,6 +35,8 @@ pub(super) struct Writer {
     /// When the log must have what only the journal has.
     write_by: Option<Instant>,
     expire_at: Option<Instant>,
+    /// Until then a backlog is held.
+    hold_until: Option<Instant>,
 }
 
 /// What one turn of the writer deals with.
@@ -71,9 +73,15 @@ impl Writer {
         state.chunks.values_mut().for_each(|chunk| chunk.time = chunk.time.min(now));
         done.into_iter().for_each(|first| state.settle(first));
         let expire_at = shared.bounds.max_age.map(|_| Instant::now());
+        let hold = shared.bounds.replay_hold;
+        let hold_until = (records > 0 && !hold.is_zero()).then(|| Instant::now() + hold);
+        if hold_until.is_some() {
+            tracing::info!(records, time = ?hold, "a backlog is held for [queue] replay_hold, so that clients rejoin first");
+            state.hold();
+        }
         shared.pump(state);
         let (tail, found) = (Tail::new(marks.next), marks.next);
-        let writer = Self { shared, disk, tail, found, write_by: None, expire_at };
+        let writer = Self { shared, disk, tail, found, write_by: None, expire_at, hold_until };
         writer.say(queue::State::Ready);
         Ok((writer, records > 0))
     }
@@ -109,7 +117,7 @@ impl Writer {
         let delayed = state.delayed.peek().filter(|_| state.jobs.is_some()).map(|next| next.0.due);
         let untold = state.untold_since.map(|since| since + PROGRESS_WITHIN);
         let expiry = self.expire_at.filter(|_| !state.chunks.is_empty());
-        [delayed, untold, self.write_by, expiry].into_iter().flatten().min()
+        [delayed, untold, self.write_by, expiry, self.hold_until].into_iter().flatten().min()
     }
 
     fn wait(&self) {
@@ -155,6 +163,13 @@ impl Writer {
         let now = Instant::now();
         let bounds = &self.shared.bounds;
         let mut state = self.shared.lock();
+        if self.hold_until.is_some_and(|until| until <= now) {
+            self.hold_until = None;
+            // what is too old by now is not handed out
+            self.expire_at = self.expire_at.map(|_| now);
+            state.release();
+            tracing::info!(records = state.records, "the replay hold is over");
+        }
         if let Some(max_age) = bounds.max_age
             && self.expire_at.is_some_and(|at| at <= now)
         {

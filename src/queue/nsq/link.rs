@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +15,7 @@ use tokio_nsq::{NSQChannel, NSQConsumerConfig, NSQConsumerConfigSources, NSQEven
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
-    Backoff, Base, CONNECT, LIVED,
+    Backoff, Base, CONNECT, LIVED, LONGEST_WAIT,
     admin::{ChannelStats, Daemon},
     hand::{Client, Gate, Hand, strategy},
     health::Status,
@@ -46,6 +46,10 @@ pub(super) struct Setup {
     pub(super) names: (Arc<NSQTopic>, Arc<NSQChannel>),
     /// The channel is this node's alone; where to tell that it had a backlog.
     pub(super) own: Option<watch::Sender<bool>>,
+    /// When it was opened.
+    pub(super) started: Instant,
+    /// When `[queue] replay_hold` is over: counted from the moment in which the first nsqd was reached.
+    pub(super) hold: Arc<OnceLock<Instant>>,
     pub(super) max_in_flight: usize,
     /// A permit for each job in hand.
     pub(super) hands: Arc<Semaphore>,
@@ -71,6 +75,8 @@ pub(super) struct Link {
     /// Told to [`super::Control::stop_jobs`] by its end.
     pausing: Option<TaskTrackerToken>,
     paused: bool,
+    /// Until then the channel's backlog is held.
+    hold_until: Option<Instant>,
     closing: CancellationToken,
     gate: Gate,
     held: VecDeque<NSQMessage>,
@@ -89,7 +95,7 @@ impl Link {
         setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(format!("{} was not connected yet", daemon.tcp)));
         let gate = Gate::new();
         let (jobs, pausing, held) = (Some(jobs), Some(pausing), VecDeque::new());
-        Self { setup, daemon, share, jobs, stopped, pausing, paused: false, closing, gate, held }
+        Self { setup, daemon, share, jobs, stopped, pausing, paused: false, hold_until: None, closing, gate, held }
     }
 
     /// Whether it is connected, for the fleet.
@@ -134,7 +140,7 @@ impl Link {
 
     /// Waits until nsqd is up, and lays the channel there.
     async fn reach(&mut self) -> Sentinel {
-        let (setup, daemon, stopped) = (&self.setup, &self.daemon, self.stopped.clone());
+        let (setup, daemon, stopped) = (self.setup.clone(), self.daemon.clone(), self.stopped.clone());
         let mut backoff = Backoff::new();
         let sentinel = loop {
             // cancel-safe: an attempt that is cancelled by the stop is simply made again
@@ -171,22 +177,69 @@ impl Link {
         sentinel
     }
 
-    async fn lay(&self, http: &str) -> Result<(), String> {
-        let Setup { base, topic, channel, own, .. } = &self.setup;
+    /// Makes the channel. A backlog stays in it until the hold is over: nsqd counts what it hands out, offered or not.
+    async fn lay(&mut self, http: &str) -> Result<(), String> {
+        let Setup { base, topic, channel, own, hold, .. } = &self.setup;
         base.admin.lay(http, topic, &[channel]).await?;
         let Some(backlog) = own else { return Ok(()) };
-        if base.admin.stats(http, topic, channel).await?.is_some_and(|stats| stats.unfinished() > 0) {
+        let until = *hold.get_or_init(|| Instant::now() + base.config.replay_hold);
+        let records = base.admin.stats(http, topic, channel).await?.map_or(0, |stats| stats.unfinished());
+        if records > 0 {
             backlog.send_replace(true);
         }
-        if self.jobs.is_some() {
-            base.admin.unpause(http, topic, channel).await?;
+        if self.jobs.is_none() {
+            return Ok(());
         }
         if let Some(held) = base.admin.output_buffer_timeout(http).await.filter(|held| *held > PROMPT) {
             let held = humantime::format_duration(held);
             let nsqd = &self.daemon.tcp;
             tracing::warn!(nsqd, "nsqd holds pushes back for up to {held}; start it with --output-buffer-timeout=1ms");
         }
+        if records == 0 || until <= Instant::now() {
+            base.admin.unpause(http, topic, channel).await?;
+            return Ok(());
+        }
+        base.admin.pause(http, topic, channel).await?;
+        tracing::info!(
+            records,
+            nsqd = self.daemon.tcp,
+            time = ?base.config.replay_hold,
+            "a backlog is held for [queue] replay_hold, so that clients rejoin first"
+        );
+        self.hold_until = Some(until);
         Ok(())
+    }
+
+    /// Without nsqd's HTTP only a message tells of a backlog, by being older than this process: it and what follows are kept
+    /// here, handed out by nsqd already.
+    fn notice(&mut self, message: &NSQMessage) {
+        let Setup { base, own: Some(backlog), hold, started, .. } = &self.setup else { return };
+        if self.daemon.http.is_some() || self.hold_until.is_some() || since(message.timestamp) < started.elapsed() {
+            return;
+        }
+        backlog.send_replace(true);
+        // beyond nsqd's time-out it would hand them out again
+        let length = base.config.replay_hold.min(base.config.job_timeout);
+        let until = *hold.get_or_init(|| Instant::now() + length);
+        if self.jobs.is_some() && until > Instant::now() {
+            tracing::info!(nsqd = self.daemon.tcp, time = ?length, "a backlog is held, so that clients rejoin first");
+            self.hold_until = Some(until);
+        }
+    }
+
+    /// Ends the hold.
+    async fn release(&mut self, epoch: u64) {
+        let Setup { base, topic, channel, .. } = &self.setup;
+        if let Some(http) = &self.daemon.http
+            && let Err(error) = base.admin.unpause(http, topic, channel).await
+        {
+            tracing::warn!(error, nsqd = self.daemon.tcp, "nsq: the channel could not be unpaused; tried again");
+            self.hold_until = Some(Instant::now() + LONGEST_WAIT);
+            return;
+        }
+        tracing::info!(nsqd = self.daemon.tcp, "the replay hold is over");
+        self.hold_until = None;
+        self.hand_out(epoch);
     }
 
     fn consumer(&self) -> Client {
@@ -213,6 +266,7 @@ impl Link {
                 () = stopped.cancelled(), if self.jobs.is_some() => self.stop(epoch).await,
                 event = client.consume(), if self.held.len() < HELD => match event {
                     Some(NSQEvent::Message(message)) => {
+                        self.notice(&message);
                         self.held.push_back(message);
                         self.hand_out(epoch);
                     }
@@ -224,9 +278,12 @@ impl Link {
                     Some(NSQEvent::Unhealthy() | NSQEvent::Ok()) => {}
                     None => break End::Lost("ended the connection with an error"),
                 },
-                permit = hands.clone().acquire_owned(), if self.jobs.is_some() && !self.held.is_empty() => {
+                permit = hands.clone().acquire_owned(), if self.hands_out() && !self.held.is_empty() => {
                     drop(permit);
                     self.hand_out(epoch);
+                }
+                () = sleep_until(self.hold_until.unwrap_or(late)), if self.hold_until.is_some() => {
+                    self.release(epoch).await;
                 }
                 () = sentinel.gone() => break End::Lost("is gone; start it"),
                 () = missed.notified() => break End::Lost(
@@ -244,6 +301,10 @@ impl Link {
         end
     }
 
+    fn hands_out(&self) -> bool {
+        self.jobs.is_some() && self.hold_until.is_none()
+    }
+
     /// Hands out what is held, as far as permits are there.
     fn hand_out(&mut self, epoch: u64) {
         let Some(jobs) = &self.jobs else {
@@ -253,18 +314,12 @@ impl Link {
             return;
         };
         let mut bundle = Vec::new();
-        while !self.held.is_empty() {
+        while self.hold_until.is_none() && !self.held.is_empty() {
             let Ok(permit) = self.setup.hands.clone().try_acquire_owned() else { break };
             let Some(mut message) = self.held.pop_front() else { break };
             let waited = since(message.timestamp);
             self.setup.base.metrics.queue_seconds.observe(waited.as_secs_f64());
             let attempts = u32::from(message.attempt);
-            if attempts > 1
-                && let Some(backlog) = &self.setup.own
-                && self.daemon.http.is_none()
-            {
-                backlog.send_replace(true);
-            }
             let record = Bytes::from(std::mem::take(&mut message.body));
             let origin = Some(Origin { millis: message.timestamp / 1_000_000, id: message.id });
             let hand = Hand { message, epoch, gate: self.gate.clone(), _permit: permit };
@@ -278,7 +333,7 @@ impl Link {
 
     /// Pauses the own channel, so that what waits does so there; a shared one goes on for the other nodes.
     async fn stop(&mut self, epoch: u64) {
-        self.jobs = None;
+        (self.jobs, self.hold_until) = (None, None);
         let Setup { base, topic, channel, own, .. } = &self.setup;
         if own.is_some()
             && let Some(http) = &self.daemon.http
