@@ -13,7 +13,7 @@ use ledger::Traffic;
 use oxipush::queue::record;
 use support::{
     backlog,
-    client::Client,
+    client::{Client, PATIENCE},
     gateway::Node,
     nsq::Nsqd,
     process::{Process, free},
@@ -60,8 +60,8 @@ async fn the_backlog_outlives_restarts_within_the_hold(settings: &[(&str, &str)]
     for restart in 0..11 {
         let mut process = Process::spawn(&[settings, &[("QUEUE__REPLAY_HOLD", "1h")]].concat());
         assert!(process.ready().await);
-        // time to take what it must not
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // time to take what it must not: a consumer of nsqd asks for messages after half a second
+        tokio::time::sleep(Duration::from_millis(800)).await;
         match restart % 2 {
             0 => process.terminate(),
             _ => process.kill(),
@@ -72,10 +72,14 @@ async fn the_backlog_outlives_restarts_within_the_hold(settings: &[(&str, &str)]
     assert!(last.ready().await);
     let mut tab = Client::gopusher(&last.ws(), "card", "").await;
     let mut missing: BTreeSet<&str> = contents.iter().map(String::as_str).collect();
-    while !missing.is_empty() {
-        let content = tab.content().await;
-        assert!(missing.remove(&*content), "{content} came twice");
-    }
+    let all = async {
+        while !missing.is_empty() {
+            let content = tab.content().await;
+            assert!(missing.remove(&*content), "{content} came twice");
+        }
+    };
+    let came = tokio::time::timeout(PATIENCE, all).await;
+    assert!(came.is_ok(), "{} of {} are missing", missing.len(), contents.len());
 }
 
 fn folder() -> (TempDir, String) {
