@@ -27,6 +27,14 @@ impl Framing {
     pub(super) fn advance(&mut self, bytes: &[u8], max: usize) -> Advance {
         let (mut at, mut whole) = (0, 0);
         while at < bytes.len() {
+            // most come whole: no state is needed for them
+            if let (0, Some([_, length @ ..])) = (self.arrived, bytes[at..].first_chunk::<HEAD>()) {
+                let end = at + HEAD + u32::from_be_bytes(*length) as usize;
+                if end - at - HEAD <= max && end <= bytes.len() {
+                    (at, whole) = (end, end);
+                    continue;
+                }
+            }
             if self.arrived < HEAD {
                 self.head[self.arrived] = bytes[at];
                 self.arrived += 1;
