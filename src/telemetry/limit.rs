@@ -33,6 +33,8 @@ struct Place {
     since: Instant,
     shown: u32,
     held: u64,
+    /// Held in periods before this one, and not told yet.
+    due: u64,
 }
 
 impl Limit {
@@ -44,9 +46,11 @@ impl Limit {
     /// Whether one more line of this place is shown.
     fn admits(&self, metadata: &'static Metadata<'static>, now: Instant) -> bool {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = places.entry(metadata.callsite()).or_insert(Place { metadata, since: now, shown: 0, held: 0 });
+        let place =
+            places.entry(metadata.callsite()).or_insert(Place { metadata, since: now, shown: 0, held: 0, due: 0 });
         if now.duration_since(place.since) >= self.period {
             (place.since, place.shown) = (now, 0);
+            place.due += std::mem::take(&mut place.held);
         }
         let shown = place.shown < self.max;
         match shown {
@@ -59,8 +63,13 @@ impl Limit {
     /// Takes what was held back in periods that are over, or in all.
     fn take(&self, now: Instant, all: bool) -> Vec<(&'static Metadata<'static>, u64)> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = |place: &&mut Place| place.held > 0 && (all || now.duration_since(place.since) >= self.period);
-        places.values_mut().filter(over).map(|place| (place.metadata, std::mem::take(&mut place.held))).collect()
+        let told = places.values_mut().map(|place| {
+            if all || now.duration_since(place.since) >= self.period {
+                place.due += std::mem::take(&mut place.held);
+            }
+            (place.metadata, std::mem::take(&mut place.due))
+        });
+        told.filter(|(_, more)| *more > 0).collect()
     }
 
     /// Tells of what was held back in periods that are over; at the end of the log of all.
@@ -155,6 +164,22 @@ mod tests {
             tracing::info!("a line");
         }
         assert_eq!((lines.with("a line"), limit.held.get()), (3, 0));
+    }
+
+    #[test]
+    fn lines_that_never_cease_are_told_of_after_each_period() {
+        let period = Duration::from_secs(60);
+        let limit = Limit::new(1, period, Count::default());
+        let (_lines, _log) = log(&limit);
+        tracing::info!("a line");
+        let (metadata, since) =
+            limit.places.lock().unwrap().values().map(|place| (place.metadata, place.since)).next().unwrap();
+        assert!((0..5).all(|_| !limit.admits(metadata, since)));
+        assert!(limit.take(since, false).is_empty());
+        // the next period begins with the next line, before anybody looked
+        assert!(limit.admits(metadata, since + period) && !limit.admits(metadata, since + period));
+        let told: Vec<u64> = limit.take(since + period, false).iter().map(|(_, more)| *more).collect();
+        assert_eq!(told, [5]);
     }
 
     #[test]

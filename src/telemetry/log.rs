@@ -40,7 +40,7 @@ impl Log {
     fn tell(&self, all: bool) {
         self.limit.tell(all);
         let lost = self.lost.all();
-        let lines = lost - self.told.swap(lost, Ordering::Relaxed);
+        let lines = lost.saturating_sub(self.told.swap(lost, Ordering::Relaxed));
         if lines > 0 {
             tracing::warn!(lines, "lines of the log were lost: they could not be written");
         }
@@ -78,12 +78,12 @@ pub fn init(config: &config::Log) -> Result<(), LogError> {
     };
     let limit = Limit::new(config.max_repeats, config.repeat_period, dropped_lines("repeated"));
     let lost = Lost { full: dropped_lines("full"), failed: dropped_lines("failed") };
-    let idle = || {
+    let pause = || {
         if let Some(log) = LOG.get() {
             log.tell(false);
         }
     };
-    let spool = Spool::start(config.buffer, lost.clone(), io::stderr(), idle)?;
+    let spool = Spool::start(config.buffer, lost.clone(), io::stderr(), pause)?;
     let lines = {
         let spool = spool.clone();
         tracing_subscriber::fmt::layer().with_writer(move || spool.clone()).log_internal_errors(false)

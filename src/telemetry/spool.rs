@@ -11,8 +11,8 @@ use std::{
 
 use super::Count;
 
-/// How long the thread is idle before it looks after other things.
-const IDLE: Duration = Duration::from_secs(1);
+/// How often the thread looks after other things.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where text is put; a cheap clone.
 #[derive(Clone)]
@@ -53,17 +53,18 @@ impl Lost {
 }
 
 impl Spool {
-    /// Starts the thread: it writes to `out`, and calls `idle` when a second passed or all is written, if writing works.
+    /// Starts the thread: it writes to `out`, and calls `pause` when all is written, or a second has passed and there is room
+    /// for what that says; not while writing fails.
     pub(super) fn start(
         max: usize,
         lost: Lost,
         out: impl Write + Send + 'static,
-        idle: impl FnMut() + Send + 'static,
+        pause: impl FnMut() + Send + 'static,
     ) -> io::Result<Self> {
         let waiting = Mutex::new(Waiting { works: true, ..Waiting::default() });
         let shared = Arc::new(Shared { waiting, changed: Condvar::new(), max, lost });
         let spool = Self { shared: shared.clone() };
-        thread::Builder::new().name("log".into()).spawn(move || shared.run(out, idle))?;
+        thread::Builder::new().name("log".into()).spawn(move || shared.run(out, pause))?;
         Ok(spool)
     }
 
@@ -110,18 +111,19 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, mut out: impl Write, mut idle: impl FnMut()) {
+    fn run(&self, mut out: impl Write, mut pause: impl FnMut()) {
+        let mut paused = Instant::now();
         loop {
             let mut waiting = self.lock();
-            if waiting.texts.is_empty() {
-                if waiting.works {
-                    drop(waiting);
-                    idle();
-                    waiting = self.lock();
-                }
-                let more = self.changed.wait_timeout_while(waiting, IDLE, |waiting| waiting.texts.is_empty());
-                waiting = more.unwrap_or_else(PoisonError::into_inner).0;
+            let due = paused.elapsed() >= PAUSE && waiting.bytes <= self.max / 2;
+            if waiting.works && (waiting.texts.is_empty() || due) {
+                drop(waiting);
+                pause();
+                paused = Instant::now();
+                waiting = self.lock();
             }
+            let more = self.changed.wait_timeout_while(waiting, PAUSE, |waiting| waiting.texts.is_empty());
+            waiting = more.unwrap_or_else(PoisonError::into_inner).0;
             let Some(text) = waiting.texts.pop_front() else { continue };
             drop(waiting);
             let written = out.write_all(&text).and_then(|()| out.flush()).is_ok();
