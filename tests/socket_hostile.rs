@@ -225,7 +225,7 @@ async fn a_message_that_never_ends_ends_its_connection_however_alive_its_client_
         let mut raw = rig.joined("neighbour").await;
         let (first, second) = message.split_at(9);
         raw.bytes(first).await;
-        while rig.sample(r#"oxipush_closes_total{code="3004"}"#) < 4 {
+        while rig.sample(r#"oxipush_closes_total{code="3005"}"#) < 4 {
             tokio::time::sleep(Duration::from_millis(50)).await;
             raw.bytes(&[second, first].concat()).await;
             assert_eq!(raw.next_text_unanswered().await, OK);
@@ -250,7 +250,7 @@ async fn a_message_that_never_ends_ends_its_connection_however_alive_its_client_
                     other => panic!("{what}: {other:?}"),
                 }
             };
-            assert_eq!(code, 3004, "{what}");
+            assert_eq!(code, 3005, "{what}");
         }
     };
     tokio::join!(neighbour, endless);

@@ -169,12 +169,27 @@ impl Link {
         };
         let reason = format!("nsqd {} is up but its consumer is not subscribed yet", daemon.tcp);
         setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(reason));
-        if let Some(http) = &daemon.http
-            && let Err(error) = self.lay(http).await
-        {
-            tracing::warn!(error, nsqd = daemon.tcp, "nsq: the channel is not made through HTTP but by subscribing");
+        if let Some(http) = &daemon.http {
+            if let Err(error) = self.lay(http).await {
+                tracing::warn!(
+                    error,
+                    nsqd = daemon.tcp,
+                    "nsq: the channel is not made through HTTP but by subscribing"
+                );
+            }
+            self.advise(http).await;
         }
         sentinel
+    }
+
+    /// Tells of an nsqd that is started otherwise than the documents say.
+    async fn advise(&self, http: &str) {
+        let held = self.setup.base.admin.output_buffer_timeout(http).await;
+        if let Some(held) = held.filter(|held| self.setup.own.is_some() && *held > PROMPT) {
+            let held = humantime::format_duration(held);
+            let nsqd = &self.daemon.tcp;
+            tracing::warn!(nsqd, "nsqd holds pushes back for up to {held}; start it with --output-buffer-timeout=1ms");
+        }
     }
 
     /// Makes the channel. A backlog stays in it until the hold is over: nsqd counts what it hands out, offered or not.
@@ -189,11 +204,6 @@ impl Link {
         }
         if self.jobs.is_none() {
             return Ok(());
-        }
-        if let Some(held) = base.admin.output_buffer_timeout(http).await.filter(|held| *held > PROMPT) {
-            let held = humantime::format_duration(held);
-            let nsqd = &self.daemon.tcp;
-            tracing::warn!(nsqd, "nsqd holds pushes back for up to {held}; start it with --output-buffer-timeout=1ms");
         }
         if records == 0 || until <= Instant::now() {
             base.admin.unpause(http, topic, channel).await?;
@@ -432,8 +442,9 @@ async fn judge(
             other.client_id, other.remote_address, daemon.tcp
         ));
     }
-    // a stop pauses it itself
-    if paused && !stopped.is_cancelled() {
+    // a stop pauses it itself, and so does a hold, whose end may take a second try
+    let held = setup.hold.get().is_some_and(|until| Instant::now() < *until + 2 * LONGEST_WAIT);
+    if paused && !held && !stopped.is_cancelled() {
         return Status::Ill(format!(
             "channel {channel} of nsqd {} is paused: unpause it (nsqadmin, or POST /channel/unpause)",
             daemon.tcp
