@@ -17,6 +17,7 @@ pub enum Kind {
     NotBuilt,
     NoKey,
     ForeignOrigin,
+    ForeignHost,
     NoSuchRoute,
     WrongMethod,
     TooSlow,
@@ -32,7 +33,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BadJson,
         Self::NotUtf8,
         Self::BadField,
@@ -40,6 +41,7 @@ impl Kind {
         Self::NotBuilt,
         Self::NoKey,
         Self::ForeignOrigin,
+        Self::ForeignHost,
         Self::NoSuchRoute,
         Self::WrongMethod,
         Self::TooSlow,
@@ -53,7 +55,8 @@ impl Kind {
         Self::Draining,
     ];
 
-    /// Its word: the row of the table, and the outcome under which a push is counted.
+    /// Its word, which never changes: the row of the table, the `reason` in an answer, and the outcome under which a push is
+    /// counted.
     pub fn name(self) -> &'static str {
         match self {
             Self::BadJson => "bad_json",
@@ -63,6 +66,7 @@ impl Kind {
             Self::NotBuilt => "not_built",
             Self::NoKey => "no_key",
             Self::ForeignOrigin => "foreign_origin",
+            Self::ForeignHost => "foreign_host",
             Self::NoSuchRoute => "no_such_route",
             Self::WrongMethod => "wrong_method",
             Self::TooSlow => "too_slow",
@@ -82,7 +86,7 @@ impl Kind {
         match self {
             Self::BadJson | Self::NotUtf8 | Self::BadField | Self::UnknownField | Self::NotBuilt => 400,
             Self::NoKey => 401,
-            Self::ForeignOrigin => 403,
+            Self::ForeignOrigin | Self::ForeignHost => 403,
             Self::NoSuchRoute => 404,
             Self::WrongMethod => 405,
             Self::TooSlow => 408,
@@ -109,6 +113,7 @@ impl Kind {
             Self::BadJson
             | Self::UnknownField
             | Self::ForeignOrigin
+            | Self::ForeignHost
             | Self::WrongMethod
             | Self::TooSlow
             | Self::WrongType => return None,
