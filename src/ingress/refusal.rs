@@ -149,6 +149,18 @@ impl Refusal {
         Self::new(Kind::BadField, format!("`{field}` {problem}"))
     }
 
+    /// No key came, or a wrong one. `given` is the `authorization` that came, `place` where one belongs.
+    pub fn no_key(given: Option<&[u8]>, place: &str) -> Self {
+        let problem = match given {
+            None => "a key is needed",
+            Some(given) if given.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer ")) => {
+                "this key is not known"
+            }
+            Some(_) => "this authorization is no Bearer key",
+        };
+        Self::new(Kind::NoKey, format!("{problem}: send {place} authorization: Bearer <one of [auth] keys>"))
+    }
+
     /// A panic was caught; the log says where.
     pub fn internal() -> Self {
         Self::new(Kind::Internal, "a bug of the gateway; its log says where")
