@@ -47,7 +47,7 @@ pub(super) fn replies(outcomes: &[Result<PushId, Refusal>]) -> HttpResponse {
         }
         Some(first) if failed == pushes && refusals.iter().all(|refusal| refusal.kind.http() == first.kind.http()) => {
             let one_reason = refusals.iter().all(|refusal| refusal.kind == first.kind).then_some(first.kind);
-            let message = format!("all {pushes} pushes failed; the first: {}", first.message);
+            let message = format!("{failed} of {pushes} pushes failed; the first: {}", first.message);
             write_top(&mut body, first.kind.http(), one_reason, &message);
             head(first.kind, "")
         }
