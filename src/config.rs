@@ -65,8 +65,8 @@ section! {
 section! {
     /// `[http]`.
     Http {
-        listen: SocketAddr, allowed_origins: Vec<String>, max_body: usize, request_timeout: Duration, page: bool,
-        max_connections: usize,
+        listen: SocketAddr, allowed_origins: Vec<String>, allowed_hosts: Vec<String>, max_body: usize,
+        request_timeout: Duration, keep_alive: Duration, user_timeout: Duration, page: bool, max_connections: usize,
     }
 }
 section! {

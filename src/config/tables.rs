@@ -222,8 +222,13 @@ fn http(r: &mut Reader<'_>) -> Http {
     Http {
         listen: r.address(s, "listen"),
         allowed_origins: r.origins(s, "allowed_origins"),
+        allowed_hosts: r.each(s, "allowed_hosts", "a host's name (without http:// and port)", |text| {
+            (!text.contains(['/', ':', '*'])).then(|| text.to_owned())
+        }),
         max_body: r.bytes(s, "max_body", KIB, 1024 * MIB),
         request_timeout: r.time(s, "request_timeout", MS * 10, HOUR),
+        keep_alive: r.time(s, "keep_alive", MS * 1000, HOUR),
+        user_timeout: r.time(s, "user_timeout", MS * 100, HOUR),
         page: r.switch(s, "page"),
         max_connections: r.number(s, "max_connections", 1, 10_000_000),
     }

@@ -4,8 +4,11 @@
 
 mod answer;
 mod body;
+mod exposition;
+mod hosts;
 mod json;
 mod openapi;
+mod patient;
 mod query;
 mod routes;
 
@@ -18,18 +21,27 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App, HttpRequest, HttpServer, dev::ServerHandle, web};
-use tokio::{sync::watch, time::Instant};
+use actix_http::{HttpService, error::DispatchError};
+use actix_server::{Server, ServerHandle};
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::{App, HttpRequest, dev::AppConfig, web};
+use socket2::SockRef;
+use tokio::{net::TcpStream, sync::watch, time::Instant};
 
 use super::admission::Admission;
-use crate::{config::Config, lifecycle::Tasks, telemetry::Metrics};
+use crate::{
+    config::{self, Config},
+    lifecycle::Tasks,
+    telemetry::Metrics,
+};
 
+use patient::Patient;
 use routes::Site;
 
 /// Threads that serve; a push waits for the queue, not for them.
 const WORKERS: usize = 2;
-/// How long a connection that is idle between requests stays.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a connection that was closed may go on sending.
+const LINGER: Duration = Duration::from_secs(1);
 /// What a stop grants an answer, beside `[queue] publish_timeout`, to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -59,7 +71,8 @@ impl Bound {
         socket: SocketAddr,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let site = Arc::new(Site::new(config, admission, details, socket, metrics));
+        let listen = listener.local_addr().unwrap_or(config.http.listen);
+        let site = Arc::new(Site::new(config, admission, details, (listen, socket), metrics));
         Self { listener, config: config.clone(), site }
     }
 
@@ -67,23 +80,16 @@ impl Bound {
     pub fn serve(self, tasks: &Tasks) -> Serving {
         let Self { listener, config, site } = self;
         let in_hand = Arc::clone(&site.in_hand);
-        let factory = move || {
-            let site = Arc::clone(&site);
-            App::new().default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
-                let site = Arc::clone(&site);
-                async move { site.answer(request, payload).await }
-            }))
-        };
-        let server = HttpServer::new(factory)
+        let last_words = config.queue.publish_timeout + LAST_WORDS;
+        // while a push waits for the queue, its caller is silent
+        let patience = config.http.keep_alive + config.queue.publish_timeout;
+        let server = Server::build()
             .workers(WORKERS)
             .worker_max_blocking_threads(1)
-            .max_connections(config.http.max_connections.div_ceil(WORKERS))
-            .keep_alive(KEEP_ALIVE)
-            .client_request_timeout(config.http.request_timeout)
-            .tcp_nodelay(true)
+            .max_concurrent_connections(config.http.max_connections.div_ceil(WORKERS))
             .shutdown_timeout(1)
             .disable_signals()
-            .listen(listener)
+            .listen("http", listener, move || connections(&config.http, patience, &site))
             .expect("invariant: a listener that is non-blocking and has an address can be served")
             .run();
         let (handle, stopping) = (server.handle(), Arc::new(AtomicBool::new(false)));
@@ -101,8 +107,37 @@ impl Bound {
                 }
             }
         });
-        Serving { handle, stopping, in_hand, patience: config.queue.publish_timeout + LAST_WORDS }
+        Serving { handle, stopping, in_hand, patience: last_words }
     }
+}
+
+/// What one worker does with accepted connections.
+fn connections(
+    config: &config::Http,
+    patience: Duration,
+    site: &Arc<Site>,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
+    let (site, user_timeout) = (Arc::clone(site), config.user_timeout);
+    let app = App::new().default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
+        let site = Arc::clone(&site);
+        async move { site.answer(request, payload).await }
+    }));
+    let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
+    let http = HttpService::build()
+        .keep_alive(config.keep_alive)
+        .client_request_timeout(config.request_timeout)
+        .client_disconnect_timeout(LINGER)
+        .h1(map_config(app, |()| AppConfig::default()));
+    let accepted = fn_service(move |stream: TcpStream| async move {
+        let socket = SockRef::from(&stream);
+        // a peer that vanished meanwhile is found by the first read
+        if let Err(error) = socket.set_tcp_nodelay(true).and(socket.set_tcp_user_timeout(Some(user_timeout))) {
+            tracing::debug!(%error, "a caller's socket takes no options");
+        }
+        let peer = stream.peer_addr().ok();
+        Ok::<_, DispatchError>((Patient::new(stream, patience), peer))
+    });
+    accepted.and_then(http)
 }
 
 impl Serving {

@@ -17,6 +17,7 @@ pub enum Kind {
     NotBuilt,
     NoKey,
     ForeignOrigin,
+    ForeignHost,
     NoSuchRoute,
     WrongMethod,
     TooSlow,
@@ -33,7 +34,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::BadJson,
         Self::NotUtf8,
         Self::BadField,
@@ -41,6 +42,7 @@ impl Kind {
         Self::NotBuilt,
         Self::NoKey,
         Self::ForeignOrigin,
+        Self::ForeignHost,
         Self::NoSuchRoute,
         Self::WrongMethod,
         Self::TooSlow,
@@ -55,7 +57,8 @@ impl Kind {
         Self::DeadlinePassed,
     ];
 
-    /// Its word: the row of the table, and the outcome under which a push is counted.
+    /// Its word, which never changes: the row of the table, the `reason` in an answer, and the outcome under which a push is
+    /// counted.
     pub fn name(self) -> &'static str {
         match self {
             Self::BadJson => "bad_json",
@@ -65,6 +68,7 @@ impl Kind {
             Self::NotBuilt => "not_built",
             Self::NoKey => "no_key",
             Self::ForeignOrigin => "foreign_origin",
+            Self::ForeignHost => "foreign_host",
             Self::NoSuchRoute => "no_such_route",
             Self::WrongMethod => "wrong_method",
             Self::TooSlow => "too_slow",
@@ -85,7 +89,7 @@ impl Kind {
         match self {
             Self::BadJson | Self::NotUtf8 | Self::BadField | Self::UnknownField | Self::NotBuilt => 400,
             Self::NoKey => 401,
-            Self::ForeignOrigin => 403,
+            Self::ForeignOrigin | Self::ForeignHost => 403,
             Self::NoSuchRoute => 404,
             Self::WrongMethod => 405,
             Self::TooSlow => 408,
@@ -109,9 +113,12 @@ impl Kind {
             Self::Full | Self::BodyTooLarge => Code::ResourceExhausted,
             Self::TooSlow | Self::DeadlinePassed => Code::DeadlineExceeded,
             Self::Unavailable | Self::TimedOut | Self::Draining => Code::Unavailable,
-            Self::BadJson | Self::UnknownField | Self::ForeignOrigin | Self::WrongMethod | Self::WrongType => {
-                return None;
-            }
+            Self::BadJson
+            | Self::UnknownField
+            | Self::ForeignOrigin
+            | Self::ForeignHost
+            | Self::WrongMethod
+            | Self::WrongType => return None,
         })
     }
 
@@ -142,6 +149,18 @@ impl Refusal {
     /// A field that is not as it must be.
     pub fn field(field: &str, problem: impl fmt::Display) -> Self {
         Self::new(Kind::BadField, format!("`{field}` {problem}"))
+    }
+
+    /// No key came, or a wrong one. `given` is the `authorization` that came, `place` where one belongs.
+    pub fn no_key(given: Option<&[u8]>, place: &str) -> Self {
+        let problem = match given {
+            None => "a key is needed",
+            Some(given) if given.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer ")) => {
+                "this key is not known"
+            }
+            Some(_) => "this authorization is no Bearer key",
+        };
+        Self::new(Kind::NoKey, format!("{problem}: send {place} authorization: Bearer <one of [auth] keys>"))
     }
 
     /// A panic was caught; the log says where.

@@ -5,21 +5,30 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+/// Milliseconds that the clock may go back for ids to grow all the same, as it does when it is slewed; more is a clock set back.
+const SET_BACK: u64 = 1000;
+
 /// 128 bits: 48 of milliseconds since 1970, 80 of chance; shown as 26 characters of Crockford's base 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PushId(u128);
 
 impl PushId {
-    /// A new id of this moment, larger than any that this process made before.
+    /// A new id of this moment, larger than any that this process made before, unless the clock was set back since.
     pub fn generate() -> Self {
         use std::sync::{Mutex, PoisonError};
-        static LAST: Mutex<u128> = Mutex::new(0);
+        static LAST: Mutex<PushId> = Mutex::new(PushId(0));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
-        let rand = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
-        let fresh = Self::from_parts(now, rand).0;
+        let chance = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = fresh.max(*last + 1);
-        Self(*last)
+        *last = last.next(now, chance);
+        *last
+    }
+
+    /// The id of `now` after this one.
+    fn next(self, now: u64, chance: u128) -> Self {
+        let fresh = Self::from_parts(now, chance);
+        // an id's time is shown as the push's: it follows a clock that was ahead and was set right
+        if self.millis() > now.saturating_add(SET_BACK) { fresh } else { fresh.max(Self(self.0 + 1)) }
     }
 
     /// From `millis` since 1970 and any `chance`, of which the low 80 bits count: the same for the same arguments.
@@ -57,6 +66,24 @@ mod tests {
     fn ids_grow() {
         let ids: Vec<_> = (0..1000).map(|_| PushId::generate()).collect();
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn ids_follow_a_clock_that_was_ahead_and_grow_while_it_only_stutters() {
+        const NOW: u64 = 1_700_000_000_000;
+        let id = PushId::from_parts(NOW, 7);
+        for (now, grows, millis) in [
+            (NOW, true, NOW),
+            (NOW + 1, true, NOW + 1),
+            (NOW - 1, true, NOW),
+            (NOW - 1000, true, NOW),
+            (NOW - 1001, false, NOW - 1001),
+            (NOW - 3_600_000, false, NOW - 3_600_000),
+            (0, false, 0),
+        ] {
+            let next = id.next(now, 3);
+            assert_eq!((next > id, next.millis()), (grows, millis), "{now}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The counters of one gateway, shown at `/metrics` as Prometheus text.
+//! The counters of one gateway, shown at `/metrics` as Prometheus's text or OpenMetrics.
 //!
 //! Families with a label cost a look-up; a hot path keeps a clone of the counter it needs.
 
@@ -91,13 +91,31 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The Prometheus text exposition.
-    pub fn text(&self) -> String {
+    /// In OpenMetrics 1.0.
+    pub fn openmetrics(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,
             Err(std::fmt::Error) => String::new(),
         }
+    }
+
+    /// In Prometheus's classic text format 0.0.4, where a counter's HELP and TYPE name its samples, `_total` included.
+    pub fn text(&self) -> String {
+        let openmetrics = self.openmetrics();
+        let mut text = String::with_capacity(openmetrics.len() + 512);
+        let mut lines = openmetrics.lines().filter(|line| *line != "# EOF").peekable();
+        while let Some(line) = lines.next() {
+            let counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
+            // HELP stands before its TYPE
+            let of_counter =
+                counter(line) || line.starts_with("# HELP ") && lines.peek().is_some_and(|next| counter(next));
+            match line.match_indices(' ').nth(2).filter(|_| of_counter) {
+                Some((end, _)) => text.extend([&line[..end], "_total", &line[end..], "\n"]),
+                None => text.extend([line, "\n"]),
+            }
+        }
+        text
     }
 }
 
@@ -115,5 +133,36 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_classic_text_names_counters_as_their_samples() {
+        let metrics = Metrics::new();
+        metrics.pushes.get_or_create(&[("source", "http"), ("outcome", "accepted")]).inc();
+        metrics.connections.set(3);
+        metrics.publish_seconds.observe(0.5);
+        let (classic, open) = (metrics.text(), metrics.openmetrics());
+        for line in [
+            "# HELP oxipush_pushes_total Pushes that came in, by source and outcome.",
+            "# TYPE oxipush_pushes_total counter",
+            "oxipush_pushes_total{source=\"http\",outcome=\"accepted\"} 1",
+            "# TYPE oxipush_connections gauge",
+            "oxipush_connections 3",
+            "# TYPE oxipush_publish_seconds histogram",
+            "oxipush_publish_seconds_count 1",
+        ] {
+            assert!(classic.lines().any(|told| told == line), "{line} is missing in {classic}");
+        }
+        assert!(!classic.contains("# EOF") && open.ends_with("# EOF\n"));
+        assert!(open.contains("# TYPE oxipush_pushes counter\n"), "{open}");
+        let samples =
+            |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(samples(&classic), samples(&open));
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use oxipush::proto::rpc::{PushRequest, rpc_client::RpcClient};
+use oxipush::{
+    ingress::refusal::Kind,
+    proto::rpc::{PushRequest, rpc_client::RpcClient},
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -69,7 +72,7 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
     type Row<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], &'a str, u16, &'a str);
     let rows: &[Row<'_>] = &[
         (Method::POST, "/push", &[], "", 400, "the body is not JSON"),
-        (Method::POST, "/push", &[], "from=a&to=b", 400, "the body is not JSON"),
+        (Method::POST, "/push", &[], "from=a&to=b", 400, "the body is not JSON: it is a form"),
         (Method::POST, "/push", &[], r#"{"to":[],"content":"x"}"#, 400, "`to` names no card"),
         (Method::POST, "/push", &[], r#"{"to":["a",""],"content":"x"}"#, 400, "`to[1]` is empty"),
         (Method::POST, "/push", &[], r#"{"to":["a",7],"content":"x"}"#, 400, "`to[1]` is a number"),
@@ -109,7 +112,21 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
         (Method::POST, "/push", &[("origin", "null")], GOOD, 403, "this Origin may not call"),
         (Method::GET, "/push", &[], "", 405, "this path answers POST only"),
         (Method::DELETE, "/system", &[], "", 405, "this path answers GET"),
-        (Method::POST, "/push/", &[], GOOD, 404, "there is no such path"),
+        (Method::GET, "/metrics/", &[], "", 404, "there is no such path; leave the slash"),
+        (Method::POST, "/push//", &[], GOOD, 404, "there is no such path"),
+        (Method::POST, "/push?ttl=5", &[], GOOD, 400, "`ttl` is no parameter"),
+        (Method::POST, "/push/batch?ttl=5", &[], "[]", 400, "`ttl` is no parameter"),
+        (Method::POST, "/push", &[("idempotency-key", "k")], GOOD, 400, "`idempotency-key` is not supported yet"),
+        (Method::POST, "/push", &[("ttl", "5")], GOOD, 400, "`ttl` is not supported yet"),
+        (Method::POST, "/push", &[], r#"{"to":["a"],"content":null}"#, 400, "`content` is null"),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"to":["a"],"content":"x","app_id":"a"}"#,
+            400,
+            "`app_id` is no field; write `appID`",
+        ),
         (Method::POST, "/v1/push", &[], GOOD, 404, "there is no such path"),
         (Method::POST, "/push/batch", &[], GOOD, 400, "a batch must be a list"),
         (Method::POST, "/push/batch", &[], "[{},{},{},{}]", 400, "`pushes` are more than 3"),
@@ -133,14 +150,21 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
         assert_eq!(answer["code"], *status, "{method} {path} {shown}");
         let told = answer["message"].as_str().unwrap();
         assert!(told.starts_with(message), "{method} {path} {shown}: {told}");
+        let reason = answer["reason"].as_str().unwrap();
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == reason).expect(reason);
+        assert_eq!(kind.http(), *status, "{method} {path} {shown}: {reason}");
     }
-    let answer =
-        raw(&node, b"POST /push HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\n\"\xff\xfe\"")
-            .await;
+    let answer = raw(
+        &node,
+        b"POST /push HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nConnection: close\r\n\r\n\"\xff\xfe\"",
+    )
+    .await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert!(answer.contains("the body is not UTF-8"), "{answer}");
-    let chunk =
-        format!("POST /push HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{huge}\r\n", huge.len());
+    let chunk = format!(
+        "POST /push HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{huge}\r\n",
+        huge.len()
+    );
     let answer = raw(&node, chunk.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     // what was refused cost nothing else
@@ -153,7 +177,7 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_never_comes_is_answered_with_408() {
     let node = Node::start(&[("HTTP__REQUEST_TIMEOUT", "1s")]).await;
-    let answer = raw(&node, b"POST /push HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{").await;
+    let answer = raw(&node, b"POST /push HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{").await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert!(answer.contains(r#""code":408"#), "{answer}");
     node.stop().await;
@@ -186,7 +210,15 @@ async fn a_name_that_was_made_to_lead_here_is_foreign_unless_keys_guard_the_node
             GOOD.len()
         )
     };
-    let open = Node::start(&[]).await;
+    let open = Node::start(&[("HTTP__ALLOWED_HOSTS", "push.internal")]).await;
+    for path in ["/isOnline?cardID=a", "/group?cardID=a", "/system", "/metrics", "/readyz", "/"] {
+        for (name, status) in [("rebound.example:8081", "403"), ("localhost:8081", "200"), ("push.internal", "200")] {
+            let asked = format!("GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+            let answer = raw(&open, asked.as_bytes()).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} {name}: {answer}");
+            assert_eq!(answer.contains(r#""reason":"foreign_host""#), status == "403", "{path} {name}: {answer}");
+        }
+    }
     for (name, status) in [("rebound.example:8081", "403"), ("localhost:8081", "200"), ("[::1]:8081", "200")] {
         let answer = raw(&open, asked(name, "").as_bytes()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{name}: {answer}");
@@ -214,8 +246,113 @@ async fn in_a_batch_each_push_is_answered_and_a_bad_one_costs_only_itself() {
     let codes: Vec<_> =
         answer["replies"].as_array().unwrap().iter().map(|reply| reply["code"].as_u64().unwrap()).collect();
     assert_eq!(codes, [0, 400, 400, 400, 0]);
+    assert_eq!(
+        (&answer["failed"], &answer["message"]),
+        (&json!(3), &json!("3 of 5 pushes failed; the replies say why"))
+    );
+    assert_eq!(answer["replies"][2]["reason"], "not_built");
     assert_eq!((tab.content().await, tab.content().await), ("1".into(), "5".into()));
-    assert_eq!(node.post("/push/batch", json!([])).await.1["replies"], json!([]));
+    // what serde cannot read costs its own push alone
+    let broken = r#"[{"to":["a"],"content":"6"},{"to":["a"],"content":1e999},{"to":["a"],"content":"\q"}]"#;
+    let answer: Value = ask(&node, Method::POST, "/push/batch", &[], broken).await.json().await.unwrap();
+    assert_eq!((&answer["failed"], &answer["replies"][1]["reason"]), (&json!(2), &json!("bad_json")), "{answer}");
+    assert!(answer["replies"][2]["message"].as_str().unwrap().contains("`content`: invalid escape"), "{answer}");
+    assert_eq!(tab.content().await, "6");
+    let none = node.post("/push/batch", json!([])).await;
+    assert_eq!(none, (200, json!({"code": 0, "message": "ok", "failed": 0, "replies": []})));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_pushes_all_failed_with_one_status_has_it() {
+    let node = Node::start(&[]).await;
+    let to_nobody = r#"{"to":[],"content":"x"}"#;
+    let unknown = r#"{"to":["a"],"content":"x","tag":1}"#;
+    let large = format!(r#"{{"to":["a"],"content":"{}"}}"#, "x".repeat(70_000));
+    for (batch, status, reason, failed) in [
+        (format!("[{to_nobody},{to_nobody}]"), 400, json!("bad_field"), 2),
+        (format!("[{to_nobody},{unknown}]"), 400, json!(null), 2),
+        (format!("[{large}]"), 413, json!("push_too_large"), 1),
+        (format!("[{to_nobody},{large}]"), 200, json!(null), 2),
+        (format!("[{to_nobody},{GOOD}]"), 200, json!(null), 1),
+    ] {
+        let answer = ask(&node, Method::POST, "/push/batch", &[], &batch).await;
+        assert_eq!(answer.status(), status, "{reason} {failed}");
+        let answer: Value = answer.json().await.unwrap();
+        assert_eq!(answer["code"], if status == 200 { 0 } else { status }, "{answer}");
+        assert_eq!((&answer["reason"], &answer["failed"]), (&reason, &json!(failed)), "{answer}");
+        assert!(answer["replies"].is_array(), "{answer}");
+    }
+    node.stop().await;
+    let mut settings = without_nsqd();
+    settings.push(("QUEUE__PUBLISH_TIMEOUT", "300ms".into()));
+    let node = start_unready(&settings).await;
+    let answer = ask(&node, Method::POST, "/push/batch", &[], &format!("[{GOOD},{GOOD}]")).await;
+    assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!((&answer["failed"], &answer["code"]), (&json!(2), &json!(503)), "{answer}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_a_proxy_made_an_upgrade_is_answered_at_once() {
+    let node = Node::start(&[("HTTP__REQUEST_TIMEOUT", "1h")]).await;
+    let mut tab = Client::gopusher(&node.socket(), "mayun", "alibaba").await;
+    for upgrade in ["websocket", "WebSocket", "h2c"] {
+        let asked = format!(
+            "POST /push HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\nContent-Length: {}\r\n\r\n",
+            GOOD.len()
+        );
+        // the body in two pieces, and what a client may send after it
+        let mut socket = TcpStream::connect(node.listeners.http).await.unwrap();
+        socket.write_all(asked.as_bytes()).await.unwrap();
+        socket.write_all(&GOOD.as_bytes()[..9]).await.unwrap();
+        tokio::task::yield_now().await;
+        socket.write_all(&GOOD.as_bytes()[9..]).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("an end").unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{upgrade}: {answer}");
+        assert!(answer.contains("connection: close\r\n"), "{upgrade}: {answer}");
+        assert_eq!(tab.content().await, "hello", "{upgrade}");
+    }
+    let empty = b"POST /push HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert!(raw(&node, empty).await.starts_with("HTTP/1.1 400"));
+    let get = b"GET /isOnline?cardID=mayun HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let answer = raw(&node, get).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close\r\n"), "{answer}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_shells_and_frameworks_add_to_a_push_does_no_harm() {
+    let node = Node::start(&[]).await;
+    let mut tab = Client::gopusher(&node.socket(), "mayun", "alibaba").await;
+    let nothing = GOOD.replace('{', r#"{"offline":false,"ttl":null,"room":"","#);
+    for (path, body) in [("/push/", GOOD.into()), ("/push", format!("\u{feff}{GOOD}")), ("/push", nothing)] {
+        let answer = ask(&node, Method::POST, path, &[], &body).await;
+        assert_eq!(answer.status(), 200, "{path} {body}");
+        assert_eq!(tab.content().await, "hello");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_never_read_or_never_end_a_head_are_cut() {
+    let settings = [("HTTP__KEEP_ALIVE", "1s"), ("HTTP__USER_TIMEOUT", "1s"), ("QUEUE__PUBLISH_TIMEOUT", "100ms")];
+    let node = Node::start(&settings).await;
+    // the second head of a connection never ends
+    let mut half = TcpStream::connect(node.listeners.http).await.unwrap();
+    half.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(half.read(&mut [0; 1024]).await.unwrap() > 0);
+    half.write_all(b"GET /healthz HT").await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, half.read(&mut [0; 1024])).await.expect("an end within 30 s");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    // answers that nobody takes: writes fail once the gateway has given the connection up
+    let mut deaf = TcpStream::connect(node.listeners.http).await.unwrap();
+    let asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
+    let cut = async { while deaf.write_all(&asked).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, cut).await.expect("cut within 30 s");
     node.stop().await;
 }
 
@@ -248,6 +385,13 @@ async fn with_keys_only_their_holders_push_and_query() {
             let answer = ask(&node, method.clone(), path, headers, GOOD).await;
             assert_eq!(answer.status(), 401, "{path}");
             assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+            let answer: Value = answer.json().await.unwrap();
+            let problem = match headers {
+                [] => "a key is needed",
+                [(_, key)] if key.starts_with("Bearer") => "this key is not known",
+                _ => "this authorization is no Bearer key",
+            };
+            assert!(answer["message"].as_str().unwrap().starts_with(problem), "{answer}");
         }
     }
     for path in ["/healthz", "/readyz", "/openapi.json", "/"] {
@@ -255,10 +399,14 @@ async fn with_keys_only_their_holders_push_and_query() {
     }
     let keyed = [("authorization", "Bearer two")];
     assert_eq!(ask(&node, Method::POST, "/push", &keyed, GOOD).await.status(), 200);
-    let metrics = ask(&node, Method::GET, "/metrics", &keyed, "").await;
+    let asked = [keyed[0], ("accept", "application/openmetrics-text;version=1.0.0")];
+    let metrics = ask(&node, Method::GET, "/metrics", &asked, "").await;
     assert!(metrics.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    assert!(metrics.text().await.unwrap().ends_with("# EOF\n"));
+    let metrics = ask(&node, Method::GET, "/metrics", &keyed, "").await;
+    assert!(metrics.headers()["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
     let text = metrics.text().await.unwrap();
-    assert!(text.ends_with("# EOF\n"));
+    assert!(text.contains("# TYPE oxipush_pushes_total counter\n"), "{text}");
     assert!(text.contains(r#"oxipush_requests_total{protocol="http",status="401"} 12"#), "{text}");
     let lines = text.lines().map(|line| Ok(line.to_owned()));
     assert!(!prometheus_parse::Scrape::parse(lines).unwrap().samples.is_empty());
@@ -268,7 +416,9 @@ async fn with_keys_only_their_holders_push_and_query() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_can_be_turned_off_and_knows_the_socket_port() {
     let node = Node::start(&[]).await;
-    let page = ask(&node, Method::GET, "/", &[], "").await.text().await.unwrap();
+    let page = ask(&node, Method::GET, "/", &[], "").await;
+    assert_eq!(page.headers()["content-security-policy"], "frame-ancestors 'none'");
+    let page = page.text().await.unwrap();
     assert!(page.contains(&format!("socketPort = \"{}\"", node.listeners.socket.port())));
     node.stop().await;
     let node = Node::start(&[("HTTP__PAGE", "false")]).await;
@@ -364,7 +514,7 @@ async fn a_caller_that_goes_away_does_not_take_its_push_back() {
     let node = Node::start(&[]).await;
     let mut tab = Client::gopusher(&node.socket(), "mayun", "alibaba").await;
     let mut socket = TcpStream::connect(node.listeners.http).await.unwrap();
-    let request = format!("POST /push HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{GOOD}", GOOD.len());
+    let request = format!("POST /push HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{GOOD}", GOOD.len());
     socket.write_all(request.as_bytes()).await.unwrap();
     drop(socket);
     assert_eq!(tab.content().await, "hello");
@@ -375,7 +525,7 @@ async fn a_caller_that_goes_away_does_not_take_its_push_back() {
 async fn a_stop_does_not_wait_for_idle_connections() {
     let node = Node::start(&[("NODE__SHUTDOWN_TIMEOUT", "60s")]).await;
     let mut idle = TcpStream::connect(node.listeners.http).await.unwrap();
-    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     assert!(idle.read(&mut [0; 1024]).await.unwrap() > 0);
     tokio::time::timeout(Duration::from_secs(30), node.stop()).await.expect("it stops");
 }

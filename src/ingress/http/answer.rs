@@ -2,12 +2,13 @@
 
 use std::{
     convert::Infallible,
+    fmt::Write,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use actix_web::{
-    HttpResponse,
+    HttpResponse, HttpResponseBuilder,
     body::{BodySize, BoxBody, MessageBody},
     http::{StatusCode, header},
     web,
@@ -34,35 +35,72 @@ pub(super) fn accepted(id: PushId) -> HttpResponse {
     json(body)
 }
 
-/// The answer to a batch: a reply for each push.
+/// The answer to a batch: how many pushes failed, and a reply for each. When all failed with one status, it is the answer's.
 pub(super) fn replies(outcomes: &[Result<PushId, Refusal>]) -> HttpResponse {
-    let mut body = String::with_capacity(64 + outcomes.len() * 64);
-    body.push_str(r#"{"code":0,"message":"ok","replies":["#);
+    let refusals: Vec<&Refusal> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    let (pushes, failed) = (outcomes.len(), refusals.len());
+    let mut body = String::with_capacity(96 + pushes * 64);
+    let answer = match refusals.first() {
+        None => {
+            write_top(&mut body, 0, None, "ok");
+            HttpResponse::Ok()
+        }
+        Some(first) if failed == pushes && refusals.iter().all(|refusal| refusal.kind.http() == first.kind.http()) => {
+            let one_reason = refusals.iter().all(|refusal| refusal.kind == first.kind).then_some(first.kind);
+            let message = format!("{failed} of {pushes} pushes failed; the first: {}", first.message);
+            write_top(&mut body, first.kind.http(), one_reason, &message);
+            head(first.kind, "")
+        }
+        Some(_) => {
+            write_top(&mut body, 0, None, &format!("{failed} of {pushes} pushes failed; the replies say why"));
+            HttpResponse::Ok()
+        }
+    };
+    // writing to a String cannot fail
+    let _ = write!(body, r#","failed":{failed},"replies":["#);
     for (i, outcome) in outcomes.iter().enumerate() {
         if i > 0 {
             body.push(',');
         }
         match outcome {
             Ok(id) => write_accepted(&mut body, *id),
-            Err(refusal) => body.push_str(&code_and_message(refusal.kind.http(), &refusal.message)),
+            Err(refusal) => write_refused(&mut body, refusal),
         }
     }
     body.push_str("]}");
-    json(body)
+    finish(answer, body)
 }
 
 fn write_accepted(body: &mut String, id: PushId) {
-    use std::fmt::Write;
-    // writing to a String cannot fail
-    let _ = write!(body, r#"{{"code":0,"message":"ok","id":"{id}"}}"#);
+    write_top(body, 0, None, "ok");
+    let _ = write!(body, r#","id":"{id}"}}"#);
+}
+
+fn write_refused(body: &mut String, refusal: &Refusal) {
+    write_top(body, refusal.kind.http(), Some(refusal.kind), &refusal.message);
+    body.push('}');
+}
+
+/// What every answer begins with: `{"code":…,"reason":…,"message":…`.
+fn write_top(body: &mut String, code: u16, reason: Option<Kind>, message: &str) {
+    let _ = write!(body, r#"{{"code":{code}"#);
+    if let Some(kind) = reason {
+        let _ = write!(body, r#","reason":"{}""#, kind.name());
+    }
+    let _ = write!(body, r#","message":{}"#, serde_json::Value::from(message));
 }
 
 /// A refusal, with the headers that its status asks for. `allow` names the methods that a route has.
 pub(super) fn refused(refusal: &Refusal, allow: &'static str) -> HttpResponse {
-    let kind = refusal.kind;
+    let mut body = String::with_capacity(128);
+    write_refused(&mut body, refusal);
+    finish(head(refusal.kind, allow), body)
+}
+
+/// The status of a refusal and the headers that it asks for.
+fn head(kind: Kind, allow: &'static str) -> HttpResponseBuilder {
     let status = StatusCode::from_u16(kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = HttpResponse::build(status);
-    answer.content_type("application/json");
     if let Some(seconds) = kind.retry_after() {
         answer.insert_header((header::RETRY_AFTER, seconds));
     }
@@ -79,12 +117,11 @@ pub(super) fn refused(refusal: &Refusal, allow: &'static str) -> HttpResponse {
         }
         _ => {}
     }
-    answer.body(code_and_message(kind.http(), &refusal.message))
+    answer
 }
 
-/// `{"code":…,"message":…}`.
-pub(super) fn code_and_message(code: u16, message: &str) -> String {
-    serde_json::json!({ "code": code, "message": message }).to_string()
+fn finish(mut answer: HttpResponseBuilder, body: String) -> HttpResponse {
+    answer.content_type("application/json").body(body)
 }
 
 /// An answer that keeps the request's unread payload until it is written. actix reads a payload that was let go of to its

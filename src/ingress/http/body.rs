@@ -26,18 +26,28 @@ impl BodyReader {
     pub(super) async fn read(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
         check_content_type(request)?;
         let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        if announced.and_then(|value| value.parse().ok()).is_some_and(|length: usize| length > self.max_body) {
+        let announced: Option<usize> = announced.and_then(|value| value.parse().ok());
+        if announced.is_some_and(|length| length > self.max_body) {
             return Err(self.too_large());
         }
-        let whole = tokio::time::timeout(self.request_timeout, self.collect(payload)).await;
+        let end = takes_the_connection(request).then_some(announced.unwrap_or(0));
+        let whole = tokio::time::timeout(self.request_timeout, self.collect(payload, end)).await;
         whole.unwrap_or_else(|_| {
             Err(Refusal::new(Kind::TooSlow, "the body did not arrive within [http] request_timeout"))
         })
     }
 
-    async fn collect(&self, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
+    /// `end`: the length of a body whose payload does not end by itself.
+    async fn collect(&self, payload: &mut web::Payload, end: Option<usize>) -> Result<Bytes, Refusal> {
         let broken = |_| Refusal::new(Kind::BadJson, "the body ended early or is badly framed");
-        let Some(first) = payload.next().await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
+        if end == Some(0) {
+            return Ok(Bytes::new());
+        }
+        let Some(mut first) = payload.next().await.transpose().map_err(broken)? else { return Ok(Bytes::new()) };
+        if let Some(end) = end.filter(|end| first.len() >= *end) {
+            first.truncate(end);
+            return Ok(first);
+        }
         if first.len() > self.max_body {
             return Err(self.too_large());
         }
@@ -48,17 +58,33 @@ impl BodyReader {
         whole.extend_from_slice(&first);
         whole.extend_from_slice(&second);
         // checked before the next is waited for: it may never come
-        while whole.len() <= self.max_body {
+        while whole.len() <= self.max_body && end.is_none_or(|end| whole.len() < end) {
             let Some(chunk) = payload.next().await else { return Ok(whole.freeze()) };
             whole.extend_from_slice(&chunk.map_err(broken)?);
         }
-        Err(self.too_large())
+        match end {
+            Some(end) => {
+                whole.truncate(end);
+                Ok(whole.freeze())
+            }
+            None => Err(self.too_large()),
+        }
     }
 
     fn too_large(&self) -> Refusal {
         let message = format!("the body is larger than [http] max_body ({} bytes)", self.max_body);
         Refusal::new(Kind::BodyTooLarge, message)
     }
+}
+
+/// Whether actix takes all that follows on the connection for the body, whatever its length: it does with `Upgrade: websocket`,
+/// which some proxies set on every call.
+fn takes_the_connection(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    !headers.contains_key(header::TRANSFER_ENCODING)
+        && headers
+            .get_all(header::UPGRADE)
+            .any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// JSON is taken under its own name, as curl's default form, as plain text, or without a type; never compressed.

@@ -1,13 +1,13 @@
 //! Pushes as JSON: read in one pass, texts without escapes shared with the request's body, every mistake named.
 //!
 //! A mistake inside a push (a wrong type, an unknown field) does not stop the reading, so that in a batch it costs only that
-//! push; only what is no JSON at all refuses the whole body.
+//! push. What serde cannot read does stop it: then the batch is taken apart by its brackets, and each push read by itself.
 
 use std::fmt;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::{
     config::PushLimits,
@@ -22,22 +22,69 @@ type Outcome<T> = Result<T, Refusal>;
 
 /// Reads the body of `POST /push`.
 pub(super) fn push(body: &Bytes, limits: &PushLimits) -> Outcome<Draft> {
-    parse(body, PushSeed { body, limits })?
+    parse("body", text(body)?, PushSeed { body, limits })?
 }
 
 /// Reads the body of `POST /push/batch`: an array of pushes.
 pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Outcome<Vec<Outcome<Draft>>> {
-    parse(body, BatchSeed(PushSeed { body, limits }))?
+    let (text, push) = (text(body)?, PushSeed { body, limits });
+    parse("body", text, BatchSeed(push)).unwrap_or_else(|refusal| match elements(text, limits.max_batch) {
+        Some(pushes) if pushes.len() > limits.max_batch => Err(too_many_pushes(limits.max_batch)),
+        Some(pushes) => Ok(pushes.into_iter().map(|text| parse("push", text, push).flatten()).collect()),
+        None => Err(refusal),
+    })
 }
 
-fn parse<'de, S: DeserializeSeed<'de>>(body: &'de Bytes, seed: S) -> Outcome<S::Value> {
+/// The body as text, without the byte order mark that some editors and shells put before it.
+fn text(body: &Bytes) -> Outcome<&str> {
     let text = simdutf8::basic::from_utf8(body).map_err(|_| Refusal::new(Kind::NotUtf8, "the body is not UTF-8"))?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+fn parse<'de, S: DeserializeSeed<'de>>(what: &str, text: &'de str, seed: S) -> Outcome<S::Value> {
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed = seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     parsed.map_err(|error| {
+        let why = if is_a_form(text) { "it is a form".into() } else { error.to_string() };
         let example = r#"send {"to":["card"],"content":"text"}"#;
-        Refusal::new(Kind::BadJson, format!("the body is not JSON: {error}; {example}"))
+        Refusal::new(Kind::BadJson, format!("the {what} is not JSON: {why}; {example}"))
     })
+}
+
+/// `to=a&content=b`.
+fn is_a_form(text: &str) -> bool {
+    text.split_once('=').is_some_and(|(name, _)| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.[]%+".contains(&byte))
+    })
+}
+
+/// The elements of a list as its brackets, commas and quotes alone tell them, one more than `most` of them at most; `None` where
+/// these make no list.
+fn elements(list: &str, most: usize) -> Option<Vec<&str>> {
+    let inner = list.trim_ascii().strip_prefix('[')?.strip_suffix(']')?;
+    let (mut elements, mut from) = (Vec::new(), 0);
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    for (at, byte) in inner.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.checked_sub(1)?,
+            b',' if depth == 0 => {
+                elements.push(&inner[from..at]);
+                from = at + 1;
+                if elements.len() > most {
+                    return Some(elements);
+                }
+            }
+            _ => {}
+        }
+    }
+    elements.push(&inner[from..]);
+    let whole = depth == 0 && !quoted && elements.iter().all(|element| !element.trim_ascii().is_empty());
+    whole.then_some(elements)
 }
 
 /// The visits of values that are not what was expected: drained, then told by their kind.
@@ -102,31 +149,28 @@ impl<'de> Visitor<'de> for PushSeed<'_> {
         let mut mistake = None;
         while let Some(key) = map.next_key_seed(KeySeed)? {
             let known = if let Key::Known(field) = &key { field.bit() } else { 0 };
-            let given = match key {
+            let given = match &key {
                 Key::Known(field) if seen & known != 0 => {
-                    map.next_value::<IgnoredAny>()?;
-                    Err(Refusal::field(field.name(), "is given twice"))
+                    map.next_value::<IgnoredAny>().map(|_| Err(Refusal::field(field.name(), "is given twice")))
                 }
                 Key::Known(Field::To) => {
-                    let cards = map.next_value_seed(CardsSeed(self))?;
-                    cards.map(|cards| draft.to = cards)
+                    map.next_value_seed(CardsSeed(self)).map(|cards| cards.map(|cards| draft.to = cards))
                 }
-                Key::Known(field) => {
-                    let text = map.next_value_seed(TextSeed { body: self.body })?;
-                    let text = text
-                        .map_err(|kind| Refusal::field(field.name(), format_args!("is {kind}; it must be a string")));
-                    text.map(|text| *field.of(&mut draft) = text)
-                }
-                Key::NotBuilt(option) => {
-                    map.next_value::<IgnoredAny>()?;
-                    Err(Refusal::not_built(option))
-                }
-                Key::Unknown(name) => {
-                    map.next_value::<IgnoredAny>()?;
-                    let fields = "a push has from, to, appID, content and collapse_key";
-                    Err(Refusal::new(Kind::UnknownField, format!("`{name}` is no field; {fields}")))
-                }
+                Key::Known(field) => map.next_value_seed(TextSeed { body: self.body }).map(|text| match text {
+                    Ok(text) => {
+                        *field.of(&mut draft) = text;
+                        Ok(())
+                    }
+                    // it counts as absent, as gopusher's gateway has it; but a push needs its content
+                    Err("null") if !matches!(field, Field::Content) => Ok(()),
+                    Err(kind) => Err(Refusal::field(field.name(), format_args!("is {kind}; it must be a string"))),
+                }),
+                Key::NotBuilt(option) => map
+                    .next_value_seed(AskedSeed)
+                    .map(|asked| if asked { Err(Refusal::not_built(option)) } else { Ok(()) }),
+                Key::Unknown(name) => map.next_value::<IgnoredAny>().map(|_| Err(no_field(name))),
             };
+            let given = given.map_err(|error| A::Error::custom(format_args!("`{}`: {error}", key.name())))?;
             seen |= known;
             mistake = mistake.or(given.err());
         }
@@ -219,6 +263,27 @@ enum Key {
     Unknown(String),
 }
 
+impl Key {
+    fn name(&self) -> &str {
+        match self {
+            Self::Known(field) => field.name(),
+            Self::NotBuilt(option) => option,
+            Self::Unknown(name) => name,
+        }
+    }
+}
+
+/// A field that does not exist, with the one that was likely meant.
+fn no_field(name: &str) -> Refusal {
+    let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
+    let mut known = Field::ALL.into_iter().map(Field::name).chain(NOT_BUILT);
+    let advice = match known.find(|known| plain(known) == plain(name)) {
+        Some(known) => format!("write `{known}`"),
+        None => "a push has from, to, appID, content and collapse_key".into(),
+    };
+    Refusal::new(Kind::UnknownField, format!("`{name}` is no field; {advice}"))
+}
+
 struct KeySeed;
 
 impl<'de> DeserializeSeed<'de> for KeySeed {
@@ -247,7 +312,53 @@ impl Visitor<'_> for KeySeed {
     }
 }
 
-/// A text; `null` counts as absent, as gopusher's gateway has it. An error is the kind of what stood there instead.
+/// Whether an option that is not built is asked for. null, false, 0 and "" ask for nothing, as in protobuf, which cannot tell them
+/// from an option that is left out.
+struct AskedSeed;
+
+impl<'de> DeserializeSeed<'de> for AskedSeed {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AskedSeed {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an option")
+    }
+
+    fn visit_bool<E>(self, given: bool) -> Result<bool, E> {
+        Ok(given)
+    }
+
+    fn visit_u64<E>(self, given: u64) -> Result<bool, E> {
+        Ok(given != 0)
+    }
+
+    fn visit_i64<E>(self, given: i64) -> Result<bool, E> {
+        Ok(given != 0)
+    }
+
+    fn visit_f64<E>(self, given: f64) -> Result<bool, E> {
+        Ok(given != 0.0)
+    }
+
+    fn visit_str<E>(self, given: &str) -> Result<bool, E> {
+        Ok(!given.is_empty())
+    }
+
+    fn visit_unit<E>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    other_kinds!(_kind => true; list object);
+}
+
+/// A text. An error is the kind of what stood there instead.
 #[derive(Clone, Copy)]
 struct TextSeed<'b> {
     body: &'b Bytes,
@@ -268,7 +379,7 @@ impl<'de> Visitor<'de> for TextSeed<'_> {
         f.write_str("a string")
     }
 
-    fn visit_borrowed_str<E: serde::de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
         // it lies in the body, so that it can share its bytes
         let shared = self.body.slice_ref(text.as_bytes());
         ByteString::try_from(shared).map(Ok).map_err(E::custom)
@@ -278,11 +389,7 @@ impl<'de> Visitor<'de> for TextSeed<'_> {
         Ok(Ok(ByteString::from(text)))
     }
 
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Ok(ByteString::new()))
-    }
-
-    other_kinds!(kind => Err(kind); bool number list object);
+    other_kinds!(kind => Err(kind); bool number null list object);
 }
 
 struct CardsSeed<'b>(PushSeed<'b>);
@@ -354,7 +461,29 @@ mod tests {
     fn a_bad_body_is_refused_with_what_was_wrong() {
         for (body, kind, message) in [
             ("", Kind::BadJson, "the body is not JSON: EOF"),
-            ("from=a&to=b", Kind::BadJson, "the body is not JSON: expected"),
+            ("from=a&to=b", Kind::BadJson, "the body is not JSON: it is a form; send {"),
+            ("a=b", Kind::BadJson, "the body is not JSON: it is a form; send {"),
+            (
+                "{\"to\":[\"a\"],\"content\":\"\\q\"}",
+                Kind::BadJson,
+                "the body is not JSON: `content`: invalid escape at",
+            ),
+            (
+                "{\"to\":[1e999],\"content\":\"\"}",
+                Kind::BadJson,
+                "the body is not JSON: `to`: number out of range at line 1 ",
+            ),
+            ("{\"to\":[\"a\"],\"content\":null}", Kind::BadField, "`content` is null; it must be a string"),
+            ("{\"to\":null,\"content\":\"x\"}", Kind::BadField, "`to` is null; it must be a list"),
+            ("{\"to\":[null],\"content\":\"x\"}", Kind::BadField, "`to[0]` is null; it must be a string"),
+            (
+                "{\"to\":[\"a\"],\"content\":\"x\",\"app_id\":1}",
+                Kind::UnknownField,
+                "`app_id` is no field; write `appID`",
+            ),
+            ("{\"TO\":[\"a\"]}", Kind::UnknownField, "`TO` is no field; write `to`"),
+            ("{\"collapseKey\":1}", Kind::UnknownField, "`collapseKey` is no field; write `collapse_key`"),
+            ("{\"deliverAt\":1}", Kind::UnknownField, "`deliverAt` is no field; write `deliver_at`"),
             ("{\"to\":[\"a\"],\"content\":\"x\"", Kind::BadJson, "the body is not JSON"),
             ("{\"to\":[\"a\"],\"content\":\"x\"} x", Kind::BadJson, "the body is not JSON: trailing"),
             ("{\"to\":[\"a\"],\"content\":\"\\ud800\"}", Kind::BadJson, "the body is not JSON"),
@@ -382,6 +511,53 @@ mod tests {
     }
 
     #[test]
+    fn an_option_that_is_not_built_is_taken_only_where_it_asks_for_nothing() {
+        let with = |option: &str, value: &str| read(&format!(r#"{{"to":["a"],"content":"x","{option}":{value}}}"#));
+        for option in NOT_BUILT {
+            for nothing in ["null", "false", "0", "0.0", "\"\""] {
+                assert!(with(option, nothing).is_ok(), "{option}: {nothing}");
+            }
+            for something in ["true", "5", "-1", "0.5", "\"r\"", "[]", "{}"] {
+                let refusal = with(option, something).unwrap_err();
+                assert_eq!(refusal, Refusal::not_built(option), "{something}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_body_is_no_part_of_it() {
+        assert_eq!(read("\u{feff}{\"to\":[\"a\"],\"content\":\"\u{feff}x\"}").unwrap().content, "\u{feff}x");
+        let body = Bytes::from_static("\u{feff}[{\"to\":[\"a\"],\"content\":\"x\"}]".as_bytes());
+        assert!(batch(&body, &LIMITS).unwrap()[0].is_ok());
+    }
+
+    #[test]
+    fn a_push_that_cannot_be_read_costs_the_others_of_its_batch_nothing() {
+        let good = r#"{"to":["b"],"content":"],\"\\"}"#;
+        for (bad, message) in [
+            (r#"{"to":["a"],"content":1e999}"#, "the push is not JSON: `content`: number out of range"),
+            (r#"{"to":["a"],"content":"\q"}"#, "the push is not JSON: `content`: invalid escape"),
+            (r#"{"to":["a"],"content":"\ud800"}"#, "the push is not JSON: `content`: "),
+            (r#"{"to":["a"] "content":"x"}"#, "the push is not JSON: expected `,` or `}`"),
+            (r#"{"to":["a"],"content":"x"} 5"#, "the push is not JSON: trailing characters"),
+            ("tru", "the push is not JSON: EOF while parsing"),
+        ] {
+            for body in [format!("[{bad},{good}]"), format!(" [ {good} , {bad} ] ")] {
+                let pushes = batch(&Bytes::from(body.clone()), &LIMITS).expect(&body);
+                let (read, refused): (Vec<_>, Vec<_>) = pushes.into_iter().partition(Result::is_ok);
+                assert_eq!(
+                    read.into_iter().map(|push| push.unwrap().content).collect::<Vec<_>>(),
+                    ["],\"\\"],
+                    "{body}"
+                );
+                let refusal = refused[0].as_ref().unwrap_err();
+                assert_eq!((refused.len(), refusal.kind), (1, Kind::BadJson), "{body}");
+                assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);
+            }
+        }
+    }
+
+    #[test]
     fn in_a_batch_a_bad_push_costs_only_itself() {
         let body = Bytes::from_static(br#"[{"to":["a"],"content":5,"x":{"y":[]}},{"to":["b"],"content":"x"}]"#);
         let pushes = batch(&body, &LIMITS).unwrap();
@@ -391,6 +567,12 @@ mod tests {
             ("[1,2,3]", "`pushes` are more than 2"),
             ("{\"pushes\":[]}", "a batch must be a list of pushes, not an object"),
             ("[1", "the body is not JSON"),
+            ("[1e999,2,3]", "`pushes` are more than 2"),
+            ("[1e999,]", "the body is not JSON"),
+            ("[\"a]", "the body is not JSON"),
+            ("[{]}]", "the body is not JSON"),
+            ("[]]", "the body is not JSON"),
+            ("to=a", "the body is not JSON: it is a form"),
         ] {
             let refusal = batch(&Bytes::from_static(body.as_bytes()), &LIMITS).unwrap_err();
             assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);

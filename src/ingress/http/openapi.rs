@@ -1,15 +1,24 @@
 //! The service's description, from openapi.json.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use serde_json::{Value, json};
 
-use crate::config::PushLimits;
+use crate::config::Config;
 
 /// Its bounds are filled in when the service starts.
 const TEMPLATE: &str = include_str!("openapi.json");
 
-/// The description with its bounds, HEAD beside each GET, and whether a key is needed.
-pub(super) fn description(limits: &PushLimits, keyed: bool) -> String {
+/// The description with its bounds, HEAD beside each GET, whether a key is needed, and where the API is: generated clients call
+/// the first server, so that it is a whole address.
+pub(super) fn description(config: &Config, mut listen: SocketAddr) -> String {
+    let (limits, keyed) = (&config.push, !config.auth.keys.is_empty());
+    if listen.ip().is_unspecified() {
+        listen.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let server = config.cluster.advertise_http.clone().unwrap_or_else(|| listen.to_string());
     let text = TEMPLATE
+        .replace("__SERVER__", &format!("http://{server}"))
         .replace("\"__MAX_CONTENT__\"", &limits.max_content.to_string())
         .replace("\"__MAX_CARDS__\"", &limits.max_cards.to_string())
         .replace("\"__MAX_NAME__\"", &limits.max_name.to_string())
@@ -38,8 +47,10 @@ mod tests {
 
     #[test]
     fn the_description_names_every_route_method_and_status() {
-        let limits = PushLimits { max_content: 1, max_cards: 2, max_name: 3, max_batch: 4 };
-        let api: serde_json::Value = serde_json::from_str(&description(&limits, true)).unwrap();
+        let keyed = [("OXIPUSH__AUTH__KEYS".to_owned(), "k".to_owned())];
+        let config = crate::config::load(None, keyed).unwrap();
+        let api: Value = serde_json::from_str(&description(&config, "0.0.0.0:8081".parse().unwrap())).unwrap();
+        assert_eq!(api["servers"][0]["url"], "http://127.0.0.1:8081");
         let paths = api["paths"].as_object().unwrap();
         let mut described: Vec<_> = paths.keys().map(String::as_str).collect();
         let mut served: Vec<_> = ROUTES.iter().map(|(path, ..)| *path).collect();
@@ -58,7 +69,7 @@ mod tests {
                 }
                 match route {
                     Route::Push => statuses.extend(["400", "408", "413", "415", "429", "503"]),
-                    Route::Batch => statuses.extend(["400", "408", "413", "415"]),
+                    Route::Batch => statuses.extend(["400", "408", "413", "415", "429", "503"]),
                     Route::IsOnline | Route::Group => statuses.push("400"),
                     Route::Ready => statuses.push("503"),
                     Route::Page => statuses.push("404"),

@@ -23,6 +23,13 @@ pub(super) fn card(query: &str) -> Result<ByteString, Refusal> {
     card.map(ByteString::from).ok_or_else(|| Refusal::field(CARD, "is missing"))
 }
 
+/// A push takes no parameters: an option that stood here would be ignored.
+pub(super) fn none(query: &str) -> Result<(), Refusal> {
+    let Some(pair) = query.split('&').find(|pair| !pair.is_empty()) else { return Ok(()) };
+    let key: String = decode(pair.split('=').next().unwrap_or_default())?.chars().take(64).collect();
+    Err(Refusal::new(Kind::UnknownField, format!("`{key}` is no parameter; what a push asks for stands in its body")))
+}
+
 /// Takes `+` and `%XX` out.
 fn decode(text: &str) -> Result<String, Refusal> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -47,6 +54,16 @@ fn decode(text: &str) -> Result<String, Refusal> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_push_takes_no_parameters() {
+        assert_eq!((none(""), none("&")), (Ok(()), Ok(())));
+        for query in ["ttl=5", "&ttl", "%74tl=5&to=a"] {
+            let refusal = none(query).unwrap_err();
+            assert_eq!(refusal.kind, Kind::UnknownField);
+            assert!(refusal.message.starts_with("`ttl` is no parameter"), "{query}: {}", refusal.message);
+        }
+    }
 
     #[test]
     fn a_query_names_one_card() {

@@ -1,7 +1,7 @@
 //! Every route, what must hold before it is served, and what it answers.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -11,7 +11,7 @@ use std::{
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{Method, header},
+    http::{ConnectionType, Method, header},
     web,
 };
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use futures_util::FutureExt;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{answer, body::BodyReader, json, openapi, query};
+use super::{answer, body::BodyReader, exposition, hosts::Hosts, json, openapi, query};
 use crate::{
     config::Config,
     ingress::{
@@ -65,6 +65,9 @@ pub(super) const ROUTES: [(&str, Route, &str); 10] = [
     ("/", Route::Page, "GET, HEAD"),
 ];
 
+/// Options of a push that other services take as a header; refused, so that none is ignored.
+const OPTION_HEADERS: [&str; 2] = ["idempotency-key", "ttl"];
+
 /// The page for trying out.
 const PAGE: &str = include_str!("page.html");
 
@@ -74,7 +77,7 @@ pub(super) struct Site {
     details: watch::Receiver<Vec<String>>,
     metrics: Arc<Metrics>,
     allowed_origins: Vec<String>,
-    keyed: bool,
+    hosts: Hosts,
     bodies: BodyReader,
     openapi: Bytes,
     page: Option<Bytes>,
@@ -87,7 +90,7 @@ impl Site {
         config: &Config,
         admission: Admission,
         details: watch::Receiver<Vec<String>>,
-        socket: SocketAddr,
+        (listen, socket): (SocketAddr, SocketAddr),
         metrics: &Arc<Metrics>,
     ) -> Self {
         let http = &config.http;
@@ -96,9 +99,9 @@ impl Site {
             details,
             metrics: Arc::clone(metrics),
             allowed_origins: http.allowed_origins.clone(),
-            keyed: !config.auth.keys.is_empty(),
+            hosts: Hosts::of(config),
             bodies: BodyReader::new(http),
-            openapi: openapi::description(&config.push, !config.auth.keys.is_empty()).into(),
+            openapi: openapi::description(config, listen).into(),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
             in_hand: Arc::default(),
         }
@@ -122,6 +125,10 @@ impl Site {
         if matches!(answer.status().as_u16(), 408 | 413) {
             answer = answer::holding(answer, payload);
         }
+        // actix would say `connection: upgrade`, though nothing is upgraded, and close
+        if request.head().upgrade() {
+            answer.head_mut().set_connection_type(ConnectionType::Close);
+        }
         // only origins that may call get here with another status than 403
         if let Some(origin) = origin.filter(|_| answer.status() != 403) {
             answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -132,7 +139,10 @@ impl Site {
 
     /// The route of a path, and its methods.
     fn find(&self, path: &str) -> Option<(Route, &'static str)> {
-        let (_, route, allow) = ROUTES.into_iter().find(|(known, ..)| *known == path)?;
+        let (_, route, allow) = ROUTES.into_iter().find(|(known, route, _)| {
+            // callers that join a path to a base leave a slash at its end; what proxies keep to themselves stays one path
+            *known == path || matches!(route, Route::Push | Route::Batch) && path.strip_suffix('/') == Some(*known)
+        })?;
         (route != Route::Page || self.page.is_some()).then_some((route, allow))
     }
 
@@ -142,9 +152,13 @@ impl Site {
         request: &HttpRequest,
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
+        self.check_host(request)?;
         self.check_origin(request)?;
         let Some((route, allow)) = found else {
-            return Err(Refusal::new(Kind::NoSuchRoute, "there is no such path; /openapi.json lists them"));
+            let path = request.path();
+            let slash = path.strip_suffix('/').is_some_and(|path| self.find(path).is_some());
+            let advice = if slash { "leave the slash at its end out" } else { "/openapi.json lists them" };
+            return Err(Refusal::new(Kind::NoSuchRoute, format!("there is no such path; {advice}")));
         };
         let method = request.method();
         if method == Method::OPTIONS && is_preflight(request) {
@@ -155,8 +169,7 @@ impl Site {
         }
         let authorization = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
         if !route.is_open() && !self.admission.admits(authorization) {
-            let message = "a key is needed: send the header Authorization: Bearer <one of [auth] keys>";
-            return Err(Refusal::new(Kind::NoKey, message));
+            return Err(Refusal::no_key(authorization, "the header"));
         }
         match route {
             Route::Push => self.push(request, payload).await,
@@ -166,25 +179,40 @@ impl Site {
             Route::Group => self.group(request.query_string()),
             Route::Health => Ok(answer::typed("text/plain; charset=utf-8", "ok\n")),
             Route::Ready => Ok(self.ready()),
-            Route::Metrics => {
-                let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                Ok(answer::typed(openmetrics, self.metrics.text()))
-            }
+            Route::Metrics => Ok(exposition::answer(request, &self.metrics)),
             Route::OpenApi => Ok(answer::typed("application/json", self.openapi.clone())),
-            Route::Page => Ok(answer::typed("text/html; charset=utf-8", self.page.clone().unwrap_or_default())),
+            Route::Page => Ok(self.page()),
         }
     }
 
     async fn push(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
-        let body = self.bodies.read(request, payload).await;
+        let body = self.body(request, payload).await;
         let draft = body.and_then(|body| json::push(&body, self.admission.limits()));
         self.admission.push(Source::Http, draft).await.map(answer::accepted)
     }
 
     async fn batch(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
-        let body = self.bodies.read(request, payload).await?;
+        let body = self.body(request, payload).await?;
         let drafts = json::batch(&body, self.admission.limits())?;
         Ok(answer::replies(&self.admission.push_all(Source::Http, drafts).await))
+    }
+
+    /// The body of a push, which alone says what is asked for.
+    async fn body(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
+        let body = self.bodies.read(request, payload).await?;
+        query::none(request.query_string())?;
+        let option = |name: &header::HeaderName| OPTION_HEADERS.into_iter().find(|option| name == option);
+        match request.headers().keys().find_map(option) {
+            Some(option) => Err(Refusal::not_built(option)),
+            None => Ok(body),
+        }
+    }
+
+    fn page(&self) -> HttpResponse {
+        let mut page = answer::typed("text/html; charset=utf-8", self.page.clone().unwrap_or_default());
+        let alone = header::HeaderValue::from_static("frame-ancestors 'none'");
+        page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, alone);
+        page
     }
 
     fn system(&self) -> HttpResponse {
@@ -225,28 +253,30 @@ impl Site {
         }
     }
 
-    /// A browser's page of another origin must not push: form-typed JSON needs no preflight. Without keys a name proves nothing
-    /// either, since whoever owns it can let it lead here: only an address or localhost is this node's own.
+    /// A name that this node does not know may be one that was made to lead here. Only browsers are fooled by that, and they
+    /// always send a Host.
+    fn check_host(&self, request: &HttpRequest) -> Result<(), Refusal> {
+        let host = request.headers().get(header::HOST);
+        if host.is_none_or(|host| self.hosts.admit(host.as_bytes())) {
+            return Ok(());
+        }
+        let remedy = "call its address, name the host in [http] allowed_hosts, or set [auth] keys";
+        Err(Refusal::new(Kind::ForeignHost, format!("this Host is no name of the node: {remedy}")))
+    }
+
+    /// A browser's page of another origin must not push: form-typed JSON needs no preflight. Its own origin is the host that it
+    /// called, which was checked.
     fn check_origin(&self, request: &HttpRequest) -> Result<(), Refusal> {
         let Some(origin) = request.headers().get(header::ORIGIN) else { return Ok(()) };
         let host = request.headers().get(header::HOST).map(header::HeaderValue::as_bytes);
-        let own = [&b"http://"[..], b"https://"]
-            .into_iter()
-            .find_map(|scheme| origin.as_bytes().strip_prefix(scheme))
-            .is_some_and(|authority| Some(authority) == host && (self.keyed || is_an_address(authority)));
+        let authority =
+            [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| origin.as_bytes().strip_prefix(scheme));
+        let own = authority.is_some() && authority == host;
         if own || self.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             return Ok(());
         }
         Err(Refusal::new(Kind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))
     }
-}
-
-/// `localhost` or an address, with or without a port.
-fn is_an_address(authority: &[u8]) -> bool {
-    let Some(authority) = std::str::from_utf8(authority).ok() else { return false };
-    let is_ip = authority.parse::<SocketAddr>().is_ok()
-        || authority.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-    is_ip || authority.split(':').next() == Some("localhost")
 }
 
 /// One more request in hand, until it is answered or its caller went away.
