@@ -13,11 +13,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{SinkExt, StreamExt};
 use support::{Topology, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_tungstenite::tungstenite::Message;
 
 /// Answers each request with its name and the request's head; a silent one closes the connection instead.
 struct Fake {
@@ -104,6 +106,14 @@ impl Nginx {
     fn pid(&self) -> String {
         let folder = self.topology.first["folder"].as_str().unwrap();
         std::fs::read_to_string(format!("{folder}/nginx/root/run/nginx.pid")).unwrap()
+    }
+
+    /// Changes this run's nginx.conf; nginx reads it with its next reload.
+    fn change_conf(&self, from: &str, to: &str) {
+        let conf = format!("{}/nginx/root/etc/nginx/nginx.conf", self.topology.first["folder"].as_str().unwrap());
+        let text = std::fs::read_to_string(&conf).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "{from}");
+        std::fs::write(&conf, text.replace(from, to)).unwrap();
     }
 
     fn upstreams_file(&self) -> String {
@@ -208,10 +218,7 @@ async fn nodes_that_cannot_be_connected_to_cost_no_push() {
 async fn a_grpc_push_does_not_wait_for_a_node_that_vanished() {
     let nginx = Nginx::start();
     // shorter here, for the sake of the test
-    let conf = format!("{}/nginx/root/etc/nginx/nginx.conf", nginx.topology.first["folder"].as_str().unwrap());
-    let text = std::fs::read_to_string(&conf).unwrap();
-    assert_eq!(text.matches("grpc_read_timeout").count(), 1, "one for all servers");
-    std::fs::write(&conf, text.replace("grpc_read_timeout 60s;", "grpc_read_timeout 1s;")).unwrap();
+    nginx.change_conf("grpc_read_timeout 60s;", "grpc_read_timeout 1s;");
     let listener = TcpListener::bind((support::address(), 0)).await.unwrap();
     let vanished = Fake { name: "vanished", address: listener.local_addr().unwrap(), requests: Arc::default() };
     nginx.put(vanished.node("serving"));
@@ -391,6 +398,8 @@ async fn what_nginx_refuses_is_told_as_the_api_tells_it() {
     let told = |answer: reqwest::Response| async move {
         let status = answer.status().as_u16();
         assert_eq!(answer.headers()["content-type"], "application/json", "{status}");
+        let again = matches!(status, 429 | 502 | 503 | 504);
+        assert_eq!(answer.headers().contains_key("retry-after"), again, "{status}");
         let body: serde_json::Value = answer.json().await.unwrap();
         assert_eq!(body["code"], status);
         assert!(!body["message"].as_str().unwrap().is_empty());
@@ -405,6 +414,16 @@ async fn what_nginx_refuses_is_told_as_the_api_tells_it() {
     assert_eq!(metrics, (404, "no_such_route".to_owned()));
     let huge = told(push().body(vec![b' '; 5 << 20]).send().await.unwrap()).await;
     assert_eq!(huge, (413, "body_too_large".to_owned()));
+    // what is no HTTP is the client's fault, not the server's
+    for port in [8080, 8081] {
+        for bad in ["GARBAGE\r\n\r\n".to_owned(), format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(40_000))] {
+            let mut stream = TcpStream::connect((nginx.address.as_str(), port)).await.unwrap();
+            let _ = stream.write_all(bad.as_bytes()).await;
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).await.unwrap();
+            assert!(head.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&head));
+        }
+    }
     // a node that closes the connection without an answer
     let silent = Fake::start("silent", true).await;
     nginx.put(silent.node("serving"));
@@ -482,4 +501,111 @@ async fn nginx_follows_an_etcd_that_was_emptied() {
     nginx.put(other.node("serving"));
     nginx.serves(8080, "other").await;
     assert_eq!(nginx.pid(), pid, "nginx was not restarted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_leave_a_node_that_hangs() {
+    let nginx = Nginx::start();
+    // shorter here, for the sake of the test; nginx reads it with the reload that takes the node in
+    nginx.change_conf("proxy_read_timeout 35s;", "proxy_read_timeout 10s;");
+    let folder = tempfile::tempdir().unwrap();
+    let address = support::address();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_oxipush"));
+    command.current_dir(folder.path());
+    for (key, value) in [
+        ("SOCKET__LISTEN", format!("{address}:8080")),
+        ("HTTP__LISTEN", format!("{address}:8081")),
+        ("GRPC__LISTEN", format!("{address}:9002")),
+        ("SOCKET__PING_INTERVAL", "1s".into()),
+    ] {
+        command.env(format!("OXIPUSH__{key}"), value);
+    }
+    let mut gateway = support::Process::start(&mut command, folder.path().join("log"));
+    support::listening((address, 8081), &mut gateway).await;
+    let value = format!(
+        r#"{{"id":"hangs","socket":"{address}:8080","http":"{address}:8081","grpc":"{address}:9002","weight":1,"phase":"serving"}}"#
+    );
+    nginx.put(("/oxipush/nodes/hangs".into(), value));
+    let url = format!("ws://{}:8080/ws", nginx.address);
+    let (mut client, _) =
+        until("nginx has taken the node in", || async { tokio_tungstenite::connect_async(&url).await.ok() }).await;
+    client.send(Message::text(r#"{"event":"join","data":{"card_id":"alice"}}"#)).await.unwrap();
+    assert!(client.next().await.unwrap().unwrap().is_text(), "joined");
+
+    // what nginx keeps in a file on its way: its workers may write there, as whoever they run
+    let content = "x".repeat(30_000);
+    let push = serde_json::json!({"from": "me", "to": ["alice"], "appID": "", "content": content});
+    let answer =
+        reqwest::Client::new().post(format!("http://{}:8081/push", nginx.address)).body(push.to_string()).send().await;
+    assert_eq!(answer.unwrap().status(), 200);
+
+    // a node that lives keeps its silent clients: 13 pings are longer than the time-out
+    let (mut pings, mut pushed) = (0, false);
+    while pings < 13 {
+        let message = tokio::time::timeout(support::PATIENCE, client.next()).await.expect("a ping").unwrap().unwrap();
+        pings += usize::from(message.is_ping());
+        pushed |= message.to_text().is_ok_and(|text| text.contains(&content));
+    }
+    assert!(pushed);
+    gateway.signal("STOP");
+    let end = async { while let Some(Ok(_)) = client.next().await {} };
+    tokio::time::timeout(support::PATIENCE, end).await.expect("nginx closes the connection to the client");
+    gateway.signal("CONT");
+}
+
+#[test]
+fn nginx_waits_for_a_ping_and_not_much_longer() {
+    let config = oxipush::config::load(None, std::iter::empty::<(String, String)>()).unwrap();
+    for file in ["nginx.conf", "tls.conf.example"] {
+        let text = std::fs::read_to_string(format!("{}/nginx/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let sockets = text.split("proxy_pass http://oxipush_sockets;").nth(1).unwrap().split('}').next().unwrap();
+        let wait = sockets.split("proxy_read_timeout ").nth(1).unwrap().split('s').next().unwrap();
+        let wait = Duration::from_secs(wait.parse().unwrap());
+        assert!(config.socket.ping_interval < wait && wait < config.socket.idle_timeout, "{file}: {wait:?}");
+    }
+}
+
+#[test]
+fn the_cluster_script_says_what_is_wrong_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, said) in [
+        ("--scale gateway=x", "'gateway=x' is not NAME=N with a number up to 99"),
+        ("--scale gateway=100", "'gateway=100' is not NAME=N with a number up to 99"),
+        ("--scale gateway", "'gateway' is not KEY=VALUE"),
+        ("--scale nosuch=2", "docker-compose.yml has no service nosuch; it has etcd, "),
+        ("--without nosuch", "docker-compose.yml has no service nosuch; it has etcd, "),
+        ("--env FOO", "'FOO' is not KEY=VALUE"),
+        ("--binary /no/such", "there is no oxipush binary yet"),
+    ] {
+        let output = cluster_script(folder.path()).args(arguments.split(' ')).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{arguments}: {text}");
+        assert!(text.contains(said) && !text.contains("Traceback"), "{arguments}: {text}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{arguments}");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_terminal_ends_every_process_of_the_cluster_script() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = cluster_script(folder.path());
+    command.args(["--without", "gateway-1,gateway-2,nsqlookupd,nsqd-1,nsqd-2,nsqadmin"]);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut script = support::Process::start(&mut command, log.path().to_owned());
+    until("it is up", || async { script.text().contains("Ctrl-C ends it.").then_some(()) }).await;
+    let http = script.text().split("OXIPUSH_HTTP=http://").nth(1).unwrap().lines().next().unwrap().to_owned();
+    assert!(TcpStream::connect(&http).await.is_ok());
+    script.signal("HUP");
+    assert!(script.ended().await.success());
+    assert!(TcpStream::connect(&http).await.is_err(), "nginx has ended");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "its folder is gone");
+}
+
+/// `scripts/cluster up` with its temporary folders in `folder`.
+fn cluster_script(folder: &std::path::Path) -> std::process::Command {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = std::process::Command::new("python3");
+    command.arg(root.join("scripts/cluster")).args(["up", "--binary", env!("CARGO_BIN_EXE_oxipush")]);
+    command.env("TMPDIR", folder);
+    command
 }

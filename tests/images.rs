@@ -1,7 +1,11 @@
 //! What the images are built of is in the build context: .dockerignore admits it. (No docker is needed for that.)
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    path::{Component, Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -17,6 +21,20 @@ fn admitted() -> Vec<PathBuf> {
     let mut lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     assert_eq!(lines.next(), Some("*"));
     lines.map(|line| PathBuf::from(line.strip_prefix('!').expect("only exceptions follow"))).collect()
+}
+
+/// The last stage's lines that begin with a word, without it.
+fn instructions(word: &str) -> Vec<String> {
+    let text = read("Dockerfile");
+    let stage = text.rsplit("\nFROM ").next().unwrap().to_owned();
+    stage.lines().filter_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::to_owned).collect()
+}
+
+/// The environment that the gateway's image sets.
+fn environment() -> Vec<(String, String)> {
+    let lines = instructions("ENV");
+    let pairs = lines.iter().flat_map(|line| line.split_whitespace());
+    pairs.map(|pair| pair.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).unwrap()).collect()
 }
 
 /// `path` without its `..`.
@@ -101,13 +119,10 @@ fn the_context_admits_only_what_is_there() {
 
 /// `oxipush WORDS…` with the environment of the gateway's image and `more`; whether it ended well, and what it said.
 fn in_the_image(words: &[&str], more: &[(&str, &str)]) -> (bool, String) {
-    let file = read("Dockerfile");
-    let (_, stage) = file.rsplit_once("\nFROM ").unwrap();
-    let variables = stage.lines().filter_map(|line| line.strip_prefix("ENV ")).flat_map(str::split_whitespace);
-    let variables: Vec<_> = variables.map(|pair| pair.split_once('=').unwrap()).collect();
+    let variables = environment();
     assert!(!variables.is_empty());
     let folder = tempfile::tempdir().unwrap();
-    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_oxipush"));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_oxipush"));
     program.args(words).env_clear().envs(variables).envs(more.iter().copied()).current_dir(&folder);
     let output = program.output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
@@ -130,4 +145,60 @@ fn the_images_health_check_is_a_command_that_it_has() {
     let nobody = ("OXIPUSH__HTTP__LISTEN", "127.0.0.1:1");
     let (well, said) = in_the_image(&["health"], &[("OXIPUSH__AUTH__KEYS", "a key that is long enough"), nobody]);
     assert!(!well && said.contains("no answer from 127.0.0.1:1"), "{said}");
+}
+
+/// The image's root: the binary and the libraries that it is linked to, /data of the image's user.
+fn image(folder: &Path) {
+    let binary = env!("CARGO_BIN_EXE_oxipush");
+    std::fs::copy(binary, folder.join("oxipush")).unwrap();
+    let output = Command::new("ldd").arg(binary).output().unwrap();
+    for word in String::from_utf8(output.stdout).unwrap().split_whitespace().filter(|word| word.starts_with('/')) {
+        let inside = folder.join(word.trim_start_matches('/'));
+        std::fs::create_dir_all(inside.parent().unwrap()).unwrap();
+        std::fs::copy(word, inside).unwrap();
+    }
+    std::fs::create_dir(folder.join("data")).unwrap();
+    std::os::unix::fs::chown(folder.join("data"), Some(65532), Some(65532)).unwrap();
+}
+
+/// A chroot needs root; CI has it.
+#[test]
+fn the_image_starts_as_its_user_and_its_health_check_passes() {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    if String::from_utf8_lossy(&id.stdout).trim() != "0" {
+        eprintln!("NOT RUN: a chroot needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    image(folder.path());
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), mode).unwrap();
+    // an address of its own instead of all, so that the image's ports are free
+    let pid = std::process::id();
+    let address = format!("127.{}.{}.1", 200 + pid / 250 % 50, pid % 250 + 1);
+    let command = |words: &[String]| {
+        let mut command = Command::new("chroot");
+        command.arg(format!("--userspec={}", instructions("USER")[0])).arg(folder.path()).args(words);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        command.envs(environment().into_iter().map(|(key, value)| (key, value.replace("0.0.0.0", &address))));
+        // chroot leaves the working folder at /, the image has /data
+        command.env("OXIPUSH__AUTH__KEYS", "a key that is long enough").env("OXIPUSH__DATA__DIR", "/data/data");
+        command
+    };
+    let words = |text: &str| serde_json::from_str::<Vec<String>>(text).unwrap();
+    let entrypoint = words(&instructions("ENTRYPOINT")[0]);
+    let check = words(instructions("HEALTHCHECK")[0].split("CMD ").nth(1).unwrap());
+    let mut gateway = command(&entrypoint).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    let healthy = loop {
+        let output: Output = command(&check).output().unwrap();
+        if output.status.success() || begun.elapsed() > Duration::from_secs(60) {
+            break output;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let term = Command::new("kill").arg(gateway.id().to_string()).status().unwrap();
+    let ended = gateway.wait().unwrap();
+    assert!(healthy.status.success(), "{healthy:?}");
+    assert!(term.success() && ended.success(), "{ended}");
 }

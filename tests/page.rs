@@ -216,3 +216,21 @@ async fn the_page_joins_again_after_a_restart() {
     assert!(node.ready().await);
     page.until("document.getElementById('state').className === 'open'").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_stays_away_after_a_mistake_of_its_own() {
+    let node = Node::start(&[]).await;
+    let mut page = open(&node.url("/")).await;
+    // a binary message: 1003; more messages than are taken: 3500
+    for (mistake, code) in [
+        ("socket.send(new Uint8Array(1))", 1003),
+        (r#"for (let i = 0; i < 5000; i++) socket.send('{"event":"ping"}')"#, 3500),
+    ] {
+        page.evaluate("document.getElementById('join').click()").await;
+        page.until("document.getElementById('state').className === 'open'").await;
+        page.evaluate(mistake).await;
+        page.until(&format!("document.getElementById('log').innerText.includes('closed: {code}')")).await;
+        page.until("document.getElementById('state').innerText === 'closed; Join tries again'").await;
+    }
+    node.stop().await;
+}
