@@ -540,7 +540,7 @@ mod tests {
             (r#"{"to":["a"],"content":"\ud800"}"#, "the push is not JSON: `content`: "),
             (r#"{"to":["a"] "content":"x"}"#, "the push is not JSON: expected `,` or `}`"),
             (r#"{"to":["a"],"content":"x"} 5"#, "the push is not JSON: trailing characters"),
-            ("tru", "the push is not JSON: EOF while parsing"),
+            ("nope", "the push is not JSON: expected ident"),
         ] {
             for body in [format!("[{bad},{good}]"), format!(" [ {good} , {bad} ] ")] {
                 let pushes = batch(&Bytes::from(body.clone()), &LIMITS).expect(&body);
