@@ -7,6 +7,7 @@
 pub mod embedded;
 pub mod nsq;
 pub mod record;
+mod waiter;
 
 use std::{sync::Arc, time::Duration};
 

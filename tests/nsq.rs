@@ -222,7 +222,7 @@ async fn clients_that_stay_unhealthy_are_built_anew_and_recover() {
     let settings = [("QUEUE__NSQD", proxy.address()), ("QUEUE__NSQD_HTTP", nsqd.http())];
     let mut open = open_unready(&[&settings[..], &[("QUEUE__REBUILD_AFTER", "1s".into())]].concat()).await;
     let started = Instant::now();
-    while open.rebuilds("consumer") < 2 || open.rebuilds("publisher") < 2 {
+    while open.rebuilds("consumer") < 2 {
         assert!(started.elapsed() < PATIENCE, "{}", open.metrics.text());
         sleep(Duration::from_millis(50)).await;
     }
@@ -258,30 +258,173 @@ async fn consumers_that_lose_their_connection_and_find_no_other_are_built_anew_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_that_nsqd_refuses_costs_only_its_own_push() {
+async fn a_record_that_nsqd_finds_too_large_costs_only_its_own_push() {
     let nsqd = Nsqd::with(&["--max-msg-size=1000"]).await;
     // without its HTTP the bound is not known beforehand
     let settings = [("QUEUE__NSQD", nsqd.tcp()), ("QUEUE__NSQD_HTTP", String::new())];
-    let mut open = open(&[&settings[..], &[("QUEUE__PUBLISH_TIMEOUT", "30s".into())]].concat()).await;
+    let mut open = open(&settings).await;
     let records: Vec<Bytes> = (0..60)
         .map(|n| match n {
             20 | 45 => Bytes::from(vec![b'x'; 2000]),
             n => Bytes::from(format!("record {n}")),
         })
         .collect();
+    let too_large = Err(PublishError::TooLarge { bytes: 2000, limit: 1000 });
     let results = join_all(records.iter().map(|record| open.publish(record.clone()))).await;
     let mut expected = BTreeSet::new();
     for (record, result) in records.into_iter().zip(results) {
         match record.len() {
-            2000 => assert!(matches!(result, Err(PublishError::Unavailable(_))), "{result:?}"),
+            2000 => assert_eq!(result, too_large),
             _ => {
                 assert_eq!(result, Ok(()));
                 expected.insert(record);
             }
         }
     }
+    // the bound is known by now: nothing that passes it is sent any more
+    assert_eq!(open.publish(vec![b'x'; 2000]).await, too_large);
+    assert_eq!(open.rebuilds("publisher"), 0);
     let missing = open.missing(expected, PATIENCE).await;
     assert!(missing.is_empty(), "{missing:?}");
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_nsqd_finds_too_large_goes_in_smaller_ones() {
+    let nsqd = Nsqd::with(&["--max-body-size=500"]).await;
+    let mut open = open(&on(&[&nsqd])).await;
+    let records: BTreeSet<Bytes> = (0..60).map(|n| Bytes::from(format!("record {n} {:0100}", 0))).collect();
+    let results = join_all(records.iter().map(|record| open.publish(record.clone()))).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let missing = open.missing(records, PATIENCE).await;
+    assert!(missing.is_empty(), "{missing:?}");
+    open.close().await;
+}
+
+/// A flush tick would cost each of them up to a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publish_that_nothing_waits_beside_leaves_at_once() {
+    let nsqd = Nsqd::start().await;
+    let open = open(&[on(&[&nsqd]), vec![("QUEUE__FLUSH_INTERVAL", "1s".into())]].concat()).await;
+    let started = Instant::now();
+    for n in 0..30 {
+        open.publish(format!("record {n}")).await.unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    open.close().await;
+}
+
+/// What pushes may wait for an acknowledgement, and how soon a failed nsqd is looked at again.
+fn with_failover(nsqds: String, http: [&Nsqd; 2]) -> Vec<(&'static str, String)> {
+    vec![
+        ("QUEUE__NSQD", nsqds),
+        ("QUEUE__NSQD_HTTP", format!("{},{}", http[0].http(), http[1].http())),
+        ("QUEUE__PUBLISH_TIMEOUT", "2s".into()),
+        ("QUEUE__RETURN_AFTER", "200ms".into()),
+    ]
+}
+
+/// Publishes a record each 10 ms for six times publish_timeout: those that are refused began within one of it.
+async fn refused_at_most_for_publish_timeout(open: &Open) {
+    let started = Instant::now();
+    let publishes = (0..1200).map(async |n| {
+        sleep(Duration::from_millis(10 * n)).await;
+        let begun = started.elapsed();
+        open.publish(format!("record {n}")).await.is_err().then_some(begun)
+    });
+    let refused: Vec<Duration> = join_all(publishes).await.into_iter().flatten().collect();
+    println!("refused: {} of 1200", refused.len());
+    let (Some(first), Some(last)) = (refused.iter().min(), refused.iter().max()) else { return };
+    assert!(*last - *first < Duration::from_secs(2), "{} are refused, from {first:?} to {last:?}", refused.len());
+}
+
+async fn returns_to(open: &Open, nsqd: &Nsqd, having: u64) {
+    let started = Instant::now();
+    while nsqd.messages(LIVE).await == having {
+        assert!(started.elapsed() < PATIENCE, "it does not return to the first nsqd");
+        open.publish("to whichever").await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_that_hangs_at_the_head_of_the_list_is_left_for_the_next() {
+    let (first, second) = (Nsqd::start().await, Nsqd::start().await);
+    let open = open(&with_failover(format!("{},{}", first.tcp(), second.tcp()), [&first, &second])).await;
+    open.publish("to the first").await.unwrap();
+    first.hang();
+    refused_at_most_for_publish_timeout(&open).await;
+    let took = second.messages(LIVE).await;
+    open.publish("to the second").await.unwrap();
+    assert!(second.messages(LIVE).await > took);
+    first.go_on();
+    // it reads what it was sent while it hung
+    sleep(Duration::from_millis(100)).await;
+    returns_to(&open, &first, first.messages(LIVE).await).await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_that_answers_all_but_publishes_is_left_for_the_next() {
+    let (first, second) = (Nsqd::start().await, Nsqd::start().await);
+    let proxy = Proxy::to(first.tcp()).await;
+    let open = open(&with_failover(format!("{},{}", proxy.address(), second.tcp()), [&first, &second])).await;
+    open.publish("to the first").await.unwrap();
+    proxy.withhold(true);
+    refused_at_most_for_publish_timeout(&open).await;
+    let took = first.messages(LIVE).await;
+    open.publish("to the second").await.unwrap();
+    assert_eq!(first.messages(LIVE).await, took);
+    // what the probes left is taken out again
+    assert!(first.messages("gopusher.ping").await > 0);
+    proxy.withhold(false);
+    returns_to(&open, &first, took).await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_starts_while_the_first_nsqd_hangs_publishes_to_the_next() {
+    let (first, second) = (Nsqd::start().await, Nsqd::start().await);
+    first.hang();
+    let settings = with_failover(format!("{},{}", first.tcp(), second.tcp()), [&first, &second]);
+    let open = open_unready(&settings).await;
+    open.publish("to the second").await.unwrap();
+    assert_eq!(second.messages(LIVE).await, 1);
+    first.go_on();
+    open.ready().await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_that_cannot_write_is_left_for_the_next() {
+    let (first, second) = (Nsqd::start().await, Nsqd::start().await);
+    let mut open = open(&with_failover(format!("{},{}", first.tcp(), second.tcp()), [&first, &second])).await;
+    first.lose_folder();
+    let records: BTreeSet<Bytes> = (0..50).map(|n| Bytes::from(format!("record {n}"))).collect();
+    let results = join_all(records.iter().map(|record| open.publish(record.clone()))).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let missing = open.missing(records, PATIENCE).await;
+    assert!(missing.is_empty(), "{missing:?}");
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishing_returns_to_an_nsqd_only_once_this_node_consumes_from_it() {
+    let (mut first, second) = (Nsqd::start().await, Nsqd::start().await);
+    let proxy = Proxy::to(first.tcp()).await;
+    let open = open(&with_failover(format!("{},{}", proxy.address(), second.tcp()), [&first, &second])).await;
+    first.stop().await;
+    open.publish("to the second").await.unwrap();
+    proxy.refuse_consumers(true);
+    first.again().await;
+    // many times return_after
+    for _ in 0..150 {
+        open.publish("to the second").await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(first.messages(LIVE).await, 0);
+    proxy.refuse_consumers(false);
+    returns_to(&open, &first, 0).await;
     open.close().await;
 }
 

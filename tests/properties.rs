@@ -172,6 +172,26 @@ proptest! {
     }
 
     #[test]
+    fn any_bytes_as_nsqds_answers(bytes in vec(any::<u8>(), 0..200)) {
+        checks::nsq_answers(&bytes);
+    }
+
+    #[test]
+    fn answers_of_nsqd_are_read_however_their_bytes_come(
+        piece in 1_u8..40,
+        frames in vec((0_u32..4, prop_oneof![Just("OK".to_owned()), Just("_heartbeat_".to_owned()), "E_[A-Z]{3} .{0,40}"]), 0..6),
+        cut in any::<Index>(),
+    ) {
+        let mut bytes = vec![piece];
+        for (kind, body) in frames {
+            bytes.extend((body.len() as u32 + 4).to_be_bytes());
+            bytes.extend(kind.to_be_bytes());
+            bytes.extend(body.into_bytes());
+        }
+        checks::nsq_answers(&bytes[..=cut.index(bytes.len())]);
+    }
+
+    #[test]
     fn record_like_bytes_as_a_record(
         fields in vec((prop::sample::select(vec![0x0A_u8, 0x12, 0x1A, 0x22, 0x2A, 0x7A]), vec(any::<u8>(), 0..20)), 0..8),
         texts in vec(".{0,10}", 0..4),
@@ -206,6 +226,7 @@ fn the_fuzzers_seeds_hold() {
         ("frames", (|bytes, _| checks::frames(bytes)) as fn(&[u8], &std::path::Path)),
         ("dialect", |bytes, _| checks::dialect(&String::from_utf8_lossy(bytes))),
         ("record", |bytes, _| checks::queue_record(bytes)),
+        ("nsq_answers", |bytes, _| checks::nsq_answers(bytes)),
         ("config", |bytes, folder| checks::configuration(&String::from_utf8_lossy(bytes), folder)),
     ] {
         let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/");
@@ -214,5 +235,5 @@ fn the_fuzzers_seeds_hold() {
             tried += 1;
         }
     }
-    assert!(tried >= 12, "only {tried} seeds in fuzz/seeds");
+    assert!(tried >= 16, "only {tried} seeds in fuzz/seeds");
 }

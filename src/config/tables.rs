@@ -289,6 +289,7 @@ fn queue(r: &mut Reader<'_>) -> Queue {
         max_in_flight: r.number(s, "max_in_flight", 1, 2500),
         max_publishes: r.number(s, "max_publishes", 1, 1_000_000),
         publish_timeout: r.time(s, "publish_timeout", MS * 10, HOUR),
+        return_after: r.time(s, "return_after", MS * 10, HOUR),
         batch_bytes: r.bytes(s, "batch_bytes", 1, 4 * MIB),
         flush_interval: r.time(s, "flush_interval", MS, MS * 1000),
         rebuild_after: r.time(s, "rebuild_after", MS * 100, MS * 600_000),

@@ -32,11 +32,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{BackendControl, Jobs, OpenError, PublishError, Queue, State};
-use crate::{
-    bundles, config,
-    lifecycle::Tasks,
-    telemetry::{Counted, Metrics},
-};
+use crate::{bundles, config, lifecycle::Tasks, telemetry::Metrics};
 use shared::{Bounds, Shared};
 
 /// See [`super::open`].
@@ -114,21 +110,12 @@ impl Publisher {
         &self,
         records: Vec<Bytes>,
     ) -> Vec<Result<impl Future<Output = Result<(), PublishError>> + use<>, PublishError>> {
-        let (since, metrics) = (Instant::now(), &self.shared.metrics);
-        let deadline = since + self.shared.bounds.publish_timeout;
-        let waits = |acknowledged| {
-            let (metrics, counted) = (Arc::clone(metrics), Counted::new(&metrics.publishes));
-            async move {
-                let _counted = counted;
-                let outcome = match timeout_at(deadline, acknowledged).await {
-                    Ok(Ok(outcome)) => outcome,
-                    Ok(Err(_)) => Err(PublishError::Unavailable("it was closed before it had the push".into())),
-                    Err(_) => Err(PublishError::TimedOut),
-                };
-                if outcome.is_ok() {
-                    metrics.publish_seconds.observe(since.elapsed().as_secs_f64());
-                }
-                outcome
+        let deadline = Instant::now() + self.shared.bounds.publish_timeout;
+        let waits = |outcome| async move {
+            match timeout_at(deadline, outcome).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) => Err(PublishError::Unavailable("it was closed before it had the push".into())),
+                Err(_) => Err(PublishError::TimedOut),
             }
         };
         self.shared.admit(records).into_iter().map(|admitted| admitted.map(waits)).collect()

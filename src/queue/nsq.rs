@@ -1,10 +1,10 @@
-//! nsqd as the queue: the only place that knows tokio-nsq, whose traps docs/adr tells.
+//! nsqd as the queue: the only place that knows tokio-nsq, which consumes and whose traps docs/adr tells; publishing is our own.
 //!
 //! Records go to the topic `<topic>.live`, which each node reads through a durable channel of its own; raw pushes of other
 //! NSQ clients come from `<topic>` through a channel that all nodes share.
 //!
 //! ```text
-//! publish ─▶ publisher (one producer at a time, MPUB, FIFO acks) ─▶ nsqd ─▶ link (one for each nsqd) ─▶ jobs
+//! publish ─▶ publisher (one session at a time, FIFO acks) ─▶ nsqd ─▶ link (one for each nsqd) ─▶ jobs
 //!                                    nsqlookupd ─▶ fleet (which links there are) ┘
 //! ```
 
@@ -13,7 +13,9 @@ mod fleet;
 mod hand;
 mod health;
 mod link;
+mod nsqds;
 mod pending;
+pub mod protocol;
 mod publisher;
 mod sentinel;
 mod session;
@@ -95,7 +97,7 @@ pub async fn open(
     }
     // separate: the publisher and the links outlive the hand-outs
     let (closing, tracker) = (tasks.cancelled().child_token(), TaskTracker::new());
-    let publisher = publisher::start(&base, members, topic(&live)?, &closing, &tracker, tasks);
+    let publisher = publisher::start(&base, members, &live, &closing, &tracker, tasks);
     let start = |group: &'static str, name: &str, channel: &str, bound: usize| {
         let (jobs, bundles) = bundles::channel(bound);
         let stop = closing.child_token();

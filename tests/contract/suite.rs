@@ -40,6 +40,7 @@ pub trait Backend: Sized + Send + Sync {
 /// An open queue and what it needs.
 pub struct Open {
     pub queue: Queue,
+    metrics: Arc<Metrics>,
     tasks: Tasks,
     deaths: mpsc::UnboundedReceiver<Died>,
 }
@@ -53,12 +54,13 @@ pub async fn open<B: Backend>(backend: &B, settings: &[(&'static str, &str)]) ->
     let config = config::load(None, usual.into_iter().chain(settings));
     let config = config.unwrap();
     let (tasks, deaths) = Tasks::new();
+    let metrics = Arc::new(Metrics::new());
     let nobody = tokio::sync::watch::channel(Vec::new()).1;
-    let queue = queue::open(&config.queue, &config.node.id, nobody, &tasks, &Arc::new(Metrics::new())).await.unwrap();
+    let queue = queue::open(&config.queue, &config.node.id, nobody, &tasks, &metrics).await.unwrap();
     let mut state = queue.control.state.clone();
     let ready = timeout(PATIENCE, state.wait_for(|state| *state == State::Ready)).await.map(|state| state.is_ok());
     assert_eq!(ready, Ok(true), "{:?}", *queue.control.state.borrow());
-    Open { queue, tasks, deaths }
+    Open { queue, metrics, tasks, deaths }
 }
 
 impl Open {
@@ -133,6 +135,18 @@ pub async fn jobs_come_in_the_order_of_their_publishes<B: Backend>() {
         assert_eq!(job.record[..], n.to_be_bytes());
         job.finish();
     }
+    open.close(PATIENCE).await;
+}
+
+pub async fn what_is_acknowledged_waits_no_more_though_nobody_reads_the_outcome<B: Backend>() {
+    let backend = B::start().await;
+    let open = open(&backend, &[]).await;
+    let unread = open.queue.publisher.publish_all((0..20).map(|n| Bytes::from(format!("record {n}"))).collect());
+    // acknowledged in their order
+    open.publish("the last").await;
+    let text = open.metrics.text();
+    assert!(text.contains("\noxipush_publishes_waiting 0\n"), "{text}");
+    drop(unread);
     open.close(PATIENCE).await;
 }
 
@@ -299,6 +313,7 @@ macro_rules! contract {
             a_published_record_comes_as_a_job,
             what_was_acknowledged_outlives_the_queue,
             jobs_come_in_the_order_of_their_publishes,
+            what_is_acknowledged_waits_no_more_though_nobody_reads_the_outcome,
             attempts_grow_with_each_hand_out,
             a_finished_job_never_comes_again,
             a_requeued_job_waits_for_its_delay,

@@ -7,7 +7,10 @@ use bytestring::ByteString;
 use oxipush::{
     config,
     push::{Push, PushId, Target},
-    queue::record,
+    queue::{
+        nsq::protocol::{self, Answer, Answers},
+        record,
+    },
     wire::{
         close::Ending,
         dialect::{Command, Dialect},
@@ -15,6 +18,7 @@ use oxipush::{
     },
 };
 use serde_json::Value;
+use tokio_util::codec::Decoder;
 
 /// What a reader made of some bytes.
 #[derive(Debug, PartialEq)]
@@ -150,5 +154,35 @@ pub fn configuration(text: &str, folder: &Path) {
     });
     for refused in [config::load(Some(&file), []).err(), config::load(None, variables).err()].into_iter().flatten() {
         assert!(!refused.0.is_empty() && refused.0.iter().all(|mistake| !mistake.is_empty()), "{refused:?}");
+    }
+}
+
+/// nsqd's answers to a publisher are the same however their bytes are cut, and none is larger than the bound.
+pub fn nsq_answers(bytes: &[u8]) {
+    let &[piece, ref stream @ ..] = bytes else { return };
+    let read = |piece: usize| {
+        let (mut reader, mut buffer, mut answers) = (Answers::new(), BytesMut::new(), Vec::new());
+        for piece in stream.chunks(piece) {
+            buffer.extend_from_slice(piece);
+            loop {
+                match reader.decode(&mut buffer) {
+                    Ok(Some(answer)) => answers.push(answer),
+                    Ok(None) => break,
+                    Err(_) => return (answers, true),
+                }
+            }
+            // what is announced is not taken memory for before it is known to be within the bound
+            assert!(buffer.capacity() <= 4 * (protocol::MAX_FRAME + stream.len()));
+        }
+        (answers, false)
+    };
+    let whole = read(stream.len().max(1));
+    assert_eq!(whole, read(1));
+    assert_eq!(whole, read(usize::from(piece).max(1)));
+    for answer in whole.0 {
+        if let Answer::Refused(refusal) = answer {
+            // a byte that is no UTF-8 becomes three
+            assert!(refusal.words.len() <= 3 * protocol::MAX_FRAME);
+        }
     }
 }

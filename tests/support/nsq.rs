@@ -66,11 +66,19 @@ impl Server {
         panic!("{} does not answer", self.program);
     }
 
-    async fn end(&mut self, signal: &str) {
-        let Some(mut child) = self.child.take() else { return };
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id();
         // the shell's own kill: no package needed
-        let told = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().unwrap();
+        let told = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().unwrap();
         assert!(told.success(), "{} cannot be told {signal}", self.program);
+    }
+
+    async fn end(&mut self, signal: &str) {
+        if self.child.is_none() {
+            return;
+        }
+        self.signal(signal);
+        let mut child = self.child.take().unwrap();
         let started = Instant::now();
         while child.try_wait().unwrap().is_none() {
             assert!(started.elapsed() < PATIENCE, "{} does not end", self.program);
@@ -148,6 +156,21 @@ impl Nsqd {
     /// Kills it (SIGKILL).
     pub async fn kill(&mut self) {
         self.server.end("KILL").await;
+    }
+
+    /// Stops it where it stands (SIGSTOP): the kernel goes on accepting connections for it.
+    pub fn hang(&self) {
+        self.server.signal("STOP");
+    }
+
+    /// After [`Nsqd::hang`].
+    pub fn go_on(&self) {
+        self.server.signal("CONT");
+    }
+
+    /// From now on no queue on disk can be begun.
+    pub fn lose_folder(&self) {
+        std::fs::remove_dir_all(self.dir.path()).unwrap();
     }
 
     /// Starts it again on the same ports and folder.

@@ -27,6 +27,8 @@ enum Do {
 struct State {
     stalled: AtomicBool,
     muted: AtomicBool,
+    withheld: AtomicBool,
+    unread: AtomicBool,
     subscribed: AtomicUsize,
     consumers: Mutex<Vec<mpsc::UnboundedSender<Do>>>,
 }
@@ -66,6 +68,16 @@ impl Proxy {
         self.state.muted.store(muted, Ordering::SeqCst);
     }
 
+    /// No publish is answered; all else is.
+    pub fn withhold(&self, withheld: bool) {
+        self.state.withheld.store(withheld, Ordering::SeqCst);
+    }
+
+    /// A connection that subscribes to `.live` is closed.
+    pub fn refuse_consumers(&self, unread: bool) {
+        self.state.unread.store(unread, Ordering::SeqCst);
+    }
+
     /// Waits until a consumer subscribed `times` in all.
     pub async fn subscribers(&self, times: usize) {
         let started = Instant::now();
@@ -93,7 +105,7 @@ impl Proxy {
 
 async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<State>) {
     let (told, mut tell) = mpsc::unbounded_channel();
-    let mut told = Some(told);
+    let (mut told, mut published) = (Some(told), false);
     let (mut up, mut down) = ([0; 16384], [0; 16384]);
     if state.stalled.load(Ordering::SeqCst) {
         // until the client gives up
@@ -109,13 +121,18 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<State>) 
                     state.consumers.lock().unwrap().push(told);
                     state.subscribed.fetch_add(1, Ordering::SeqCst);
                 }
+                published |= up[..read].windows(4).any(|four| four == b"PUB ");
+                let reads = up[..read].windows(5).any(|five| five == b".live") && up.starts_with(b"SUB ");
+                if reads && state.unread.load(Ordering::SeqCst) {
+                    return;
+                }
                 if server.write_all(&up[..read]).await.is_err() {
                     return;
                 }
             }
             read = server.read(&mut down) => {
                 let Ok(read @ 1..) = read else { return };
-                if state.muted.load(Ordering::SeqCst) {
+                if state.muted.load(Ordering::SeqCst) || (published && state.withheld.load(Ordering::SeqCst)) {
                     continue;
                 }
                 if client.write_all(&down[..read]).await.is_err() {

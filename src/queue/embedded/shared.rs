@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Hand,
@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     config,
-    queue::{self, Job, PublishError},
+    queue::{
+        self, Job, PublishError,
+        waiter::{Outcome, Waiter},
+    },
     telemetry::{Level, Metrics},
 };
 
@@ -56,9 +59,6 @@ impl Bounds {
         }
     }
 }
-
-/// Told once a record is on disk, or why it is not.
-pub(super) type Acknowledged = oneshot::Receiver<Result<(), PublishError>>;
 
 /// Milliseconds since 1970 that no change of the wall clock moves while the process runs.
 pub(super) struct Clock {
@@ -122,14 +122,14 @@ impl Shared {
     }
 
     /// Takes records in, all before the writer sees the first; each receiver is told once its record is on disk.
-    pub(super) fn admit(&self, records: Vec<Bytes>) -> Vec<Result<Acknowledged, PublishError>> {
+    pub(super) fn admit(&self, records: Vec<Bytes>) -> Vec<Result<Outcome, PublishError>> {
         let mut state = self.lock();
         let admitted = records.into_iter().map(|record| self.admit_one(&mut state, record)).collect();
         self.notify(&state);
         admitted
     }
 
-    fn admit_one(&self, state: &mut State, record: Bytes) -> Result<Acknowledged, PublishError> {
+    fn admit_one(&self, state: &mut State, record: Bytes) -> Result<Outcome, PublishError> {
         if record.len() > self.bounds.max_record {
             return Err(PublishError::TooLarge { bytes: record.len(), limit: self.bounds.max_record });
         }
@@ -154,13 +154,13 @@ impl Shared {
         if state.inbox_bytes > 0 && state.inbox_bytes + record.len() > self.bounds.memory_bytes {
             return Err(PublishError::Full("too much waits for the disk ([queue] memory_bytes): try again later"));
         }
-        let (acknowledge, acknowledged) = oneshot::channel();
+        let (waiter, outcome) = Waiter::new(&self.metrics);
         state.waiting += 1;
         state.records += 1;
         state.bytes += bytes;
         state.inbox_bytes += record.len();
-        state.inbox.push_back(Waiting { record, acknowledge });
-        Ok(acknowledged)
+        state.inbox.push_back(Waiting { record, waiter });
+        Ok(outcome)
     }
 
     pub(super) fn finish(self: &Arc<Self>, seq: u64, len: usize) {

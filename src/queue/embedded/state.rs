@@ -11,17 +11,17 @@ use std::{
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{chunk::Chunk, shared::Bounds};
-use crate::queue::{Job, PublishError};
+use crate::queue::{Job, waiter::Waiter};
 
 /// What a record in memory costs beside its bytes.
 pub(super) const ENTRY: usize = 64;
 /// A publish that waits for its acknowledgement.
 pub(super) struct Waiting {
     pub(super) record: Bytes,
-    pub(super) acknowledge: oneshot::Sender<Result<(), PublishError>>,
+    pub(super) waiter: Waiter,
 }
 
 /// Whether the disk knows of the hand-out that comes next, where it must.

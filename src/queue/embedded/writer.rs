@@ -98,7 +98,7 @@ impl Writer {
         let inbox = std::mem::take(&mut state.inbox);
         drop(state);
         for waiting in inbox {
-            let _ = waiting.acknowledge.send(Err(PublishError::Unavailable("it is closed".into())));
+            waiting.waiter.tell(Err(PublishError::Unavailable("it is closed".into())));
         }
         self.say(queue::State::NotReady("it is closed".into()));
     }
@@ -281,15 +281,15 @@ impl Writer {
             let first = row.first + u64::from(row.count - row.added);
             for (seq, waiting) in (first..).zip(batch.by_ref().take(row.added as usize)) {
                 state.push(seq, waiting.record, &self.shared.bounds);
-                acknowledged.push(waiting.acknowledge);
+                acknowledged.push(waiting.waiter);
             }
         }
         if let Some(first) = state.pinned.take() {
             state.settle(first);
         }
         self.shared.pump(state);
-        for acknowledge in acknowledged {
-            let _ = acknowledge.send(Ok(()));
+        for waiter in acknowledged {
+            waiter.tell(Ok(()));
         }
     }
 
@@ -303,7 +303,7 @@ impl Writer {
         }
         self.shared.pump(state);
         for waiting in batch {
-            let _ = waiting.acknowledge.send(Err(PublishError::Unavailable(reason.into())));
+            waiting.waiter.tell(Err(PublishError::Unavailable(reason.into())));
         }
     }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::timeout;
 
 use crate::{config, telemetry::root_cause};
 
@@ -257,25 +258,18 @@ impl Admin {
         Ok(topics.flat_map(|one| one.channels).map(|one| one.channel_name).collect())
     }
 
-    /// The channels of the gateway's own topic that can be found now, and what could not be asked.
-    pub(super) async fn known_channels(&self, config: &config::Queue) -> (BTreeSet<String>, Vec<String>) {
+    /// The channels of the gateway's own topic that can be found; an nsqd that does not answer `within` is left out.
+    pub(super) async fn known_channels(&self, config: &config::Queue, within: Duration) -> BTreeSet<String> {
         let topic = live(config);
-        let (nsqds, mut faults) = self.everywhere(config).await;
-        let mut all = BTreeSet::new();
-        for found in join_all(nsqds.iter().map(|http| self.channels_of(http, &topic))).await {
-            match found {
-                Ok(channels) => all.extend(channels),
-                Err(fault) => faults.push(fault),
-            }
-        }
+        let (nsqds, _) = self.everywhere(config).await;
         let path = format!("/channels?topic={topic}");
-        for lookupd in &config.lookupd {
-            match self.get::<Channels>(lookupd, &path).await {
-                Ok(found) => all.extend(found.into_iter().flat_map(|found| found.channels)),
-                Err(fault) => faults.push(fault),
-            }
-        }
-        (all, faults)
+        let (on_nsqds, in_lookupds) = tokio::join!(
+            join_all(nsqds.iter().map(|http| timeout(within, self.channels_of(http, &topic)))),
+            join_all(config.lookupd.iter().map(|lookupd| timeout(within, self.get::<Channels>(lookupd, &path)))),
+        );
+        let listed = in_lookupds.into_iter().filter_map(|asked| asked.ok()?.ok()?);
+        let found = on_nsqds.into_iter().filter_map(|asked| asked.ok()?.ok());
+        found.flatten().chain(listed.flat_map(|found| found.channels)).collect()
     }
 }
 

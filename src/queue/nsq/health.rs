@@ -52,6 +52,12 @@ impl Health {
         self.tell(&parts);
     }
 
+    /// Whether part `name` of `group` works; `None` without such a part.
+    pub(super) fn works(&self, group: &'static str, name: &str) -> Option<bool> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.get(&(group, name.to_owned())).map(|status| *status == Status::Well)
+    }
+
     /// Part `name` of `group` is no more.
     pub(super) fn forget(&self, group: &'static str, name: &str) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,38 +2,32 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc},
     time::Instant,
 };
 
-use crate::{queue::PublishError, telemetry::Counted};
+use super::protocol;
+use crate::queue::{PublishError, waiter::Waiter};
 
-/// Commands without an answer at once: far below the 10,000 where tokio-nsq would make us wait.
-pub(super) const WINDOW: usize = 1000;
+/// Requests taken at once.
+const TAKE: usize = 1024;
+/// Commands without an answer at once.
+const WINDOW: usize = 1000;
 
 /// One record and who waits for it.
 pub(super) struct Push {
     pub(super) record: Bytes,
     pub(super) deadline: Instant,
-    pub(super) answer: oneshot::Sender<Result<(), PublishError>>,
-    /// It may be what nsqd closed a connection for: it goes alone.
-    pub(super) suspect: bool,
+    pub(super) waiter: Waiter,
     pub(super) _permit: OwnedSemaphorePermit,
-    pub(super) _counted: Counted,
-}
-
-impl Push {
-    fn end(self, result: Result<(), PublishError>) {
-        // nobody waits any more: the record was published or not all the same
-        let _ = self.answer.send(result);
-    }
 }
 
 /// All of them; `sent` and `waiting` are in the order of their deadlines.
-#[derive(Default)]
 pub(super) struct Pending {
+    requests: mpsc::Receiver<Push>,
+    taken: Vec<Push>,
     /// Not sent.
     waiting: VecDeque<Push>,
     /// Sent, not answered; as many for each command as `commands` says.
@@ -42,69 +36,57 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn add(&mut self, push: Push) {
-        self.waiting.push_back(push);
+    pub(super) fn new(requests: mpsc::Receiver<Push>) -> Self {
+        let (waiting, sent, commands) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { requests, taken: Vec::with_capacity(TAKE), waiting, sent, commands }
+    }
+
+    /// Waits for requests and takes them. Cancel-safe: it takes nothing until it ends.
+    pub(super) async fn gather(&mut self) {
+        self.requests.recv_many(&mut self.taken, TAKE).await;
+        self.waiting.extend(self.taken.drain(..));
     }
 
     pub(super) fn all_answered(&self) -> bool {
         self.commands.is_empty()
     }
 
-    /// How many pushes the next command takes, 0 for none now: as many as `batch` bytes hold, a suspect alone.
-    pub(super) fn next(&mut self, batch: usize, limit: usize) -> usize {
-        if self.commands.len() >= WINDOW || self.sent.front().is_some_and(|push| push.suspect) {
-            return 0;
+    /// Writes the next command to `out`: as many pushes as `batch` bytes hold, at least one. False when there is none to write
+    /// now. What has more than `limit` bytes is refused.
+    pub(super) fn send(&mut self, out: &mut BytesMut, topic: &str, batch: usize, limit: usize) -> bool {
+        if self.commands.len() >= WINDOW {
+            return false;
         }
         // an nsqd after a failover may take less than the one before
         while let Some(push) = self.waiting.pop_front_if(|push| push.record.len() > limit) {
             let bytes = push.record.len();
-            push.end(Err(PublishError::TooLarge { bytes, limit }));
+            push.waiter.tell(Err(PublishError::TooLarge { bytes, limit }));
         }
-        match self.waiting.front() {
-            None => return 0,
-            Some(push) if push.suspect => return usize::from(self.commands.is_empty()),
-            Some(_) => {}
-        }
-        // "MPUB <topic>\n" and two lengths, with a topic of 64
-        let mut bytes = 78;
+        // the count of an MPUB
+        let mut bytes = 4;
         let fits = self.waiting.iter().take_while(|push| {
             bytes += 4 + push.record.len();
-            !push.suspect && bytes <= batch && push.record.len() <= limit
+            bytes <= batch && push.record.len() <= limit
         });
-        fits.count().max(1)
-    }
-
-    /// The records of the next command.
-    pub(super) fn records(&self, count: usize) -> impl Iterator<Item = Vec<u8>> {
-        self.waiting.iter().take(count).map(|push| push.record.to_vec())
-    }
-
-    /// The next command, of `count` pushes, was sent.
-    pub(super) fn went(&mut self, count: usize) {
+        let count = fits.count().max(1).min(self.waiting.len());
+        if count == 0 {
+            return false;
+        }
+        protocol::publish(out, topic, self.waiting.range(..count).map(|push| &push.record));
         self.sent.extend(self.waiting.drain(..count));
         self.commands.push_back(count);
+        true
     }
 
     /// nsqd acknowledged the oldest command; false when there was none.
     pub(super) fn acknowledged(&mut self) -> bool {
         let Some(count) = self.commands.pop_front() else { return false };
-        self.sent.drain(..count).for_each(|push| push.end(Ok(())));
+        self.sent.drain(..count).for_each(|push| push.waiter.tell(Ok(())));
         true
     }
 
-    /// The connection ended. What was sent goes again, in its order; `refused`: nsqd lives, so the oldest command may be the
-    /// reason, and is it for sure when it went alone.
-    pub(super) fn lost(&mut self, refused: bool) {
-        let oldest = self.commands.front().copied().unwrap_or(0);
-        if refused {
-            if let Some(push) = self.sent.pop_front_if(|push| push.suspect) {
-                let bytes = push.record.len();
-                tracing::warn!(bytes, "nsqd closes the connection on a record; its push is refused");
-                push.end(Err(PublishError::Unavailable("nsqd refuses this record; its log says why".into())));
-            } else {
-                self.sent.iter_mut().take(oldest).for_each(|push| push.suspect = true);
-            }
-        }
+    /// The connection ended: what was sent goes again, in its order.
+    pub(super) fn lost(&mut self) {
         self.commands.clear();
         while let Some(push) = self.sent.pop_back() {
             self.waiting.push_front(push);
@@ -116,10 +98,10 @@ impl Pending {
         let mut overdue = false;
         if self.sent.front().is_some_and(|push| push.deadline <= now) {
             overdue = true;
-            self.lost(false);
+            self.lost();
         }
         while let Some(push) = self.waiting.pop_front_if(|push| push.deadline <= now) {
-            push.end(Err(match reason {
+            push.waiter.tell(Err(match reason {
                 Some(reason) => PublishError::Unavailable(reason.to_owned()),
                 None => PublishError::TimedOut,
             }));
@@ -134,8 +116,12 @@ impl Pending {
 
     /// The queue is closed.
     pub(super) fn end(&mut self) {
+        self.requests.close();
+        while let Ok(push) = self.requests.try_recv() {
+            self.waiting.push_back(push);
+        }
         let unanswered = self.sent.drain(..).chain(self.waiting.drain(..));
-        unanswered.for_each(|push| push.end(Err(PublishError::Unavailable("the gateway is stopping".into()))));
+        unanswered.for_each(|push| push.waiter.tell(Err(PublishError::Unavailable("the gateway is stopping".into()))));
         self.commands.clear();
     }
 }
@@ -148,28 +134,36 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::telemetry::Level;
+    use crate::{queue::waiter::Outcome, telemetry::Metrics};
 
-    type Answer = oneshot::Receiver<Result<(), PublishError>>;
-
-    fn add(pending: &mut Pending, bytes: usize) -> Answer {
-        let (answer, answered) = oneshot::channel();
+    fn add(pending: &mut Pending, bytes: usize) -> Outcome {
+        let (waiter, outcome) = Waiter::new(&Arc::new(Metrics::new()));
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let deadline = Instant::now() + Duration::from_secs(5);
         let record = Bytes::from(vec![0; bytes]);
-        let _counted = Counted::new(&Level::default());
-        pending.add(Push { record, deadline, answer, suspect: false, _permit: permit, _counted });
-        answered
+        pending.waiting.push_back(Push { record, deadline, waiter, _permit: permit });
+        outcome
+    }
+
+    fn none() -> Pending {
+        Pending::new(mpsc::channel(1).1)
+    }
+
+    /// The pushes of the next command; 0 for none.
+    fn send(pending: &mut Pending, batch: usize, limit: usize) -> usize {
+        match pending.send(&mut BytesMut::new(), "topic", batch, limit) {
+            true => *pending.commands.back().unwrap(),
+            false => 0,
+        }
     }
 
     #[test]
     fn what_waits_is_gathered_up_to_the_batch() {
-        let mut pending = Pending::default();
-        let mut answers: Vec<Answer> = (0..3).map(|_| add(&mut pending, 100)).collect();
-        assert_eq!(pending.next(78 + 208, 1000), 2);
-        pending.went(2);
-        assert_eq!(pending.next(10, 1000), 1, "a record larger than the batch goes alone");
-        pending.went(1);
+        let mut pending = none();
+        assert_eq!(send(&mut pending, 1000, 1000), 0);
+        let mut answers: Vec<Outcome> = (0..3).map(|_| add(&mut pending, 100)).collect();
+        assert_eq!(send(&mut pending, 4 + 208, 1000), 2);
+        assert_eq!(send(&mut pending, 10, 1000), 1, "a record larger than the batch goes alone");
         assert!(pending.acknowledged());
         assert_eq!(answers[1].try_recv(), Ok(Ok(())));
         assert!(answers[2].try_recv().is_err());
@@ -179,48 +173,47 @@ mod tests {
     }
 
     #[test]
-    fn only_the_push_that_kills_twice_fails() {
-        let mut pending = Pending::default();
-        let mut answers: Vec<Answer> = (0..4).map(|_| add(&mut pending, 100)).collect();
-        pending.went(3);
-        pending.went(1);
-        pending.lost(true);
-        for _ in 0..2 {
-            assert_eq!(pending.next(10_000, 1000), 1, "a suspect goes alone");
-            pending.went(1);
-            assert_eq!(pending.next(10_000, 1000), 0, "and nothing beside it");
-            assert!(pending.acknowledged());
-        }
-        assert_eq!(pending.next(10_000, 1000), 1);
-        pending.went(1);
-        pending.lost(true);
-        assert!(matches!(answers[2].try_recv(), Ok(Err(PublishError::Unavailable(_)))));
-        assert_eq!(pending.next(10_000, 1000), 1);
-        pending.went(1);
-        assert!(pending.acknowledged());
-        for at in [0, 1, 3] {
-            assert_eq!(answers[at].try_recv(), Ok(Ok(())));
+    fn a_record_that_is_too_large_is_refused_and_the_others_go() {
+        let mut pending = none();
+        let mut answers: Vec<Outcome> = [100, 300, 100, 300].map(|bytes| add(&mut pending, bytes)).into();
+        assert_eq!(send(&mut pending, 10_000, 1000), 4);
+        // nsqd told its limit
+        pending.lost();
+        assert_eq!(send(&mut pending, 10_000, 200), 1);
+        assert_eq!(send(&mut pending, 10_000, 200), 1);
+        assert_eq!(send(&mut pending, 10_000, 200), 0);
+        assert!(pending.acknowledged() && pending.acknowledged());
+        for (at, answer) in answers.iter_mut().enumerate() {
+            let expected = match at % 2 {
+                0 => Ok(()),
+                _ => Err(PublishError::TooLarge { bytes: 300, limit: 200 }),
+            };
+            assert_eq!(answer.try_recv(), Ok(expected));
         }
     }
 
     #[test]
-    fn a_dead_nsqd_makes_no_suspects() {
-        let mut pending = Pending::default();
-        let _answers: Vec<Answer> = (0..2).map(|_| add(&mut pending, 100)).collect();
-        pending.went(2);
-        pending.lost(false);
-        assert_eq!(pending.next(10_000, 1000), 2);
+    fn what_was_sent_goes_again_in_its_order() {
+        let mut pending = none();
+        let _answers: Vec<Outcome> = [1, 2, 3].map(|bytes| add(&mut pending, bytes)).into();
+        assert_eq!(send(&mut pending, 4 + 11, 1000), 2);
+        pending.lost();
+        let mut out = BytesMut::new();
+        assert!(pending.send(&mut out, "t", 10_000, 1000));
+        assert_eq!(out[..], b"MPUB t\n\0\0\0\x16\0\0\0\x03\0\0\0\x01\0\0\0\0\x02\0\0\0\0\0\x03\0\0\0"[..]);
+        assert!(pending.acknowledged());
+        assert!(pending.all_answered());
     }
 
     #[test]
     fn each_push_ends_by_its_own_deadline() {
-        let mut pending = Pending::default();
+        let mut pending = none();
         let mut first = add(&mut pending, 100);
         assert!(!pending.expire(Instant::now(), None));
         assert!(!pending.expire(Instant::now() + Duration::from_secs(9), Some("nsqd is away")));
         assert_eq!(first.try_recv(), Ok(Err(PublishError::Unavailable("nsqd is away".into()))));
         let mut second = add(&mut pending, 100);
-        pending.went(1);
+        assert_eq!(send(&mut pending, 1000, 1000), 1);
         assert!(pending.expire(Instant::now() + Duration::from_secs(9), None));
         assert_eq!(second.try_recv(), Ok(Err(PublishError::TimedOut)));
     }

@@ -1,132 +1,128 @@
-//! The publisher's connections: to the first nsqd of the list that is up.
+//! A publisher's connection to one nsqd. It is our own, since tokio-nsq writes only at each tick of its flush interval.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, io, time::Duration};
 
+use bytes::BytesMut;
+use futures_util::StreamExt;
 use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
+    io::AsyncWriteExt,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    time::timeout,
 };
-use tokio_nsq::{NSQEvent, NSQProducer, NSQProducerConfig};
+use tokio_util::codec::FramedRead;
 
-use super::{Backoff, Base, CONNECT, admin::Daemon, health::Status, sentinel::Sentinel};
+use super::protocol::{self, Answer, Answers, Refusal};
 
-/// nsqd's default `--max-msg-size`, until nsqd_http tells another.
-pub(super) const MAX_MESSAGE: usize = 1 << 20;
-/// How long a producer may take for its handshake while another nsqd may be up.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How often it is tried to return to an nsqd that stands before the one in use.
-const RETURN: Duration = Duration::from_secs(5);
+/// nsqd sends a heartbeat each 30 s: silent this long, it is gone.
+const SILENCE: Duration = Duration::from_secs(75);
 
-/// A connection to one nsqd that was healthy when it was made.
+/// What a connection came to.
+pub(super) enum Step {
+    /// nsqd did what the oldest unanswered command says.
+    Acknowledged,
+    /// All that was to be written is.
+    Written,
+}
+
+/// Why a connection ended.
+pub(super) enum Ended {
+    /// nsqd closed it, or is gone.
+    Lost(String),
+    /// nsqd refused the oldest unanswered command.
+    Refused(Refusal),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(reason) => f.write_str(reason),
+            Self::Refused(refusal) => write!(f, "it refuses: {}", refusal.words),
+        }
+    }
+}
+
+/// A connection whose nsqd knows who speaks.
 pub(super) struct Session {
-    /// Its place in the list.
-    pub(super) index: usize,
-    pub(super) producer: NSQProducer,
-    pub(super) sentinel: Sentinel,
-    /// tokio-nsq said that it is disconnected: wait for the event that tells how.
-    pub(super) broken: bool,
+    answers: FramedRead<OwnedReadHalf, Answers>,
+    writer: OwnedWriteHalf,
+    /// Whole commands, of which the first may be written in part.
+    out: BytesMut,
+    /// Nothing can be written any more; what nsqd said last is still to be read.
+    broken: bool,
 }
 
-/// Makes sessions.
-pub(super) struct Maker {
-    pub(super) base: Base,
-    pub(super) daemons: Vec<Daemon>,
-    /// The bytes of a record that the nsqd in use takes.
-    pub(super) limit: Arc<AtomicUsize>,
-    /// Whose channels are laid.
-    pub(super) members: watch::Receiver<Vec<String>>,
-}
+impl Session {
+    /// Connects to the nsqd at `address` as `client`.
+    pub(super) async fn connect(address: &str, client: &str) -> Result<Self, String> {
+        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        // a command that leaves alone leaves at once
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let (reader, writer) = stream.into_split();
+        let answers = FramedRead::new(reader, Answers::new());
+        let mut session = Self { answers, writer, out: BytesMut::new(), broken: false };
+        protocol::identify(&mut session.out, client);
+        session.acknowledged().await?;
+        Ok(session)
+    }
 
-impl Maker {
-    /// After `pause`, tries the nsqds in their order until one is healthy.
-    pub(super) async fn any(&self, pause: Duration) -> Session {
-        sleep(pause).await;
-        let mut backoff = Backoff::new();
+    /// Publishes to `topic`, which nobody else uses, and waits until nsqd has it. The ephemeral channel takes what was
+    /// published there out again, and goes with the connection.
+    pub(super) async fn probe(mut self, topic: &str) -> Result<(), String> {
+        protocol::subscribe(&mut self.out, topic, "oxipush#ephemeral");
+        self.acknowledged().await?;
+        protocol::publish(
+            &mut self.out,
+            topic,
+            [bytes::Bytes::from_static(b"oxipush asks whether this nsqd works")].iter(),
+        );
+        self.acknowledged().await
+    }
+
+    async fn acknowledged(&mut self) -> Result<(), String> {
         loop {
-            let mut reasons = Vec::new();
-            for (index, daemon) in self.daemons.iter().enumerate() {
-                match self.one(index, daemon).await {
-                    Ok(session) => {
-                        tracing::info!(nsqd = daemon.tcp, "publishing");
-                        self.base.health.set("publisher", "", Status::Well);
-                        return session;
+            match self.step().await {
+                Ok(Step::Acknowledged) => return Ok(()),
+                Ok(Step::Written) => {}
+                Err(ended) => return Err(ended.to_string()),
+            }
+        }
+    }
+
+    /// Where to put commands, as long as fewer than `most` bytes wait there.
+    pub(super) fn out(&mut self, most: usize) -> Option<&mut BytesMut> {
+        (!self.broken && self.out.len() < most).then_some(&mut self.out)
+    }
+
+    /// Writes what is to be written until nsqd answers. Cancel-safe: what was written is taken out of the buffer at once, and
+    /// an answer that was read in part stays in the reader.
+    pub(super) async fn step(&mut self) -> Result<Step, Ended> {
+        loop {
+            let answer = tokio::select! {
+                biased;
+                answer = timeout(SILENCE, self.answers.next()) => answer,
+                written = self.writer.write_buf(&mut self.out), if !self.broken && !self.out.is_empty() => {
+                    self.broken = written.is_err();
+                    if self.out.is_empty() {
+                        return Ok(Step::Written);
                     }
-                    Err(reason) => reasons.push(format!("{} ({reason})", daemon.tcp)),
+                    continue;
                 }
-            }
-            let reason = format!("no nsqd to publish to: {}; start nsqd or correct [queue] nsqd", reasons.join(", "));
-            self.base.health.set("publisher", "", Status::Ill(reason));
-            sleep(backoff.next()).await;
-        }
-    }
-
-    async fn one(&self, index: usize, daemon: &Daemon) -> Result<Session, String> {
-        let mut sentinel = Sentinel::connect(&daemon.tcp, CONNECT).await?;
-        if let Some(http) = &daemon.http {
-            self.prepare(http).await;
-        }
-        let shared = self.base.shared().set_client_id(self.base.node.as_ref());
-        let mut producer = NSQProducerConfig::new(daemon.tcp.as_str()).set_shared(shared).build();
-        let healthy = async {
-            loop {
-                match producer.consume().await {
-                    Some(NSQEvent::Healthy()) => return Ok(()),
-                    Some(_) => {}
-                    None => return Err("it refused the handshake; is that nsqd's TCP port?".to_owned()),
+            };
+            let lost = |reason: &str| Err(Ended::Lost(reason.into()));
+            return match answer {
+                Ok(Some(Ok(Answer::Ok))) => Ok(Step::Acknowledged),
+                Ok(Some(Ok(Answer::Heartbeat))) => {
+                    protocol::nop(&mut self.out);
+                    continue;
                 }
-            }
-        };
-        let within = HANDSHAKE.min(self.base.config.rebuild_after);
-        tokio::select! {
-            done = timeout(within, healthy) => match done {
-                Ok(done) => done?,
-                Err(_) => {
-                    self.base.rebuilt("publisher", &daemon.tcp, "no handshake in time");
-                    return Err("no handshake in time".into());
-                }
-            },
-            () = sentinel.gone() => return Err("it closed the connection".into()),
-        }
-        Ok(Session { index, producer, sentinel, broken: false })
-    }
-
-    /// Every living node's channel is there before the first record is, and the limit of its size is known.
-    async fn prepare(&self, http: &str) {
-        let base = &self.base;
-        let mut nodes = self.members.borrow().clone();
-        if nodes.is_empty() && self.daemons.len() + base.config.lookupd.len() > 1 {
-            nodes.extend(base.admin.known_channels(&base.config).await.0);
-        }
-        if !nodes.iter().any(|node| **node == *base.node) {
-            nodes.push(base.node.to_string());
-        }
-        if let Err(error) = base.admin.lay(http, &super::admin::live(&base.config), &nodes).await {
-            tracing::warn!(
-                error,
-                "nsq: no channel was made through nsqd_http; the consumers will, once they subscribe"
-            );
-        }
-        self.limit.store(base.admin.max_message(http).await.unwrap_or(MAX_MESSAGE), Ordering::Relaxed);
-    }
-
-    /// Resolves once an nsqd before `index` is up; never for the first.
-    pub(super) async fn better(&self, index: usize) {
-        if index == 0 {
-            return std::future::pending().await;
-        }
-        loop {
-            sleep(RETURN).await;
-            for daemon in &self.daemons[..index] {
-                if Sentinel::connect(&daemon.tcp, CONNECT).await.is_ok() {
-                    return;
-                }
-            }
+                Ok(Some(Ok(Answer::Refused(refusal)))) => Err(Ended::Refused(refusal)),
+                Ok(Some(Err(error))) if error.kind() == io::ErrorKind::InvalidData => lost(&error.to_string()),
+                Ok(Some(Err(_)) | None) => lost("it closed the connection"),
+                Err(_) => lost("it sends no heartbeat"),
+            };
         }
     }
 }
