@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use config::{Map, Source, Value};
+
 use super::{Config, ini, reader::Reader, tables};
 
 /// The repository's config.ini: every key with its default.
@@ -81,7 +83,24 @@ fn masked(section: &str, key: &str, value: &str) -> String {
     }
 }
 
-/// The values of all layers, laid over each other.
+/// The known values of one place, for the config crate to lay over those of the places before.
+#[derive(Clone, Debug)]
+struct Layer(Values);
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        let table = |keys: &BTreeMap<String, String>| -> Map<String, Value> {
+            keys.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect()
+        };
+        Ok(self.0.iter().map(|(section, keys)| (section.clone(), Value::from(table(keys)))).collect())
+    }
+}
+
+/// The values of all layers, laid over each other, and what was wrong with them.
 struct Layers {
     values: Values,
     faults: Vec<String>,
@@ -89,64 +108,17 @@ struct Layers {
 
 impl Layers {
     fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let (known, _) = ini::read(DEFAULTS);
-        let mut layers = Self { values: known.clone(), faults: Vec::new() };
+        let (known, mut faults) = ini::read(DEFAULTS);
+        let mut all = config::Config::builder().add_source(Layer(known.clone()));
         if let Some(path) = file {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
-            let (read, faults) = ini::read(&text);
-            layers.faults.extend(faults);
-            for (section, keys) in read {
-                for (key, value) in keys {
-                    layers.set(&known, (&section, &key), value, &format!("[{section}] {key}"));
-                }
-            }
+            all = all.add_source(of_file(&text, &known, &mut faults));
         }
-        let mut seen = BTreeMap::new();
-        for (name, value) in environment {
-            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-            if value.contains(char::REPLACEMENT_CHARACTER) {
-                layers.faults.push(format!("{name}: its value is not UTF-8 text"));
-            }
-            let place = rest.to_lowercase();
-            let Some((section, key)) = place.split_once("__").filter(|(_, key)| !key.contains("__")) else {
-                layers.faults.push(format!("{name}: it names no key; write OXIPUSH__SECTION__KEY"));
-                continue;
-            };
-            // in another case: one name has but one value
-            if let Some(other) = seen.insert(place.clone(), name.clone()).filter(|other| *other != name) {
-                layers.faults.push(format!("{name}: it names the same key as {other}"));
-            }
-            layers.set(&known, (section, key), value, &name);
-        }
-        Ok(layers)
-    }
-
-    /// Lays one value over the others; `name` is what its author wrote.
-    fn set(&mut self, known: &Values, (section, key): (&str, &str), value: String, name: &str) {
-        let fault = match known.get(section) {
-            Some(keys) if keys.contains_key(key) => {
-                self.values.entry(section.to_owned()).or_default().insert(key.to_owned(), value);
-                return;
-            }
-            Some(keys) => {
-                let elsewhere = known.iter().find(|(_, keys)| keys.contains_key(key)).map(|(other, _)| other.as_str());
-                let remedy = match (nearest(key, keys.keys()), elsewhere) {
-                    (Some(nearest), _) => format!("did you mean {nearest}?"),
-                    (None, Some(other)) => format!("[{other}] has one"),
-                    (None, None) => "docs/operations.md lists them all".into(),
-                };
-                format!("{name}: there is no such key; {remedy}")
-            }
-            None => {
-                let remedy = match nearest(section, known.keys()) {
-                    Some(nearest) => format!("did you mean [{nearest}]?"),
-                    None => format!("there are [{}]", known.keys().cloned().collect::<Vec<_>>().join("], [")),
-                };
-                format!("{name}: there is no such section; {remedy}")
-            }
-        };
-        self.faults.push(fault);
+        all = all.add_source(of_environment(environment, &known, &mut faults));
+        let values = all.build().and_then(config::Config::try_deserialize);
+        let values = values.map_err(|error| ConfigError(vec![error.to_string()]))?;
+        Ok(Self { values, faults })
     }
 
     /// What they mean.
@@ -155,6 +127,71 @@ impl Layers {
         let config = tables::read(&mut reader);
         reader.finish(config)
     }
+}
+
+fn of_file(text: &str, known: &Values, faults: &mut Vec<String>) -> Layer {
+    let (read, wrong) = ini::read(text);
+    faults.extend(wrong);
+    let mut layer = Layer(Values::new());
+    for (section, keys) in read {
+        for (key, value) in keys {
+            match unknown(known, &section, &key) {
+                None => drop(layer.0.entry(section.clone()).or_default().insert(key, value)),
+                Some(fault) => faults.push(format!("[{section}] {key}: {fault}")),
+            }
+        }
+    }
+    layer
+}
+
+fn of_environment(
+    environment: impl IntoIterator<Item = (String, String)>,
+    known: &Values,
+    faults: &mut Vec<String>,
+) -> Layer {
+    let mut layer = Layer(Values::new());
+    let mut seen = BTreeMap::new();
+    for (name, value) in environment {
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        if value.contains(char::REPLACEMENT_CHARACTER) {
+            faults.push(format!("{name}: its value is not UTF-8 text"));
+        }
+        let place = rest.to_lowercase();
+        let Some((section, key)) = place.split_once("__").filter(|(_, key)| !key.contains("__")) else {
+            faults.push(format!("{name}: it names no key; write OXIPUSH__SECTION__KEY"));
+            continue;
+        };
+        // in another case: one name has but one value
+        if let Some(other) = seen.insert(place.clone(), name.clone()).filter(|other| *other != name) {
+            faults.push(format!("{name}: it names the same key as {other}"));
+        }
+        match unknown(known, section, key) {
+            None => drop(layer.0.entry(section.to_owned()).or_default().insert(key.to_owned(), value)),
+            Some(fault) => faults.push(format!("{name}: {fault}")),
+        }
+    }
+    layer
+}
+
+/// What is wrong with a key that there is not.
+fn unknown(known: &Values, section: &str, key: &str) -> Option<String> {
+    let Some(keys) = known.get(section) else {
+        let remedy = match nearest(section, known.keys()) {
+            Some(nearest) => format!("did you mean [{nearest}]?"),
+            None => format!("there are [{}]", known.keys().cloned().collect::<Vec<_>>().join("], [")),
+        };
+        return Some(format!("there is no such section; {remedy}"));
+    };
+    if keys.contains_key(key) {
+        return None;
+    }
+    let elsewhere = known.iter().find(|(_, keys)| keys.contains_key(key)).map(|(other, _)| other.as_str());
+    let remedy = match (nearest(key, keys.keys()), elsewhere) {
+        (Some(nearest), _) => format!("did you mean {nearest}?"),
+        (None, Some(other)) => format!("[{other}] has one"),
+        (None, None) => "docs/operations.md lists them all".into(),
+    };
+    Some(format!("there is no such key; {remedy}"))
 }
 
 /// The known name that `name` was most likely meant to be: no more than two letters away, and one in three.
