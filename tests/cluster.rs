@@ -231,8 +231,11 @@ async fn a_killed_node_is_forgotten_and_its_channel_deleted() {
         until("the channel is deleted", || async { (cluster.channels(nsqd).await == ["gateway-1"]).then_some(()) })
             .await;
     }
-    let log = cluster.topology.log("gateway-1");
-    assert_eq!(log.matches("the channel of a node that did not return is deleted").count(), 1, "{log}");
+    let told =
+        || cluster.topology.log("gateway-1").matches("the channel of a node that did not return is deleted").count();
+    // the nsqds know of it a moment before the log has its line
+    until("the log tells of it", || async { (told() > 0).then_some(()) }).await;
+    assert_eq!(told(), 1);
     let (pushes, _) = pusher.stop().await;
     swarm.complete(&pushes).await;
 

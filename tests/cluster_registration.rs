@@ -46,9 +46,14 @@ fn listeners() -> Listeners {
 }
 
 async fn try_join(config: &Config) -> Result<Node, ClusterError> {
+    with_queue(config, true).await
+}
+
+/// A node whose queue works, or does not, from its start on.
+async fn with_queue(config: &Config, works: bool) -> Result<Node, ClusterError> {
     let (tasks, deaths) = Tasks::new();
     let (phases, metrics) = (Phases::new(), Arc::new(Metrics::new()));
-    let (queue, state) = watch::channel(true);
+    let (queue, state) = watch::channel(works);
     let cluster = Cluster::join(config, listeners(), &tasks, &metrics).await?;
     cluster.follow(&phases, state, |works| *works, &tasks);
     Ok(Node { cluster, phases, queue, tasks, metrics, deaths })
@@ -260,8 +265,7 @@ async fn a_nodes_phase_follows_its_queue_and_never_leaves_all_nodes_unready() {
     second.queue.send_replace(true);
     phase(&etcd, "gateway-2", "serving").await;
     // a node that starts without a queue gets no clients while others can have them, and all of them afterwards
-    let third = join(&config("gateway-3", &etcd.url(), &quick)).await;
-    third.queue.send_replace(false);
+    let third = with_queue(&config("gateway-3", &etcd.url(), &quick), false).await.unwrap();
     third.phases.enter(Phase::Serving);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(key(&etcd, "gateway-3").unwrap()["phase"], "starting");

@@ -132,7 +132,7 @@ fn in_the_image(words: &[&str], more: &[(&str, &str)]) -> (bool, String) {
 fn the_image_listens_for_others_and_not_without_keys() {
     let (well, said) = in_the_image(&["check-config"], &[]);
     assert!(!well && said.contains("[auth] keys"), "{said}");
-    let (well, said) = in_the_image(&["check-config"], &[("OXIPUSH__AUTH__KEYS", "a key that is long enough")]);
+    let (well, said) = in_the_image(&["check-config"], &[("OXIPUSH__AUTH__KEYS", "a-key-that-is-long-enough")]);
     assert!(well && said.contains("0.0.0.0:8080") && said.contains("0.0.0.0:8081"), "{said}");
 }
 
@@ -143,7 +143,7 @@ fn the_images_health_check_is_a_command_that_it_has() {
     assert!(command.ends_with(r#"CMD ["/oxipush", "health"]"#), "{command}");
     // nobody listens there in this test: it says so, and that it is not healthy
     let nobody = ("OXIPUSH__HTTP__LISTEN", "127.0.0.1:1");
-    let (well, said) = in_the_image(&["health"], &[("OXIPUSH__AUTH__KEYS", "a key that is long enough"), nobody]);
+    let (well, said) = in_the_image(&["health"], &[("OXIPUSH__AUTH__KEYS", "a-key-that-is-long-enough"), nobody]);
     assert!(!well && said.contains("no answer from 127.0.0.1:1"), "{said}");
 }
 
@@ -182,7 +182,7 @@ fn the_image_starts_as_its_user_and_its_health_check_passes() {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
         command.envs(environment().into_iter().map(|(key, value)| (key, value.replace("0.0.0.0", &address))));
         // chroot leaves the working folder at /, the image has /data
-        command.env("OXIPUSH__AUTH__KEYS", "a key that is long enough").env("OXIPUSH__DATA__DIR", "/data/data");
+        command.env("OXIPUSH__AUTH__KEYS", "a-key-that-is-long-enough").env("OXIPUSH__DATA__DIR", "/data/data");
         command
     };
     let words = |text: &str| serde_json::from_str::<Vec<String>>(text).unwrap();

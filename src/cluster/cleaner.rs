@@ -97,7 +97,7 @@ impl Cleaner {
     }
 
     async fn read(&self, client: &mut Client, prefix: &str) -> Result<Vec<KeyValue>, Fault> {
-        Ok(self.etcd.call("read the nodes", client.get_all(prefix, false)).await?.kvs)
+        Ok(self.etcd.call("read the nodes", client.get_all(prefix)).await?.kvs)
     }
 
     /// Writes down since when the node is gone.

@@ -46,7 +46,7 @@ async fn follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Fault {
 async fn try_follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Result<std::convert::Infallible, Fault> {
     let prefix = node::nodes(&etcd.config.prefix);
     let mut client = etcd.connect().await?;
-    let got = etcd.call("read the nodes", client.get_all(&prefix, true)).await?;
+    let got = etcd.call("read the nodes", client.get_all(&prefix)).await?;
     let mut nodes: Nodes = got.kvs.iter().filter_map(|kv| Some((id(&prefix, &kv.key)?, takes_clients(kv)))).collect();
     tell.publish(&nodes);
     let next = got.header.map_or(0, |header| header.revision) + 1;

@@ -99,8 +99,8 @@ impl Client {
     }
 
     /// All keys that begin with `prefix`.
-    pub(in crate::cluster) async fn get_all(&mut self, prefix: &str, keys_only: bool) -> Result<RangeResponse, Error> {
-        call!(self, KvClient.range(RangeRequest { key: prefix.into(), range_end: end_of(prefix), keys_only }))
+    pub(in crate::cluster) async fn get_all(&mut self, prefix: &str) -> Result<RangeResponse, Error> {
+        call!(self, KvClient.range(RangeRequest { key: prefix.into(), range_end: end_of(prefix) }))
     }
 
     pub(in crate::cluster) async fn txn(&mut self, txn: TxnRequest) -> Result<TxnResponse, Error> {
