@@ -266,6 +266,13 @@ mod tests {
     }
 
     #[test]
+    fn all_of_ipv4_and_one_of_ipv6_are_two_places() {
+        let values = [("SOCKET__LISTEN", "0.0.0.0:8080"), ("HTTP__LISTEN", "[::1]:8080")];
+        let values = values.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_owned()));
+        assert_eq!(load(None, values).map(|_| ()).map_err(|error| error.to_string()), Ok(()));
+    }
+
+    #[test]
     fn what_cannot_work_together_is_told() {
         for (values, told) in [
             (

@@ -101,7 +101,10 @@ impl<'a> Reader<'a> {
         for item in self.list(section, key) {
             match parse(&item) {
                 Some(value) => all.push(value),
-                None => self.fault(section, key, format!("{item:?} is not {right}")),
+                None => {
+                    self.fault(section, key, format!("{item:?} is not {right}"));
+                    self.replaced = true;
+                }
             }
         }
         all

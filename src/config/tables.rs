@@ -1,6 +1,10 @@
 //! Each section's keys as types, with their bounds, and what keys mean together.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{
     Auth, Backend, Cluster, Config, Drain, Grpc, Http, Hub, Log, LogFormat, Node, NodeId, Outbox, Policy, PushLimits,
@@ -114,7 +118,9 @@ fn together(r: &mut Reader<'_>, config: &Config) {
 /// Two listeners cannot have these at once.
 fn is_one_place(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip(), other.ip());
-    one.port() != 0 && one.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
+    // `[::]` takes IPv4 too, 0.0.0.0 no IPv6
+    let takes = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (a == b || takes(a, b) || takes(b, a))
 }
 
 /// A node that is full must be able to leave in time.

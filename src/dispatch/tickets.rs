@@ -51,6 +51,8 @@ struct Ticket {
     job: Job,
     deadline: Instant,
     place: Place,
+    /// For the process that comes after this one.
+    aside: bool,
 }
 
 /// What becomes of a job that comes.
@@ -94,7 +96,7 @@ impl Tickets {
             Seen::Finished => return Kept::Copy(job),
         };
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        hand.jobs.insert(ticket, Ticket { job, deadline, place });
+        hand.jobs.insert(ticket, Ticket { job, deadline, place, aside: false });
         drop(hand);
         self.in_hand.inc();
         Kept::Ticket(ticket)
@@ -160,8 +162,9 @@ impl Tickets {
 
     /// Keeps a job for the process that comes after this one: it is put back when no more are handed out. Beyond a bound it
     /// goes back now, for so long that this process does not get it again: clients that are still here need hands too.
-    fn set_aside(&self, number: u64, ticket: Ticket) {
+    fn set_aside(&self, number: u64, mut ticket: Ticket) {
         if self.aside.fetch_add(1, Ordering::Relaxed) < self.max_aside {
+            ticket.aside = true;
             self.lock().jobs.insert(number, ticket);
             return;
         }
@@ -179,6 +182,11 @@ impl Tickets {
     fn expire(&self) {
         let now = Instant::now();
         let mut hand = self.lock();
+        // they are not late: they wait for the end of the drain
+        for ticket in hand.jobs.values_mut().filter(|ticket| ticket.aside && ticket.deadline <= now) {
+            ticket.job.touch();
+            ticket.deadline = now + self.timeout;
+        }
         let late: Vec<_> = hand.jobs.extract_if(|_, ticket| ticket.deadline <= now).collect();
         shrink(&mut hand.jobs);
         drop(hand);

@@ -338,6 +338,17 @@ async fn what_shells_and_frameworks_add_to_a_push_does_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_without_a_length_that_nobody_reads_ends_its_connection() {
+    let node = Node::start(&[("AUTH__KEYS", "one")]).await;
+    for (request, status) in [("POST /push", "401"), ("GET /healthz", "200"), ("POST /nowhere", "404")] {
+        let endless = format!("{request} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+        let answer = raw(&node, endless.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_that_never_read_or_never_end_a_head_are_cut() {
     let settings = [("HTTP__KEEP_ALIVE", "1s"), ("HTTP__USER_TIMEOUT", "1s"), ("QUEUE__PUBLISH_TIMEOUT", "100ms")];
     let node = Node::start(&settings).await;

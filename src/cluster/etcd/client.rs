@@ -60,7 +60,7 @@ macro_rules! call {
     ($client:ident, $service:ident.$method:ident($request:expr)) => {{
         let (mut service, request) = ($service::new($client.channel.clone()), $request);
         let answer = match service.$method(request.clone()).await {
-            Err(status) if $client.login.is_some() && status.message().contains("invalid auth token") => {
+            Err(status) if $client.login.is_some() && has_ended(&status) => {
                 $client.log_in().await?;
                 service.$method(request).await
             }
@@ -68,6 +68,11 @@ macro_rules! call {
         };
         answer.map(Response::into_inner).map_err(Error::from)
     }};
+}
+
+/// Whether a new login helps: the token has ended, or users or roles have changed since.
+fn has_ended(status: &Status) -> bool {
+    ["invalid auth token", "revision of auth store is old"].iter().any(|words| status.message().contains(words))
 }
 
 impl Client {
@@ -137,7 +142,10 @@ impl Client {
         let create = WatchCreateRequest { key: prefix.into(), range_end: end_of(prefix), start_revision: from };
         let _ = ask.send(WatchRequest { request: Some(watch_request::Request::Create(create)) }).await;
         let mut service = WatchClient::new(self.channel.clone());
-        let answers = service.watch(poll_fn(move |cx| asked.poll_recv(cx))).await?.into_inner();
+        let mut request = Request::new(poll_fn(move |cx| asked.poll_recv(cx)));
+        // a member that was cut off from the others ends the watch, instead of being silent
+        request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
+        let answers = service.watch(request).await?.into_inner();
         Ok(Watch { answers, _ask: ask })
     }
 

@@ -122,7 +122,9 @@ impl Site {
             let status = status(answer.status().as_u16());
             self.metrics.requests.get_or_create(&[("protocol", "http"), ("status", status)]).inc();
         }
-        if matches!(answer.status().as_u16(), 408 | 413) {
+        // a body of no announced length that nobody read may never end
+        let endless = request.headers().contains_key(header::TRANSFER_ENCODING);
+        if endless || matches!(answer.status().as_u16(), 408 | 413) {
             answer = answer::holding(answer, payload);
         }
         // actix would say `connection: upgrade`, though nothing is upgraded, and close

@@ -170,14 +170,20 @@ impl Link {
         let reason = format!("nsqd {} is up but its consumer is not subscribed yet", daemon.tcp);
         setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(reason));
         if let Some(http) = &daemon.http {
-            if let Err(error) = self.lay(http).await {
+            // cut short by a stop, which pauses the channel itself
+            let laid = stopped.run_until_cancelled(self.lay(http)).await;
+            if let Some(Err(error)) = laid {
                 tracing::warn!(
                     error,
                     nsqd = daemon.tcp,
                     "nsq: the channel is not made through HTTP but by subscribing"
                 );
+                // a stop, or a kill within a hold, may have left it paused: the end of a hold is tried until it is not
+                if self.setup.own.is_some() && self.jobs.is_some() {
+                    self.hold_until.get_or_insert(Instant::now() + LONGEST_WAIT);
+                }
             }
-            self.advise(http).await;
+            stopped.run_until_cancelled(self.advise(http)).await;
         }
         sentinel
     }

@@ -1,6 +1,6 @@
 //! What waits for nsqd's acknowledgement: pushes that were not sent, and commands that were, answered in their order.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -15,6 +15,8 @@ use crate::queue::{PublishError, waiter::Waiter};
 const TAKE: usize = 1024;
 /// Commands without an answer at once.
 const WINDOW: usize = 1000;
+/// What an nsqd has to answer in, also where its pushes have waited for so long that their own time is over before.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// One record and who waits for it.
 pub(super) struct Push {
@@ -32,7 +34,13 @@ pub(super) struct Pending {
     waiting: VecDeque<Push>,
     /// Sent, not answered; as many for each command as `commands` says.
     sent: VecDeque<Push>,
-    commands: VecDeque<usize>,
+    commands: VecDeque<Command>,
+}
+
+struct Command {
+    pushes: usize,
+    /// When its nsqd is not trusted any more.
+    due: Instant,
 }
 
 impl Pending {
@@ -73,15 +81,16 @@ impl Pending {
             return false;
         }
         protocol::publish(out, topic, self.waiting.range(..count).map(|push| &push.record));
+        let due = self.waiting.front().map(|push| push.deadline).max(Some(Instant::now() + LEAST));
         self.sent.extend(self.waiting.drain(..count));
-        self.commands.push_back(count);
+        self.commands.extend(due.map(|due| Command { pushes: count, due }));
         true
     }
 
     /// nsqd acknowledged the oldest command; false when there was none.
     pub(super) fn acknowledged(&mut self) -> bool {
-        let Some(count) = self.commands.pop_front() else { return false };
-        self.sent.drain(..count).for_each(|push| push.waiter.tell(Ok(())));
+        let Some(command) = self.commands.pop_front() else { return false };
+        self.sent.drain(..command.pushes).for_each(|push| push.waiter.tell(Ok(())));
         true
     }
 
@@ -96,7 +105,7 @@ impl Pending {
     /// Ends what waited too long; true when something that was sent did, so that the connection cannot be trusted.
     pub(super) fn expire(&mut self, now: Instant, reason: Option<&str>) -> bool {
         let mut overdue = false;
-        if self.sent.front().is_some_and(|push| push.deadline <= now) {
+        if self.commands.front().is_some_and(|command| command.due <= now) {
             overdue = true;
             self.lost();
         }
@@ -111,7 +120,8 @@ impl Pending {
 
     /// When something expires first.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.sent.front(), self.waiting.front()].into_iter().flatten().map(|push| push.deadline).min()
+        let sent = self.commands.front().map(|command| command.due);
+        [sent, self.waiting.front().map(|push| push.deadline)].into_iter().flatten().min()
     }
 
     /// The queue is closed.
@@ -152,7 +162,7 @@ mod tests {
     /// The pushes of the next command; 0 for none.
     fn send(pending: &mut Pending, batch: usize, limit: usize) -> usize {
         match pending.send(&mut BytesMut::new(), "topic", batch, limit) {
-            true => *pending.commands.back().unwrap(),
+            true => pending.commands.back().unwrap().pushes,
             false => 0,
         }
     }

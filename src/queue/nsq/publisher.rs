@@ -146,7 +146,7 @@ impl Actor {
                 End::Closed => break,
                 End::Return => {
                     tracing::info!(from = address, "nsq: an earlier nsqd of the list is back");
-                    (pause, reason) = (Duration::ZERO, String::new());
+                    (pause, reason) = (Duration::ZERO, CHANGING.into());
                     continue;
                 }
                 End::Bound(bound) => {
@@ -156,7 +156,7 @@ impl Actor {
                         "nsq: nsqd told its bound; what passes it is refused from now on"
                     );
                     self.nsqds.learn(index, bound);
-                    (pause, reason) = (Duration::ZERO, String::new());
+                    (pause, reason) = (Duration::ZERO, CHANGING.into());
                     continue;
                 }
                 End::Lost(reason) => {
@@ -204,7 +204,11 @@ impl Actor {
                 }
             };
             match chosen {
-                Ok(chosen) => return Some(chosen),
+                Ok(chosen) => {
+                    // what has no time left is not this nsqd's to answer
+                    pending.expire(Instant::now(), Some(&reason));
+                    return Some(chosen);
+                }
                 Err(why) => reason = why,
             }
             pause = backoff.next();
@@ -251,6 +255,9 @@ impl Actor {
         }
     }
 }
+
+/// Why a push is not published whose time ends between two connections.
+const CHANGING: &str = "the connection to nsqd is being changed; try again";
 
 /// Never, for no deadline.
 async fn until(deadline: Option<Instant>) {
