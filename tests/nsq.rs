@@ -528,6 +528,24 @@ async fn nsqds_come_and_go_through_nsqlookupd() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_whose_http_nobody_reaches_hands_out_all_the_same() {
+    let nsqd = Nsqd::start().await;
+    // nobody listens there
+    let settings = [("QUEUE__NSQD", nsqd.tcp()), ("QUEUE__NSQD_HTTP", "127.0.0.1:1".into())];
+    let mut open = open(&settings).await;
+    open.ready().await;
+    for record in ["first", "second"] {
+        open.publish(record).await.unwrap();
+        let job = open.job().await;
+        assert_eq!(job.record, record);
+        job.finish();
+        // the channel is tried to be unpaused again and again meanwhile
+        sleep(Duration::from_secs(3)).await;
+    }
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn named_nsqds_are_consumed_from_while_nsqlookupd_is_away_and_once_when_it_is_back() {
     let mut lookupd = Lookupd::start().await;
     let register = format!("--lookupd-tcp-address={}", lookupd.tcp());

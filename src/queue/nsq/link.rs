@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_nsq::{NSQChannel, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQTopic};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
@@ -32,6 +32,9 @@ const UNLISTED: Duration = Duration::from_millis(250);
 /// How long a closing link waits for nsqd to have heard of every finish.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// How often it is tried to unpause the channel, and what one try may take.
+const UNPAUSE: Duration = Duration::from_secs(2);
+const BRIEF: Duration = Duration::from_millis(250);
 /// An nsqd that holds messages back no longer than this to gather more is started as the documents say.
 const PROMPT: Duration = Duration::from_millis(10);
 
@@ -77,6 +80,8 @@ pub(super) struct Link {
     paused: bool,
     /// Until then the channel's backlog is held.
     hold_until: Option<Instant>,
+    /// When it is tried once more to unpause the channel; nothing waits for that.
+    unpause_at: Option<Instant>,
     closing: CancellationToken,
     gate: Gate,
     held: VecDeque<NSQMessage>,
@@ -95,7 +100,20 @@ impl Link {
         setup.base.health.set(setup.group, &daemon.tcp, Status::Ill(format!("{} was not connected yet", daemon.tcp)));
         let gate = Gate::new();
         let (jobs, pausing, held) = (Some(jobs), Some(pausing), VecDeque::new());
-        Self { setup, daemon, share, jobs, stopped, pausing, paused: false, hold_until: None, closing, gate, held }
+        Self {
+            setup,
+            daemon,
+            share,
+            jobs,
+            stopped,
+            pausing,
+            paused: false,
+            hold_until: None,
+            unpause_at: None,
+            closing,
+            gate,
+            held,
+        }
     }
 
     /// Whether it is connected, for the fleet.
@@ -178,9 +196,9 @@ impl Link {
                     nsqd = daemon.tcp,
                     "nsq: the channel is not made through HTTP but by subscribing"
                 );
-                // a stop, or a kill within a hold, may have left it paused: the end of a hold is tried until it is not
+                // a stop, or a kill within a hold, may have left it paused
                 if self.setup.own.is_some() && self.jobs.is_some() {
-                    self.hold_until.get_or_insert(Instant::now() + LONGEST_WAIT);
+                    self.unpause_at = Some(Instant::now() + UNPAUSE);
                 }
             }
             stopped.run_until_cancelled(self.advise(http)).await;
@@ -245,17 +263,25 @@ impl Link {
 
     /// Ends the hold.
     async fn release(&mut self, epoch: u64) {
-        let Setup { base, topic, channel, .. } = &self.setup;
-        if let Some(http) = &self.daemon.http
-            && let Err(error) = base.admin.unpause(http, topic, channel).await
-        {
-            tracing::warn!(error, nsqd = self.daemon.tcp, "nsq: the channel could not be unpaused; tried again");
-            self.hold_until = Some(Instant::now() + LONGEST_WAIT);
-            return;
-        }
         tracing::info!(nsqd = self.daemon.tcp, "the replay hold is over");
         self.hold_until = None;
         self.hand_out(epoch);
+        self.unpause().await;
+    }
+
+    /// Lets nsqd hand out again, or sees to it that this is tried once more. It takes no longer than [`BRIEF`], since nothing is
+    /// consumed meanwhile.
+    async fn unpause(&mut self) {
+        self.unpause_at = None;
+        let Setup { base, topic, channel, .. } = &self.setup;
+        let Some(http) = &self.daemon.http else { return };
+        let error = match timeout(BRIEF, base.admin.unpause(http, topic, channel)).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error,
+            Err(_) => format!("no answer within {BRIEF:?}"),
+        };
+        tracing::warn!(error, nsqd = self.daemon.tcp, "nsq: the channel could not be unpaused; tried again");
+        self.unpause_at = Some(Instant::now() + UNPAUSE);
     }
 
     fn consumer(&self) -> Client {
@@ -298,6 +324,7 @@ impl Link {
                     drop(permit);
                     self.hand_out(epoch);
                 }
+                () = sleep_until(self.unpause_at.unwrap_or(late)), if self.unpause_at.is_some() => self.unpause().await,
                 () = sleep_until(self.hold_until.unwrap_or(late)), if self.hold_until.is_some() => {
                     self.release(epoch).await;
                 }
@@ -349,7 +376,7 @@ impl Link {
 
     /// Pauses the own channel, so that what waits does so there; a shared one goes on for the other nodes.
     async fn stop(&mut self, epoch: u64) {
-        (self.jobs, self.hold_until) = (None, None);
+        (self.jobs, self.hold_until, self.unpause_at) = (None, None, None);
         let Setup { base, topic, channel, own, .. } = &self.setup;
         if own.is_some()
             && let Some(http) = &self.daemon.http
