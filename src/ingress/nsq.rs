@@ -1,9 +1,6 @@
 //! Raw pushes of other NSQ clients: an ingress like HTTP, where a finished job is the answer.
 
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use prost::Message;
@@ -34,7 +31,6 @@ pub fn start(config: &config::Queue, raw: Jobs, admission: Admission, tasks: &Ta
         requeue_delay: config.requeue_delay,
         // well before the backend would hand it out again
         touch_every: config.job_timeout / 2,
-        said: std::sync::Mutex::new(None),
     };
     let (limit, cancelled) = (config.max_in_flight, tasks.cancelled());
     tasks.spawn_until_done("raw pushes", async move {
@@ -67,8 +63,6 @@ struct Taker {
     max_attempts: u32,
     requeue_delay: Duration,
     touch_every: Duration,
-    /// When a refused push was logged last.
-    said: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Taker {
@@ -91,7 +85,7 @@ impl Taker {
     async fn take(&self, job: Job) {
         if job.attempts > self.max_attempts {
             self.admission.give_up(Source::Nsq);
-            self.say(&job, "given_up", "it came more often than [queue] max_attempts");
+            log_drop(&job, "given_up", "it came more often than [queue] max_attempts");
             return job.finish();
         }
         let (id, draft) = (id_of(&job), read(&job.record));
@@ -110,29 +104,17 @@ impl Taker {
                 job.requeue(delay);
             }
             Err(refusal) => {
-                self.say(&job, refusal.kind.name(), &refusal.message);
+                log_drop(&job, refusal.kind.name(), &refusal.message);
                 job.finish();
             }
         }
     }
+}
 
-    /// At most a line a second: a flood of bad pushes must not become a flood of lines. Never the content.
-    fn say(&self, job: &Job, reason: &str, message: &str) {
-        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let now = Instant::now();
-        if said.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
-            return;
-        }
-        *said = Some(now);
-        drop(said);
-        let (attempts, bytes) = (job.attempts, job.record.len());
-        tracing::warn!(
-            reason,
-            attempts,
-            bytes,
-            "a raw push was dropped: {message} (more are only counted for a second)"
-        );
-    }
+/// Never the content.
+fn log_drop(job: &Job, reason: &str, message: &str) {
+    let (attempts, bytes) = (job.attempts, job.record.len());
+    tracing::warn!(reason, attempts, bytes, "a raw push was dropped: {message}");
 }
 
 fn read(raw: &[u8]) -> Result<Draft, Refusal> {

@@ -76,14 +76,12 @@ impl Pending {
             bytes += 4 + push.record.len();
             bytes <= batch && push.record.len() <= limit
         });
-        let count = fits.count().max(1).min(self.waiting.len());
-        if count == 0 {
-            return false;
-        }
+        let fits = fits.count().max(1);
+        let Some(first) = self.waiting.front() else { return false };
+        let (count, due) = (fits.min(self.waiting.len()), first.deadline.max(Instant::now() + LEAST));
         protocol::publish(out, topic, self.waiting.range(..count).map(|push| &push.record));
-        let due = self.waiting.front().map(|push| push.deadline).max(Some(Instant::now() + LEAST));
         self.sent.extend(self.waiting.drain(..count));
-        self.commands.extend(due.map(|due| Command { pushes: count, due }));
+        self.commands.push_back(Command { pushes: count, due });
         true
     }
 

@@ -225,10 +225,13 @@ impl Actor {
             if returning && pending.all_answered() {
                 return End::Return;
             }
-            while !returning
-                && let Some(out) = session.out(batch)
-                && pending.send(out, topic, batch, record)
-            {}
+            if !returning {
+                while let Some(out) = session.out(batch) {
+                    if !pending.send(out, topic, batch, record) {
+                        break;
+                    }
+                }
+            }
             let deadline = pending.deadline();
             // cancel-safe: see Session::step and Pending::gather
             tokio::select! {
