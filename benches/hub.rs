@@ -9,7 +9,7 @@ use std::{hint::black_box, io, rc::Rc, sync::Arc, time::Duration};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use oxipush::{
     config,
-    hub::{Cards, Hub, Item, Limits, Outbox, Parcel, Post, Shard, Sink},
+    hub::{Cards, Fanout, Hub, Item, Limits, Outbox, Part, Shard, Sink},
     push::{Push, PushId, Target},
     telemetry::Metrics,
     wire::{dialect::Dialect, frame::Frame},
@@ -43,11 +43,11 @@ fn push(card: &str) -> Push {
 
 fn lookup(c: &mut Criterion) {
     let hub = hub();
-    let (shard, _inbox): (Rc<Shard<Hole>>, _) = hub.seat().unwrap().open();
+    let (shard, _inbox): (Rc<Shard<Hole>>, _) = hub.claim_shard().unwrap().open();
     let cards: Vec<String> = (0..15_000).map(|n| format!("card-{n}")).collect();
     for card in &cards {
-        let member = shard.open(Hole, Dialect::Gopusher);
-        shard.join(&member, card, "");
+        let client = shard.open(Hole, Dialect::Gopusher);
+        shard.join(&client, card, "");
     }
     let mut next = cards.iter().cycle();
     c.bench_function("hub/lookup of one of 15,000 cards", |b| b.iter(|| hub.shards(black_box(next.next().unwrap()))));
@@ -55,20 +55,20 @@ fn lookup(c: &mut Criterion) {
 
 fn offer(c: &mut Criterion) {
     let hub = hub();
-    let (shard, _inbox): (Rc<Shard<Hole>>, _) = hub.seat().unwrap().open();
+    let (shard, _inbox): (Rc<Shard<Hole>>, _) = hub.claim_shard().unwrap().open();
     for _ in 0..1000 {
-        let member = shard.open(Hole, Dialect::Gopusher);
-        shard.join(&member, "all", "");
+        let client = shard.open(Hole, Dialect::Gopusher);
+        shard.join(&client, "all", "");
     }
-    let (outcomes, mut told) = mpsc::unbounded_channel();
-    let parcel = || Parcel::new(Post::new(push("all"), 0, outcomes.clone()), Cards::All);
+    let (completions, mut told) = mpsc::unbounded_channel();
+    let part = || Part::new(Fanout::new(push("all"), 0, completions.clone()), Cards::All);
     let mut group = c.benchmark_group("hub/1,000 connections");
     group.throughput(Throughput::Elements(1000));
     group.bench_function("send at once", |b| {
         b.iter_batched(
-            &parcel,
-            |parcel| {
-                shard.take(parcel.into(), || true);
+            &part,
+            |part| {
+                shard.deliver(part.into(), || true);
                 told.try_recv().unwrap()
             },
             BatchSize::SmallInput,
@@ -76,9 +76,9 @@ fn offer(c: &mut Criterion) {
     });
     group.bench_function("offer and write", |b| {
         b.iter_batched(
-            &parcel,
-            |parcel| {
-                shard.take(parcel.into(), || false);
+            &part,
+            |part| {
+                shard.deliver(part.into(), || false);
                 while shard.write() {}
                 told.try_recv().unwrap()
             },
@@ -88,9 +88,9 @@ fn offer(c: &mut Criterion) {
     group.throughput(Throughput::Elements(10_000));
     group.bench_function("burst of 10 one by one, offer and write", |b| {
         b.iter_batched(
-            || std::array::from_fn::<_, 10, _>(|_| parcel()),
+            || std::array::from_fn::<_, 10, _>(|_| part()),
             |burst| {
-                burst.into_iter().for_each(|parcel| shard.take(parcel.into(), || false));
+                burst.into_iter().for_each(|part| shard.deliver(part.into(), || false));
                 while shard.write() {}
             },
             BatchSize::SmallInput,

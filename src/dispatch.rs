@@ -1,9 +1,9 @@
 //! From job to outcome: decoded, split by card over the lanes, offered through the hub, finished.
 
+mod in_flight;
 mod intake;
 mod lane;
 mod pace;
-mod tickets;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{bundles, config, hub::Hub, lifecycle::Tasks, queue::Jobs, telemetry::Metrics};
 
+use in_flight::InFlight;
 use intake::Intake;
 use pace::Pace;
-use tickets::Tickets;
 
 /// What is taken from the queue, or by a lane, at once: what it makes for the next one reaches that together.
 const BUNDLE: usize = 64;
@@ -43,10 +43,10 @@ impl Dispatch {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let abort = tasks.cancelled().child_token();
-        let (outcomes, told) = mpsc::unbounded_channel();
-        let tickets = Tickets::new(config, metrics);
+        let (completions, told) = mpsc::unbounded_channel();
+        let in_flight = InFlight::new(config, metrics);
         let lanes = config.processors.max(1);
-        // what waits in all lanes together is bounded by the jobs in hand
+        // what waits in all lanes together is bounded by the jobs in flight
         let waiting = config.max_in_flight.div_ceil(lanes).max(1);
         let lanes = (0..lanes).map(|number| {
             let (lane, parts) = bundles::channel(waiting);
@@ -58,31 +58,31 @@ impl Dispatch {
             });
             lane
         });
-        let intake = Intake::new(config, lanes.collect(), outcomes, Arc::clone(&tickets), metrics);
+        let intake = Intake::new(config, lanes.collect(), completions, Arc::clone(&in_flight), metrics);
         tasks.spawn_until_done("dispatch intake", {
-            let (pace, abort) = (Pace::new(config, hub, Arc::clone(&tickets)), abort.clone());
+            let (pace, abort) = (Pace::new(config, hub, Arc::clone(&in_flight)), abort.clone());
             async move {
                 // jobs that were taken and not yet dispatched are requeued by their drop
                 abort.run_until_cancelled(intake.run(jobs, backlog, pace)).await;
             }
         });
         let (done, settled) = oneshot::channel();
-        tasks.spawn_until_done("dispatch outcomes", {
+        tasks.spawn_until_done("dispatch completions", {
             let abort = abort.clone();
             async move {
-                abort.run_until_cancelled(tickets.settle(told)).await;
-                tickets.give_back();
+                abort.run_until_cancelled(in_flight.settle(told)).await;
+                in_flight.give_back();
                 let _ = done.send(());
             }
         });
         Self { abort, settled }
     }
 
-    /// Waits until the jobs' end was reached and each job in hand is finished or requeued, `within` at most.
+    /// Waits until the jobs' end was reached and each job in flight is finished or requeued, `within` at most.
     pub async fn drain(self, within: Duration) {
         let Self { abort, mut settled } = self;
         if timeout(within, &mut settled).await.is_err() {
-            tracing::warn!("jobs are still in hand at the end of the time for a stop; they are requeued");
+            tracing::warn!("jobs are still in flight at the end of the time for a stop; they are requeued");
             abort.cancel();
             // nothing is waited for on that way; the bound is only against a starved runtime
             let _ = timeout(Duration::from_secs(1), settled).await;
@@ -117,7 +117,7 @@ mod tests {
         let (tasks, _deaths) = Tasks::new();
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
         // nobody runs the shard: what is sent to it stays in its inbox
-        let (shard, mut inbox) = hub.seat().unwrap().open::<Nowhere>();
+        let (shard, mut inbox) = hub.claim_shard().unwrap().open::<Nowhere>();
         shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
         let (jobs, bundles) = bundles::channel(1);
         let (_backlog, backlog) = watch::channel(false);
@@ -132,7 +132,7 @@ mod tests {
         timeout(Duration::from_secs(30), expired).await.unwrap();
         assert_eq!(metrics.jobs_in_hand.get(), 0);
         // taken after all: the job is another's by now, neither finished nor requeued again
-        shard.take(inbox.next().await.unwrap().into(), || false);
+        shard.deliver(inbox.next().await.unwrap().into(), || false);
         drop(jobs);
         dispatch.drain(Duration::from_secs(30)).await;
         let finished = metrics.jobs.get_or_create_owned(&[("outcome", "finished")]);
@@ -148,7 +148,7 @@ mod tests {
         let (tasks, _deaths) = Tasks::new();
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
         // what is sent to the shard waits in its inbox until the test takes it
-        let (shard, mut inbox) = hub.seat().unwrap().open::<Nowhere>();
+        let (shard, mut inbox) = hub.claim_shard().unwrap().open::<Nowhere>();
         shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
         let (jobs, bundles) = bundles::channel(8);
         let (_backlog, backlog) = watch::channel(false);
@@ -164,7 +164,7 @@ mod tests {
             };
             timeout(Duration::from_secs(30), reached).await.unwrap_or_else(|_| panic!("{outcome} is not {count}"));
         };
-        // in hand, and given back after job_timeout
+        // in flight, and given back after job_timeout
         hand_out().await;
         hand_out().await;
         reaches("dropped", 1).await;
@@ -172,7 +172,7 @@ mod tests {
         drop(inbox.next().await.unwrap());
         // so it is new again; once finished, it is not
         hand_out().await;
-        shard.take(inbox.next().await.unwrap().into(), || false);
+        shard.deliver(inbox.next().await.unwrap().into(), || false);
         reaches("finished", 1).await;
         hand_out().await;
         reaches("dropped", 2).await;

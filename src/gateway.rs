@@ -250,7 +250,7 @@ mod tests {
     }
 
     use crate::{
-        hub::{Cards, Parcel, Post},
+        hub::{Cards, Fanout, Part},
         lifecycle::Death,
         push::Push,
     };
@@ -297,8 +297,8 @@ mod tests {
     }
 
     /// A part that names a card which its push does not have: a bug that no lane has, and that a shard does not survive.
-    fn poison() -> Parcel {
-        Parcel::new(Post::new(Push::to("alice", ""), 0, mpsc::unbounded_channel().0), Cards::Some(vec![1]))
+    fn poison() -> Part {
+        Part::new(Fanout::new(Push::to("alice", ""), 0, mpsc::unbounded_channel().0), Cards::Some(vec![1]))
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,18 +1,18 @@
 //! Who is connected: card → group → connections, in one shard for each worker thread.
 //!
-//! A shard belongs to one thread and has no locks; [`Parcel`]s reach it through its bounded inbox. The index (card → shards)
+//! A shard belongs to one thread and has no locks; [`Part`]s reach it through its bounded inbox. The index (card → shards)
 //! is shared by all threads, so that a push for one card wakes only the shards that hold it.
 
+mod burst;
+mod client;
+mod fanout;
 mod group;
 mod index;
-mod member;
 mod outbox;
-mod post;
-mod run;
-mod seat;
 mod shard;
 mod slab;
 mod tally;
+mod unclaimed;
 
 use std::{
     sync::{
@@ -30,13 +30,13 @@ use crate::{
     telemetry::Metrics,
 };
 
-pub use member::{Flush, Member, Sink};
+pub use burst::Burst;
+pub use client::{Client, Flush, Sink};
+pub use fanout::{Cards, Completion, Fanout, Outcome, Part};
 pub use outbox::{Item, Offer, Offered, Outbox};
-pub use post::{Cards, Fate, Outcome, Parcel, Post};
-pub use run::Run;
-pub use seat::Seat;
 pub use shard::Shard;
-pub use slab::Key;
+pub use slab::ClientKey;
+pub use unclaimed::UnclaimedShard;
 
 pub(crate) use index::shrink;
 
@@ -54,9 +54,9 @@ pub struct Hub {
 /// What all threads share.
 struct Core {
     index: Index,
-    inboxes: Vec<mpsc::Sender<Vec<Parcel>>>,
+    inboxes: Vec<mpsc::Sender<Vec<Part>>>,
     /// Inboxes of the shards that no worker thread has brought to life yet.
-    seats: Mutex<Vec<Bundles<Parcel>>>,
+    unclaimed: Mutex<Vec<Bundles<Part>>>,
     connections: AtomicUsize,
     /// Connections with frames that wait, of each shard: told only while `counting`.
     waiting: Box<[AtomicUsize]>,
@@ -100,10 +100,10 @@ impl Hub {
             tracing::warn!(workers, "more workers than a hub can have; {MAX_WORKERS} are started");
         }
         let workers = workers.min(MAX_WORKERS);
-        let (inboxes, mut seats): (Vec<_>, Vec<_>) =
+        let (inboxes, mut unclaimed): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| bundles::channel(config.inbox.max(1))).unzip();
-        // taken from the end, so that the first worker sits on the first seat
-        seats.reverse();
+        // taken from the end, so that the first worker sits on the first shard
+        unclaimed.reverse();
         let limits = Limits {
             max_bytes: outbox.max_bytes,
             policy: outbox.policy,
@@ -114,7 +114,7 @@ impl Hub {
             core: Arc::new(Core {
                 index: Index::new(),
                 inboxes,
-                seats: Mutex::new(seats),
+                unclaimed: Mutex::new(unclaimed),
                 connections: AtomicUsize::new(0),
                 waiting: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
                 counting: AtomicBool::new(false),
@@ -163,11 +163,11 @@ impl Hub {
         self.core.index.shards(card)
     }
 
-    /// Puts a bundle of parcels into a shard's inbox if there is room now, or gives it back.
+    /// Puts a bundle of parts into a shard's inbox if there is room now, or gives it back.
     ///
     /// # Errors
     /// The inbox is full, or the shard gone.
-    pub fn try_send(&self, shard: usize, bundle: Vec<Parcel>) -> Result<(), Vec<Parcel>> {
+    pub fn try_send(&self, shard: usize, bundle: Vec<Part>) -> Result<(), Vec<Part>> {
         match self.core.inboxes.get(shard) {
             Some(inbox) => inbox.try_send(bundle).map_err(mpsc::error::TrySendError::into_inner),
             None => Err(bundle),
@@ -175,17 +175,17 @@ impl Hub {
     }
 
     /// Puts a bundle into a shard's inbox, waiting while that is full. A shard that is gone loses it, and its jobs come again.
-    pub async fn send(&self, shard: usize, bundle: Vec<Parcel>) {
+    pub async fn send(&self, shard: usize, bundle: Vec<Part>) {
         if let Some(inbox) = self.core.inboxes.get(shard) {
             let _ = inbox.send(bundle).await;
         }
     }
 
     /// The next shard that no thread has taken; `None` when all are.
-    pub fn seat(&self) -> Option<Seat> {
-        let mut seats = self.core.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        let inbox = seats.pop()?;
-        let index = self.workers() - seats.len() - 1;
-        Some(Seat { index, inbox, hub: self.clone() })
+    pub fn claim_shard(&self) -> Option<UnclaimedShard> {
+        let mut unclaimed = self.core.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let inbox = unclaimed.pop()?;
+        let index = self.workers() - unclaimed.len() - 1;
+        Some(UnclaimedShard { index, inbox, hub: self.clone() })
     }
 }

@@ -3,22 +3,22 @@
 //! These are the short versions. `just cluster-long` makes them long: 3,000 clients, 30 s without etcd.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "cluster/clients.rs"]
+mod clients;
 #[path = "cluster/support.rs"]
 mod support;
-#[path = "cluster/swarm.rs"]
-mod swarm;
 
 use std::time::{Duration, Instant};
 
+use clients::{Accepted, Clients, Pusher};
 use oxipush::proto::rpc;
 use prost::Message as _;
 use support::{Topology, until};
-use swarm::{Accepted, Pusher, Swarm};
 
 /// Cards that the clients share.
 const CARDS: usize = 20;
 
-fn clients() -> usize {
+fn client_count() -> usize {
     given("OXIPUSH_CLUSTER_CLIENTS").unwrap_or(200)
 }
 
@@ -137,11 +137,11 @@ impl Cluster {
 async fn a_push_through_any_door_reaches_every_connection_of_the_card_once() {
     let mut cluster = Cluster::start(&[]);
     cluster.spreads_over(&["gateway-1", "gateway-2"]).await;
-    let swarm = Swarm::start(&cluster.ws, clients(), CARDS).await;
-    let even = clients() as f64 / 2.0;
+    let clients = Clients::start(&cluster.ws, client_count(), CARDS).await;
+    let even = client_count() as f64 / 2.0;
     for node in ["gateway-1", "gateway-2"] {
         let has = cluster.connections(&cluster.topology.at(node)).await;
-        assert!((has - even).abs() <= even * 0.2, "{node} has {has} of {}", clients());
+        assert!((has - even).abs() <= even * 0.2, "{node} has {has} of {}", client_count());
     }
 
     let mut pushes = Vec::new();
@@ -168,63 +168,63 @@ async fn a_push_through_any_door_reaches_every_connection_of_the_card_once() {
             pushes.push(cluster.publish_raw(&address, &format!("card-{number}"), &content).await);
         }
     }
-    swarm.complete(&pushes).await;
-    assert_eq!(swarm.most_copies(), 1);
+    clients.complete(&pushes).await;
+    assert_eq!(clients.most_copies(), 1);
 
     // a third node takes clients once confd has rendered it
     let third = cluster.topology.tell("start gateway-3 like gateway-1").await["address"].as_str().unwrap().to_owned();
     cluster.spreads_over(&["gateway-1", "gateway-2", "gateway-3"]).await;
-    swarm.add(&cluster.ws, 60, CARDS).await;
+    clients.add(&cluster.ws, 60, CARDS).await;
     assert!(cluster.connections(&third).await >= 10.0, "{}", cluster.connections(&third).await);
     let pushes = [cluster.push("card-0", "with three").await];
-    swarm.complete(&pushes).await;
-    assert_eq!(swarm.most_copies(), 1);
-    swarm.stop().await;
+    clients.complete(&pushes).await;
+    assert_eq!(clients.most_copies(), 1);
+    clients.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_loses_no_push_that_was_accepted() {
     let mut cluster = Cluster::start(&[]);
     cluster.spreads_over(&["gateway-1", "gateway-2"]).await;
-    let swarm = Swarm::start(&cluster.ws, clients(), CARDS).await;
+    let clients = Clients::start(&cluster.ws, client_count(), CARDS).await;
     let pusher = Pusher::start(&cluster.http, CARDS, Duration::from_millis(20));
     let mut restarted = Instant::now();
     for node in ["gateway-1", "gateway-2"] {
-        let before = swarm.closed_with(3000);
+        let before = clients.closed_with(3000);
         let stopped = cluster.topology.tell(&format!("stop {node}")).await;
         assert_eq!(stopped["code"], 0, "an orderly end");
-        assert!(swarm.closed_with(3000) > before, "clients are told to come back");
+        assert!(clients.closed_with(3000) > before, "clients are told to come back");
         assert!(cluster.topology.etcdctl(&["get", &format!("/oxipush/nodes/{node}")]).unwrap().is_empty());
         restarted = Instant::now();
         cluster.topology.tell(&format!("start {node}")).await;
         cluster.ready(&cluster.topology.at(node)).await;
         cluster.spreads_over(&["gateway-1", "gateway-2"]).await;
     }
-    swarm.all_open(clients()).await;
-    let last = swarm.last_joined().saturating_duration_since(restarted);
+    clients.all_open(client_count()).await;
+    let last = clients.last_joined().saturating_duration_since(restarted);
     let (pushes, refused) = pusher.stop().await;
     println!("{} accepted, refused: {refused:?}; last client back {last:?} after the last stop", pushes.len());
     assert!(pushes.len() > 100, "{}", pushes.len());
-    swarm.complete(&pushes).await;
-    swarm.stop().await;
+    clients.complete(&pushes).await;
+    clients.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_node_is_forgotten_and_its_channel_deleted() {
     let mut cluster = Cluster::start(&[]);
     cluster.spreads_over(&["gateway-1", "gateway-2"]).await;
-    let swarm = Swarm::start(&cluster.ws, clients(), CARDS).await;
+    let clients = Clients::start(&cluster.ws, client_count(), CARDS).await;
     let pusher = Pusher::start(&cluster.http, CARDS, Duration::from_millis(20));
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.topology.tell("kill gateway-2").await;
     let killed = Instant::now();
     // nginx passes by what it cannot reach, before the lease has ended
-    until("clients come back", || async { (swarm.last_joined() > killed).then_some(()) }).await;
-    swarm.all_open(clients()).await;
+    until("clients come back", || async { (clients.last_joined() > killed).then_some(()) }).await;
+    clients.all_open(client_count()).await;
     println!("all clients back {:?} after the kill", killed.elapsed());
     cluster.spreads_over(&["gateway-1"]).await;
     until("gateway-1 has all clients", || async {
-        (cluster.connections(&cluster.topology.at("gateway-1")).await == clients() as f64).then_some(())
+        (cluster.connections(&cluster.topology.at("gateway-1")).await == client_count() as f64).then_some(())
     })
     .await;
     for nsqd in ["nsqd-1", "nsqd-2"] {
@@ -237,23 +237,23 @@ async fn a_killed_node_is_forgotten_and_its_channel_deleted() {
     until("the log tells of it", || async { (told() > 0).then_some(()) }).await;
     assert_eq!(told(), 1);
     let (pushes, _) = pusher.stop().await;
-    swarm.complete(&pushes).await;
+    clients.complete(&pushes).await;
 
     // it comes back under its name, with a new channel
     cluster.topology.tell("start gateway-2").await;
     cluster.spreads_over(&["gateway-1", "gateway-2"]).await;
-    swarm.add(&cluster.ws, 40, CARDS).await;
+    clients.add(&cluster.ws, 40, CARDS).await;
     assert!(cluster.connections(&cluster.topology.at("gateway-2")).await > 0.0);
     let pushes = [cluster.push("card-0", "back").await];
-    swarm.complete(&pushes).await;
-    swarm.stop().await;
+    clients.complete(&pushes).await;
+    clients.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pushes_go_on_without_etcd_and_without_an_nsqd() {
     let mut cluster = Cluster::start(&[]);
     cluster.spreads_over(&["gateway-1", "gateway-2"]).await;
-    let swarm = Swarm::start(&cluster.ws, clients(), CARDS).await;
+    let clients = Clients::start(&cluster.ws, client_count(), CARDS).await;
     let first = cluster.topology.at("gateway-1");
 
     let pusher = Pusher::start(&cluster.http, CARDS, Duration::from_millis(20));
@@ -262,7 +262,7 @@ async fn pushes_go_on_without_etcd_and_without_an_nsqd() {
     tokio::time::sleep(outage()).await;
     let (pushes, refused) = pusher.stop().await;
     assert!(refused.is_empty(), "{refused:?}");
-    swarm.complete(&pushes).await;
+    clients.complete(&pushes).await;
     cluster.topology.tell("start etcd").await;
     cluster.details(&first, "registered as gateway-1 (serving)").await;
     cluster.spreads_over(&["gateway-1", "gateway-2"]).await;
@@ -279,12 +279,12 @@ async fn pushes_go_on_without_etcd_and_without_an_nsqd() {
     for number in 0..CARDS {
         pushes.push(cluster.publish_raw(&added, &format!("card-{number}"), &format!("nsqd-3 {number}")).await);
     }
-    swarm.complete(&pushes).await;
+    clients.complete(&pushes).await;
     cluster.topology.tell("start nsqd-1").await;
     cluster.ready(&first).await;
     let pushes = [cluster.push("card-1", "all there").await];
-    swarm.complete(&pushes).await;
-    swarm.stop().await;
+    clients.complete(&pushes).await;
+    clients.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use oxipush::{
-    hub::{Cards, Census, Parcel, Post},
+    hub::{Cards, Census, Fanout, Part},
     push::Target,
     queue::{Job, record},
 };
@@ -349,8 +349,8 @@ async fn a_shard_that_dies_is_told_and_its_pushes_come_again_while_the_others_de
         others.push(rig.joined(&there).await);
     }
     // a part for a card that its push does not have: a bug
-    let (outcomes, _told) = tokio::sync::mpsc::unbounded_channel();
-    let poison = Parcel::new(Post::new(push(&["here"], ""), 0, outcomes), Cards::Some(vec![1]));
+    let (completions, _told) = tokio::sync::mpsc::unbounded_channel();
+    let poison = Part::new(Fanout::new(push(&["here"], ""), 0, completions), Cards::Some(vec![1]));
     let shard = dead.trailing_zeros() as usize;
     rig.hub.send(shard, vec![poison]).await;
     let died = tokio::time::timeout(PATIENCE, rig.deaths.recv()).await.unwrap().unwrap();

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oxipush::wire::{close::Close, dialect::Mistake};
+use oxipush::wire::{close::Close, dialect::ClientError};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -81,22 +81,22 @@ fn codes_that_nothing_sends_are_marked_as_reserved() {
 fn errors_md_has_every_mistake_of_a_dialect() {
     let words: Vec<_> =
         rows("docs/errors.md", "## oxipush.v1").iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
-    assert_eq!(words, Mistake::CODES);
+    assert_eq!(words, ClientError::CODES);
 }
 
 /// Mistakes are made by name in several files: each name must be a known one.
 #[test]
 fn no_mistake_has_a_code_that_the_table_does_not_know() {
     let mut made = BTreeSet::new();
-    for (path, text) in sources().into_iter().filter(|(_, text)| text.contains("Mistake")) {
-        for (at, opening) in text.match_indices("code: \"").chain(text.match_indices("mistake(\"")) {
+    for (path, text) in sources().into_iter().filter(|(_, text)| text.contains("ClientError")) {
+        for (at, opening) in text.match_indices("code: \"").chain(text.match_indices("client_error(\"")) {
             let word = text[at + opening.len()..].split('"').next().unwrap();
-            assert!(Mistake::CODES.contains(&word), "{}: {word} is not in Mistake::CODES", path.display());
+            assert!(ClientError::CODES.contains(&word), "{}: {word} is not in ClientError::CODES", path.display());
             made.insert(word.to_owned());
         }
     }
     made.insert("unsupported".into()); // through a function of its own
-    assert_eq!(made, Mistake::CODES.iter().map(|code| (*code).to_owned()).collect());
+    assert_eq!(made, ClientError::CODES.iter().map(|code| (*code).to_owned()).collect());
 }
 
 #[test]

@@ -8,20 +8,20 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     BUNDLE,
+    in_flight::{InFlight, Kept},
     pace::Pace,
-    tickets::{Kept, Tickets},
 };
 use crate::{
     config,
-    hub::{Cards, Outcome, Parcel, Post},
+    hub::{Cards, Completion, Fanout, Part},
     queue::{Job, Jobs, record},
     telemetry::Metrics,
 };
 
 pub(super) struct Intake {
-    lanes: Vec<mpsc::Sender<Vec<Parcel>>>,
-    outcomes: mpsc::UnboundedSender<Outcome>,
-    tickets: Arc<Tickets>,
+    lanes: Vec<mpsc::Sender<Vec<Part>>>,
+    completions: mpsc::UnboundedSender<Completion>,
+    in_flight: Arc<InFlight>,
     max_attempts: u32,
     metrics: Arc<Metrics>,
 }
@@ -29,12 +29,12 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(
         config: &config::Queue,
-        lanes: Vec<mpsc::Sender<Vec<Parcel>>>,
-        outcomes: mpsc::UnboundedSender<Outcome>,
-        tickets: Arc<Tickets>,
+        lanes: Vec<mpsc::Sender<Vec<Part>>>,
+        completions: mpsc::UnboundedSender<Completion>,
+        in_flight: Arc<InFlight>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        Self { lanes, outcomes, tickets, max_attempts: config.max_attempts, metrics: Arc::clone(metrics) }
+        Self { lanes, completions, in_flight, max_attempts: config.max_attempts, metrics: Arc::clone(metrics) }
     }
 
     /// Takes jobs until their end.
@@ -59,7 +59,7 @@ impl Intake {
 
     /// Gives the jobs' parts to the lanes; waits while one of them is full. When the oldest of the pushes was accepted (ms).
     async fn begin(&self, jobs: impl Iterator<Item = Job>) -> Option<u64> {
-        let mut bundles: Vec<Vec<Parcel>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        let mut bundles: Vec<Vec<Part>> = self.lanes.iter().map(|_| Vec::new()).collect();
         let mut dropped = Dropped::default();
         let oldest = jobs.filter_map(|job| self.split(job, &mut bundles, &mut dropped)).min();
         dropped.tell();
@@ -72,7 +72,7 @@ impl Intake {
 
     /// Decodes a job and makes one part for each lane that has cards of it: one card's pushes always take the same lane. When
     /// the push was accepted (ms); `None`: it is dropped.
-    fn split(&self, job: Job, bundles: &mut [Vec<Parcel>], dropped: &mut Dropped) -> Option<u64> {
+    fn split(&self, job: Job, bundles: &mut [Vec<Part>], dropped: &mut Dropped) -> Option<u64> {
         if job.attempts > self.max_attempts {
             dropped.attempts += 1;
             self.drop_job(job, "attempts");
@@ -91,9 +91,9 @@ impl Intake {
         let millis = push.id.millis();
         // admission did so already; a record of another origin must not deliver twice either
         push.target.name_each_once();
-        let ticket = match self.tickets.keep(job, push.id) {
+        let ticket = match self.in_flight.keep(job, push.id) {
             Kept::Ticket(ticket) => ticket,
-            // finished now, it would be lost with the one in hand, should that be given back
+            // finished now, it would be lost with the one in flight, should that be given back
             Kept::Early(job) => {
                 self.count_drop("copy");
                 job.leave();
@@ -104,10 +104,10 @@ impl Intake {
                 return Some(millis);
             }
         };
-        let post = Post::new(push, ticket, self.outcomes.clone());
-        let cards = &post.push().target.cards;
+        let fanout = Fanout::new(push, ticket, self.completions.clone());
+        let cards = &fanout.push().target.cards;
         if let [card] = &cards[..] {
-            bundles[self.lane(card)].push(Parcel::new(Arc::clone(&post), Cards::All));
+            bundles[self.lane(card)].push(Part::new(Arc::clone(&fanout), Cards::All));
             return Some(millis);
         }
         let mut places = vec![Vec::new(); self.lanes.len()];
@@ -115,7 +115,7 @@ impl Intake {
             places[self.lane(card)].push(place as u32);
         }
         for (bundle, places) in bundles.iter_mut().zip(places).filter(|(_, places)| !places.is_empty()) {
-            bundle.push(Parcel::new(Arc::clone(&post), Cards::Some(places)));
+            bundle.push(Part::new(Arc::clone(&fanout), Cards::Some(places)));
         }
         Some(millis)
     }

@@ -7,16 +7,16 @@ use tokio::time::timeout;
 use super::BUNDLE;
 use crate::{
     bundles::Bundles,
-    hub::{Cards, Hub, Parcel},
+    hub::{Cards, Hub, Part},
     telemetry::Metrics,
 };
 
 /// Works until nobody can send `parts` any more.
-pub(super) async fn run(mut parts: Bundles<Parcel>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
+pub(super) async fn run(mut parts: Bundles<Part>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
     let nobody = metrics.drops.get_or_create_owned(&[("reason", "no_connection")]);
     let mut taken = Vec::with_capacity(BUNDLE);
     let mut places = vec![Vec::new(); hub.workers()];
-    let mut bundles: Vec<Vec<Parcel>> = (0..hub.workers()).map(|_| Vec::new()).collect();
+    let mut bundles: Vec<Vec<Part>> = (0..hub.workers()).map(|_| Vec::new()).collect();
     while let Some(some) = parts.some(BUNDLE).await {
         taken.extend(some);
         for part in &taken {
@@ -29,15 +29,15 @@ pub(super) async fn run(mut parts: Bundles<Parcel>, hub: Hub, metrics: Arc<Metri
                 tracing::warn!(shard, "a shard took no part within job_timeout");
             }
         }
-        taken.drain(..).for_each(Parcel::done);
+        taken.drain(..).for_each(Part::done);
     }
 }
 
 /// Makes of a part one for each shard that holds cards of it; how many of its cards no shard holds. `places` is empty before
 /// and after.
-fn route(part: &Parcel, hub: &Hub, places: &mut [Vec<u32>], bundles: &mut [Vec<Parcel>]) -> u64 {
-    let (post, cards) = (part.post(), part.cards());
-    let push = post.push();
+fn route(part: &Part, hub: &Hub, places: &mut [Vec<u32>], bundles: &mut [Vec<Part>]) -> u64 {
+    let (fanout, cards) = (part.fanout(), part.cards());
+    let push = fanout.push();
     let mut without = 0;
     for nth in 0..cards.count(push) {
         let place = cards.place(nth);
@@ -54,7 +54,7 @@ fn route(part: &Parcel, hub: &Hub, places: &mut [Vec<u32>], bundles: &mut [Vec<P
             false => Cards::Some(places.clone()),
         };
         places.clear();
-        bundle.push(Parcel::new(Arc::clone(post), cards));
+        bundle.push(Part::new(Arc::clone(fanout), cards));
     }
     without
 }

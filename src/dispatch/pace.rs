@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::tickets::Tickets;
+use super::in_flight::InFlight;
 use crate::{config, hub::Hub};
 
 /// A client that does not read holds the others up for so long.
@@ -20,7 +20,7 @@ const PART: usize = 4;
 /// The pace of a backlog, from the end of the hold on.
 pub(super) struct Pace {
     hub: Hub,
-    tickets: Arc<Tickets>,
+    in_flight: Arc<InFlight>,
     /// Of records that are offered in one go.
     bytes: usize,
     /// When it began, in ms since 1970: newer pushes are no backlog.
@@ -32,9 +32,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(config: &config::Queue, hub: Hub, tickets: Arc<Tickets>) -> Self {
+    pub(super) fn new(config: &config::Queue, hub: Hub, in_flight: Arc<InFlight>) -> Self {
         let bytes = hub.outbox_bytes() / PART;
-        Self { hub, tickets, bytes, since: 0, left: config.replay_hold, stuck: 0 }
+        Self { hub, in_flight, bytes, since: 0, left: config.replay_hold, stuck: 0 }
     }
 
     pub(super) fn begin(&mut self) {
@@ -56,7 +56,7 @@ impl Pace {
     pub(super) async fn follow(&mut self) {
         let (begun, patience) = (Instant::now(), EACH.min(self.left));
         loop {
-            let (offered, waiting) = (self.tickets.all_offered(), self.hub.waiting());
+            let (offered, waiting) = (self.in_flight.all_offered(), self.hub.waiting());
             let late = begun.elapsed() >= patience;
             if late || (offered && waiting <= self.stuck) {
                 self.stuck = waiting;

@@ -16,7 +16,7 @@ pub(super) enum Seen {
     /// It is new, or was given back; it has this place now.
     New(Place),
     /// It came before and is not ended yet.
-    InHand,
+    InFlight,
     /// It came before and was finished.
     Finished,
 }
@@ -60,7 +60,7 @@ impl Window {
             let found = *found as usize;
             return match finished[found / 64] >> (found % 64) & 1 {
                 1 => Seen::Finished,
-                _ => Seen::InHand,
+                _ => Seen::InFlight,
             };
         }
         match ids.get_mut(*next) {
@@ -117,7 +117,7 @@ mod tests {
     fn a_push_is_known_while_it_is_in_hand_and_once_it_is_finished_and_new_once_it_was_given_back() {
         let mut window = Window::new(4);
         let place = begin(&mut window, 1);
-        assert_eq!(window.begin(id(1)), Seen::InHand);
+        assert_eq!(window.begin(id(1)), Seen::InFlight);
         window.give_back(place);
         let place = begin(&mut window, 1);
         window.finish(place);
@@ -158,7 +158,7 @@ mod tests {
                             known.pop_front();
                         }
                     }
-                    (Seen::InHand, Some(false)) | (Seen::Finished, Some(true)) => {}
+                    (Seen::InFlight, Some(false)) | (Seen::Finished, Some(true)) => {}
                     (seen, expected) => panic!("{n} is {seen:?}, not {expected:?}"),
                 }
                 let at = random.usize(0..known.len());
@@ -183,9 +183,9 @@ mod tests {
         let mut window = Window::new(1);
         let (first, second) = (begin(&mut window, 1), begin(&mut window, 2));
         window.finish(first);
-        assert_eq!(window.begin(id(2)), Seen::InHand);
+        assert_eq!(window.begin(id(2)), Seen::InFlight);
         window.give_back(first);
-        assert_eq!(window.begin(id(2)), Seen::InHand);
+        assert_eq!(window.begin(id(2)), Seen::InFlight);
         window.finish(second);
         assert_eq!(window.begin(id(2)), Seen::Finished);
     }

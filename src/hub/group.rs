@@ -2,54 +2,54 @@
 
 use std::rc::Rc;
 
-use super::member::Member;
+use super::client::Client;
 
 /// Most cards have one connection: that costs no allocation.
 pub(super) enum Group<S> {
-    One(Rc<Member<S>>),
-    Many(Vec<Rc<Member<S>>>),
+    One(Rc<Client<S>>),
+    Many(Vec<Rc<Client<S>>>),
 }
 
 impl<S> Group<S> {
-    pub(super) fn new(member: Rc<Member<S>>) -> Self {
-        member.position.set(0);
-        Self::One(member)
+    pub(super) fn new(client: Rc<Client<S>>) -> Self {
+        client.position.set(0);
+        Self::One(client)
     }
 
-    pub(super) fn members(&self) -> &[Rc<Member<S>>] {
+    pub(super) fn clients(&self) -> &[Rc<Client<S>>] {
         match self {
-            Self::One(member) => std::slice::from_ref(member),
-            Self::Many(members) => members,
+            Self::One(client) => std::slice::from_ref(client),
+            Self::Many(clients) => clients,
         }
     }
 
-    pub(super) fn add(&mut self, member: Rc<Member<S>>) {
+    pub(super) fn add(&mut self, client: Rc<Client<S>>) {
         match self {
             Self::One(first) => {
-                member.position.set(1);
-                *self = Self::Many(vec![Rc::clone(first), member]);
+                client.position.set(1);
+                *self = Self::Many(vec![Rc::clone(first), client]);
             }
-            Self::Many(members) => {
-                member.position.set(members.len() as u32);
-                members.push(member);
+            Self::Many(clients) => {
+                client.position.set(clients.len() as u32);
+                clients.push(client);
             }
         }
     }
 
-    /// Takes `member` out; `true`: nobody is left. The last one moves to its position, so that no search is needed.
-    pub(super) fn remove(&mut self, member: &Member<S>) -> bool {
+    /// Takes `client` out; `true`: nobody is left. The last one moves to its position, so that no search is needed.
+    pub(super) fn remove(&mut self, client: &Client<S>) -> bool {
         match self {
             Self::One(_) => true,
-            Self::Many(members) => {
-                let position = member.position.get() as usize;
-                members.swap_remove(position);
-                if let Some(moved) = members.get(position) {
+            Self::Many(clients) => {
+                let position = client.position.get() as usize;
+                clients.swap_remove(position);
+                if let Some(moved) = clients.get(position) {
                     moved.position.set(position as u32);
                 }
-                if members.capacity() > 16 && members.len() * 4 < members.capacity() {
-                    members.shrink_to(members.len() * 2);
+                if clients.capacity() > 16 && clients.len() * 4 < clients.capacity() {
+                    clients.shrink_to(clients.len() * 2);
                 }
-                members.is_empty()
+                clients.is_empty()
             }
         }
     }

@@ -7,7 +7,7 @@ use bytestring::ByteString;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::{Limits, member::Sink};
+use super::{Limits, client::Sink};
 use crate::{config::Policy, wire::frame::Frame};
 
 /// Waiting frames are gathered into one write of up to this: cheaper than `writev` for small frames.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 /// A connection's number in its shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Key {
+pub struct ClientKey {
     slot: u32,
     generation: u32,
 }
@@ -26,28 +26,28 @@ impl<T> Slab<T> {
         Self { slots: Vec::new(), free: Vec::new(), generation: 0 }
     }
 
-    pub(super) fn insert(&mut self, value: Rc<T>) -> Key {
+    pub(super) fn insert(&mut self, value: Rc<T>) -> ClientKey {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let slot = Slot { generation, value: Some(value) };
         match self.free.pop() {
             Some(number) => {
                 self.slots[number as usize] = slot;
-                Key { slot: number, generation }
+                ClientKey { slot: number, generation }
             }
             None => {
                 self.slots.push(slot);
-                Key { slot: (self.slots.len() - 1) as u32, generation }
+                ClientKey { slot: (self.slots.len() - 1) as u32, generation }
             }
         }
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<&Rc<T>> {
+    pub(super) fn get(&self, key: ClientKey) -> Option<&Rc<T>> {
         let slot = self.slots.get(key.slot as usize)?;
         (slot.generation == key.generation).then_some(slot.value.as_ref()).flatten()
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<Rc<T>> {
+    pub(super) fn remove(&mut self, key: ClientKey) -> Option<Rc<T>> {
         let slot = self.slots.get_mut(key.slot as usize)?;
         if slot.generation != key.generation {
             return None;
@@ -60,8 +60,8 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+    pub(super) fn keys(&self) -> impl Iterator<Item = ClientKey> + '_ {
         let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
-        used.map(|(number, slot)| Key { slot: number as u32, generation: slot.generation })
+        used.map(|(number, slot)| ClientKey { slot: number as u32, generation: slot.generation })
     }
 }

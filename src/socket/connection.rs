@@ -18,11 +18,11 @@ use tokio::net::TcpStream;
 
 use super::{gate::Admitted, heartbeat::Pulse, worker::Worker};
 use crate::{
-    hub::{Flush, Member, Sink},
+    hub::{Client, Flush, Sink},
     push::NameError,
     wire::{
         close::{Close, Ending},
-        dialect::{Command, Dialect, Mistake},
+        dialect::{ClientError, Command, Dialect},
         frame::{Frame, Message, Reader},
     },
 };
@@ -55,7 +55,7 @@ impl Sink for Socket {
 /// The task of one client. A plain future without `async`, so that it is small: an idle client costs little more than this.
 pub(super) struct Connection {
     worker: Rc<Worker>,
-    member: Rc<Member<Socket>>,
+    client: Rc<Client<Socket>>,
     reader: Reader,
     /// Bytes of a message that is not whole yet; owns no memory otherwise.
     buffer: BytesMut,
@@ -88,10 +88,10 @@ struct Rate {
 }
 
 impl Connection {
-    pub(super) fn new(worker: &Rc<Worker>, member: Rc<Member<Socket>>, admitted: Admitted, early: &[u8]) -> Self {
+    pub(super) fn new(worker: &Rc<Worker>, client: Rc<Client<Socket>>, admitted: Admitted, early: &[u8]) -> Self {
         Self {
             worker: Rc::clone(worker),
-            member,
+            client,
             reader: Reader::new(worker.house.config.max_message),
             buffer: early.into(),
             rate: Rate::default(),
@@ -104,15 +104,15 @@ impl Connection {
 
     /// Reads once; `Ready`: whether to go on.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if ready!(self.member.sink.tcp.poll_read_ready(cx)).is_err() {
+        if ready!(self.client.sink.tcp.poll_read_ready(cx)).is_err() {
             return Poll::Ready(false);
         }
         let worker = Rc::clone(&self.worker);
         let mut scratch = worker.scratch.borrow_mut();
-        match self.member.sink.tcp.try_read(&mut scratch) {
+        match self.client.sink.tcp.try_read(&mut scratch) {
             Ok(0) => return Poll::Ready(false),
             Ok(read) => {
-                worker.heartbeat.heard(&self.member);
+                worker.heartbeat.heard(&self.client);
                 if !self.deaf {
                     self.buffer.extend_from_slice(&scratch[..read]);
                     drop(scratch);
@@ -131,7 +131,7 @@ impl Connection {
             match self.reader.next(&mut self.buffer) {
                 Ok(Some(message)) => {
                     if !self.reader.is_amid_message() {
-                        self.worker.heartbeat.whole(&self.member);
+                        self.worker.heartbeat.whole(&self.client);
                     }
                     self.hear(message);
                 }
@@ -149,8 +149,8 @@ impl Connection {
             false => std::mem::take(&mut self.buffer),
         };
         match self.reader.is_amid_message() || !self.buffer.is_empty() {
-            true => self.worker.heartbeat.begun(&self.member),
-            false => self.worker.heartbeat.whole(&self.member),
+            true => self.worker.heartbeat.begun(&self.client),
+            false => self.worker.heartbeat.whole(&self.client),
         }
     }
 
@@ -158,7 +158,7 @@ impl Connection {
         if let Message::Close(code, _) = message {
             return self.echo(code);
         }
-        if self.member.is_ending() {
+        if self.client.is_ending() {
             return;
         }
         let limit = self.worker.house.config.max_messages_per_second;
@@ -175,13 +175,13 @@ impl Connection {
     }
 
     fn obey(&mut self, text: &ByteString) {
-        let dialect = self.member.dialect();
+        let dialect = self.client.dialect();
         match dialect.parse(text) {
             Command::Join { card, app } => self.join(dialect, &card, &app),
             Command::Leave => self.leave(dialect),
             Command::Ping => self.answer(dialect.pong()),
             Command::Nothing => {}
-            Command::Mistake(mistake) => self.correct(dialect, &mistake),
+            Command::ClientError(error) => self.correct(dialect, &error),
             Command::End(ending) => self.end(&ending),
         }
     }
@@ -191,10 +191,10 @@ impl Connection {
         let checked = name.check(card).map_err(|error| bad_name("card_id", &error));
         let checked = checked.and_then(|()| name.check_optional(app).map_err(|error| bad_name("app_id", &error)));
         match checked {
-            Err(mistake) => self.correct(dialect, &mistake),
+            Err(error) => self.correct(dialect, &error),
             Ok(()) => {
-                self.worker.shard.join(&self.member, card, app);
-                self.member.sink.pulse.joined();
+                self.worker.shard.join(&self.client, card, app);
+                self.client.sink.pulse.joined();
                 self.worker.house.metrics.joins.inc();
                 self.answer(dialect.joined(card, app));
             }
@@ -202,48 +202,48 @@ impl Connection {
     }
 
     fn leave(&mut self, dialect: Dialect) {
-        if !self.worker.shard.leave(&self.member) {
+        if !self.worker.shard.leave(&self.client) {
             let message = Cow::Borrowed("leave needs a join before it");
-            return self.correct(dialect, &Mistake { code: "not_joined", message });
+            return self.correct(dialect, &ClientError { code: "not_joined", message });
         }
         if let Some(frame) = dialect.left() {
             self.answer(frame);
         }
     }
 
-    fn correct(&mut self, dialect: Dialect, mistake: &Mistake) {
-        self.worker.house.metrics.client_errors.get_or_create(&[("error", mistake.code)]).inc();
-        match dialect.mistake(mistake) {
+    fn correct(&mut self, dialect: Dialect, error: &ClientError) {
+        self.worker.house.metrics.client_errors.get_or_create(&[("error", error.code)]).inc();
+        match dialect.error(error) {
             Ok(frame) => self.answer(frame),
             Err(ending) => self.end(&ending),
         }
     }
 
     fn answer(&self, frame: Frame) {
-        self.worker.shard.answer(&self.member, frame);
+        self.worker.shard.answer(&self.client, frame);
     }
 
     fn end(&self, ending: &Ending) {
-        self.worker.shard.end(&self.member, ending);
+        self.worker.shard.end(&self.client, ending);
     }
 
     /// Answers the peer's close with its own code, unless it answers ours.
     fn echo(&mut self, code: Option<u16>) {
         (self.deaf, self.heard_close) = (true, true);
-        self.worker.shard.end_with(&self.member, Frame::close_answer(code), peers_label(code));
+        self.worker.shard.end_with(&self.client, Frame::close_answer(code), peers_label(code));
     }
 
     /// Writes what waits; `true`: the peer is gone.
     fn write(&self, cx: &mut Context<'_>) -> bool {
-        while !self.member.is_drained() {
-            if self.member.is_blocked() {
-                match self.member.sink.tcp.poll_write_ready(cx) {
+        while !self.client.is_drained() {
+            if self.client.is_blocked() {
+                match self.client.sink.tcp.poll_write_ready(cx) {
                     Poll::Pending => return false,
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return true,
                 }
             }
-            if self.worker.shard.flush(&self.member) == Flush::Gone {
+            if self.worker.shard.flush(&self.client) == Flush::Gone {
                 return true;
             }
         }
@@ -252,8 +252,8 @@ impl Connection {
 
     /// Goes on with its end; `true`: it is over.
     fn close(&mut self) -> bool {
-        let socket = SockRef::from(&self.member.sink.tcp);
-        if self.member.sink.pulse.is_cut() {
+        let socket = SockRef::from(&self.client.sink.tcp);
+        if self.client.sink.pulse.is_cut() {
             // a peer that takes nothing must not hold the kernel's memory either; but what the kernel has whole, it goes on
             // to send for `user_timeout`
             if self.phase != Phase::Shut {
@@ -263,10 +263,10 @@ impl Connection {
         }
         if self.phase == Phase::Open {
             self.phase = Phase::Closing;
-            self.worker.shard.leave(&self.member);
-            self.worker.heartbeat.ending(&self.member);
+            self.worker.shard.leave(&self.client);
+            self.worker.heartbeat.ending(&self.client);
         }
-        if self.phase == Phase::Closing && self.member.is_drained() {
+        if self.phase == Phase::Closing && self.client.is_drained() {
             self.phase = Phase::Shut;
             if socket.shutdown(Shutdown::Write).is_err() {
                 return true;
@@ -281,13 +281,13 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        this.member.watch(cx.waker());
+        this.client.watch(cx.waker());
         if this.phase == Phase::Early {
             this.phase = Phase::Open;
             this.listen();
         }
         for _ in 0..READS {
-            if this.member.is_lost() || this.write(cx) || (this.member.is_ending() && this.close()) {
+            if this.client.is_lost() || this.write(cx) || (this.client.is_ending() && this.close()) {
                 return Poll::Ready(());
             }
             if !ready!(this.read(cx)) {
@@ -301,8 +301,8 @@ impl Future for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.worker.shard.close(&self.member);
-        self.worker.house.metrics.closes.get_or_create(&[("code", self.member.label())]).inc();
+        self.worker.shard.close(&self.client);
+        self.worker.house.metrics.closes.get_or_create(&[("code", self.client.label())]).inc();
     }
 }
 
@@ -317,8 +317,8 @@ impl Rate {
     }
 }
 
-fn bad_name(field: &str, error: &NameError) -> Mistake {
-    Mistake { code: "bad_name", message: Cow::Owned(format!("{field} {error}")) }
+fn bad_name(field: &str, error: &NameError) -> ClientError {
+    ClientError { code: "bad_name", message: Cow::Owned(format!("{field} {error}")) }
 }
 
 /// The label for a close that the peer began.

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{connection::Socket, worker::Worker};
-use crate::{hub::Member, wire::close::Close};
+use crate::{hub::Client, wire::close::Close};
 
 /// How often a pace is kept.
 const STEP: Duration = Duration::from_millis(20);
@@ -65,16 +65,16 @@ pub(super) async fn obey(worker: Rc<Worker>) {
     // handshakes that were let in just before the plan came may still open connections: look again until all are gone
     loop {
         for (number, key) in worker.shard.keys().into_iter().enumerate() {
-            let Some(member) = worker.shard.member(key) else { continue };
-            if member.is_ending() {
-                worker.heartbeat.hurry(&member);
+            let Some(client) = worker.shard.client(key) else { continue };
+            if client.is_ending() {
+                worker.heartbeat.hurry(&client);
                 continue;
             }
             match plan.permits.acquire().await {
                 Ok(permit) => permit.forget(),
                 Err(_) => return,
             }
-            close(&worker, &member, plan.jitter);
+            close(&worker, &client, plan.jitter);
             if number % AT_ONCE == AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
@@ -86,10 +86,10 @@ pub(super) async fn obey(worker: Rc<Worker>) {
     }
 }
 
-fn close(worker: &Worker, member: &Rc<Member<Socket>>, jitter: Duration) {
+fn close(worker: &Worker, client: &Rc<Client<Socket>>, jitter: Duration) {
     let delay = jitter.mul_f64(fastrand::f64());
-    if let Some(frame) = member.dialect().drain(delay) {
-        worker.shard.answer(member, frame);
+    if let Some(frame) = client.dialect().drain(delay) {
+        worker.shard.answer(client, frame);
     }
-    worker.shard.end(member, &Close::Drain.into());
+    worker.shard.end(client, &Close::Drain.into());
 }

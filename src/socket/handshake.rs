@@ -157,7 +157,7 @@ fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item 
 }
 
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    members(headers, name).any(|member| member.eq_ignore_ascii_case(token))
+    members(headers, name).any(|client| client.eq_ignore_ascii_case(token))
 }
 
 /// Base64 of 16 bytes, whose last digit has only two bits of them.

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use super::{connection::Socket, wheel::Wheel};
 use crate::{
     config,
-    hub::{Item, Member, Shard},
+    hub::{Client, Item, Shard},
     wire::{close::Close, frame::Frame},
 };
 
@@ -77,23 +77,23 @@ impl Heartbeat {
     }
 
     /// A connection more.
-    pub(super) fn start(&self, member: &Member<Socket>) {
-        let pulse = &member.sink.pulse;
+    pub(super) fn start(&self, client: &Client<Socket>) {
+        let pulse = &client.sink.pulse;
         let now = self.wheel.now();
         for tick in [&pulse.opened, &pulse.heard, &pulse.pinged] {
             tick.set(now);
         }
-        self.put(member, now + self.ping.min(self.join).min(self.idle));
+        self.put(client, now + self.ping.min(self.join).min(self.idle));
     }
 
     /// Bytes came.
-    pub(super) fn heard(&self, member: &Member<Socket>) {
-        member.sink.pulse.heard.set(self.wheel.now());
+    pub(super) fn heard(&self, client: &Client<Socket>) {
+        client.sink.pulse.heard.set(self.wheel.now());
     }
 
     /// Something of a message came, not all of it; from its first byte on it has `message_timeout`.
-    pub(super) fn begun(&self, member: &Member<Socket>) {
-        let pulse = &member.sink.pulse;
+    pub(super) fn begun(&self, client: &Client<Socket>) {
+        let pulse = &client.sink.pulse;
         if pulse.closing.get() || pulse.done_by.get() != 0 {
             return;
         }
@@ -101,35 +101,35 @@ impl Heartbeat {
         pulse.done_by.set(done_by);
         // once for many messages: this look finds the later ones' time
         if pulse.due.get() > done_by {
-            self.put(member, done_by + 1);
+            self.put(client, done_by + 1);
         }
     }
 
     /// No message is incomplete.
-    pub(super) fn whole(&self, member: &Member<Socket>) {
-        let pulse = &member.sink.pulse;
+    pub(super) fn whole(&self, client: &Client<Socket>) {
+        let pulse = &client.sink.pulse;
         if !pulse.closing.get() {
             pulse.done_by.set(0);
         }
     }
 
     /// Its close began and has `close_timeout`, or `user_timeout` where it is too slow.
-    pub(super) fn ending(&self, member: &Member<Socket>) {
-        let slow = member.label() == Close::SlowConsumer.label();
-        let pulse = &member.sink.pulse;
+    pub(super) fn ending(&self, client: &Client<Socket>) {
+        let slow = client.label() == Close::SlowConsumer.label();
+        let pulse = &client.sink.pulse;
         // the tick that runs now may be nearly over
         let done_by = self.wheel.now() + if slow { self.slow_close } else { self.close } + 1;
         pulse.closing.set(true);
         pulse.done_by.set(done_by);
-        self.put(member, done_by);
+        self.put(client, done_by);
     }
 
     /// The node drains: a close that began has no more than `close_timeout` from now on.
-    pub(super) fn hurry(&self, member: &Member<Socket>) {
-        let (pulse, done_by) = (&member.sink.pulse, self.wheel.now() + self.close + 1);
+    pub(super) fn hurry(&self, client: &Client<Socket>) {
+        let (pulse, done_by) = (&client.sink.pulse, self.wheel.now() + self.close + 1);
         if pulse.closing.get() && pulse.done_by.get() > done_by {
             pulse.done_by.set(done_by);
-            self.put(member, done_by);
+            self.put(client, done_by);
         }
     }
 
@@ -138,18 +138,18 @@ impl Heartbeat {
         let due = self.wheel.advance();
         let now = self.wheel.now();
         for key in due {
-            let Some(member) = shard.member(key).filter(|member| member.sink.pulse.due.get() == now) else { continue };
-            if let Some(next) = self.look(shard, &member, now) {
-                self.put(&member, next);
+            let Some(client) = shard.client(key).filter(|client| client.sink.pulse.due.get() == now) else { continue };
+            if let Some(next) = self.look(shard, &client, now) {
+                self.put(&client, next);
             }
         }
     }
 
-    /// Does what is due for `member`; when it is due again.
-    fn look(&self, shard: &Shard<Socket>, member: &Rc<Member<Socket>>, now: u32) -> Option<u32> {
-        let pulse = &member.sink.pulse;
+    /// Does what is due for `client`; when it is due again.
+    fn look(&self, shard: &Shard<Socket>, client: &Rc<Client<Socket>>, now: u32) -> Option<u32> {
+        let pulse = &client.sink.pulse;
         let done_by = pulse.done_by.get();
-        if member.is_ending() {
+        if client.is_ending() {
             // its task, woken, starts the close's own time
             if !pulse.closing.get() {
                 return None;
@@ -158,25 +158,25 @@ impl Heartbeat {
                 return Some(done_by);
             }
             pulse.cut.set(true);
-            member.wake();
+            client.wake();
             return None;
         }
         let (heard, join_by) = (pulse.heard.get(), pulse.opened.get() + self.join);
         if !pulse.joined.get() && now > join_by {
-            shard.end(member, &Close::NotJoined.into());
+            shard.end(client, &Close::NotJoined.into());
             return None;
         }
         if now > heard + self.idle {
-            shard.end(member, &Close::Idle.into());
+            shard.end(client, &Close::Idle.into());
             return None;
         }
         if done_by != 0 && now > done_by {
-            shard.end(member, &Close::MessageTimeout.into());
+            shard.end(client, &Close::MessageTimeout.into());
             return None;
         }
         let mut ping_at = heard.max(pulse.pinged.get()) + self.ping;
         if now >= ping_at {
-            shard.broadcast(member, &self.frame);
+            shard.broadcast(client, &self.frame);
             pulse.pinged.set(now);
             ping_at = now + self.ping;
         }
@@ -190,7 +190,7 @@ impl Heartbeat {
         Some(next)
     }
 
-    fn put(&self, member: &Member<Socket>, due: u32) {
-        member.sink.pulse.due.set(self.wheel.put(member.key(), due));
+    fn put(&self, client: &Client<Socket>, due: u32) {
+        client.sink.pulse.due.set(self.wheel.put(client.key(), due));
     }
 }

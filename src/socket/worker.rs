@@ -50,9 +50,9 @@ impl Worker {
     /// Brings the next shard of the hub to life on this thread. `None`: there is none left, because a worker died and the
     /// process is about to end.
     pub(super) fn start(house: &Arc<House>) -> Option<Rc<Self>> {
-        let seat = house.hub.seat()?;
-        let lifeline = house.lifelines().get_mut(seat.index()).and_then(Option::take);
-        let (shard, inbox) = seat.open();
+        let claimed = house.hub.claim_shard()?;
+        let lifeline = house.lifelines().get_mut(claimed.index()).and_then(Option::take);
+        let (shard, inbox) = claimed.open();
         let worker = Rc::new(Self {
             heartbeat: Heartbeat::new(&house.config),
             house: Arc::clone(house),
@@ -78,10 +78,10 @@ impl Worker {
 
     /// A connection whose handshake is done and that sent `early` bytes behind it already.
     pub(super) fn connect(self: &Rc<Self>, io: TcpStream, dialect: Dialect, admitted: Admitted, early: &[u8]) {
-        let member = self.shard.open(Socket::new(io), dialect);
-        self.heartbeat.start(&member);
+        let client = self.shard.open(Socket::new(io), dialect);
+        self.heartbeat.start(&client);
         self.house.metrics.connects.get_or_create(&[("dialect", dialect.label())]).inc();
-        actix_rt::spawn(Connection::new(self, member, admitted, early));
+        actix_rt::spawn(Connection::new(self, client, admitted, early));
     }
 
     /// Since the worker started.

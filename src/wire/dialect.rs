@@ -37,21 +37,21 @@ pub enum Command {
     /// Nothing to do and nothing to answer (gopusher's `read`).
     Nothing,
     /// Answer with this error and go on (oxipush.v1) …
-    Mistake(Mistake),
+    ClientError(ClientError),
     /// … or end the connection (gopusher's unknown events and bad JSON; 3500).
     End(Ending),
 }
 
 /// An error that a dialect tells its client: docs/errors.md is the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// A word for programs, one of [`Mistake::CODES`].
+pub struct ClientError {
+    /// A word for programs, one of [`ClientError::CODES`].
     pub code: &'static str,
     /// What was wrong and what to do.
     pub message: Cow<'static, str>,
 }
 
-impl Mistake {
+impl ClientError {
     /// Every `code` that a client may see.
     pub const CODES: [&str; 5] = ["bad_json", "unknown_event", "bad_name", "not_joined", "unsupported"];
 }
@@ -113,11 +113,11 @@ impl Dialect {
         }
     }
 
-    /// The answer to a mistake, or the end where the dialect has no errors (gopusher).
-    pub fn mistake(self, mistake: &Mistake) -> Result<Frame, Ending> {
+    /// The answer to an error, or the end where the dialect has no errors (gopusher).
+    pub fn error(self, error: &ClientError) -> Result<Frame, Ending> {
         match self {
-            Self::Gopusher => Err(gopusher::ending(mistake)),
-            Self::OxipushV1 => Ok(oxipush_v1::error(mistake)),
+            Self::Gopusher => Err(gopusher::ending(error)),
+            Self::OxipushV1 => Ok(oxipush_v1::error(error)),
         }
     }
 

@@ -90,9 +90,9 @@ pub fn dialect(text: &str) {
                 assert_eq!(joined["data"]["card_id"], *card);
                 assert_eq!(joined["data"]["app_id"], *app);
             }
-            Command::Mistake(mistake) => {
-                if let Ok(frame) = dialect.mistake(&mistake) {
-                    assert_eq!(json(&frame)["data"]["code"], mistake.code);
+            Command::ClientError(error) => {
+                if let Ok(frame) = dialect.error(&error) {
+                    assert_eq!(json(&frame)["data"]["code"], error.code);
                 }
             }
             Command::End(ending) => assert!(Frame::close(&ending).bytes().len() <= 127),
@@ -145,7 +145,7 @@ pub fn queue_record(bytes: &[u8]) {
     }
 }
 
-/// A configuration file and an environment: never a panic, and a refusal names at least one mistake.
+/// A configuration file and an environment: never a panic, and a refusal names at least one error.
 pub fn configuration(text: &str, folder: &Path) {
     let file = folder.join("fuzzed.ini");
     std::fs::write(&file, text).expect("a file in a temporary folder");
@@ -153,7 +153,7 @@ pub fn configuration(text: &str, folder: &Path) {
         (format!("OXIPUSH__{}", key.trim().to_uppercase().replace('.', "__")), value.trim().to_owned())
     });
     for refused in [config::load(Some(&file), []).err(), config::load(None, variables).err()].into_iter().flatten() {
-        assert!(!refused.0.is_empty() && refused.0.iter().all(|mistake| !mistake.is_empty()), "{refused:?}");
+        assert!(!refused.0.is_empty() && refused.0.iter().all(|error| !error.is_empty()), "{refused:?}");
     }
 }
 

@@ -52,10 +52,10 @@ enum Step {
         size: usize,
         key: Option<u8>,
     },
-    Run {
+    Burst {
         sizes: Vec<usize>,
     },
-    /// A run past the list, where nothing waits, and the room for it.
+    /// A burst past the list, where nothing waits, and the room for it.
     Send(Vec<usize>, usize),
     Control {
         size: usize,
@@ -68,7 +68,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1..40_usize, proptest::option::of(0..4_u8)).prop_map(|(size, key)| Step::Push { size, key }),
-        2 => proptest::collection::vec(1..20_usize, 2..5).prop_map(|sizes| Step::Run { sizes }),
+        2 => proptest::collection::vec(1..20_usize, 2..5).prop_map(|sizes| Step::Burst { sizes }),
         2 => (proptest::collection::vec(1..20_usize, 1..5), 0..60_usize)
             .prop_map(|(sizes, room)| Step::Send(sizes, room)),
         1 => (1..10_usize).prop_map(|size| Step::Control { size }),
@@ -173,7 +173,7 @@ fn run(steps: Vec<Step>, policy: Policy) {
                 let waiting = Waiting { number, size, key, pushes: vec![size] };
                 offer(&mut outbox, &mut model, &push(number, size, key), waiting);
             }
-            Step::Run { sizes } => {
+            Step::Burst { sizes } => {
                 let item = run_of(number, &sizes);
                 let waiting = Waiting { number, size: sizes.iter().sum(), key: None, pushes: sizes };
                 offer(&mut outbox, &mut model, &item, waiting);

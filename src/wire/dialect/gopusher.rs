@@ -7,7 +7,7 @@ use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{Formatter, Serializer};
 
-use super::{Command, Mistake, Object};
+use super::{ClientError, Command, Object};
 use crate::{
     push::Push,
     wire::{
@@ -108,8 +108,8 @@ impl Formatter for GoEscapes {
     }
 }
 
-pub(super) fn ending(mistake: &Mistake) -> Ending {
-    bad_message(mistake.message.clone())
+pub(super) fn ending(error: &ClientError) -> Ending {
+    bad_message(error.message.clone())
 }
 
 fn bad_json(error: &serde_json::Error) -> Command {
@@ -232,8 +232,8 @@ mod tests {
 
     #[test]
     fn a_mistake_is_the_end() {
-        let mistake = Mistake { code: "bad_name", message: "card_id is empty".into() };
-        let ending = Dialect::Gopusher.mistake(&mistake).unwrap_err();
+        let error = ClientError { code: "bad_name", message: "card_id is empty".into() };
+        let ending = Dialect::Gopusher.error(&error).unwrap_err();
         assert_eq!(ending, Ending { close: Close::BadMessage, text: "card_id is empty".into() });
     }
 }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, io::Write as _, time::Duration};
 use bytestring::ByteString;
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Command, Mistake, Object};
+use super::{ClientError, Command, Object};
 use crate::{
     push::Push,
     wire::frame::{Frame, json_string},
@@ -56,7 +56,7 @@ pub(super) fn parse(text: &ByteString) -> Command {
         "subscribe" => unsupported("this gateway has no rooms yet; do not send `subscribe`"),
         "unsubscribe" => unsupported("this gateway has no rooms yet; do not send `unsubscribe`"),
         "ack" => unsupported("this gateway has no offline pushes yet; do not send `ack`"),
-        _ => mistake("unknown_event", "unknown event; send join, leave or ping"),
+        _ => client_error("unknown_event", "unknown event; send join, leave or ping"),
     }
 }
 
@@ -71,7 +71,7 @@ fn join(join: Join) -> Command {
         return unsupported("this gateway has no offline pushes yet; leave `resume` out of join");
     }
     let Some(card) = join.card_id else {
-        return mistake("bad_name", "join names no card; give data.card_id");
+        return client_error("bad_name", "join names no card; give data.card_id");
     };
     Command::Join { card: card.into(), app: join.app_id.unwrap_or_default().into() }
 }
@@ -104,12 +104,12 @@ pub(super) fn pong() -> Frame {
     Frame::text(r#"{"event":"pong"}"#)
 }
 
-pub(super) fn error(mistake: &Mistake) -> Frame {
-    Frame::text_in_place(mistake.message.len() + 64, |json| {
+pub(super) fn error(error: &ClientError) -> Frame {
+    Frame::text_in_place(error.message.len() + 64, |json| {
         json.extend_from_slice(br#"{"event":"error","data":{"code":"#);
-        json_string(json, mistake.code);
+        json_string(json, error.code);
         json.extend_from_slice(br#","message":"#);
-        json_string(json, &mistake.message);
+        json_string(json, &error.message);
         json.extend_from_slice(b"}}");
     })
 }
@@ -123,15 +123,15 @@ fn write(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 }
 
 fn bad_json(error: &serde_json::Error) -> Command {
-    Command::Mistake(Mistake { code: "bad_json", message: Cow::Owned(format!("bad JSON: {error}")) })
+    Command::ClientError(ClientError { code: "bad_json", message: Cow::Owned(format!("bad JSON: {error}")) })
 }
 
 fn unsupported(message: &'static str) -> Command {
-    mistake("unsupported", message)
+    client_error("unsupported", message)
 }
 
-fn mistake(code: &'static str, message: &'static str) -> Command {
-    Command::Mistake(Mistake { code, message: Cow::Borrowed(message) })
+fn client_error(code: &'static str, message: &'static str) -> Command {
+    Command::ClientError(ClientError { code, message: Cow::Borrowed(message) })
 }
 
 #[cfg(test)]
@@ -150,9 +150,9 @@ mod tests {
         Dialect::OxipushV1.parse(&text.into())
     }
 
-    fn mistake_of(text: &str) -> Mistake {
+    fn error_of(text: &str) -> ClientError {
         match parse(text) {
-            Command::Mistake(mistake) => mistake,
+            Command::ClientError(error) => error,
             other => panic!("{text} gave {other:?}"),
         }
     }
@@ -183,26 +183,26 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         for field in ["device", "token", "resume"] {
-            let mistake = mistake_of(&format!(r#"{{"event":"join","data":{{"card_id":"c","{field}":"x"}}}}"#));
-            assert_eq!(mistake.code, "unsupported");
-            assert!(mistake.message.contains(field), "{}", mistake.message);
+            let error = error_of(&format!(r#"{{"event":"join","data":{{"card_id":"c","{field}":"x"}}}}"#));
+            assert_eq!(error.code, "unsupported");
+            assert!(error.message.contains(field), "{}", error.message);
         }
         for event in ["subscribe", "unsubscribe", "ack"] {
-            let mistake = mistake_of(&format!(r#"{{"event":"{event}","data":{{"room":"r"}}}}"#));
-            assert_eq!(mistake.code, "unsupported");
-            assert!(mistake.message.contains(event), "{}", mistake.message);
+            let error = error_of(&format!(r#"{{"event":"{event}","data":{{"room":"r"}}}}"#));
+            assert_eq!(error.code, "unsupported");
+            assert!(error.message.contains(event), "{}", error.message);
         }
     }
 
     #[test]
     fn mistakes_are_told_and_do_not_end_the_connection() {
         for bad in ["", "{", r#"["ping"]"#, "null", "{}", r#"{"event":1}"#, r#"{"event":"ping","x":1}"#] {
-            assert_eq!(mistake_of(bad).code, "bad_json", "{bad}");
+            assert_eq!(error_of(bad).code, "bad_json", "{bad}");
         }
-        assert!(mistake_of(r#"{"event":"join","data":{"card_id":"c","appid":"a"}}"#).message.contains("appid"));
-        assert_eq!(mistake_of(r#"{"event":"join","data":{}}"#).code, "bad_name");
-        assert_eq!(mistake_of(r#"{"event":"join"}"#).code, "bad_name");
-        assert_eq!(mistake_of(r#"{"event":"joIn"}"#).code, "unknown_event");
+        assert!(error_of(r#"{"event":"join","data":{"card_id":"c","appid":"a"}}"#).message.contains("appid"));
+        assert_eq!(error_of(r#"{"event":"join","data":{}}"#).code, "bad_name");
+        assert_eq!(error_of(r#"{"event":"join"}"#).code, "bad_name");
+        assert_eq!(error_of(r#"{"event":"joIn"}"#).code, "unknown_event");
     }
 
     #[test]
@@ -218,9 +218,9 @@ mod tests {
             json_of(&v1.drain(Duration::from_millis(1500)).unwrap()),
             json!({"event": "drain", "data": {"reconnect_in_ms": 1500}})
         );
-        let mistake = Mistake { code: "bad_name", message: "card_id is empty".into() };
+        let error = ClientError { code: "bad_name", message: "card_id is empty".into() };
         assert_eq!(
-            json_of(&v1.mistake(&mistake).unwrap()),
+            json_of(&v1.error(&error).unwrap()),
             json!({"event": "error", "data": {"code": "bad_name", "message": "card_id is empty"}})
         );
     }

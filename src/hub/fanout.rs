@@ -14,16 +14,16 @@ use crate::{
 
 /// The end of a push: told once, when its last part is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Completion {
     /// The number that dispatch gave it.
     pub ticket: u64,
     /// What became of it.
-    pub fate: Fate,
+    pub outcome: Outcome,
 }
 
 /// What became of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Outcome {
     /// Every part was offered to the connections it is for; there may be none whose card nobody joined as.
     Offered,
     /// Shards had connections of its cards, and none was for it: another app, or gone on the way.
@@ -44,7 +44,7 @@ pub(super) struct Found {
 }
 
 /// A push that all its parts share: each dialect's frame is encoded once, by the shard that needs it first.
-pub struct Post {
+pub struct Fanout {
     push: Push,
     frames: [OnceLock<Frame>; Dialect::ALL.len()],
     ticket: u64,
@@ -53,14 +53,14 @@ pub struct Post {
     matched: AtomicBool,
     sent_away: AtomicBool,
     /// Unbounded, yet it holds no more than one outcome for each job in hand.
-    outcomes: mpsc::UnboundedSender<Outcome>,
+    completions: mpsc::UnboundedSender<Completion>,
 }
 
-impl Post {
-    /// A push on its way; `outcomes` hears of `ticket` once the last part of it is dropped.
-    pub fn new(push: Push, ticket: u64, outcomes: mpsc::UnboundedSender<Outcome>) -> Arc<Self> {
+impl Fanout {
+    /// A push on its way; `completions` hears of `ticket` once the last part of it is dropped.
+    pub fn new(push: Push, ticket: u64, completions: mpsc::UnboundedSender<Completion>) -> Arc<Self> {
         let (lost, taken, matched, sent_away) = Default::default();
-        Arc::new(Self { push, frames: Default::default(), ticket, lost, taken, matched, sent_away, outcomes })
+        Arc::new(Self { push, frames: Default::default(), ticket, lost, taken, matched, sent_away, completions })
     }
 
     /// The push.
@@ -83,18 +83,18 @@ impl Post {
     }
 }
 
-impl Drop for Post {
+impl Drop for Fanout {
     fn drop(&mut self) {
-        let fate = match (*self.lost.get_mut(), *self.matched.get_mut(), *self.taken.get_mut()) {
-            (true, ..) => Fate::Lost,
-            _ if *self.sent_away.get_mut() => Fate::SentAway,
-            (false, false, true) => Fate::Unmatched,
-            (false, ..) => Fate::Offered,
+        let outcome = match (*self.lost.get_mut(), *self.matched.get_mut(), *self.taken.get_mut()) {
+            (true, ..) => Outcome::Lost,
+            _ if *self.sent_away.get_mut() => Outcome::SentAway,
+            (false, false, true) => Outcome::Unmatched,
+            (false, ..) => Outcome::Offered,
         };
-        tracing::trace!(id = %self.push.id, ?fate, "a push has been through the hub");
-        let outcome = Outcome { ticket: self.ticket, fate };
+        tracing::trace!(id = %self.push.id, ?outcome, "a push has been through the hub");
+        let completion = Completion { ticket: self.ticket, outcome };
         // nobody listens any more: dispatch was stopped and the job requeued
-        let _ = self.outcomes.send(outcome);
+        let _ = self.completions.send(completion);
     }
 }
 
@@ -125,22 +125,22 @@ impl Cards {
     }
 }
 
-/// A part of a push. Dropped before it is [`Parcel::done`], the whole push counts as lost and comes again.
-pub struct Parcel {
-    post: Arc<Post>,
+/// A part of a push. Dropped before it is [`Part::done`], the whole push counts as lost and comes again.
+pub struct Part {
+    fanout: Arc<Fanout>,
     cards: Cards,
     done: bool,
 }
 
-impl Parcel {
-    /// The part of `post` for `cards`.
-    pub fn new(post: Arc<Post>, cards: Cards) -> Self {
-        Self { post, cards, done: false }
+impl Part {
+    /// The part of `fanout` for `cards`.
+    pub fn new(fanout: Arc<Fanout>, cards: Cards) -> Self {
+        Self { fanout, cards, done: false }
     }
 
     /// The push it is a part of.
-    pub fn post(&self) -> &Arc<Post> {
-        &self.post
+    pub fn fanout(&self) -> &Arc<Fanout> {
+        &self.fanout
     }
 
     /// Which of its cards.
@@ -150,7 +150,7 @@ impl Parcel {
 
     /// It goes to the same connections as `other`.
     pub(super) fn is_for_those_of(&self, other: &Self) -> bool {
-        self.cards == other.cards && self.post.push.target == other.post.push.target
+        self.cards == other.cards && self.fanout.push.target == other.fanout.push.target
     }
 
     /// It was offered to all connections it is for, or handed on in smaller parts.
@@ -159,10 +159,10 @@ impl Parcel {
     }
 }
 
-impl Drop for Parcel {
+impl Drop for Part {
     fn drop(&mut self) {
         if !self.done {
-            self.post.lost.store(true, Ordering::Relaxed);
+            self.fanout.lost.store(true, Ordering::Relaxed);
         }
     }
 }

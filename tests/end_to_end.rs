@@ -21,7 +21,7 @@ fn on(nsqd: &Nsqd) -> Vec<(&'static str, String)> {
         ("QUEUE__BACKEND", "nsq".into()),
         ("QUEUE__NSQD", nsqd.tcp()),
         ("QUEUE__NSQD_HTTP", nsqd.http()),
-        ("NODE__ID", "spine".into()),
+        ("NODE__ID", "end-to-end".into()),
     ]
 }
 

@@ -36,27 +36,27 @@ pub struct Accepted {
 }
 
 #[derive(Clone)]
-pub struct Swarm {
+pub struct Clients {
     connections: Arc<Mutex<Vec<Connection>>>,
     stop: watch::Sender<bool>,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
-impl Swarm {
-    /// `clients` of them, spread over `cards` cards (card-0, card-1, …), joined.
-    pub async fn start(url: &str, clients: usize, cards: usize) -> Self {
-        let swarm = Self { connections: Arc::default(), stop: watch::Sender::new(false), tasks: Arc::default() };
-        swarm.add(url, clients, cards).await;
-        swarm
+impl Clients {
+    /// `count` of them, spread over `cards` cards (card-0, card-1, …), joined.
+    pub async fn start(url: &str, count: usize, cards: usize) -> Self {
+        let clients = Self { connections: Arc::default(), stop: watch::Sender::new(false), tasks: Arc::default() };
+        clients.add(url, count, cards).await;
+        clients
     }
 
     /// More of them.
-    pub async fn add(&self, url: &str, clients: usize, cards: usize) {
-        let wanted = self.open() + clients;
-        for number in 0..clients {
-            let (swarm, url) = (self.clone(), url.to_owned());
+    pub async fn add(&self, url: &str, count: usize, cards: usize) {
+        let wanted = self.open() + count;
+        for number in 0..count {
+            let (clients, url) = (self.clone(), url.to_owned());
             let card = format!("card-{}", number % cards);
-            self.tasks.lock().unwrap().spawn(async move { swarm.client(&url, &card).await });
+            self.tasks.lock().unwrap().spawn(async move { clients.client(&url, &card).await });
         }
         self.all_open(wanted).await;
     }

@@ -2,24 +2,24 @@
 
 use std::rc::Rc;
 
-use super::{Hub, Parcel, Shard, Sink};
+use super::{Hub, Part, Shard, Sink};
 use crate::bundles::Bundles;
 
 /// One shard's place, to be taken by the thread that will own it.
-pub struct Seat {
+pub struct UnclaimedShard {
     pub(super) index: usize,
-    pub(super) inbox: Bundles<Parcel>,
+    pub(super) inbox: Bundles<Part>,
     pub(super) hub: Hub,
 }
 
-impl Seat {
+impl UnclaimedShard {
     /// The shard's number.
     pub fn index(&self) -> usize {
         self.index
     }
 
     /// An empty shard on this thread, and the inbox for [`Shard::run`].
-    pub fn open<S: Sink>(self) -> (Rc<Shard<S>>, Bundles<Parcel>) {
+    pub fn open<S: Sink>(self) -> (Rc<Shard<S>>, Bundles<Part>) {
         (Rc::new(Shard::new(self.hub, self.index)), self.inbox)
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs in hand, by the number that their pushes carry through the hub.
+//! Jobs in flight, by the number that their pushes carry through the hub.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use tokio::{
 use super::window::{Place, Seen, Window};
 use crate::{
     config::{self, Backend},
-    hub::{Fate, Outcome, shrink},
+    hub::{Completion, Outcome, shrink},
     push::PushId,
     queue::Job,
     telemetry::{Count, Level, Metrics},
@@ -28,7 +28,7 @@ use crate::{
 const BATCH: usize = 256;
 
 /// Every job that was dispatched and is neither finished nor requeued, and the pushes that came last.
-pub(super) struct Tickets {
+pub(super) struct InFlight {
     hand: Mutex<Hand>,
     next: AtomicU64,
     timeout: Duration,
@@ -36,7 +36,7 @@ pub(super) struct Tickets {
     /// How many jobs may wait here for the end of a drain, and how many did.
     max_aside: usize,
     aside: AtomicUsize,
-    in_hand: Level,
+    in_flight: Level,
     finished: Count,
     unmatched: Count,
     requeued: Count,
@@ -59,13 +59,13 @@ struct Ticket {
 pub(super) enum Kept {
     /// It is kept by this number.
     Ticket(u64),
-    /// It is a copy of one that is in hand, whose end it must wait for.
+    /// It is a copy of one that is in flight, whose end it must wait for.
     Early(Job),
     /// It is a copy of one that was finished.
     Copy(Job),
 }
 
-impl Tickets {
+impl InFlight {
     pub(super) fn new(config: &config::Queue, metrics: &Metrics) -> Arc<Self> {
         let window = Window::new(match config.backend {
             Backend::Nsq => config.copy_window,
@@ -79,7 +79,7 @@ impl Tickets {
             requeue_delay: config.requeue_delay,
             max_aside: config.max_in_flight / 2,
             aside: AtomicUsize::new(0),
-            in_hand: metrics.jobs_in_hand.clone(),
+            in_flight: metrics.jobs_in_hand.clone(),
             finished: metrics.jobs.get_or_create_owned(&[("outcome", "finished")]),
             unmatched: metrics.drops.get_or_create_owned(&[("reason", "no_match")]),
             requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
@@ -92,36 +92,36 @@ impl Tickets {
         let mut hand = self.lock();
         let place = match hand.window.begin(id) {
             Seen::New(place) => place,
-            Seen::InHand => return Kept::Early(job),
+            Seen::InFlight => return Kept::Early(job),
             Seen::Finished => return Kept::Copy(job),
         };
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
         hand.jobs.insert(ticket, Ticket { job, deadline, place, aside: false });
         drop(hand);
-        self.in_hand.inc();
+        self.in_flight.inc();
         Kept::Ticket(ticket)
     }
 
-    /// Finishes or requeues jobs by their outcomes, or by time, until nobody is left who could tell one.
-    pub(super) async fn settle(&self, mut outcomes: mpsc::UnboundedReceiver<Outcome>) {
+    /// Finishes or requeues jobs by their completions, or by time, until nobody is left who could tell one.
+    pub(super) async fn settle(&self, mut completions: mpsc::UnboundedReceiver<Completion>) {
         let period = (self.timeout / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let mut clock = interval(period);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
-                taken = outcomes.recv_many(&mut batch, BATCH) => {
+                taken = completions.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
                         return;
                     }
-                    batch.drain(..).for_each(|outcome| self.end(outcome));
+                    batch.drain(..).for_each(|completion| self.end(completion));
                 }
                 _ = clock.tick() => self.expire(),
             }
         }
     }
 
-    /// Whether each job in hand was offered; as soon as some are set aside nobody needs to wait for the others.
+    /// Whether each job in flight was offered; as soon as some are set aside nobody needs to wait for the others.
     pub(super) fn all_offered(&self) -> bool {
         self.lock().jobs.is_empty() || self.aside.load(Ordering::Relaxed) > 0
     }
@@ -135,27 +135,27 @@ impl Tickets {
         }
     }
 
-    fn end(&self, outcome: Outcome) {
+    fn end(&self, completion: Completion) {
         // gone: it took longer than job_timeout
         let mut hand = self.lock();
-        let Some(ticket) = hand.jobs.remove(&outcome.ticket) else { return };
-        match outcome.fate {
-            Fate::Lost => {
+        let Some(ticket) = hand.jobs.remove(&completion.ticket) else { return };
+        match completion.outcome {
+            Outcome::Lost => {
                 drop(hand);
                 return self.requeue(ticket, self.requeue_delay);
             }
-            Fate::SentAway => {
+            Outcome::SentAway => {
                 drop(hand);
-                return self.set_aside(outcome.ticket, ticket);
+                return self.set_aside(completion.ticket, ticket);
             }
-            Fate::Unmatched => {
+            Outcome::Unmatched => {
                 self.unmatched.inc();
             }
-            Fate::Offered => {}
+            Outcome::Offered => {}
         }
         hand.window.finish(ticket.place);
         drop(hand);
-        self.in_hand.dec();
+        self.in_flight.dec();
         self.finished.inc();
         ticket.job.finish();
     }
@@ -174,7 +174,7 @@ impl Tickets {
     /// As a requeue, and no attempt is counted.
     fn put_back(&self, ticket: Ticket, delay: Duration) {
         self.lock().window.give_back(ticket.place);
-        self.in_hand.dec();
+        self.in_flight.dec();
         self.requeued.inc();
         ticket.job.put_back(delay);
     }
@@ -200,7 +200,7 @@ impl Tickets {
 
     fn requeue(&self, ticket: Ticket, delay: Duration) {
         self.lock().window.give_back(ticket.place);
-        self.in_hand.dec();
+        self.in_flight.dec();
         self.requeued.inc();
         ticket.job.requeue(delay);
     }

@@ -8,7 +8,7 @@ use std::{
     task::Waker,
 };
 
-use super::{Item, Key, Limits, Outbox};
+use super::{ClientKey, Item, Limits, Outbox};
 use crate::wire::dialect::Dialect;
 
 /// Where a connection's bytes go: a socket, or memory in tests and benchmarks.
@@ -33,7 +33,7 @@ pub enum Flush {
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum ClientState {
     Open,
     /// A close frame waits or left.
     Ending,
@@ -42,18 +42,18 @@ pub(super) enum State {
 }
 
 /// A connection, shared by its shard and its own task on the same thread.
-pub struct Member<S> {
+pub struct Client<S> {
     /// Its socket and what the socket's owner keeps beside it.
     pub sink: S,
-    pub(super) key: OnceCell<Key>,
+    pub(super) key: OnceCell<ClientKey>,
     pub(super) dialect: Dialect,
-    pub(super) place: RefCell<Option<Place>>,
+    pub(super) membership: RefCell<Option<Membership>>,
     /// Its position in its group.
     pub(super) position: Cell<u32>,
     pub(super) outbox: RefCell<Outbox>,
-    pub(super) state: Cell<State>,
+    pub(super) state: Cell<ClientState>,
     /// It stands in the shard's list of those to be written.
-    pub(super) dirty: Cell<bool>,
+    pub(super) write_scheduled: Cell<bool>,
     /// The kernel was full: its task writes next, the shard does not.
     pub(super) blocked: Cell<bool>,
     label: Cell<&'static str>,
@@ -61,22 +61,22 @@ pub struct Member<S> {
 }
 
 /// Where a connection joined.
-pub(super) struct Place {
+pub(super) struct Membership {
     pub(super) card: Arc<str>,
     pub(super) app: Box<str>,
 }
 
-impl<S> Member<S> {
+impl<S> Client<S> {
     pub(super) fn new(sink: S, dialect: Dialect) -> Rc<Self> {
         Rc::new(Self {
             sink,
             key: OnceCell::new(),
             dialect,
-            place: RefCell::new(None),
+            membership: RefCell::new(None),
             position: Cell::new(0),
             outbox: RefCell::default(),
-            state: Cell::new(State::Open),
-            dirty: Cell::new(false),
+            state: Cell::new(ClientState::Open),
+            write_scheduled: Cell::new(false),
             blocked: Cell::new(false),
             label: Cell::new("abnormal"),
             waker: RefCell::new(None),
@@ -84,7 +84,7 @@ impl<S> Member<S> {
     }
 
     /// Its number in the shard.
-    pub fn key(&self) -> Key {
+    pub fn key(&self) -> ClientKey {
         self.key.get().copied().unwrap_or_default()
     }
 
@@ -95,17 +95,17 @@ impl<S> Member<S> {
 
     /// It joined a card.
     pub fn is_joined(&self) -> bool {
-        self.place.borrow().is_some()
+        self.membership.borrow().is_some()
     }
 
     /// A close frame waits or left, or the socket failed.
     pub fn is_ending(&self) -> bool {
-        self.state.get() != State::Open
+        self.state.get() != ClientState::Open
     }
 
     /// The socket failed.
     pub fn is_lost(&self) -> bool {
-        self.state.get() == State::Lost
+        self.state.get() == ClientState::Lost
     }
 
     /// Under which close code its end is counted; `abnormal` without one.
@@ -148,21 +148,21 @@ impl<S> Member<S> {
     }
 
     pub(super) fn lose(&self) {
-        if self.state.replace(State::Lost) != State::Lost {
+        if self.state.replace(ClientState::Lost) != ClientState::Lost {
             self.wake();
         }
     }
 
     pub(super) fn speaks_to(&self, app: Option<&str>) -> bool {
-        app.is_none_or(|app| self.place.borrow().as_ref().is_some_and(|place| *place.app == *app))
+        app.is_none_or(|app| self.membership.borrow().as_ref().is_some_and(|membership| *membership.app == *app))
     }
 
     /// Lets `last` leave as its last frame; the pushes lost by that, or `None` if it was ending already.
     pub(super) fn end(&self, last: Rc<Item>, label: &'static str, discard: bool, limits: &Limits) -> Option<u64> {
-        if self.state.get() != State::Open {
+        if self.state.get() != ClientState::Open {
             return None;
         }
-        self.state.set(State::Ending);
+        self.state.set(ClientState::Ending);
         self.label.set(label);
         let lost = self.outbox.borrow_mut().end(last, discard, limits);
         self.wake();

@@ -1,0 +1,78 @@
+//! Parts that follow each other to the same connections: a burst to a room.
+
+use std::{iter, rc::Rc};
+
+use super::{Item, Limits, Part, fanout::Found, outbox::GATHER};
+use crate::{bundles::Bundles, config::Policy, push::Target, wire::dialect::Dialect};
+
+/// Parts in one burst, beside the bound in bytes.
+const MAX_PARTS: usize = 64;
+/// What a frame has beside its content, about.
+const ENVELOPE: usize = 128;
+
+/// A part, and those behind it for the same connections: each of these is offered all frames at once.
+pub struct Burst {
+    first: Part,
+    rest: Vec<Part>,
+}
+
+impl From<Part> for Burst {
+    fn from(first: Part) -> Self {
+        Self { first, rest: Vec::new() }
+    }
+}
+
+impl Burst {
+    /// The next one that waits. Only with the policy `disconnect`: the others choose among single pushes.
+    pub(super) fn next(inbox: &mut Bundles<Part>, limits: &Limits) -> Option<Self> {
+        let mut burst = Self::from(inbox.try_next()?);
+        if limits.policy == Policy::Disconnect {
+            let most = GATHER.min(limits.max_bytes);
+            let mut bytes = ENVELOPE + burst.first.fanout().push().content.len();
+            while burst.rest.len() + 1 < MAX_PARTS
+                && let Some(next) = inbox.next_if(|next| {
+                    bytes += ENVELOPE + next.fanout().push().content.len();
+                    bytes <= most && next.is_for_those_of(&burst.first)
+                })
+            {
+                burst.rest.push(next);
+            }
+        }
+        Some(burst)
+    }
+
+    /// How many parts.
+    pub(super) fn len(&self) -> u64 {
+        1 + self.rest.len() as u64
+    }
+
+    /// Whom all of it is for.
+    pub(super) fn target(&self) -> &Target {
+        &self.first.fanout().push().target
+    }
+
+    /// The cards that it names.
+    pub(super) fn cards(&self) -> impl Iterator<Item = &str> {
+        let (push, cards) = (self.first.fanout().push(), self.first.cards());
+        (0..cards.count(push)).map(|nth| &*push.target.cards[cards.place(nth)])
+    }
+
+    /// What a connection that speaks `dialect` is offered.
+    pub(super) fn item(&self, dialect: Dialect) -> Rc<Item> {
+        let (first, push) = (self.first.fanout().frame(dialect), self.first.fanout().push());
+        match self.rest.is_empty() {
+            true => Item::push(first, push.collapse_key.clone()),
+            false => Item::pushes(self.parts().map(|part| part.fanout().frame(dialect))),
+        }
+    }
+
+    /// It was offered to all that were found for it.
+    pub(super) fn done(self, found: Found) {
+        self.parts().for_each(|part| part.fanout().taken(found));
+        iter::once(self.first).chain(self.rest).for_each(Part::done);
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> + Clone {
+        iter::once(&self.first).chain(&self.rest)
+    }
+}
