@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Cluster, ClusterError, Listeners},
-    config::{Backend, Config},
+    cluster::{Cluster, ClusterError, ForgetNode, Listeners},
+    config::{self, Backend, Config},
     dispatch::Dispatch,
     hub::Hub,
     ingress::{self, admission::Admission, grpc, http},
@@ -83,7 +83,7 @@ impl Gateway {
         let (http_listener, http) = listen("http", config.http.listen, BACKLOG)?;
         let (grpc_listener, grpc) = listen("grpc", config.grpc.listen, BACKLOG)?;
         let listeners = Listeners { socket, http, grpc };
-        let cluster = Cluster::join(&config, listeners, &tasks, &metrics).await?;
+        let cluster = Cluster::join(&config, listeners, forget_node(&config.queue), &tasks, &metrics).await?;
         let queue = queue::open(&config.queue, &config.node.id, cluster.members.clone(), &tasks, &metrics).await?;
         let state = queue.control.state.clone();
         cluster.follow(&phases, state.clone(), |state| *state == State::Ready, &tasks);
@@ -181,6 +181,18 @@ impl Gateway {
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
     }
+}
+
+/// How a node that is gone is forgotten: only nsqd keeps something for each node.
+fn forget_node(config: &config::Queue) -> Option<ForgetNode> {
+    if config.backend != Backend::Nsq {
+        return None;
+    }
+    let config = Arc::new(config.clone());
+    Some(Box::new(move |node| {
+        let config = config.clone();
+        Box::pin(async move { queue::nsq::forget_node(&config, &node).await })
+    }))
 }
 
 /// A section's listener, non-blocking, and where it really listens (a port of 0 is settled).

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use oxipush::{
     config::{self, Config},
     lifecycle::{Died, Tasks},
-    queue::{self, Job, PublishError, Queue, State, nsq::admin::delete_channel},
+    queue::{self, Job, PublishError, Queue, State, nsq::forget_node},
     telemetry::Metrics,
 };
 use serde_json::json;
@@ -715,7 +715,7 @@ async fn the_channel_of_a_gone_node_is_deleted_everywhere() {
         sleep(Duration::from_millis(50)).await;
     }
     let config = configured(&[on(&[&named]), vec![("QUEUE__LOOKUPD", lookupd.http())]].concat()).queue;
-    assert_eq!(delete_channel(&config, "node-1").await, Ok(2));
+    assert_eq!(forget_node(&config, "node-1").await, Ok(2));
     for nsqd in [&named, &found] {
         assert!(nsqd.channel(LIVE, "node-1").await.is_null());
         assert!(!nsqd.channel(LIVE, "node-2").await.is_null(), "that of another node stays");
@@ -725,7 +725,7 @@ async fn the_channel_of_a_gone_node_is_deleted_everywhere() {
     while lookupd.get(&format!("/channels?topic={LIVE}")).await["channels"] != json!(["node-2"]) {
         assert!(started.elapsed() < PATIENCE, "nsqlookupd keeps the channel");
         sleep(Duration::from_millis(50)).await;
-        delete_channel(&config, "node-1").await.unwrap();
+        forget_node(&config, "node-1").await.unwrap();
     }
 }
 

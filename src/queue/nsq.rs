@@ -8,7 +8,7 @@
 //!                                    nsqlookupd ─▶ fleet (which links there are) ┘
 //! ```
 
-pub mod admin;
+mod admin;
 mod fleet;
 mod hand;
 mod health;
@@ -36,6 +36,7 @@ use self::{
 use super::{BackendControl, Control as QueueControl, Jobs, OpenError, Publisher as QueuePublisher, Queue};
 use crate::{bundles, config, lifecycle::Tasks, telemetry::Metrics};
 
+pub use admin::forget_node;
 pub(crate) use hand::Hand;
 pub use publisher::Publisher;
 

@@ -282,7 +282,7 @@ fn address(host: String, port: u16) -> String {
 }
 
 /// The topic of the gateways' own records.
-pub fn live(config: &config::Queue) -> String {
+pub(super) fn live(config: &config::Queue) -> String {
     format!("{}.live", config.topic)
 }
 
@@ -290,9 +290,13 @@ pub fn live(config: &config::Queue) -> String {
 /// How many nsqds had it.
 ///
 /// # Errors
-/// Which of them could not be asked; the others are done.
-pub async fn delete_channel(config: &config::Queue, node: &str) -> Result<usize, String> {
+/// Somebody reads it, or which of them could not be asked; the others are done.
+pub async fn forget_node(config: &config::Queue, node: &str) -> Result<usize, String> {
     let admin = Admin::new(config.lookup_timeout)?;
+    // a node that is cut off from etcd alone serves on
+    if let Some(nsqd) = reader(&admin, config, node).await? {
+        return Err(format!("it is read at {nsqd}: the node lives and does not reach etcd"));
+    }
     let topic = live(config);
     let (nsqds, mut faults) = admin.everywhere(config).await;
     // nsqlookupd first: an nsqd that makes a topic anew takes the channels from there
@@ -315,8 +319,7 @@ pub async fn delete_channel(config: &config::Queue, node: &str) -> Result<usize,
 ///
 /// # Errors
 /// Which nsqds could not be asked.
-pub async fn reader(config: &config::Queue, node: &str) -> Result<Option<String>, String> {
-    let admin = Admin::new(config.lookup_timeout)?;
+async fn reader(admin: &Admin, config: &config::Queue, node: &str) -> Result<Option<String>, String> {
     let topic = live(config);
     let (nsqds, mut faults) = admin.everywhere(config).await;
     for http in nsqds {
