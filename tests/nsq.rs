@@ -14,7 +14,10 @@ use futures_util::future::join_all;
 use oxipush::{
     config::{self, Config},
     lifecycle::{Died, Tasks},
-    queue::{self, Job, PublishError, Queue, State, nsq::forget_node},
+    queue::{
+        Destination, Job, PublishError, Queue, QueueState,
+        nsq::{self, RawJob, RawTopic, forget_node},
+    },
     telemetry::Metrics,
 };
 use serde_json::json;
@@ -37,6 +40,7 @@ const LIVE: &str = "gopusher.live";
 struct Open {
     members: tokio::sync::watch::Sender<Vec<String>>,
     queue: Queue,
+    raw: RawTopic,
     metrics: Arc<Metrics>,
     tasks: Tasks,
     deaths: mpsc::UnboundedReceiver<Died>,
@@ -59,8 +63,8 @@ async fn open_unready(settings: &[(&str, String)]) -> Open {
     let (tasks, deaths) = Tasks::new();
     let metrics = Arc::new(Metrics::new());
     let (members, known) = tokio::sync::watch::channel(Vec::new());
-    let queue = queue::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
-    Open { members, queue, metrics, tasks, deaths }
+    let (queue, raw) = nsq::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
+    Open { members, queue, raw, metrics, tasks, deaths }
 }
 
 async fn open(settings: &[(&str, String)]) -> Open {
@@ -72,20 +76,20 @@ async fn open(settings: &[(&str, String)]) -> Open {
 impl Open {
     async fn ready(&self) {
         let mut state = self.queue.control.state.clone();
-        let ready = timeout(PATIENCE, state.wait_for(|state| *state == State::Ready)).await.is_ok();
+        let ready = timeout(PATIENCE, state.wait_for(|state| *state == QueueState::Ready)).await.is_ok();
         assert!(ready, "{:?}", *self.queue.control.state.borrow());
     }
 
     /// Waits until it is not ready for a reason with `part` in it.
     async fn unready(&self, part: &str) {
         let mut state = self.queue.control.state.clone();
-        let told = |state: &State| matches!(state, State::NotReady(reason) if reason.contains(part));
+        let told = |state: &QueueState| matches!(state, QueueState::NotReady(reason) if reason.contains(part));
         let unready = timeout(PATIENCE, state.wait_for(told)).await.is_ok();
         assert!(unready, "{:?}", *self.queue.control.state.borrow());
     }
 
     async fn publish(&self, record: impl Into<Bytes>) -> Result<(), PublishError> {
-        self.queue.publisher.publish(record.into()).await
+        self.queue.publisher.publish(Destination::Live, record.into()).await
     }
 
     async fn job(&mut self) -> Job {
@@ -112,11 +116,11 @@ impl Open {
 
     async fn close(mut self) {
         self.queue.control.stop_jobs().await;
-        let raw = self.queue.raw.take();
-        for mut jobs in [Some(self.queue.jobs), raw].into_iter().flatten() {
-            while let Some(job) = timeout(PATIENCE, jobs.next()).await.expect("the jobs end") {
-                drop(job);
-            }
+        while let Some(job) = timeout(PATIENCE, self.queue.jobs.next()).await.expect("the jobs end") {
+            drop(job);
+        }
+        while let Some(raw) = timeout(PATIENCE, self.raw.next()).await.expect("the raw jobs end") {
+            drop(raw.job);
         }
         self.queue.control.close(PATIENCE).await;
         assert!(self.tasks.stop(PATIENCE).await, "tasks remain");
@@ -132,7 +136,7 @@ async fn publish_during(open: &mut Open, meanwhile: impl Future<Output = ()>) ->
             let mut acknowledged = Vec::new();
             for n in 0..100 {
                 let record = Bytes::from(format!("record {worker} {n}"));
-                if publisher.publish(record.clone()).await.is_ok() {
+                if publisher.publish(Destination::Live, record.clone()).await.is_ok() {
                     acknowledged.push(record);
                 }
                 sleep(Duration::from_millis(10)).await;
@@ -650,14 +654,12 @@ async fn a_raw_push_keeps_its_origin_when_it_comes_again() {
     let nsqd = Nsqd::start().await;
     let mut open = open(&on(&[&nsqd])).await;
     nsqd.publish(TOPIC, b"raw".to_vec()).await;
-    let raw = open.queue.raw.as_mut().unwrap();
-    let job = timeout(PATIENCE, raw.next()).await.unwrap().unwrap();
+    let RawJob { job, origin } = timeout(PATIENCE, open.raw.next()).await.unwrap().unwrap();
     assert_eq!((&job.record[..], job.attempts), (&b"raw"[..], 1));
-    let origin = job.origin.unwrap();
     job.requeue(Duration::ZERO);
-    let job = timeout(PATIENCE, raw.next()).await.unwrap().unwrap();
-    assert_eq!((job.origin, job.attempts), (Some(origin), 2));
-    job.finish();
+    let again = timeout(PATIENCE, open.raw.next()).await.unwrap().unwrap();
+    assert_eq!((again.origin, again.job.attempts), (origin, 2));
+    again.job.finish();
     open.close().await;
 }
 
@@ -672,9 +674,8 @@ async fn raw_pushes_of_a_node_that_stops_go_to_the_others() {
         nsqd.publish(TOPIC, record.to_vec()).await;
     }
     first.close().await;
-    let raw = second.queue.raw.as_mut().unwrap();
     while !expected.is_empty() {
-        let job = timeout(PATIENCE, raw.next()).await.unwrap().unwrap();
+        let RawJob { job, .. } = timeout(PATIENCE, second.raw.next()).await.unwrap().unwrap();
         expected.remove(&job.record);
         job.finish();
     }
