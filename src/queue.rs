@@ -213,8 +213,8 @@ impl Job {
         }
     }
 
-    /// nsq only: says nothing, so that nsqd hands it out again after its `--msg-timeout`, if it is not finished by then. For a
-    /// copy of a job in acker, which may be the same message: two answers to one message end the connection.
+    /// nsq only: leaves it unanswered, so that nsqd hands it out again after its `--msg-timeout`, if it is not finished by
+    /// then. For a copy of a job in flight, which may be the same message: two answers to one message end the connection.
     pub fn leave(mut self) {
         self.acker = None;
     }

@@ -354,7 +354,7 @@ fn an_escape_is_found_however_it_is_written() {
         assert!(!escapes(&file(path, text)).is_empty(), "{path}: {text}");
     }
     for (path, text) in [
-        ("src/queue/nsq/link.rs", "use tokio_nsq::NSQEvent;"),
+        ("src/queue/nsq/consumer.rs", "use tokio_nsq::NSQEvent;"),
         ("src/queue/nsq.rs", "use tokio_nsq::NSQEvent;"),
         (
             "src/dispatch.rs",

@@ -387,6 +387,55 @@ async fn an_nsqd_that_answers_all_but_publishes_is_left_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_that_closes_each_connection_after_its_greeting_is_left_for_the_next() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"\0\0\0\x06\0\0\0\0OK").await;
+        }
+    });
+    let second = Nsqd::start().await;
+    let settings = [
+        ("QUEUE__NSQD", format!("{address},{}", second.tcp())),
+        ("QUEUE__NSQD_HTTP", String::new()),
+        ("QUEUE__PUBLISH_TIMEOUT", "20s".into()),
+        ("QUEUE__RETURN_AFTER", "200ms".into()),
+    ];
+    let open = open_unready(&settings).await;
+    for _ in 0..50 {
+        open.publish("to the second").await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(second.messages(LIVE).await, 50);
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_whose_http_alone_hangs_is_returned_to_once() {
+    let (first, second) = (Nsqd::start().await, Nsqd::start().await);
+    // it accepts and says nothing
+    let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = [
+        ("QUEUE__NSQD", format!("{},{}", first.tcp(), second.tcp())),
+        ("QUEUE__NSQD_HTTP", format!("{},{}", http.local_addr().unwrap(), second.http())),
+        ("QUEUE__LOOKUP_TIMEOUT", "1s".into()),
+        ("QUEUE__RETURN_AFTER", "200ms".into()),
+    ];
+    let open = open_unready(&settings).await;
+    returns_to(&open, &first, 0).await;
+    let took = second.messages(LIVE).await;
+    // many times return_after
+    for _ in 0..150 {
+        open.publish("to the first").await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(second.messages(LIVE).await, took, "it does not stay with the first nsqd");
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_starts_while_the_first_nsqd_hangs_publishes_to_the_next() {
     let (first, second) = (Nsqd::start().await, Nsqd::start().await);
     first.hang();
@@ -598,6 +647,16 @@ async fn a_paused_channel_of_the_node_keeps_it_unready() {
     nsqd.post(&format!("/channel/pause?topic={TOPIC}&channel=oxipush")).await;
     sleep(Duration::from_secs(1)).await;
     open.ready().await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_that_is_no_replay_holds_is_told_within_its_time_too() {
+    let nsqd = Nsqd::start().await;
+    let settings = [("QUEUE__LOOKUP_INTERVAL", "200ms".into()), ("QUEUE__REPLAY_HOLD", "10m".into())];
+    let open = open(&[on(&[&nsqd]), settings.to_vec()].concat()).await;
+    nsqd.post(&format!("/channel/pause?topic={LIVE}&channel=node-1")).await;
+    open.unready("is paused").await;
     open.close().await;
 }
 

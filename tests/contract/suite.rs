@@ -209,7 +209,7 @@ pub async fn a_requeued_job_waits_for_its_delay<B: Backend>() {
     open.close(PATIENCE).await;
 }
 
-pub async fn a_touched_job_stays_in_hand<B: Backend>() {
+pub async fn a_touched_job_stays_in_flight<B: Backend>() {
     let backend = B::start().await;
     let mut open = open(&backend, &[]).await;
     open.publish("slow work").await;
@@ -229,7 +229,7 @@ pub async fn a_job_that_is_never_answered_comes_again<B: Backend>() {
     let mut before = open(&backend, &[]).await;
     before.publish("forgotten").await;
     let held = before.job().await;
-    // the gateway's time is over while a job is still in hand
+    // the gateway's time is over while a job is still in flight
     before.close(Duration::from_millis(200)).await;
     held.finish();
     let mut after = open(&backend, &[]).await;
@@ -242,14 +242,14 @@ pub async fn a_job_that_is_never_answered_comes_again<B: Backend>() {
 pub async fn stopped_jobs_end_while_publishes_and_answers_go_on<B: Backend>() {
     let backend = B::start().await;
     let mut before = open(&backend, &[]).await;
-    before.publish("in hand").await;
-    let in_hand = before.job().await;
+    before.publish("in flight").await;
+    let in_flight = before.job().await;
     before.queue.control.stop_jobs().await;
     before.publish("for the next").await;
     while let Some(job) = timeout(PATIENCE, before.queue.jobs.next()).await.expect("the jobs end") {
         drop(job);
     }
-    in_hand.finish();
+    in_flight.finish();
     before.close(PATIENCE).await;
     let mut after = open(&backend, &[]).await;
     let job = after.job().await;
@@ -294,20 +294,20 @@ pub async fn a_record_that_is_too_large_is_refused_with_the_bound<B: Backend>() 
     open.close(PATIENCE).await;
 }
 
-pub async fn no_more_jobs_are_in_hand_than_allowed<B: Backend>() {
+pub async fn no_more_jobs_are_in_flight_than_allowed<B: Backend>() {
     let backend = B::start().await;
     let mut open = open(&backend, &[("QUEUE__MAX_IN_FLIGHT", "3")]).await;
     for n in 0..10 {
         open.publish(format!("record {n}")).await;
     }
-    let mut hands = Vec::new();
+    let mut jobs = Vec::new();
     for _ in 0..3 {
-        hands.push(open.job().await);
+        jobs.push(open.job().await);
     }
     open.quiet(Duration::from_millis(500)).await;
-    hands.pop().unwrap().finish();
-    hands.push(open.job().await);
-    hands.into_iter().for_each(Job::finish);
+    jobs.pop().unwrap().finish();
+    jobs.push(open.job().await);
+    jobs.into_iter().for_each(Job::finish);
     for _ in 0..6 {
         open.job().await.finish();
     }
@@ -325,12 +325,12 @@ macro_rules! contract {
             attempts_grow_with_each_hand_out,
             a_finished_job_never_comes_again,
             a_requeued_job_waits_for_its_delay,
-            a_touched_job_stays_in_hand,
+            a_touched_job_stays_in_flight,
             a_job_that_is_never_answered_comes_again,
             stopped_jobs_end_while_publishes_and_answers_go_on,
             publishes_past_the_bound_are_refused_at_once,
             a_record_that_is_too_large_is_refused_with_the_bound,
-            no_more_jobs_are_in_hand_than_allowed,
+            no_more_jobs_are_in_flight_than_allowed,
         );
     };
     (@ $backend:ty: $($promise:ident,)*) => {

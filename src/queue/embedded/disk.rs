@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     chunk::Chunk,
-    log::{Log, Marks, OpenLog},
+    log::{LogFiles, Marks, OpenLog},
 };
 use crate::queue::OpenError;
 
@@ -17,7 +17,7 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// See the module.
 pub(super) struct Disk {
     /// `None` after a failure. Before `open`, which holds the folder's lock: fields are dropped in order.
-    log: Option<Log>,
+    log: Option<LogFiles>,
     open: OpenLog,
     retry_at: Instant,
 }
@@ -28,7 +28,7 @@ impl Disk {
     }
 
     /// The open file.
-    pub(super) fn log(&mut self) -> Result<&mut Log, redb::Error> {
+    pub(super) fn log(&mut self) -> Result<&mut LogFiles, redb::Error> {
         self.log.as_mut().ok_or(redb::Error::DatabaseClosed)
     }
 

@@ -40,7 +40,7 @@ const COMPACT_FROM: u64 = 16 << 20;
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Opens the log, again after each failure of the disk.
-pub(super) type OpenLog = Box<dyn FnMut() -> Result<Log, OpenError> + Send>;
+pub(super) type OpenLog = Box<dyn FnMut() -> Result<LogFiles, OpenError> + Send>;
 
 /// Opens the log in a folder, which stays locked until the returned value is dropped.
 pub(super) fn folder(dir: PathBuf) -> OpenLog {
@@ -54,7 +54,7 @@ pub(super) fn folder(dir: PathBuf) -> OpenLog {
         let journal = place::open(&dir.join("queue.journal"))?;
         // redb is hardened against torn writes, not against any file of that name
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            Log::open(|builder| builder.create_file(file), || Ok(Box::new(FileBackend::new(journal)?)))
+            LogFiles::open(|builder| builder.create_file(file), || Ok(Box::new(FileBackend::new(journal)?)))
         }));
         let mut log = opened.unwrap_or_else(|_| Err(LogOpenError::Damaged("it has no valid form".into()))).map_err(
             |failure| match failure {
@@ -122,7 +122,7 @@ impl From<redb::Error> for LogOpenError {
 }
 
 /// An open log.
-pub(super) struct Log {
+pub(super) struct LogFiles {
     database: Database,
     path: Option<PathBuf>,
     journal: Journal,
@@ -147,7 +147,7 @@ pub(super) struct Marks {
     pub(super) handed: u64,
 }
 
-impl Log {
+impl LogFiles {
     /// On what `create` makes of the builder; what only the journal has is in the log when it returns.
     pub(super) fn open(
         create: impl FnOnce(&mut Builder) -> Result<Database, DatabaseError>,
@@ -206,7 +206,7 @@ impl Log {
         self.journal.retain(wanted);
     }
 
-    /// The journal has so much that a [`Log::write`] should follow.
+    /// The journal has so much that a [`LogFiles::write`] should follow.
     pub(super) fn is_due(&self) -> bool {
         self.journal.is_full()
     }

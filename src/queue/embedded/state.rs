@@ -344,7 +344,7 @@ impl LogState {
         }
     }
 
-    /// Ends what was published before `before` and is in nobody's hands; how many.
+    /// Ends what was published before `before` and is not in flight; how many.
     pub(super) fn expire(&mut self, before: u64) -> u64 {
         let old: Vec<u64> =
             self.chunks.iter().take_while(|(_, chunk)| chunk.time < before).map(|(first, _)| *first).collect();

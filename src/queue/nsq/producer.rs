@@ -21,7 +21,7 @@ use super::protocol::{self, NsqdError, NsqdResponse, ResponseDecoder};
 const SILENCE: Duration = Duration::from_secs(75);
 
 /// What has happened on a connection.
-pub(super) enum Progress {
+pub(super) enum ProducerEvent {
     /// nsqd did what the oldest unanswered command says.
     Acknowledged,
     /// All that was to be written is.
@@ -85,8 +85,8 @@ impl Producer {
     async fn acknowledged(&mut self) -> Result<(), String> {
         loop {
             match self.step().await {
-                Ok(Progress::Acknowledged) => return Ok(()),
-                Ok(Progress::Written) => {}
+                Ok(ProducerEvent::Acknowledged) => return Ok(()),
+                Ok(ProducerEvent::Written) => {}
                 Err(ended) => return Err(ended.to_string()),
             }
         }
@@ -99,7 +99,7 @@ impl Producer {
 
     /// Writes what is to be written until nsqd answers. Cancel-safe: what was written is taken out of the buffer at once, and
     /// a response that was read in part stays in the reader.
-    pub(super) async fn step(&mut self) -> Result<Progress, ProducerError> {
+    pub(super) async fn step(&mut self) -> Result<ProducerEvent, ProducerError> {
         loop {
             let response = tokio::select! {
                 biased;
@@ -107,14 +107,14 @@ impl Producer {
                 written = self.writer.write_buf(&mut self.out), if !self.broken && !self.out.is_empty() => {
                     self.broken = written.is_err();
                     if self.out.is_empty() {
-                        return Ok(Progress::Written);
+                        return Ok(ProducerEvent::Written);
                     }
                     continue;
                 }
             };
             let lost = |reason: &str| Err(ProducerError::Lost(reason.into()));
             return match response {
-                Ok(Some(Ok(NsqdResponse::Ok))) => Ok(Progress::Acknowledged),
+                Ok(Some(Ok(NsqdResponse::Ok))) => Ok(ProducerEvent::Acknowledged),
                 Ok(Some(Ok(NsqdResponse::Heartbeat))) => {
                     protocol::nop(&mut self.out);
                     continue;

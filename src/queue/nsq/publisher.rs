@@ -19,7 +19,7 @@ use super::{
     Backoff, LIVED, LONGEST_WAIT, NsqContext, SHORTEST_WAIT,
     nsqds::{ConnectedNsqd, MAX_MESSAGE, Nsqds},
     pending::{Pending, PendingPublish},
-    producer::{ProducerError, Progress},
+    producer::{ProducerError, ProducerEvent},
     protocol::SizeLimit,
 };
 use crate::{
@@ -263,9 +263,9 @@ impl PublisherTask {
                 biased;
                 () = closing.cancelled() => return ConnectionEnd::Closed,
                 step = producer.step() => match step {
-                    Ok(Progress::Written) => {}
-                    Ok(Progress::Acknowledged) if pending.acknowledged() => acknowledged = true,
-                    Ok(Progress::Acknowledged) => {
+                    Ok(ProducerEvent::Written) => {}
+                    Ok(ProducerEvent::Acknowledged) if pending.acknowledged() => acknowledged = true,
+                    Ok(ProducerEvent::Acknowledged) => {
                         let reason = "it acknowledged more than was sent".into();
                         return ConnectionEnd::Lost { reason, acknowledged };
                     }

@@ -9,7 +9,7 @@ use redb::StorageBackend;
 
 use crate::queue::{
     OpenError,
-    embedded::log::{Log, OpenLog},
+    embedded::log::{LogFiles, OpenLog},
 };
 
 const SECTOR: usize = 512;
@@ -110,7 +110,7 @@ impl Disk {
         let [log, journal] = [Name::Log, Name::Journal].map(|file| Power { disk: self.clone(), cuts, file });
         Box::new(move || {
             log.on(|_| Ok(())).map_err(|error| OpenError(error.to_string()))?;
-            Log::open(|builder| builder.create_with_backend(log.clone()), || Ok(Box::new(journal.clone())))
+            LogFiles::open(|builder| builder.create_with_backend(log.clone()), || Ok(Box::new(journal.clone())))
                 .map_err(|failure| OpenError(format!("{failure:?}")))
         })
     }

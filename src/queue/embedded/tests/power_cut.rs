@@ -19,7 +19,7 @@ use crate::{
 
 const WRITERS: usize = 4;
 
-/// On a disk, with everything in hand at once.
+/// On a disk, with everything in flight at once.
 async fn open(disk: &Disk, sync: config::Sync, memory_bytes: usize) -> Log {
     let defaults = super::config(std::path::Path::new("nowhere"));
     let limits = LogLimits::of(&config::Queue { sync, memory_bytes, max_in_flight: 100_000, ..defaults });
