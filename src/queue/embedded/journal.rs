@@ -75,7 +75,9 @@ impl Journal {
     pub(super) fn open(file: Box<dyn StorageBackend>, next: u64) -> io::Result<(Self, JournalLeftover)> {
         let mut bytes = vec![0; file.len()? as usize];
         file.read(0, &mut bytes)?;
-        let (mut found, mut rows, mut rest) = (JournalLeftover { next, torn: false }, BTreeMap::new(), &bytes[..]);
+        let mut found = JournalLeftover { next, torn: false };
+        let mut rows = BTreeMap::new();
+        let mut rest = &bytes[..];
         while let Some((entry, after)) = JournalEntry::read(rest) {
             let end = row::read(entry.value).map_or(0, |(_, records)| entry.first + records.len() as u64);
             if end > next {
@@ -147,7 +149,8 @@ impl Journal {
             }
             self.size = size;
         }
-        let (mut at, mut piece) = (self.end, Vec::new());
+        let mut at = self.end;
+        let mut piece = Vec::new();
         for row in rows {
             let entry = JournalEntry { first: row.first, value: &row.value };
             if !piece.is_empty() && piece.len() + HEAD + entry.value.len() > PIECE {

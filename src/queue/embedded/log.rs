@@ -293,7 +293,8 @@ fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
 
 fn load(database: &Database) -> Result<(BTreeMap<u64, Chunk>, Marks), redb::Error> {
     let transaction = database.begin_read()?;
-    let (rows, progress) = (transaction.open_table(ROWS)?, transaction.open_table(PROGRESS)?);
+    let rows = transaction.open_table(ROWS)?;
+    let progress = transaction.open_table(PROGRESS)?;
     let mut chunks = BTreeMap::new();
     for row in rows.iter()? {
         let (first, value) = row?;

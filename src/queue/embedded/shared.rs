@@ -97,7 +97,8 @@ impl SharedLog {
         metrics: Arc<Metrics>,
     ) -> Self {
         let state = LogState::new(jobs);
-        let (records, bytes) = (metrics.queue_records.clone(), metrics.queue_bytes.clone());
+        let records = metrics.queue_records.clone();
+        let bytes = metrics.queue_bytes.clone();
         Self {
             limits,
             metrics,
@@ -237,7 +238,9 @@ impl SharedLog {
                 }
                 break;
             }
-            let (seq, attempts, record) = (entry.seq, entry.begun + 1, entry.record.clone());
+            let seq = entry.seq;
+            let attempts = entry.begun + 1;
+            let record = entry.record.clone();
             let len = record.len();
             let acker = Acker { shared: self.clone(), seq, attempts, record: record.clone() };
             bundle.push(Job { record, attempts, acker: Some(queue::Acker::Embedded(acker)) });

@@ -274,7 +274,8 @@ impl LogState {
             (left.max(cold.saturating_sub(first) as u32)..chunk.count).filter(|i| !chunk.is_finished(*i)).collect();
         // their sizes are unknown unless all of the chunk's records are among them
         let each = if lost.len() as u32 == chunk.unfinished { chunk.bytes } else { 0 };
-        let (mut bytes, count) = (each, lost.len() as u64);
+        let mut bytes = each;
+        let count = lost.len() as u64;
         for index in lost {
             self.end(first + u64::from(index), std::mem::take(&mut bytes));
         }

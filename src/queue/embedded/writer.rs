@@ -64,7 +64,10 @@ impl Writer {
         log.compact(stored).map_err(unreadable)?;
         let now = shared.clock.now();
         let mut state = shared.lock();
-        (state.stored, state.records, state.bytes, state.handed) = (stored, records, bytes, marks.handed);
+        state.stored = stored;
+        state.records = records;
+        state.bytes = bytes;
+        state.handed = marks.handed;
         state.cold = chunks.first_key_value().map(|(first, _)| *first);
         let done: Vec<u64> =
             chunks.iter().filter(|(_, chunk)| chunk.unfinished == 0).map(|(first, _)| *first).collect();
@@ -80,8 +83,8 @@ impl Writer {
             state.hold();
         }
         shared.pump(state);
-        let (tail, found) = (Tail::new(marks.next), marks.next);
-        let writer = Self { shared, disk, tail, found, write_by: None, expire_at, hold_until };
+        let tail = Tail::new(marks.next);
+        let writer = Self { shared, disk, tail, found: marks.next, write_by: None, expire_at, hold_until };
         writer.say(QueueState::Ready);
         Ok((writer, records > 0))
     }
@@ -189,12 +192,11 @@ impl Writer {
             state.disarm();
         }
         // its last record may be finished while more are being added to it
-        state.pinned = match batch.is_empty() {
-            true => {
-                self.tail.cut();
-                None
-            }
-            false => self.tail.grows(self.shared.clock.now(), |first| state.chunks.contains_key(&first)),
+        state.pinned = if batch.is_empty() {
+            self.tail.cut();
+            None
+        } else {
+            self.tail.grows(self.shared.clock.now(), |first| state.chunks.contains_key(&first))
         };
         Turn { batch, due, arming, last }
     }
@@ -274,7 +276,8 @@ impl Writer {
         state.waiting -= batch.len();
         for row in rows {
             let chunk = state.chunks.entry(row.first).or_insert_with(|| Chunk::new(row.time));
-            let (size, before) = (row.value.len() as u64, chunk.size);
+            let size = row.value.len() as u64;
+            let before = chunk.size;
             let new = batch.as_slice().iter().take(row.added as usize);
             chunk.extend(row.added, new.map(|waiting| waiting.record.len() as u64).sum(), size);
             state.stored += size - before;

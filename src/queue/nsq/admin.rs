@@ -231,7 +231,8 @@ impl Admin {
 
     /// The HTTP addresses of all nsqds, configured or found, and what could not be asked.
     async fn everywhere(&self, config: &config::Queue) -> (BTreeSet<String>, Vec<String>) {
-        let (mut nsqds, mut faults) = (BTreeSet::from_iter(config.nsqd_http.iter().cloned()), Vec::new());
+        let mut nsqds = BTreeSet::from_iter(config.nsqd_http.iter().cloned());
+        let mut faults = Vec::new();
         let topic = Topics::new(config).live;
         for found in join_all(config.lookupd.iter().map(|lookupd| self.lookup(lookupd, &topic))).await {
             match found {

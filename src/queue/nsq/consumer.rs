@@ -348,16 +348,19 @@ impl Consumer {
     /// Gives back what waits, and waits until nsqd has read all answers: dropping a consumer loses its write buffer.
     async fn flush_answers(&mut self, number: u64) {
         self.give_back(number, if self.paused { Duration::ZERO } else { HANDOVER });
-        let TopicContext { nsq, name, channel, own, .. } = &self.topic;
-        sleep((2 * nsq.config.flush_interval).max(Duration::from_millis(20))).await;
-        let Some(http) = self.nsqd.http.as_ref().filter(|_| own.is_some() && self.paused) else { return };
-        let late = Instant::now() + FLUSH;
-        while Instant::now() < late {
-            match nsq.admin.stats(http, name, channel).await {
-                Ok(Some(stats)) if stats.in_flight_count > 0 => sleep(Duration::from_millis(20)).await,
-                _ => return,
+        let TopicContext { nsq, name, channel, .. } = &self.topic;
+        // a paused channel gets no more in flight: nsqd says when it has all answers
+        if let Some(http) = self.nsqd.http.as_ref().filter(|_| self.paused) {
+            let late = Instant::now() + FLUSH;
+            while let Ok(stats) = nsq.admin.stats(http, name, channel).await {
+                if stats.is_none_or(|stats| stats.in_flight_count <= 0) || Instant::now() >= late {
+                    return;
+                }
+                sleep(Duration::from_millis(20)).await;
             }
         }
+        // tokio-nsq writes at each tick and does not say when it has: by the second it did
+        sleep((2 * nsq.config.flush_interval).max(Duration::from_millis(20))).await;
     }
 }
 
