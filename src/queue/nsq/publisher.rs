@@ -13,17 +13,16 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Backoff, LIVED, LONGEST_WAIT, NsqContext, SHORTEST_WAIT,
+    Backoff, Connections, LIVED, LONGEST_WAIT, NsqContext, SHORTEST_WAIT,
     nsqds::{ConnectedNsqd, MAX_MESSAGE, Nsqds},
     pending::{Pending, PendingPublish},
     producer::{ProducerError, ProducerEvent},
     protocol::SizeLimit,
 };
 use crate::{
-    lifecycle::Tasks,
     queue::{Destination, PublishError, waiter::Waiter},
     telemetry::Metrics,
 };
@@ -81,14 +80,8 @@ impl Publisher {
     }
 }
 
-/// Starts the publisher; it ends with `closing`.
-pub(super) fn start(
-    nsq: &NsqContext,
-    members: watch::Receiver<Vec<String>>,
-    closing: &CancellationToken,
-    tracker: &TaskTracker,
-    tasks: &Tasks,
-) -> Publisher {
+/// Starts the publisher; it ends with the other connections.
+pub(super) fn start(nsq: &NsqContext, members: watch::Receiver<Vec<String>>, connections: &Connections) -> Publisher {
     let max_publishes = nsq.config.max_publishes;
     let (inbox, requests) = mpsc::channel(max_publishes);
     let publisher = Publisher {
@@ -105,10 +98,10 @@ pub(super) fn start(
         nsq: nsq.clone(),
         nsqds: Nsqds::new(nsq.clone(), members),
         pending: Pending::new(requests),
-        closing: closing.clone(),
+        closing: connections.closing.clone(),
         publisher: publisher.clone(),
     };
-    tasks.spawn_until_done("nsq publisher", tracker.track_future(task.run()));
+    connections.spawn("nsq publisher".into(), task.run());
     publisher
 }
 
