@@ -24,10 +24,7 @@ mod topics;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Semaphore, watch},
-    time::{Instant, timeout_at},
-};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -37,7 +34,11 @@ use self::{
     topics::Topics,
 };
 use super::{BackendControl, Control as QueueControl, OpenError, Publisher as QueuePublisher, Queue};
-use crate::{config, lifecycle::Tasks, telemetry::Metrics};
+use crate::{
+    config,
+    lifecycle::{Backoff, Deadline, Service, Tasks},
+    telemetry::Metrics,
+};
 
 pub(crate) use acker::Acker;
 pub use admin::forget_node;
@@ -52,21 +53,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A connection that lived this long was a good one: the next is made without a wait.
 const LIVED: Duration = Duration::from_secs(5);
 
-/// Waits between tries: each twice as long as the one before, and spread, so that nodes do not come back in step.
-struct Backoff {
-    next: Duration,
-}
-
-impl Backoff {
-    fn new() -> Self {
-        Self { next: SHORTEST_WAIT }
-    }
-
-    fn next(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = (wait * 2).min(LONGEST_WAIT);
-        wait.mul_f64(0.5 + fastrand::f64())
-    }
+/// Between tries to reach an nsqd.
+fn backoff() -> Backoff {
+    Backoff::new(SHORTEST_WAIT, LONGEST_WAIT)
 }
 
 /// Opens the queue of the node of this id on the nsqds of `[queue] nsqd`, and the raw topic beside it. `members` are the ids of
@@ -111,7 +100,8 @@ pub async fn open(
     // a raw push is published before it is finished, so that more in flight than may be published would only be refused
     let max_raw = config.max_in_flight.min(config.max_publishes.div_ceil(2));
     let raw = TopicContext::new(&nsq, "raw", &nsq.topics.raw, &config.channel, None, max_raw)?;
-    let connections = Connections::new(tasks);
+    // the publisher and the consumers, which outlive the hand-outs
+    let connections = tasks.service();
     let publisher = publisher::start(&nsq, members, &connections);
     let backend = Control {
         publisher: publisher.clone(),
@@ -163,31 +153,6 @@ impl NsqContext {
     }
 }
 
-/// The tasks that are connected to nsqd: the publisher and the consumers, which outlive the hand-outs.
-#[derive(Clone)]
-struct Connections {
-    closing: CancellationToken,
-    tracker: TaskTracker,
-    tasks: Tasks,
-}
-
-impl Connections {
-    fn new(tasks: &Tasks) -> Self {
-        Self { closing: tasks.cancelled().child_token(), tracker: TaskTracker::new(), tasks: tasks.clone() }
-    }
-
-    fn spawn(&self, name: String, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn_until_done(name, self.tracker.track_future(task));
-    }
-
-    /// Ends them all.
-    async fn close(&self) {
-        self.closing.cancel();
-        self.tracker.close();
-        self.tracker.wait().await;
-    }
-}
-
 /// The consumers of one topic together: what bounds and stops their hand-outs.
 #[derive(Clone)]
 struct TopicConsumers {
@@ -228,7 +193,7 @@ pub(crate) struct Control {
     publisher: Publisher,
     live: TopicConsumers,
     raw: TopicConsumers,
-    connections: Connections,
+    connections: Service,
 }
 
 impl Control {
@@ -237,20 +202,18 @@ impl Control {
         self.live.stop().await;
     }
 
-    pub(crate) async fn close(self, within: Duration) {
-        let deadline = Instant::now() + within;
+    pub(crate) async fn close(self, deadline: Deadline) {
         let idle = async {
             self.stop_jobs().await;
             self.live.idle().await;
             self.raw.idle().await;
             self.publisher.idle().await;
         };
-        if timeout_at(deadline, idle).await.is_err() {
+        if deadline.timeout(idle).await.is_err() {
             tracing::warn!("nsq: closed with jobs in flight; nsqd gives them out again after its --msg-timeout");
         }
         // the last FINs need their flush even when nothing is left of the time
-        let deadline = deadline.max(Instant::now() + Duration::from_secs(1));
-        if timeout_at(deadline, self.connections.close()).await.is_err() {
+        if !self.connections.stop_within(deadline.granting(Duration::from_secs(1))).await {
             tracing::warn!("nsq: its connections did not end in time");
         }
     }

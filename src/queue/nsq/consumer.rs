@@ -20,9 +20,10 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use self::{health_check::HealthCheck, tokio_nsq_consumer::TokioNsqConsumer};
 use super::{
-    Backoff, CONNECT, LIVED, NsqContext, TopicConsumers,
+    CONNECT, LIVED, NsqContext, TopicConsumers,
     acker::{Acker, Generation, requeue_delay},
     admin::NsqdAddress,
+    backoff,
     health::PartHealth,
     liveness::LivenessConnection,
 };
@@ -158,7 +159,7 @@ impl Consumer {
             generation: self.generation.clone(),
             hold_pauses_until: self.hold_pauses_until.subscribe(),
         };
-        let mut backoff = Backoff::new();
+        let mut backoff = backoff();
         loop {
             let started = Instant::now();
             let liveness = tokio::select! {
@@ -180,11 +181,11 @@ impl Consumer {
             }
             // an nsqd that refuses again and again is not asked in a hurry
             if started.elapsed() > LIVED {
-                backoff = Backoff::new();
+                backoff.reset();
             }
             tokio::select! {
                 () = closing.cancelled() => break,
-                () = sleep(backoff.next()) => {}
+                () = sleep(backoff.next_wait()) => {}
             }
         }
         topic.nsq.health.forget(topic.group, &nsqd.tcp);
@@ -195,7 +196,7 @@ impl Consumer {
         let topic = self.topic.clone();
         let nsqd = self.nsqd.clone();
         let stopped = topic.consumers.stopped.clone();
-        let mut backoff = Backoff::new();
+        let mut backoff = backoff();
         let liveness = loop {
             // cancel-safe: an attempt that is cancelled by the stop is simply made again
             let connected = tokio::select! {
@@ -213,7 +214,7 @@ impl Consumer {
                 }
             }
             tokio::select! {
-                () = sleep(backoff.next()) => {}
+                () = sleep(backoff.next_wait()) => {}
                 () = stopped.cancelled(), if self.jobs.is_some() => self.stop_unconnected(),
             }
         };

@@ -10,13 +10,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Connections,
     admin::NsqdAddress,
     consumer::{Consumer, TopicContext},
     health::PartHealth,
 };
 use crate::{
     bundles,
+    lifecycle::Service,
     queue::{Job, Jobs},
 };
 
@@ -28,7 +28,7 @@ struct RunningConsumer {
 }
 
 /// Starts the consumers of one topic, and with nsqlookupd the task that keeps their set.
-pub(super) fn start(topic: TopicContext, connections: &Connections) -> Jobs {
+pub(super) fn start(topic: TopicContext, connections: &Service) -> Jobs {
     let (jobs, bundles) = bundles::channel(topic.consumers.max_in_flight);
     let configured = topic.nsq.nsqds();
     let spawner = Spawner { topic, jobs, connections: connections.clone() };
@@ -51,18 +51,19 @@ pub(super) fn start(topic: TopicContext, connections: &Connections) -> Jobs {
 struct Spawner {
     topic: TopicContext,
     jobs: mpsc::Sender<Vec<Job>>,
-    connections: Connections,
+    connections: Service,
 }
 
 impl Spawner {
     /// One for this nsqd, which is one of `nsqds`.
     fn spawn(&self, nsqd: NsqdAddress, nsqds: usize) -> RunningConsumer {
         let share = (self.topic.consumers.max_in_flight / nsqds.max(1)).max(1);
-        let closing = self.connections.closing.child_token();
+        let closing = self.connections.stopping().child_token();
         let name = format!("nsq {} consumer {}", self.topic.group, nsqd.tcp);
         let consumer = Consumer::new(self.topic.clone(), nsqd, share, self.jobs.clone(), closing.clone());
         let connected = consumer.connected();
-        self.connections.spawn(name, consumer.run());
+        // it may end before the others: see Discovery::reconcile
+        self.connections.spawn_until_done(name, consumer.run());
         RunningConsumer { connected, closing }
     }
 }
@@ -100,7 +101,7 @@ struct DiscoveredNsqds {
 
 impl Discovery {
     async fn run(mut self) {
-        let closing = self.spawner.connections.closing.clone();
+        let closing = self.spawner.connections.stopping().clone();
         let stopped = self.spawner.topic.consumers.stopped.clone();
         loop {
             // cancel-safe: a question that is cut short leaves nothing behind
