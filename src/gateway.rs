@@ -20,7 +20,7 @@ use crate::{
     dispatch::Dispatch,
     hub::Hub,
     ingress::{self, admission::Admission, grpc, http},
-    lifecycle::{Died, Phase, Phases, Tasks},
+    lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopic},
     socket,
     telemetry::Metrics,
@@ -168,7 +168,7 @@ impl Gateway {
         let cut = clients.gone(left()).await;
         let rest = async {
             tokio::join!(http.stop(), grpc.stop(), clients.stop());
-            self.queue.close(left().max(Duration::from_secs(1))).await;
+            self.queue.close(Deadline::after(left()).granting(Duration::from_secs(1))).await;
             self.cluster.leave().await;
         };
         if timeout_at(end, rest).await.is_err() {
