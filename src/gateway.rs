@@ -22,7 +22,7 @@ use crate::{
     ingress::{self, admission::Admission, grpc, http},
     lifecycle::{Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, State},
-    socket,
+    socket::ClientListener,
     telemetry::Metrics,
 };
 
@@ -39,7 +39,7 @@ pub struct Gateway {
     listeners: Listeners,
     cluster: Cluster,
     hub: Hub,
-    clients: socket::Bound,
+    clients: ClientListener,
     jobs: Jobs,
     raw: Option<Jobs>,
     queue: queue::Control,
@@ -89,7 +89,7 @@ impl Gateway {
         cluster.follow(&phases, state.clone(), |state| *state == State::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
-        let clients = socket::Bound::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
+        let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
         let details = cluster.details.clone();
         let http = http::Bound::new(http_listener, &config, admission.clone(), details, socket, &metrics);
         let grpc = grpc::Bound::new(grpc_listener, &config, admission.clone(), &metrics);

@@ -368,7 +368,7 @@ async fn each_breach_of_the_protocol_has_its_close_code_and_neighbours_do_not_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn oxipush_v1_is_told_its_mistakes_and_goes_on() {
+async fn oxipush_v1_is_told_its_errors_and_goes_on() {
     let rig = start(&[]);
     let mut raw = rig.connect_v1().await;
     for (text, code) in [

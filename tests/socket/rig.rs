@@ -17,7 +17,7 @@ use oxipush::{
     lifecycle::{Died, Phases, Tasks},
     push::{Push, PushId, Target},
     queue::{Job, Jobs, record},
-    socket::{Bound, Clients},
+    socket::{ClientListener, ClientServer},
     telemetry::Metrics,
 };
 use tokio::{
@@ -38,7 +38,7 @@ pub struct Rig {
     pub hub: Hub,
     pub metrics: Arc<Metrics>,
     pub jobs: Option<mpsc::Sender<Vec<Job>>>,
-    pub clients: Clients,
+    pub clients: ClientServer,
     pub dispatch: Dispatch,
     pub tasks: Tasks,
     pub deaths: mpsc::UnboundedReceiver<Died>,
@@ -59,7 +59,7 @@ pub fn start(overrides: &[(&str, &str)]) -> Rig {
     let listener = TcpListener::bind(config.socket.listen).unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let clients = Bound::new(listener, &config, hub.clone(), Phases::new(), &metrics).serve(&tasks);
+    let clients = ClientListener::new(listener, &config, hub.clone(), Phases::new(), &metrics).serve(&tasks);
     let (jobs, bundles) = bundles::channel(1024);
     let (_, backlog) = watch::channel(false);
     let handed_out = Jobs::detached(bundles);
