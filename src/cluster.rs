@@ -19,11 +19,12 @@ mod registration;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Backend, Config},
+    config::Config,
     lifecycle::{Phases, Tasks},
     telemetry::Metrics,
 };
@@ -54,6 +55,10 @@ pub struct Cluster {
     presence: Presence,
 }
 
+/// Takes out of the queue what it keeps for the node of this id, which is gone: how many channels those were. An error says
+/// why it cannot be done yet; a node that still reads its channel is one.
+pub type ForgetNode = Box<dyn Fn(String) -> BoxFuture<'static, Result<usize, String>> + Send + Sync>;
+
 /// Why a node cannot be part of the cluster; it must not start.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -81,11 +86,14 @@ impl Cluster {
     /// Call it before the node reads its channel: two nodes of one id would split that channel's pushes. It may wait for a
     /// killed predecessor's lease to end.
     ///
+    /// `forget_node` is there where the queue keeps something for each node: then nodes that are gone are forgotten.
+    ///
     /// # Errors
     /// The id is taken by a living node; credentials or TLS are refused; an address cannot be advertised.
     pub async fn join(
         config: &Config,
         listeners: Listeners,
+        forget_node: Option<ForgetNode>,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, ClusterError> {
@@ -97,7 +105,7 @@ impl Cluster {
         }
         let addresses = addresses::advertised(&config.cluster, listeners).await.map_err(ClusterError)?;
         let etcd = Etcd::new(&config.cluster, metrics);
-        let reads_channel = config.queue.backend == Backend::Nsq;
+        let reads_channel = forget_node.is_some();
         let (say, details) = watch::channel(Vec::new());
         let (tell, members) = watch::channel(Vec::new());
         let (standing, standings) = watch::channel(Standing::FIRST);
@@ -125,8 +133,8 @@ impl Cluster {
         });
         let tell = Members { ids: tell, other: tell_other, own: id.to_owned() };
         tasks.spawn("cluster members", members::run(etcd.clone(), tell, tasks.cancelled()));
-        if reads_channel {
-            let cleaner = cleaner::Cleaner::new(etcd, config, metrics);
+        if let Some(forget_node) = forget_node {
+            let cleaner = cleaner::Cleaner::new(etcd, forget_node, config, metrics);
             tasks.spawn("cluster cleaner", cleaner.run(members.clone(), tasks.cancelled()));
         }
         let patience = config.cluster.timeout * 2 + Duration::from_secs(1);

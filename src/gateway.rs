@@ -15,13 +15,13 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Cluster, ClusterError, Listeners},
-    config::{Backend, Config},
+    cluster::{Cluster, ClusterError, ForgetNode, Listeners},
+    config::{self, Backend, Config},
     dispatch::Dispatch,
     hub::Hub,
     ingress::{self, admission::Admission, grpc, http},
     lifecycle::{Died, Phase, Phases, Tasks},
-    queue::{self, Jobs, OpenError, State},
+    queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopic},
     socket::ClientListener,
     telemetry::Metrics,
 };
@@ -41,7 +41,8 @@ pub struct Gateway {
     hub: Hub,
     clients: ClientListener,
     jobs: Jobs,
-    raw: Option<Jobs>,
+    /// nsq only: what other NSQ clients push.
+    raw: Option<RawTopic>,
     queue: queue::Control,
     admission: Admission,
     http: http::Bound,
@@ -83,10 +84,10 @@ impl Gateway {
         let (http_listener, http) = listen("http", config.http.listen, BACKLOG)?;
         let (grpc_listener, grpc) = listen("grpc", config.grpc.listen, BACKLOG)?;
         let listeners = Listeners { socket, http, grpc };
-        let cluster = Cluster::join(&config, listeners, &tasks, &metrics).await?;
-        let queue = queue::open(&config.queue, &config.node.id, cluster.members.clone(), &tasks, &metrics).await?;
+        let cluster = Cluster::join(&config, listeners, forget_node(&config.queue), &tasks, &metrics).await?;
+        let (queue, raw) = open_queue(&config, &cluster, &tasks, &metrics).await?;
         let state = queue.control.state.clone();
-        cluster.follow(&phases, state.clone(), |state| *state == State::Ready, &tasks);
+        cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
         let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
@@ -104,7 +105,7 @@ impl Gateway {
             hub,
             clients,
             jobs: queue.jobs,
-            raw: queue.raw,
+            raw,
             queue: queue.control,
             admission,
             http,
@@ -157,9 +158,8 @@ impl Gateway {
         self.phases.enter(Phase::Draining);
         tracing::info!("the node drains: it takes no new pushes, and sends its clients away");
         // what a raw push became must be published, and pushes of other nodes go on to reach clients that are still here
-        let _ = timeout_at(end, self.queue.stop_raw()).await;
         if let Some(inlet) = inlet {
-            inlet.drained(left()).await;
+            inlet.drain(left()).await;
         }
         // what comes for a client that was told to go is set aside, and put back once no more jobs are handed out
         let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, left()).await;
@@ -181,6 +181,35 @@ impl Gateway {
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
     }
+}
+
+/// The configured queue, and with nsqd the raw topic beside it.
+async fn open_queue(
+    config: &Config,
+    cluster: &Cluster,
+    tasks: &Tasks,
+    metrics: &Arc<Metrics>,
+) -> Result<(Queue, Option<RawTopic>), OpenError> {
+    match config.queue.backend {
+        Backend::Embedded => Ok((queue::embedded::open(&config.queue, tasks, metrics).await?, None)),
+        Backend::Nsq => {
+            let members = cluster.members.clone();
+            let (queue, raw) = queue::nsq::open(&config.queue, &config.node.id, members, tasks, metrics).await?;
+            Ok((queue, Some(raw)))
+        }
+    }
+}
+
+/// How a node that is gone is forgotten: only nsqd keeps something for each node.
+fn forget_node(config: &config::Queue) -> Option<ForgetNode> {
+    if config.backend != Backend::Nsq {
+        return None;
+    }
+    let config = Arc::new(config.clone());
+    Some(Box::new(move |node| {
+        let config = config.clone();
+        Box::pin(async move { queue::nsq::forget_node(&config, &node).await })
+    }))
 }
 
 /// A section's listener, non-blocking, and where it really listens (a port of 0 is settled).

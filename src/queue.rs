@@ -2,58 +2,39 @@
 //!
 //! Two backends, [`embedded`] and [`nsq`], pass the same contract (tests/contract): a publish resolves once the record is
 //! held for good; jobs come one by one with an attempt count and are finished, requeued with a delay, or touched; what is
-//! not finished comes again, in this process or the next.
+//! not finished comes again, in this process or the next. Each is opened in its own way, by [`embedded::open`] or [`nsq::open`],
+//! and is a [`Queue`] from then on.
 
 pub mod embedded;
 pub mod nsq;
 pub mod record;
 mod waiter;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::Either;
 use tokio::sync::watch;
 
-use crate::{bundles::Bundles, config, lifecycle::Tasks, telemetry::Metrics};
+use crate::bundles::Bundles;
 
-/// An open queue.
+/// An open queue; it is usable before it is [`QueueState::Ready`].
 pub struct Queue {
     /// Where ingress publishes.
     pub publisher: Publisher,
     /// Where dispatch takes jobs.
     pub jobs: Jobs,
-    /// nsq only: raw pushes of other NSQ clients, for ingress.
-    pub raw: Option<Jobs>,
     /// Stops and closes it.
     pub control: Control,
 }
 
 /// Whether the queue can be used, with the reason when it cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Publishes and hand-outs work.
+pub enum QueueState {
+    /// Publishes and acker-outs work.
     Ready,
     /// The reason, for `/readyz` and the log.
     NotReady(String),
-}
-
-/// Opens the configured backend. `members` are the ids of the living nodes, this one too: nsq lays the channel of each at an
-/// nsqd before it first publishes there; none are known without a cluster. Its tasks are `tasks`'; the queue is usable before it is [`State::Ready`].
-///
-/// # Errors
-/// What cannot be mended by waiting: a data folder in use or unwritable. An nsqd that is away is no error: the state says it.
-pub async fn open(
-    config: &config::Queue,
-    node: &config::NodeId,
-    members: watch::Receiver<Vec<String>>,
-    tasks: &Tasks,
-    metrics: &Arc<Metrics>,
-) -> Result<Queue, OpenError> {
-    match config.backend {
-        config::Backend::Embedded => embedded::open(config, tasks, metrics).await,
-        config::Backend::Nsq => nsq::open(config, node, members, tasks, metrics).await,
-    }
 }
 
 /// Why a queue cannot be opened, and what to do.
@@ -71,29 +52,46 @@ pub enum Publisher {
 }
 
 impl Publisher {
-    /// Resolves once the queue holds `record` for good. Cancelling the wait does not take the record back.
+    /// Resolves once the queue holds `record` for good. It is on its way when this returns: cancelling the wait does not take it
+    /// back.
     ///
     /// # Errors
     /// [`PublishError`]; after `Unavailable` or `TimedOut` the record may still arrive.
-    pub async fn publish(&self, record: Bytes) -> Result<(), PublishError> {
-        self.publish_all(vec![record]).pop().expect("invariant: one record, one outcome")?.await
+    pub fn publish(
+        &self,
+        destination: Destination,
+        record: Bytes,
+    ) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        let admitted = match self {
+            Self::Embedded(publisher) => publisher.publish(destination, record).map(Either::Left),
+            Self::Nsq(publisher) => publisher.publish(destination, record).map(Either::Right),
+        };
+        async move { admitted?.await }
     }
 
     /// As [`Publisher::publish`] for each of `records`, in order. They are on their way when this returns, as one where the
     /// backend can: none leaves before the others came. What is refused at once is an error at once.
     pub fn publish_all(
         &self,
-        records: Vec<Bytes>,
+        records: Vec<(Destination, Bytes)>,
     ) -> Vec<Result<impl Future<Output = Result<(), PublishError>> + Send + use<>, PublishError>> {
         match self {
             Self::Embedded(publisher) => {
                 publisher.publish_all(records).into_iter().map(|one| one.map(Either::Left)).collect()
             }
-            Self::Nsq(publisher) => {
-                records.into_iter().map(|record| publisher.publish(record).map(Either::Right)).collect()
-            }
+            Self::Nsq(publisher) => records
+                .into_iter()
+                .map(|(destination, record)| publisher.publish(destination, record).map(Either::Right))
+                .collect(),
         }
     }
+}
+
+/// Who takes a record from the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Every node, each for its own clients.
+    Live,
 }
 
 /// Why a record was not published.
@@ -159,45 +157,34 @@ impl Jobs {
     }
 }
 
-/// A record taken from the queue. Dropped without a word it is requeued at once.
+/// A record taken from the queue. Dropped unanswered it is requeued at once.
 pub struct Job {
-    /// The record as published (raw jobs: as the other NSQ client wrote it).
+    /// The record as published.
     pub record: Bytes,
     /// How often it was handed out, this time counted: 1 and up.
     pub attempts: u32,
-    /// nsq only: what the message's id and time make of a raw push's PushId.
-    pub origin: Option<Origin>,
-    pub(crate) hand: Option<Hand>,
-}
-
-/// Where a raw push comes from: the same for each redelivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// NSQ's time of the message, ms since 1970.
-    pub millis: u64,
-    /// NSQ's message id, 16 bytes.
-    pub id: [u8; 16],
+    pub(crate) acker: Option<Acker>,
 }
 
 /// The backend's side of a job.
-pub(crate) enum Hand {
+pub(crate) enum Acker {
     /// Of the embedded log.
-    Embedded(embedded::Hand),
+    Embedded(embedded::Acker),
     /// Of an nsqd connection.
-    Nsq(nsq::Hand),
+    Nsq(nsq::Acker),
 }
 
 impl Job {
     /// A job of no backend, handed out for the `attempts`th time: finished or requeued, nothing happens.
     pub fn detached(record: Bytes, attempts: u32) -> Self {
-        Self { record, attempts, origin: None, hand: None }
+        Self { record, attempts, acker: None }
     }
 
-    /// It is done: it will not come again (unless the backend dies before it knows).
+    /// The job is done: it will not come again (unless the backend dies before it knows).
     pub fn finish(mut self) {
-        match self.hand.take() {
-            Some(Hand::Embedded(hand)) => hand.finish(),
-            Some(Hand::Nsq(hand)) => hand.finish(),
+        match self.acker.take() {
+            Some(Acker::Embedded(acker)) => acker.finish(),
+            Some(Acker::Nsq(acker)) => acker.finish(),
             None => {}
         }
     }
@@ -210,32 +197,32 @@ impl Job {
     /// It was offered to nobody: it comes again after `delay`, as if it had not been handed out. An nsqd counts the attempt all
     /// the same.
     pub fn put_back(mut self, delay: Duration) {
-        match self.hand.take() {
-            Some(Hand::Embedded(hand)) => hand.put_back(delay),
-            Some(Hand::Nsq(hand)) => hand.requeue(delay),
+        match self.acker.take() {
+            Some(Acker::Embedded(acker)) => acker.put_back(delay),
+            Some(Acker::Nsq(acker)) => acker.requeue(delay),
             None => {}
         }
     }
 
     /// It is still worked on: the backend's time-out starts anew.
     pub fn touch(&self) {
-        match &self.hand {
-            Some(Hand::Embedded(hand)) => hand.touch(),
-            Some(Hand::Nsq(hand)) => hand.touch(),
+        match &self.acker {
+            Some(Acker::Embedded(acker)) => acker.touch(),
+            Some(Acker::Nsq(acker)) => acker.touch(),
             None => {}
         }
     }
 
-    /// nsq only: says nothing, so that nsqd hands it out again after its `--msg-timeout`, if it is not finished by then. For a
-    /// copy of a job in hand, which may be the same message: two answers to one message end the connection.
+    /// nsq only: leaves it unanswered, so that nsqd hands it out again after its `--msg-timeout`, if it is not finished by
+    /// then. For a copy of a job in flight, which may be the same message: two answers to one message end the connection.
     pub fn leave(mut self) {
-        self.hand = None;
+        self.acker = None;
     }
 
     fn give_back(&mut self, delay: Duration) {
-        match self.hand.take() {
-            Some(Hand::Embedded(hand)) => hand.requeue(delay),
-            Some(Hand::Nsq(hand)) => hand.requeue(delay),
+        match self.acker.take() {
+            Some(Acker::Embedded(acker)) => acker.requeue(delay),
+            Some(Acker::Nsq(acker)) => acker.requeue(delay),
             None => {}
         }
     }
@@ -250,7 +237,7 @@ impl Drop for Job {
 /// Watches, stops and closes a queue.
 pub struct Control {
     /// Whether it can be used.
-    pub state: watch::Receiver<State>,
+    pub state: watch::Receiver<QueueState>,
     /// Whether unfinished jobs waited when it was opened (for `[queue] replay_hold`); known once the state was ready.
     pub backlog: watch::Receiver<bool>,
     pub(crate) backend: BackendControl,
@@ -265,8 +252,8 @@ pub(crate) enum BackendControl {
 }
 
 impl Control {
-    /// Hands out no more jobs (nsq: the node's channel is paused, so that they wait there); [`Jobs::next`] gives what was
-    /// handed out already, then `None`. Publishing goes on.
+    /// Hands out no more jobs (nsq: no raw pushes either, and the node's channel is paused, so that they wait there);
+    /// [`Jobs::next`] gives what was handed out already, then `None`. Publishing goes on.
     pub async fn stop_jobs(&self) {
         match &self.backend {
             BackendControl::Embedded(control) => control.stop_jobs().await,
@@ -274,14 +261,7 @@ impl Control {
         }
     }
 
-    /// Hands out no more raw jobs; what was handed out already can still be finished.
-    pub async fn stop_raw(&self) {
-        if let BackendControl::Nsq(control) = &self.backend {
-            control.stop_raw().await;
-        }
-    }
-
-    /// Writes what is still to be told (finishes, requeues), then ends. Call it once every job is gone.
+    /// Writes what is still to be written (finishes, requeues), then ends. Call it once every job is gone.
     pub async fn close(self, within: Duration) {
         match self.backend {
             BackendControl::Embedded(control) => control.close(within).await,

@@ -7,7 +7,7 @@ mod support;
 use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 
 use oxipush::{
-    cluster::{Cluster, ClusterError, Listeners},
+    cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Config},
     lifecycle::{Died, Phase, Phases, Tasks},
     telemetry::Metrics,
@@ -45,6 +45,14 @@ fn listeners() -> Listeners {
     Listeners { socket: at(18080), http: at(18081), grpc: at(19002) }
 }
 
+fn forget_node(config: &Config) -> ForgetNode {
+    let queue = Arc::new(config.queue.clone());
+    Box::new(move |node| {
+        let queue = queue.clone();
+        Box::pin(async move { oxipush::queue::nsq::forget_node(&queue, &node).await })
+    })
+}
+
 async fn try_join(config: &Config) -> Result<Node, ClusterError> {
     with_queue(config, true).await
 }
@@ -54,7 +62,7 @@ async fn with_queue(config: &Config, works: bool) -> Result<Node, ClusterError> 
     let (tasks, deaths) = Tasks::new();
     let (phases, metrics) = (Phases::new(), Arc::new(Metrics::new()));
     let (queue, state) = watch::channel(works);
-    let cluster = Cluster::join(config, listeners(), &tasks, &metrics).await?;
+    let cluster = Cluster::join(config, listeners(), Some(forget_node(config)), &tasks, &metrics).await?;
     cluster.follow(&phases, state, |works| *works, &tasks);
     Ok(Node { cluster, phases, queue, tasks, metrics, deaths })
 }
@@ -141,7 +149,7 @@ async fn a_node_whose_tasks_are_stopped_first_takes_its_key_back_too() {
 async fn without_etcd_a_node_is_alone_and_content() {
     let (tasks, _deaths) = Tasks::new();
     let config = config("gateway-1", "", &[]);
-    let cluster = Cluster::join(&config, listeners(), &tasks, &Arc::default()).await.unwrap();
+    let cluster = Cluster::join(&config, listeners(), None, &tasks, &Arc::default()).await.unwrap();
     assert!(cluster.details.borrow().is_empty());
     assert_eq!(*cluster.members.borrow(), ["gateway-1"]);
     cluster.leave().await;

@@ -14,7 +14,10 @@ use futures_util::future::join_all;
 use oxipush::{
     config::{self, Config},
     lifecycle::{Died, Tasks},
-    queue::{self, Job, PublishError, Queue, State, nsq::admin::delete_channel},
+    queue::{
+        Destination, Job, PublishError, Queue, QueueState,
+        nsq::{self, RawJob, RawTopic, forget_node},
+    },
     telemetry::Metrics,
 };
 use serde_json::json;
@@ -37,6 +40,7 @@ const LIVE: &str = "gopusher.live";
 struct Open {
     members: tokio::sync::watch::Sender<Vec<String>>,
     queue: Queue,
+    raw: RawTopic,
     metrics: Arc<Metrics>,
     tasks: Tasks,
     deaths: mpsc::UnboundedReceiver<Died>,
@@ -59,8 +63,8 @@ async fn open_unready(settings: &[(&str, String)]) -> Open {
     let (tasks, deaths) = Tasks::new();
     let metrics = Arc::new(Metrics::new());
     let (members, known) = tokio::sync::watch::channel(Vec::new());
-    let queue = queue::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
-    Open { members, queue, metrics, tasks, deaths }
+    let (queue, raw) = nsq::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
+    Open { members, queue, raw, metrics, tasks, deaths }
 }
 
 async fn open(settings: &[(&str, String)]) -> Open {
@@ -72,20 +76,20 @@ async fn open(settings: &[(&str, String)]) -> Open {
 impl Open {
     async fn ready(&self) {
         let mut state = self.queue.control.state.clone();
-        let ready = timeout(PATIENCE, state.wait_for(|state| *state == State::Ready)).await.is_ok();
+        let ready = timeout(PATIENCE, state.wait_for(|state| *state == QueueState::Ready)).await.is_ok();
         assert!(ready, "{:?}", *self.queue.control.state.borrow());
     }
 
     /// Waits until it is not ready for a reason with `part` in it.
     async fn unready(&self, part: &str) {
         let mut state = self.queue.control.state.clone();
-        let told = |state: &State| matches!(state, State::NotReady(reason) if reason.contains(part));
+        let told = |state: &QueueState| matches!(state, QueueState::NotReady(reason) if reason.contains(part));
         let unready = timeout(PATIENCE, state.wait_for(told)).await.is_ok();
         assert!(unready, "{:?}", *self.queue.control.state.borrow());
     }
 
     async fn publish(&self, record: impl Into<Bytes>) -> Result<(), PublishError> {
-        self.queue.publisher.publish(record.into()).await
+        self.queue.publisher.publish(Destination::Live, record.into()).await
     }
 
     async fn job(&mut self) -> Job {
@@ -112,11 +116,11 @@ impl Open {
 
     async fn close(mut self) {
         self.queue.control.stop_jobs().await;
-        let raw = self.queue.raw.take();
-        for mut jobs in [Some(self.queue.jobs), raw].into_iter().flatten() {
-            while let Some(job) = timeout(PATIENCE, jobs.next()).await.expect("the jobs end") {
-                drop(job);
-            }
+        while let Some(job) = timeout(PATIENCE, self.queue.jobs.next()).await.expect("the jobs end") {
+            drop(job);
+        }
+        while let Some(raw) = timeout(PATIENCE, self.raw.next()).await.expect("the raw jobs end") {
+            drop(raw.job);
         }
         self.queue.control.close(PATIENCE).await;
         assert!(self.tasks.stop(PATIENCE).await, "tasks remain");
@@ -132,7 +136,7 @@ async fn publish_during(open: &mut Open, meanwhile: impl Future<Output = ()>) ->
             let mut acknowledged = Vec::new();
             for n in 0..100 {
                 let record = Bytes::from(format!("record {worker} {n}"));
-                if publisher.publish(record.clone()).await.is_ok() {
+                if publisher.publish(Destination::Live, record.clone()).await.is_ok() {
                     acknowledged.push(record);
                 }
                 sleep(Duration::from_millis(10)).await;
@@ -383,6 +387,55 @@ async fn an_nsqd_that_answers_all_but_publishes_is_left_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_that_closes_each_connection_after_its_greeting_is_left_for_the_next() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"\0\0\0\x06\0\0\0\0OK").await;
+        }
+    });
+    let second = Nsqd::start().await;
+    let settings = [
+        ("QUEUE__NSQD", format!("{address},{}", second.tcp())),
+        ("QUEUE__NSQD_HTTP", String::new()),
+        ("QUEUE__PUBLISH_TIMEOUT", "20s".into()),
+        ("QUEUE__RETURN_AFTER", "200ms".into()),
+    ];
+    let open = open_unready(&settings).await;
+    for _ in 0..50 {
+        open.publish("to the second").await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(second.messages(LIVE).await, 50);
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nsqd_whose_http_alone_hangs_is_returned_to_once() {
+    let (first, second) = (Nsqd::start().await, Nsqd::start().await);
+    // it accepts and says nothing
+    let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = [
+        ("QUEUE__NSQD", format!("{},{}", first.tcp(), second.tcp())),
+        ("QUEUE__NSQD_HTTP", format!("{},{}", http.local_addr().unwrap(), second.http())),
+        ("QUEUE__LOOKUP_TIMEOUT", "1s".into()),
+        ("QUEUE__RETURN_AFTER", "200ms".into()),
+    ];
+    let open = open_unready(&settings).await;
+    returns_to(&open, &first, 0).await;
+    let took = second.messages(LIVE).await;
+    // many times return_after
+    for _ in 0..150 {
+        open.publish("to the first").await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(second.messages(LIVE).await, took, "it does not stay with the first nsqd");
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_starts_while_the_first_nsqd_hangs_publishes_to_the_next() {
     let (first, second) = (Nsqd::start().await, Nsqd::start().await);
     first.hang();
@@ -598,6 +651,16 @@ async fn a_paused_channel_of_the_node_keeps_it_unready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_that_is_no_replay_holds_is_told_within_its_time_too() {
+    let nsqd = Nsqd::start().await;
+    let settings = [("QUEUE__LOOKUP_INTERVAL", "200ms".into()), ("QUEUE__REPLAY_HOLD", "10m".into())];
+    let open = open(&[on(&[&nsqd]), settings.to_vec()].concat()).await;
+    nsqd.post(&format!("/channel/pause?topic={LIVE}&channel=node-1")).await;
+    open.unready("is paused").await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_nsqd_that_cannot_write_keeps_the_node_unready_until_it_can() {
     let nsqd = Nsqd::start().await;
     let quick = [("QUEUE__LOOKUP_INTERVAL", "200ms".into()), ("QUEUE__PUBLISH_TIMEOUT", "1s".into())];
@@ -650,14 +713,12 @@ async fn a_raw_push_keeps_its_origin_when_it_comes_again() {
     let nsqd = Nsqd::start().await;
     let mut open = open(&on(&[&nsqd])).await;
     nsqd.publish(TOPIC, b"raw".to_vec()).await;
-    let raw = open.queue.raw.as_mut().unwrap();
-    let job = timeout(PATIENCE, raw.next()).await.unwrap().unwrap();
+    let RawJob { job, origin } = timeout(PATIENCE, open.raw.next()).await.unwrap().unwrap();
     assert_eq!((&job.record[..], job.attempts), (&b"raw"[..], 1));
-    let origin = job.origin.unwrap();
     job.requeue(Duration::ZERO);
-    let job = timeout(PATIENCE, raw.next()).await.unwrap().unwrap();
-    assert_eq!((job.origin, job.attempts), (Some(origin), 2));
-    job.finish();
+    let again = timeout(PATIENCE, open.raw.next()).await.unwrap().unwrap();
+    assert_eq!((again.origin, again.job.attempts), (origin, 2));
+    again.job.finish();
     open.close().await;
 }
 
@@ -672,9 +733,8 @@ async fn raw_pushes_of_a_node_that_stops_go_to_the_others() {
         nsqd.publish(TOPIC, record.to_vec()).await;
     }
     first.close().await;
-    let raw = second.queue.raw.as_mut().unwrap();
     while !expected.is_empty() {
-        let job = timeout(PATIENCE, raw.next()).await.unwrap().unwrap();
+        let RawJob { job, .. } = timeout(PATIENCE, second.raw.next()).await.unwrap().unwrap();
         expected.remove(&job.record);
         job.finish();
     }
@@ -715,7 +775,7 @@ async fn the_channel_of_a_gone_node_is_deleted_everywhere() {
         sleep(Duration::from_millis(50)).await;
     }
     let config = configured(&[on(&[&named]), vec![("QUEUE__LOOKUPD", lookupd.http())]].concat()).queue;
-    assert_eq!(delete_channel(&config, "node-1").await, Ok(2));
+    assert_eq!(forget_node(&config, "node-1").await, Ok(2));
     for nsqd in [&named, &found] {
         assert!(nsqd.channel(LIVE, "node-1").await.is_null());
         assert!(!nsqd.channel(LIVE, "node-2").await.is_null(), "that of another node stays");
@@ -725,7 +785,7 @@ async fn the_channel_of_a_gone_node_is_deleted_everywhere() {
     while lookupd.get(&format!("/channels?topic={LIVE}")).await["channels"] != json!(["node-2"]) {
         assert!(started.elapsed() < PATIENCE, "nsqlookupd keeps the channel");
         sleep(Duration::from_millis(50)).await;
-        delete_channel(&config, "node-1").await.unwrap();
+        forget_node(&config, "node-1").await.unwrap();
     }
 }
 

@@ -15,20 +15,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config},
+    config::Config,
     proto::etcd::{Compare, KeyValue, RequestOp, TxnRequest},
-    queue::nsq::admin,
     telemetry::Metrics,
 };
 
 use super::{
+    ForgetNode,
     etcd::{Client, Etcd, Fault},
     node::{self, Entry, Keys},
 };
 
 pub(super) struct Cleaner {
     etcd: Etcd,
-    queue: config::Queue,
+    forget_node: ForgetNode,
     grace: Duration,
     metrics: Arc<Metrics>,
     /// Deletions that failed, with their reason: each is told once.
@@ -36,14 +36,8 @@ pub(super) struct Cleaner {
 }
 
 impl Cleaner {
-    pub(super) fn new(etcd: Etcd, config: &Config, metrics: &Arc<Metrics>) -> Self {
-        Self {
-            etcd,
-            queue: config.queue.clone(),
-            grace: config.cluster.channel_grace,
-            metrics: metrics.clone(),
-            told: HashMap::new(),
-        }
+    pub(super) fn new(etcd: Etcd, forget_node: ForgetNode, config: &Config, metrics: &Arc<Metrics>) -> Self {
+        Self { etcd, forget_node, grace: config.cluster.channel_grace, metrics: metrics.clone(), told: HashMap::new() }
     }
 
     /// Looks when a node is gone, and every quarter of the grace time, until cancelled.
@@ -142,14 +136,7 @@ impl Cleaner {
         entry: &KeyValue,
         within: Duration,
     ) -> Result<(), Fault> {
-        let delete = async {
-            // a node that is cut off from etcd alone serves on
-            match admin::reader(&self.queue, id).await? {
-                Some(nsqd) => Err(format!("it is read at {nsqd}: the node lives and does not reach etcd")),
-                None => admin::delete_channel(&self.queue, id).await,
-            }
-        };
-        let deleted = tokio::time::timeout(within, delete).await;
+        let deleted = tokio::time::timeout(within, (self.forget_node)(id.to_owned())).await;
         match deleted.unwrap_or_else(|_| Err("the nsqds did not answer in time".into())) {
             Ok(channels) => {
                 self.told.remove(id);

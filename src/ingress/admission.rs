@@ -16,7 +16,7 @@ use crate::{
     hub::{Census, Hub},
     lifecycle::{Phase, Phases},
     push::{Push, PushId},
-    queue::{Publisher, State, record},
+    queue::{Destination, Publisher, QueueState, record},
     telemetry::{Count, Metrics},
 };
 
@@ -28,7 +28,7 @@ struct Inner {
     bounds: Bounds,
     keys: Keys,
     publisher: Publisher,
-    queue: tokio::sync::watch::Receiver<State>,
+    queue: tokio::sync::watch::Receiver<QueueState>,
     hub: Hub,
     phases: Phases,
     metrics: Arc<Metrics>,
@@ -79,7 +79,7 @@ impl Admission {
     pub fn new(
         config: &Config,
         publisher: Publisher,
-        queue: tokio::sync::watch::Receiver<State>,
+        queue: tokio::sync::watch::Receiver<QueueState>,
         hub: Hub,
         phases: Phases,
         metrics: &Arc<Metrics>,
@@ -142,7 +142,7 @@ impl Admission {
             .into_iter()
             .map(|draft| {
                 let push = draft.and_then(|draft| self.admit(draft))?;
-                records.push(record::encode(&push));
+                records.push((Destination::Live, record::encode(&push)));
                 Ok(push.id)
             })
             .collect();
@@ -208,8 +208,8 @@ impl Admission {
             Phase::Serving => {}
         }
         match &*self.0.queue.borrow() {
-            State::Ready => Ok(()),
-            State::NotReady(reason) => Err(format!("the queue is not ready: {reason}")),
+            QueueState::Ready => Ok(()),
+            QueueState::NotReady(reason) => Err(format!("the queue is not ready: {reason}")),
         }
     }
 
@@ -243,7 +243,7 @@ impl Admission {
     }
 
     async fn publish(&self, push: &Push) -> Result<PushId, Refusal> {
-        self.0.publisher.publish(record::encode(push)).await?;
+        self.0.publisher.publish(Destination::Live, record::encode(push)).await?;
         Ok(push.id)
     }
 
@@ -281,6 +281,6 @@ impl Drop for Waits {
 
 /// What a waiter has seen of readiness.
 pub struct Seen {
-    queue: tokio::sync::watch::Receiver<State>,
+    queue: tokio::sync::watch::Receiver<QueueState>,
     phase: tokio::sync::watch::Receiver<Phase>,
 }

@@ -2,7 +2,10 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{
+    Stream, StreamExt,
+    stream::{self, FuturesUnordered},
+};
 use prost::Message;
 use tokio::sync::oneshot;
 
@@ -16,44 +19,48 @@ use crate::{
     lifecycle::Tasks,
     proto::rpc::PushRequest,
     push::PushId,
-    queue::{Job, Jobs, Origin},
+    queue::{
+        Job,
+        nsq::{Origin, RawControl, RawJob, RawTopic},
+    },
 };
 
 /// The longest wait before a requeued push comes again.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// Takes `raw` until its end: each push admitted, published, then finished; what cannot be is finished, counted and logged.
-pub fn start(config: &config::Queue, raw: Jobs, admission: Admission, tasks: &Tasks) -> Inlet {
+pub fn start(config: &config::Queue, raw: RawTopic, admission: Admission, tasks: &Tasks) -> Inlet {
+    let control = raw.control();
+    let raw = stream::unfold(raw, async |mut raw| Some((raw.next().await?, raw)));
     let (ended, done) = oneshot::channel();
-    let inlet = Taker {
-        admission,
-        max_attempts: config.max_attempts,
-        requeue_delay: config.requeue_delay,
-        // well before the backend would hand it out again
-        touch_every: config.job_timeout / 2,
-    };
+    let taker = Taker::new(config, admission);
     let (limit, cancelled) = (config.max_in_flight, tasks.cancelled());
     tasks.spawn_until_done("raw pushes", async move {
         tokio::select! {
-            () = inlet.run(raw, limit) => {}
-            // what is in hand is requeued as it is dropped
+            () = taker.run(raw, limit) => {}
+            // what is in flight is requeued as it is dropped
             () = cancelled.cancelled() => {}
         }
         drop(ended);
     });
-    Inlet { done }
+    Inlet { control, done }
 }
 
 /// The running ingress of raw pushes.
 pub struct Inlet {
+    control: RawControl,
     done: oneshot::Receiver<()>,
 }
 
 impl Inlet {
-    /// Waits until the jobs' end was reached and each push in hand is published or requeued, `within` at most.
-    pub async fn drained(self, within: Duration) {
-        if tokio::time::timeout(within, self.done).await.is_err() {
-            tracing::warn!("raw pushes were still in hand when the drain's time was over; they come again");
+    /// Takes no more, and returns once each push in flight is published or requeued, `within` at most.
+    pub async fn drain(self, within: Duration) {
+        let drained = async {
+            self.control.stop().await;
+            let _ = self.done.await;
+        };
+        if tokio::time::timeout(within, drained).await.is_err() {
+            tracing::warn!("raw pushes were still in flight when the drain's time was over; they come again");
         }
     }
 }
@@ -66,7 +73,18 @@ struct Taker {
 }
 
 impl Taker {
-    async fn run(&self, mut raw: Jobs, limit: usize) {
+    fn new(config: &config::Queue, admission: Admission) -> Self {
+        Self {
+            admission,
+            max_attempts: config.max_attempts,
+            requeue_delay: config.requeue_delay,
+            // well before the backend would hand it out again
+            touch_every: config.job_timeout / 2,
+        }
+    }
+
+    async fn run(&self, raw: impl Stream<Item = RawJob>, limit: usize) {
+        let mut raw = pin!(raw);
         // polled first in the order in which they came, which is the order in which they are published
         let mut waiting = FuturesUnordered::new();
         loop {
@@ -82,13 +100,14 @@ impl Taker {
         while waiting.next().await.is_some() {}
     }
 
-    async fn take(&self, job: Job) {
+    async fn take(&self, RawJob { job, origin }: RawJob) {
         if job.attempts > self.max_attempts {
             self.admission.give_up(Source::Nsq);
             log_drop(&job, "given_up", "it came more often than [queue] max_attempts");
             return job.finish();
         }
-        let (id, draft) = (id_of(&job), read(&job.record));
+        let id = id_of(origin, &job.record);
+        let draft = read(&job.record);
         let mut push = pin!(self.admission.push_in_hand(Source::Nsq, id, draft));
         let outcome = loop {
             match tokio::time::timeout(self.touch_every, &mut push).await {
@@ -124,11 +143,8 @@ fn read(raw: &[u8]) -> Result<Draft, Refusal> {
 }
 
 /// The same for each redelivery.
-fn id_of(job: &Job) -> PushId {
-    match job.origin {
-        Some(Origin { millis, id }) => PushId::from_parts(millis, fnv1a(&[&id, &job.record])),
-        None => PushId::generate(),
-    }
+fn id_of(origin: Origin, record: &[u8]) -> PushId {
+    PushId::from_parts(origin.millis, fnv1a(&[&origin.id, record]))
 }
 
 /// FNV-1a in 128 bits over `parts`: ids of raw pushes rest on it, so it must never change.
@@ -157,7 +173,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        bundles,
         hub::Hub,
         lifecycle::{Phase, Phases},
         queue::{self, record},
@@ -190,7 +205,7 @@ mod tests {
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
         let state = queue.control.state.clone();
         let admission = Admission::new(&config, queue.publisher, state, hub, phases.clone(), &metrics);
-        // what is in hand in a drain is published all the same
+        // what is in flight in a drain is published all the same
         phases.enter(Phase::Draining);
 
         let push = |content: &str| {
@@ -201,23 +216,23 @@ mod tests {
         let asking = |option: PushRequest| {
             Bytes::from(PushRequest { to: vec!["card".into()], content: "x".into(), ..option }.encode_to_vec())
         };
-        let origin = |n: u8| Some(Origin { millis: 1_700_000_000_000, id: [n; 16] });
-        let (jobs, raw) = bundles::channel(16);
-        for (record, attempts, origin) in [
-            (push("first"), 1, origin(1)),
-            (Bytes::from_static(b"rubbish"), 1, origin(2)),
-            (push("second"), 2, origin(3)),
-            (Bytes::from(PushRequest::default().encode_to_vec()), 1, origin(4)),
-            (push("too often"), config.queue.max_attempts + 1, origin(5)),
-            (asking(PushRequest { offline: true, ..Default::default() }), 1, origin(6)),
-            (asking(PushRequest { ttl: 60, ..Default::default() }), 1, origin(7)),
-            (push("first"), 2, origin(1)),
-        ] {
-            jobs.send(vec![Job { record, attempts, origin, hand: None }]).await.unwrap();
-        }
-        drop(jobs);
-        let inlet = start(&config.queue, Jobs::detached(raw), admission, &tasks);
-        tokio::time::timeout(Duration::from_secs(30), inlet.done).await.unwrap().unwrap_err();
+        let raw = [
+            (push("first"), 1, 1),
+            (Bytes::from_static(b"rubbish"), 1, 2),
+            (push("second"), 2, 3),
+            (Bytes::from(PushRequest::default().encode_to_vec()), 1, 4),
+            (push("too often"), config.queue.max_attempts + 1, 5),
+            (asking(PushRequest { offline: true, ..Default::default() }), 1, 6),
+            (asking(PushRequest { ttl: 60, ..Default::default() }), 1, 7),
+            (push("first"), 2, 1),
+        ]
+        .map(|(record, attempts, n)| RawJob {
+            job: Job::detached(record, attempts),
+            origin: Origin { millis: 1_700_000_000_000, id: [n; 16] },
+        });
+        let taker = Taker::new(&config.queue, admission);
+        let all = taker.run(stream::iter(raw), config.queue.max_in_flight);
+        tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
 
         let mut published = Vec::new();
         for _ in 0..3 {

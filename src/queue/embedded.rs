@@ -12,11 +12,12 @@
 mod chunk;
 mod disk;
 mod journal;
+mod log;
 mod place;
 mod row;
 mod shared;
 mod state;
-mod store;
+
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -31,28 +32,28 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{BackendControl, Jobs, OpenError, PublishError, Queue, State};
+use super::{BackendControl, Destination, Jobs, OpenError, PublishError, Queue, QueueState, waiter::Acknowledgement};
 use crate::{bundles, config, lifecycle::Tasks, telemetry::Metrics};
-use shared::{Bounds, Shared};
+use shared::{LogLimits, SharedLog};
 
-/// See [`super::open`].
+/// Opens the log in `[data] dir`.
 ///
 /// # Errors
-/// As there.
+/// What cannot be mended by waiting: a folder that is in use or unwritable, a damaged file.
 pub async fn open(config: &config::Queue, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
-    open_on(store::folder(config.dir.clone()), Bounds::of(config), tasks, metrics).await
+    open_on(log::folder(config.dir.clone()), LogLimits::of(config), tasks, metrics).await
 }
 
 /// On any storage: tests have one that forgets what was not synced.
 async fn open_on(
-    storage: store::Open,
-    bounds: Bounds,
+    storage: log::OpenLog,
+    limits: LogLimits,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
 ) -> Result<Queue, OpenError> {
-    let (jobs, bundles) = bundles::channel(bounds.max_in_flight);
-    let (ready, state) = watch::channel(State::NotReady("it is being opened".into()));
-    let shared = Arc::new(Shared::new(bounds, jobs, ready, metrics.clone()));
+    let (jobs, bundles) = bundles::channel(limits.max_in_flight);
+    let (ready, state) = watch::channel(QueueState::NotReady("it is being opened".into()));
+    let shared = Arc::new(SharedLog::new(limits, jobs, ready, metrics.clone()));
     let ended = CancellationToken::new();
     let (opened, opening) = oneshot::channel();
     let thread = {
@@ -90,7 +91,6 @@ async fn open_on(
     Ok(Queue {
         publisher: super::Publisher::Embedded(Publisher { shared }),
         jobs: Jobs { bundles },
-        raw: None,
         control: super::Control {
             state,
             backlog: watch::channel(backlog).1,
@@ -102,34 +102,49 @@ async fn open_on(
 /// See [`super::Publisher`].
 #[derive(Clone)]
 pub struct Publisher {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
 }
 
 impl Publisher {
+    pub(crate) fn publish(
+        &self,
+        destination: Destination,
+        record: Bytes,
+    ) -> Result<impl Future<Output = Result<(), PublishError>> + use<>, PublishError> {
+        let deadline = self.deadline();
+        self.shared.admit(destination, record).map(|acknowledgement| acknowledged(acknowledgement, deadline))
+    }
+
     pub(crate) fn publish_all(
         &self,
-        records: Vec<Bytes>,
+        records: Vec<(Destination, Bytes)>,
     ) -> Vec<Result<impl Future<Output = Result<(), PublishError>> + use<>, PublishError>> {
-        let deadline = Instant::now() + self.shared.bounds.publish_timeout;
-        let waits = |outcome| async move {
-            match timeout_at(deadline, outcome).await {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(_)) => Err(PublishError::Unavailable("it was closed before it had the push".into())),
-                Err(_) => Err(PublishError::TimedOut),
-            }
-        };
-        self.shared.admit(records).into_iter().map(|admitted| admitted.map(waits)).collect()
+        let deadline = self.deadline();
+        let admitted = self.shared.admit_all(records).into_iter();
+        admitted.map(|one| one.map(|acknowledgement| acknowledged(acknowledgement, deadline))).collect()
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.shared.limits.publish_timeout
     }
 }
 
-pub(crate) struct Hand {
-    shared: Arc<Shared>,
+async fn acknowledged(acknowledgement: Acknowledgement, deadline: Instant) -> Result<(), PublishError> {
+    match timeout_at(deadline, acknowledgement).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(PublishError::Unavailable("it was closed before it had the push".into())),
+        Err(_) => Err(PublishError::TimedOut),
+    }
+}
+
+pub(crate) struct Acker {
+    shared: Arc<SharedLog>,
     seq: u64,
     attempts: u32,
     record: Bytes,
 }
 
-impl Hand {
+impl Acker {
     pub(crate) fn finish(self) {
         self.shared.finish(self.seq, self.record.len());
     }
@@ -147,7 +162,7 @@ impl Hand {
 }
 
 pub(crate) struct Control {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     ended: CancellationToken,
 }
 

@@ -4,21 +4,23 @@
 //! NSQ clients come from `<topic>` through a channel that all nodes share.
 //!
 //! ```text
-//! publish ─▶ publisher (one session at a time, FIFO acks) ─▶ nsqd ─▶ link (one for each nsqd) ─▶ jobs
-//!                                    nsqlookupd ─▶ fleet (which links there are) ┘
+//! publish ─▶ publisher (one producer at a time, FIFO acks) ─▶ nsqd ─▶ consumer (one for each nsqd) ─▶ jobs
+//!                               nsqlookupd ─▶ discovery (which consumers there are) ┘
 //! ```
 
-pub mod admin;
-mod fleet;
-mod hand;
+mod acker;
+mod admin;
+mod consumer;
+mod discovery;
 mod health;
-mod link;
+mod liveness;
 mod nsqds;
 mod pending;
+mod producer;
 pub mod protocol;
 mod publisher;
-mod sentinel;
-mod session;
+mod raw;
+mod topics;
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,14 +32,19 @@ use tokio_nsq::{NSQChannel, NSQTopic};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    admin::{Admin, Daemon},
+    admin::{Admin, NsqdAddress},
+    consumer::TopicContext,
+    discovery::ConsumerTasks,
     health::Health,
+    topics::Topics,
 };
 use super::{BackendControl, Control as QueueControl, Jobs, OpenError, Publisher as QueuePublisher, Queue};
 use crate::{bundles, config, lifecycle::Tasks, telemetry::Metrics};
 
-pub(crate) use hand::Hand;
+pub(crate) use acker::Acker;
+pub use admin::forget_node;
 pub use publisher::Publisher;
+pub use raw::{Origin, RawControl, RawJob, RawTopic};
 
 /// Longest wait for a TCP connection to an nsqd.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -64,7 +71,9 @@ impl Backoff {
     }
 }
 
-/// See [`super::open`].
+/// Opens the queue of the node of this id on the nsqds of `[queue] nsqd`, and the raw topic beside it. `members` are the ids of
+/// the living nodes, this one too: the channel of each is created at an nsqd before the first publish there; none are known
+/// without a cluster. An nsqd that is away is no error: the state says it.
 ///
 /// # Errors
 /// A name that NSQ does not take, or no nsqd to talk to.
@@ -74,7 +83,7 @@ pub async fn open(
     members: watch::Receiver<Vec<String>>,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
-) -> Result<Queue, OpenError> {
+) -> Result<(Queue, RawTopic), OpenError> {
     if config.nsqd.is_empty() {
         return Err(OpenError("[queue] nsqd is empty; name at least one nsqd (host:port) to publish to".into()));
     }
@@ -84,89 +93,97 @@ pub async fn open(
     tasks.spawn_until_done("nsq health", {
         let (state, cancelled) = (state.clone(), tasks.cancelled());
         async move {
-            cancelled.run_until_cancelled(health::tell(state)).await;
+            cancelled.run_until_cancelled(health::log_changes(state)).await;
         }
     });
-    let live = admin::live(config);
-    let base =
-        Base { config: Arc::new(config.clone()), node: node.as_str().into(), admin, health, metrics: metrics.clone() };
+    let nsq = NsqContext {
+        config: Arc::new(config.clone()),
+        topics: Arc::new(Topics::new(config)),
+        node: node.as_str().into(),
+        admin,
+        health,
+        metrics: metrics.clone(),
+    };
     // whoever joins the moment that the node serves must get what any node publishes from then on; an nsqd that is away now
     // has nothing to miss, and gets the channel once it is back
-    if let Err(error) = base.admin.lay_everywhere(config, &live, node.as_str()).await {
+    if let Err(error) = nsq.admin.create_channel_everywhere(config, &nsq.topics.live, node.as_str()).await {
         tracing::debug!(error, "nsq: not every nsqd has the node's channel yet");
     }
-    // separate: the publisher and the links outlive the hand-outs
+    // separate: the publisher and the consumers outlive the hand-outs
     let (closing, tracker) = (tasks.cancelled().child_token(), TaskTracker::new());
-    let publisher = publisher::start(&base, members, &live, &closing, &tracker, tasks);
-    let start = |group: &'static str, name: &str, channel: &str, bound: usize| {
-        let (jobs, bundles) = bundles::channel(bound);
-        let stop = closing.child_token();
-        let hands = Arc::new(Semaphore::new(bound));
-        let names = (topic(name)?, self::channel(channel)?);
-        let (own, hold) = ((group == "live").then(|| backlog.clone()), Arc::default());
-        let setup = link::Setup {
-            base: base.clone(),
+    let publisher = publisher::start(&nsq, members, &closing, &tracker, tasks);
+    let consume = |group: &'static str, name: &str, channel: &str, limit: usize, own: Option<watch::Sender<bool>>| {
+        let (jobs, bundles) = bundles::channel(limit);
+        let consumers = TopicConsumers {
+            permits: Arc::new(Semaphore::new(limit)),
+            limit,
+            stopped: closing.child_token(),
+            stopping: TaskTracker::new(),
+        };
+        let topic = TopicContext {
+            nsq: nsq.clone(),
             group,
-            topic: name.into(),
+            name: name.into(),
             channel: channel.into(),
-            names,
+            checked: (checked_topic(name)?, checked_channel(channel)?),
             own,
             started: Instant::now(),
-            hold,
-            max_in_flight: bound,
-            hands: hands.clone(),
+            hold: Arc::default(),
+            max_in_flight: limit,
+            permits: consumers.permits.clone(),
             client_id: format!("{}-{:016x}", node.as_str(), fastrand::u64(..)),
         };
-        let pausing = TaskTracker::new();
-        let life = fleet::Life {
+        let consumer_tasks = ConsumerTasks {
             jobs,
-            stopped: stop.clone(),
+            stopped: consumers.stopped.clone(),
             closing: closing.clone(),
-            pausing: pausing.clone(),
+            stopping: consumers.stopping.clone(),
             tracker: tracker.clone(),
             tasks: tasks.clone(),
         };
-        fleet::start(setup, life);
-        pausing.close();
-        Ok::<_, OpenError>((Jobs { bundles }, Side { hands, bound, stop, pausing }))
+        discovery::start(topic, consumer_tasks);
+        consumers.stopping.close();
+        Ok::<_, OpenError>((Jobs { bundles }, consumers))
     };
-    let (jobs, live_side) = start("live", &live, node.as_str(), config.max_in_flight)?;
-    // a raw push is published before it is finished, so that more in hand than may be published would only be refused
-    let bound = config.max_in_flight.min(config.max_publishes.div_ceil(2));
-    let (raw, raw_side) = start("raw", &config.topic, &config.channel, bound)?;
-    let backend = Control { publisher: publisher.clone(), closing, tracker, live: live_side, raw: raw_side };
-    Ok(Queue {
+    let (jobs, live) = consume("live", &nsq.topics.live, node.as_str(), config.max_in_flight, Some(backlog))?;
+    // a raw push is published before it is finished, so that more in flight than may be published would only be refused
+    let limit = config.max_in_flight.min(config.max_publishes.div_ceil(2));
+    let (raw_jobs, raw) = consume("raw", &nsq.topics.raw, &config.channel, limit, None)?;
+    let raw_topic = RawTopic { jobs: raw_jobs, consumers: raw.clone() };
+    let backend = Control { publisher: publisher.clone(), closing, tracker, live, raw };
+    let queue = Queue {
         publisher: QueuePublisher::Nsq(publisher),
         jobs,
-        raw: Some(raw),
         control: QueueControl { state, backlog: has_backlog, backend: BackendControl::Nsq(backend) },
-    })
+    };
+    Ok((queue, raw_topic))
 }
 
-fn topic(name: &str) -> Result<Arc<NSQTopic>, OpenError> {
+fn checked_topic(name: &str) -> Result<Arc<NSQTopic>, OpenError> {
     NSQTopic::new(name).ok_or_else(|| OpenError(format!("NSQ takes no topic {name:?}; correct [queue] topic")))
 }
 
-fn channel(name: &str) -> Result<Arc<NSQChannel>, OpenError> {
+fn checked_channel(name: &str) -> Result<Arc<NSQChannel>, OpenError> {
     let fault = || OpenError(format!("NSQ takes no channel {name:?}; correct [queue] channel or [node] id"));
     NSQChannel::new(name).ok_or_else(fault)
 }
 
 /// What all parts need.
 #[derive(Clone)]
-struct Base {
+struct NsqContext {
     config: Arc<config::Queue>,
+    topics: Arc<Topics>,
     node: Arc<str>,
     admin: Admin,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
 }
 
-impl Base {
+impl NsqContext {
     /// The configured nsqds.
-    fn daemons(&self) -> Vec<Daemon> {
+    fn nsqds(&self) -> Vec<NsqdAddress> {
         let http = self.config.nsqd_http.iter().cloned().map(Some).chain(std::iter::repeat(None));
-        self.config.nsqd.iter().cloned().zip(http).map(|(tcp, http)| Daemon { tcp, http }).collect()
+        self.config.nsqd.iter().cloned().zip(http).map(|(tcp, http)| NsqdAddress { tcp, http }).collect()
     }
 
     fn rebuilt(&self, side: &'static str, address: &str, reason: &str) {
@@ -174,7 +191,8 @@ impl Base {
         self.metrics.queue_rebuilds.get_or_create(&[("side", side)]).inc();
     }
 
-    fn shared(&self) -> tokio_nsq::NSQConfigShared {
+    /// What each of tokio-nsq's clients is built with.
+    fn tokio_nsq_config(&self) -> tokio_nsq::NSQConfigShared {
         tokio_nsq::NSQConfigShared::new()
             .set_flush_interval(self.config.flush_interval)
             .set_backoff_max_wait(Duration::from_secs(2))
@@ -185,21 +203,28 @@ impl Base {
     }
 }
 
-/// The jobs of one topic, as [`Control`] sees them.
-struct Side {
-    /// A permit for each job that is in hand.
-    hands: Arc<Semaphore>,
-    bound: usize,
-    stop: CancellationToken,
+/// The consumers of one topic together, to be stopped.
+#[derive(Clone)]
+struct TopicConsumers {
+    /// One for each job in flight.
+    permits: Arc<Semaphore>,
+    limit: usize,
+    stopped: CancellationToken,
     /// Who has yet to stop.
-    pausing: TaskTracker,
+    stopping: TaskTracker,
 }
 
-impl Side {
+impl TopicConsumers {
     /// Hands out no more.
     async fn stop(&self) {
-        self.stop.cancel();
-        self.pausing.wait().await;
+        self.stopped.cancel();
+        self.stopping.wait().await;
+    }
+
+    /// Resolves once no job is in flight.
+    async fn idle(&self) {
+        let all = u32::try_from(self.limit).unwrap_or(u32::MAX);
+        let _ = self.permits.acquire_many(all).await;
     }
 }
 
@@ -208,31 +233,26 @@ pub(crate) struct Control {
     publisher: Publisher,
     closing: CancellationToken,
     tracker: TaskTracker,
-    live: Side,
-    raw: Side,
+    live: TopicConsumers,
+    raw: TopicConsumers,
 }
 
 impl Control {
     pub(crate) async fn stop_jobs(&self) {
-        self.stop_raw().await;
-        self.live.stop().await;
-    }
-
-    pub(crate) async fn stop_raw(&self) {
         self.raw.stop().await;
+        self.live.stop().await;
     }
 
     pub(crate) async fn close(self, within: Duration) {
         let deadline = Instant::now() + within;
         let idle = async {
             self.stop_jobs().await;
-            for side in [&self.live, &self.raw] {
-                let _ = side.hands.acquire_many(u32::try_from(side.bound).unwrap_or(u32::MAX)).await;
-            }
+            self.live.idle().await;
+            self.raw.idle().await;
             self.publisher.idle().await;
         };
         if timeout_at(deadline, idle).await.is_err() {
-            tracing::warn!("nsq: closed with jobs in hand; nsqd gives them out again after its --msg-timeout");
+            tracing::warn!("nsq: closed with jobs in flight; nsqd gives them out again after its --msg-timeout");
         }
         self.closing.cancel();
         self.tracker.close();

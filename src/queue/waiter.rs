@@ -16,16 +16,16 @@ pub(crate) struct Waiter {
 }
 
 /// Where the outcome comes out.
-pub(crate) type Outcome = oneshot::Receiver<Result<(), PublishError>>;
+pub(crate) type Acknowledgement = oneshot::Receiver<Result<(), PublishError>>;
 
 impl Waiter {
-    pub(crate) fn new(metrics: &Arc<Metrics>) -> (Self, Outcome) {
+    pub(crate) fn new(metrics: &Arc<Metrics>) -> (Self, Acknowledgement) {
         let (answer, outcome) = oneshot::channel();
         let counted = Counted::new(&metrics.publishes);
         (Self { answer, since: Instant::now(), metrics: metrics.clone(), counted }, outcome)
     }
 
-    pub(crate) fn tell(self, outcome: Result<(), PublishError>) {
+    pub(crate) fn resolve(self, outcome: Result<(), PublishError>) {
         drop(self.counted);
         if outcome.is_ok() {
             self.metrics.publish_seconds.observe(self.since.elapsed().as_secs_f64());

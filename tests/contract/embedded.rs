@@ -1,6 +1,13 @@
 //! The contract on the embedded log.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use oxipush::{
+    config::Config,
+    lifecycle::Tasks,
+    queue::{self, OpenError, Queue},
+    telemetry::Metrics,
+};
 
 use crate::suite::{Backend, Settings};
 
@@ -19,5 +26,9 @@ impl Backend for Embedded {
     fn settings(&self) -> Settings {
         let dir = self.dir.path().to_str().unwrap().to_owned();
         vec![("QUEUE__BACKEND", "embedded".into()), ("DATA__DIR", dir)]
+    }
+
+    async fn open(config: &Config, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
+        queue::embedded::open(&config.queue, tasks, metrics).await
     }
 }

@@ -1,6 +1,13 @@
 //! The contract on a real nsqd.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use oxipush::{
+    config::Config,
+    lifecycle::Tasks,
+    queue::{self, OpenError, Queue},
+    telemetry::Metrics,
+};
 
 use crate::{
     suite::{Backend, Settings},
@@ -21,5 +28,11 @@ impl Backend for Nsq {
 
     fn settings(&self) -> Settings {
         vec![("QUEUE__BACKEND", "nsq".into()), ("QUEUE__NSQD", self.nsqd.tcp()), ("QUEUE__NSQD_HTTP", self.nsqd.http())]
+    }
+
+    async fn open(config: &Config, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
+        let nobody = tokio::sync::watch::channel(Vec::new()).1;
+        let (queue, _raw) = queue::nsq::open(&config.queue, &config.node.id, nobody, tasks, metrics).await?;
+        Ok(queue)
     }
 }

@@ -10,9 +10,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use oxipush::{
-    config,
+    config::{self, Config},
     lifecycle::{Died, Tasks},
-    queue::{self, Job, PublishError, Queue, State},
+    queue::{Destination, Job, OpenError, PublishError, Queue, QueueState},
     telemetry::Metrics,
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -35,6 +35,13 @@ pub trait Backend: Sized + Send + Sync {
 
     /// How its queue is configured.
     fn settings(&self) -> Settings;
+
+    /// Opens its queue.
+    fn open(
+        config: &Config,
+        tasks: &Tasks,
+        metrics: &Arc<Metrics>,
+    ) -> impl Future<Output = Result<Queue, OpenError>> + Send;
 }
 
 /// An open queue and what it needs.
@@ -55,17 +62,16 @@ pub async fn open<B: Backend>(backend: &B, settings: &[(&'static str, &str)]) ->
     let config = config.unwrap();
     let (tasks, deaths) = Tasks::new();
     let metrics = Arc::new(Metrics::new());
-    let nobody = tokio::sync::watch::channel(Vec::new()).1;
-    let queue = queue::open(&config.queue, &config.node.id, nobody, &tasks, &metrics).await.unwrap();
+    let queue = B::open(&config, &tasks, &metrics).await.unwrap();
     let mut state = queue.control.state.clone();
-    let ready = timeout(PATIENCE, state.wait_for(|state| *state == State::Ready)).await.map(|state| state.is_ok());
+    let ready = timeout(PATIENCE, state.wait_for(|state| *state == QueueState::Ready)).await.map(|state| state.is_ok());
     assert_eq!(ready, Ok(true), "{:?}", *queue.control.state.borrow());
     Open { queue, metrics, tasks, deaths }
 }
 
 impl Open {
     async fn publish(&self, record: impl Into<Bytes>) {
-        self.queue.publisher.publish(record.into()).await.unwrap();
+        self.queue.publisher.publish(Destination::Live, record.into()).await.unwrap();
     }
 
     async fn job(&mut self) -> Job {
@@ -128,7 +134,8 @@ pub async fn jobs_come_in_the_order_of_their_publishes<B: Backend>() {
     let mut open = open(&backend, &[]).await;
     let publisher = &open.queue.publisher;
     // all at once: what is gathered into one write keeps its order
-    let published = join_all((0..500_u32).map(|n| publisher.publish(n.to_be_bytes().to_vec().into()))).await;
+    let published =
+        join_all((0..500_u32).map(|n| publisher.publish(Destination::Live, n.to_be_bytes().to_vec().into()))).await;
     assert!(published.iter().all(Result::is_ok));
     for n in 0..500_u32 {
         let job = open.job().await;
@@ -141,7 +148,8 @@ pub async fn jobs_come_in_the_order_of_their_publishes<B: Backend>() {
 pub async fn what_is_acknowledged_waits_no_more_though_nobody_reads_the_outcome<B: Backend>() {
     let backend = B::start().await;
     let open = open(&backend, &[]).await;
-    let unread = open.queue.publisher.publish_all((0..20).map(|n| Bytes::from(format!("record {n}"))).collect());
+    let records = (0..20).map(|n| (Destination::Live, Bytes::from(format!("record {n}"))));
+    let unread = open.queue.publisher.publish_all(records.collect());
     // acknowledged in their order
     open.publish("the last").await;
     let text = open.metrics.text();
@@ -201,7 +209,7 @@ pub async fn a_requeued_job_waits_for_its_delay<B: Backend>() {
     open.close(PATIENCE).await;
 }
 
-pub async fn a_touched_job_stays_in_hand<B: Backend>() {
+pub async fn a_touched_job_stays_in_flight<B: Backend>() {
     let backend = B::start().await;
     let mut open = open(&backend, &[]).await;
     open.publish("slow work").await;
@@ -221,7 +229,7 @@ pub async fn a_job_that_is_never_answered_comes_again<B: Backend>() {
     let mut before = open(&backend, &[]).await;
     before.publish("forgotten").await;
     let held = before.job().await;
-    // the gateway's time is over while a job is still in hand
+    // the gateway's time is over while a job is still in flight
     before.close(Duration::from_millis(200)).await;
     held.finish();
     let mut after = open(&backend, &[]).await;
@@ -234,14 +242,14 @@ pub async fn a_job_that_is_never_answered_comes_again<B: Backend>() {
 pub async fn stopped_jobs_end_while_publishes_and_answers_go_on<B: Backend>() {
     let backend = B::start().await;
     let mut before = open(&backend, &[]).await;
-    before.publish("in hand").await;
-    let in_hand = before.job().await;
+    before.publish("in flight").await;
+    let in_flight = before.job().await;
     before.queue.control.stop_jobs().await;
     before.publish("for the next").await;
     while let Some(job) = timeout(PATIENCE, before.queue.jobs.next()).await.expect("the jobs end") {
         drop(job);
     }
-    in_hand.finish();
+    in_flight.finish();
     before.close(PATIENCE).await;
     let mut after = open(&backend, &[]).await;
     let job = after.job().await;
@@ -255,7 +263,7 @@ pub async fn publishes_past_the_bound_are_refused_at_once<B: Backend>() {
     let backend = B::start().await;
     let mut open = open(&backend, &[("QUEUE__MAX_PUBLISHES", "2")]).await;
     let publisher = &open.queue.publisher;
-    let results = join_all((0..1000).map(|n| publisher.publish(format!("record {n}").into()))).await;
+    let results = join_all((0..1000).map(|n| publisher.publish(Destination::Live, format!("record {n}").into()))).await;
     let accepted: BTreeSet<String> =
         results.iter().enumerate().filter(|(_, result)| result.is_ok()).map(|(n, _)| format!("record {n}")).collect();
     assert!(!accepted.is_empty());
@@ -278,7 +286,7 @@ pub async fn a_record_that_is_too_large_is_refused_with_the_bound<B: Backend>() 
     let mut open = open(&backend, &[("QUEUE__PUBLISH_TIMEOUT", "30s")]).await;
     let large = Bytes::from(vec![7; B::LARGEST + 1]);
     let refused = PublishError::TooLarge { bytes: B::LARGEST + 1, limit: B::LARGEST };
-    assert_eq!(open.queue.publisher.publish(large.clone()).await, Err(refused));
+    assert_eq!(open.queue.publisher.publish(Destination::Live, large.clone()).await, Err(refused));
     open.publish(large.slice(1..)).await;
     let job = open.job().await;
     assert_eq!(job.record.len(), B::LARGEST);
@@ -286,20 +294,20 @@ pub async fn a_record_that_is_too_large_is_refused_with_the_bound<B: Backend>() 
     open.close(PATIENCE).await;
 }
 
-pub async fn no_more_jobs_are_in_hand_than_allowed<B: Backend>() {
+pub async fn no_more_jobs_are_in_flight_than_allowed<B: Backend>() {
     let backend = B::start().await;
     let mut open = open(&backend, &[("QUEUE__MAX_IN_FLIGHT", "3")]).await;
     for n in 0..10 {
         open.publish(format!("record {n}")).await;
     }
-    let mut hands = Vec::new();
+    let mut jobs = Vec::new();
     for _ in 0..3 {
-        hands.push(open.job().await);
+        jobs.push(open.job().await);
     }
     open.quiet(Duration::from_millis(500)).await;
-    hands.pop().unwrap().finish();
-    hands.push(open.job().await);
-    hands.into_iter().for_each(Job::finish);
+    jobs.pop().unwrap().finish();
+    jobs.push(open.job().await);
+    jobs.into_iter().for_each(Job::finish);
     for _ in 0..6 {
         open.job().await.finish();
     }
@@ -317,12 +325,12 @@ macro_rules! contract {
             attempts_grow_with_each_hand_out,
             a_finished_job_never_comes_again,
             a_requeued_job_waits_for_its_delay,
-            a_touched_job_stays_in_hand,
+            a_touched_job_stays_in_flight,
             a_job_that_is_never_answered_comes_again,
             stopped_jobs_end_while_publishes_and_answers_go_on,
             publishes_past_the_bound_are_refused_at_once,
             a_record_that_is_too_large_is_refused_with_the_bound,
-            no_more_jobs_are_in_hand_than_allowed,
+            no_more_jobs_are_in_flight_than_allowed,
         );
     };
     (@ $backend:ty: $($promise:ident,)*) => {

@@ -8,7 +8,7 @@ use oxipush::{
     config,
     push::{Push, PushId, Target},
     queue::{
-        nsq::protocol::{self, Answer, Answers},
+        nsq::protocol::{self, NsqdResponse, ResponseDecoder},
         record,
     },
     wire::{
@@ -158,32 +158,32 @@ pub fn configuration(text: &str, folder: &Path) {
     }
 }
 
-/// nsqd's answers to a publisher are the same however their bytes are cut, and none is larger than the bound.
+/// nsqd's responses to a publisher are the same however their bytes are cut, and none is larger than the bound.
 pub fn nsq_answers(bytes: &[u8]) {
     let &[piece, ref stream @ ..] = bytes else { return };
     let read = |piece: usize| {
-        let (mut reader, mut buffer, mut answers) = (Answers::new(), BytesMut::new(), Vec::new());
+        let (mut reader, mut buffer, mut responses) = (ResponseDecoder::new(), BytesMut::new(), Vec::new());
         for piece in stream.chunks(piece) {
             buffer.extend_from_slice(piece);
             loop {
                 match reader.decode(&mut buffer) {
-                    Ok(Some(answer)) => answers.push(answer),
+                    Ok(Some(response)) => responses.push(response),
                     Ok(None) => break,
-                    Err(_) => return (answers, true),
+                    Err(_) => return (responses, true),
                 }
             }
             // what is announced is not taken memory for before it is known to be within the bound
             assert!(buffer.capacity() <= 4 * (protocol::MAX_FRAME + stream.len()));
         }
-        (answers, false)
+        (responses, false)
     };
     let whole = read(stream.len().max(1));
     assert_eq!(whole, read(1));
     assert_eq!(whole, read(usize::from(piece).max(1)));
-    for answer in whole.0 {
-        if let Answer::Refused(refusal) = answer {
+    for response in whole.0 {
+        if let NsqdResponse::Error(error) = response {
             // a byte that is no UTF-8 becomes three
-            assert!(refusal.words.len() <= 3 * protocol::MAX_FRAME);
+            assert!(error.words.len() <= 3 * protocol::MAX_FRAME);
         }
     }
 }

@@ -6,7 +6,7 @@ use oxipush::{
     config,
     lifecycle::Tasks,
     push::{Push, PushId, Target},
-    queue::{self, record},
+    queue::{Destination, embedded, record},
     telemetry::Metrics,
 };
 
@@ -26,10 +26,9 @@ pub async fn leave(dir: &Path, card: &str, contents: &[&str]) {
     let settings = [("OXIPUSH__DATA__DIR".to_owned(), dir.to_str().unwrap().to_owned())];
     let config = config::load(None, settings).unwrap();
     let (tasks, _deaths) = Tasks::new();
-    let nobody = tokio::sync::watch::channel(Vec::new()).1;
-    let queue = queue::open(&config.queue, &config.node.id, nobody, &tasks, &Arc::new(Metrics::new())).await.unwrap();
+    let queue = embedded::open(&config.queue, &tasks, &Arc::new(Metrics::new())).await.unwrap();
     for content in contents {
-        queue.publisher.publish(record::encode(&push(card, content))).await.unwrap();
+        queue.publisher.publish(Destination::Live, record::encode(&push(card, content))).await.unwrap();
     }
     queue.control.close(Duration::from_secs(30)).await;
     assert!(tasks.stop(Duration::from_secs(30)).await);

@@ -1,6 +1,6 @@
 //! A row as memory knows it, and its progress on disk.
 
-use super::row::{BadRow, read};
+use super::row::{RowError, read};
 
 /// What is known of a row on disk; its records' bytes are elsewhere.
 #[derive(Clone, Debug, Default)]
@@ -81,17 +81,17 @@ impl Chunk {
     }
 
     /// From a row and its progress, which may be of when the row had fewer records.
-    pub(super) fn load(row: &[u8], progress: Option<&[u8]>) -> Result<Self, BadRow> {
+    pub(super) fn load(row: &[u8], progress: Option<&[u8]>) -> Result<Self, RowError> {
         let (time, records) = read(row)?;
         let mut chunk = Self::new(time);
         let bytes = records.iter().map(|record| record.len() as u64).sum();
         chunk.extend(records.len() as u32, bytes, row.len() as u64);
         let Some(progress) = progress else { return Ok(chunk) };
-        let (head, rest) = progress.split_first_chunk::<5>().ok_or(BadRow)?;
+        let (head, rest) = progress.split_first_chunk::<5>().ok_or(RowError)?;
         let known = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        let (words, begun) = rest.split_at_checked(known.div_ceil(64) * 8).ok_or(BadRow)?;
+        let (words, begun) = rest.split_at_checked(known.div_ceil(64) * 8).ok_or(RowError)?;
         if begun.len() != if head[0] == 1 { known * 2 } else { 0 } {
-            return Err(BadRow);
+            return Err(RowError);
         }
         for (index, record) in records.iter().enumerate().take(known) {
             if words[index / 8] >> (index % 8) & 1 == 1 {

@@ -35,19 +35,19 @@ pub(super) struct Journal {
 }
 
 /// What a process that did not close the log left in the journal, beside rows.
-pub(super) struct Found {
+pub(super) struct JournalLeftover {
     /// The sequence number that comes next.
     pub(super) next: u64,
     /// An entry is not whole: no sync followed it.
     pub(super) torn: bool,
 }
 
-struct Entry<'a> {
+struct JournalEntry<'a> {
     first: u64,
     value: &'a [u8],
 }
 
-impl<'a> Entry<'a> {
+impl<'a> JournalEntry<'a> {
     /// The first entry of `bytes` and what follows it, if it is whole.
     fn read(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (first, rest) = bytes.split_first_chunk()?;
@@ -72,11 +72,13 @@ impl<'a> Entry<'a> {
 
 impl Journal {
     /// Opens it; its rows are those that the log has not: that end after `next`.
-    pub(super) fn open(file: Box<dyn StorageBackend>, next: u64) -> io::Result<(Self, Found)> {
+    pub(super) fn open(file: Box<dyn StorageBackend>, next: u64) -> io::Result<(Self, JournalLeftover)> {
         let mut bytes = vec![0; file.len()? as usize];
         file.read(0, &mut bytes)?;
-        let (mut found, mut rows, mut rest) = (Found { next, torn: false }, BTreeMap::new(), &bytes[..]);
-        while let Some((entry, after)) = Entry::read(rest) {
+        let mut found = JournalLeftover { next, torn: false };
+        let mut rows = BTreeMap::new();
+        let mut rest = &bytes[..];
+        while let Some((entry, after)) = JournalEntry::read(rest) {
             let end = row::read(entry.value).map_or(0, |(_, records)| entry.first + records.len() as u64);
             if end > next {
                 rows.insert(entry.first, bytes.len() - rest.len()..bytes.len() - after.len());
@@ -107,7 +109,7 @@ impl Journal {
     fn read(&self, first: u64, place: &Range<usize>) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = vec![0; place.len()];
         self.file.read(place.start as u64, &mut bytes)?;
-        let whole = Entry::read(&bytes).is_some_and(|(entry, rest)| entry.first == first && rest.is_empty());
+        let whole = JournalEntry::read(&bytes).is_some_and(|(entry, rest)| entry.first == first && rest.is_empty());
         bytes.drain(..HEAD);
         Ok(whole.then_some(bytes))
     }
@@ -147,9 +149,10 @@ impl Journal {
             }
             self.size = size;
         }
-        let (mut at, mut piece) = (self.end, Vec::new());
+        let mut at = self.end;
+        let mut piece = Vec::new();
         for row in rows {
-            let entry = Entry { first: row.first, value: &row.value };
+            let entry = JournalEntry { first: row.first, value: &row.value };
             if !piece.is_empty() && piece.len() + HEAD + entry.value.len() > PIECE {
                 self.file.write(at as u64, &piece)?;
                 at += piece.len();
@@ -181,7 +184,7 @@ mod tests {
 
     use redb::backends::FileBackend;
 
-    use super::{Found, Journal, PIECE, Row};
+    use super::{Journal, JournalLeftover, PIECE, Row};
 
     fn row(first: u64, count: u8) -> Row {
         let mut row = Row::new(first, 1);
@@ -189,14 +192,14 @@ mod tests {
         row
     }
 
-    fn open(path: &Path, next: u64) -> (Journal, Found) {
+    fn open(path: &Path, next: u64) -> (Journal, JournalLeftover) {
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap();
         Journal::open(Box::new(FileBackend::new(file).unwrap()), next).unwrap()
     }
 
     /// The first sequence numbers of the rows that are found, and whether an entry is torn.
     fn found(path: &Path, next: u64) -> (Vec<u64>, bool) {
-        let (journal, Found { torn, .. }) = open(path, next);
+        let (journal, JournalLeftover { torn, .. }) = open(path, next);
         (journal.rows.into_keys().collect(), torn)
     }
 
@@ -212,7 +215,7 @@ mod tests {
         drop(journal);
         assert_eq!(found(&path, 0), (vec![0, 3, 7], false));
         assert_eq!(found(&path, 5), (vec![3, 7], false));
-        let (journal, Found { next, .. }) = open(&path, 5);
+        let (journal, JournalLeftover { next, .. }) = open(&path, 5);
         assert_eq!((journal.row(3).unwrap().unwrap(), next), (row(3, 4).value, 8));
         let whole = fs::read(&path).unwrap();
         for cut in [end - 1, end - 30] {
@@ -246,7 +249,7 @@ mod tests {
             .collect();
         journal.append(&rows[..6]).unwrap();
         journal.append(&rows[6..]).unwrap();
-        let (opened, Found { next, torn }) = open(&path, 0);
+        let (opened, JournalLeftover { next, torn }) = open(&path, 0);
         for journal in [journal, opened] {
             let found = journal.rows().map(|row| row.unwrap().1.unwrap());
             assert!(found.eq(rows.iter().map(|row| row.value.clone())));

@@ -89,7 +89,8 @@ fn name(uid: u32) -> String {
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let named = users.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let (name, number) = (fields.next()?, fields.nth(1)?);
+        let name = fields.next()?;
+        let number = fields.nth(1)?;
         (number.parse() == Ok(uid)).then(|| format!("{name} (uid {uid})"))
     });
     named.unwrap_or_else(|| format!("uid {uid}"))

@@ -53,31 +53,31 @@ impl Row {
 
 /// A row that is not what [`Row`] writes.
 #[derive(Debug)]
-pub(super) struct BadRow;
+pub(super) struct RowError;
 
-impl fmt::Display for BadRow {
+impl fmt::Display for RowError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a row of the queue's log has not the form that this version writes")
     }
 }
 
 /// A row's time and records.
-pub(super) fn read(value: &[u8]) -> Result<(u64, Vec<&[u8]>), BadRow> {
-    let (time, rest) = value.split_first_chunk::<8>().ok_or(BadRow)?;
-    let (count, mut rest) = rest.split_first_chunk::<4>().ok_or(BadRow)?;
+pub(super) fn read(value: &[u8]) -> Result<(u64, Vec<&[u8]>), RowError> {
+    let (time, rest) = value.split_first_chunk::<8>().ok_or(RowError)?;
+    let (count, mut rest) = rest.split_first_chunk::<4>().ok_or(RowError)?;
     let count = u32::from_le_bytes(*count) as usize;
     let mut records = Vec::with_capacity(count.min(rest.len() / 4));
     for _ in 0..count {
-        let (len, after) = rest.split_first_chunk::<4>().ok_or(BadRow)?;
-        let (record, after) = after.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or(BadRow)?;
+        let (len, after) = rest.split_first_chunk::<4>().ok_or(RowError)?;
+        let (record, after) = after.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or(RowError)?;
         records.push(record);
         rest = after;
     }
-    if rest.is_empty() { Ok((u64::from_le_bytes(*time), records)) } else { Err(BadRow) }
+    if rest.is_empty() { Ok((u64::from_le_bytes(*time), records)) } else { Err(RowError) }
 }
 
 /// The row's first `count` records.
-pub(super) fn truncated(first: u64, value: &[u8], count: u32) -> Result<Row, BadRow> {
+pub(super) fn truncated(first: u64, value: &[u8], count: u32) -> Result<Row, RowError> {
     let (time, records) = read(value)?;
     let mut row = Row::new(first, time);
     records.iter().take(count as usize).for_each(|record| row.push(record));

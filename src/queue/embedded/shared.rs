@@ -10,14 +10,14 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Hand,
-    state::{Armed, Delayed, ENTRY, State, Waiting},
+    Acker,
+    state::{Armed, Delayed, ENTRY, LogState, WaitingPublish},
 };
 use crate::{
     config,
     queue::{
-        self, Job, PublishError,
-        waiter::{Outcome, Waiter},
+        self, Destination, Job, PublishError, QueueState,
+        waiter::{Acknowledgement, Waiter},
     },
     telemetry::{Level, Metrics},
 };
@@ -32,7 +32,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The keys of `[queue]` that concern the log.
 #[derive(Clone, Debug)]
-pub(super) struct Bounds {
+pub(super) struct LogLimits {
     pub(super) max_record: usize,
     pub(super) max_in_flight: usize,
     pub(super) max_publishes: usize,
@@ -44,7 +44,7 @@ pub(super) struct Bounds {
     pub(super) sync: config::Sync,
 }
 
-impl Bounds {
+impl LogLimits {
     pub(super) fn of(config: &config::Queue) -> Self {
         Self {
             max_record: usize::try_from(config.max_bytes).unwrap_or(usize::MAX).min(MAX_RECORD),
@@ -78,28 +78,29 @@ impl Clock {
 }
 
 /// The log in memory.
-pub(super) struct Shared {
-    pub(super) bounds: Bounds,
+pub(super) struct SharedLog {
+    pub(super) limits: LogLimits,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
-    pub(super) ready: watch::Sender<queue::State>,
+    pub(super) ready: watch::Sender<QueueState>,
     pub(super) wake: Condvar,
-    state: Mutex<State>,
+    state: Mutex<LogState>,
     records: Level,
     bytes: Level,
 }
 
-impl Shared {
+impl SharedLog {
     pub(super) fn new(
-        bounds: Bounds,
+        limits: LogLimits,
         jobs: mpsc::Sender<Vec<Job>>,
-        ready: watch::Sender<queue::State>,
+        ready: watch::Sender<QueueState>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let state = State::new(jobs);
-        let (records, bytes) = (metrics.queue_records.clone(), metrics.queue_bytes.clone());
+        let state = LogState::new(jobs);
+        let records = metrics.queue_records.clone();
+        let bytes = metrics.queue_bytes.clone();
         Self {
-            bounds,
+            limits,
             metrics,
             clock: Clock::new(),
             ready,
@@ -110,28 +111,45 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, LogState> {
         // every change is whole before anything in it can panic
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn notify(&self, state: &State) {
+    fn notify(&self, state: &LogState) {
         if state.parked {
             self.wake.notify_one();
         }
     }
 
-    /// Takes records in, all before the writer sees the first; each receiver is told once its record is on disk.
-    pub(super) fn admit(&self, records: Vec<Bytes>) -> Vec<Result<Outcome, PublishError>> {
+    /// Takes a record in; it is acknowledged once it is on disk.
+    pub(super) fn admit(&self, destination: Destination, record: Bytes) -> Result<Acknowledgement, PublishError> {
         let mut state = self.lock();
-        let admitted = records.into_iter().map(|record| self.admit_one(&mut state, record)).collect();
+        let admitted = self.admit_locked(&mut state, destination, record);
         self.notify(&state);
         admitted
     }
 
-    fn admit_one(&self, state: &mut State, record: Bytes) -> Result<Outcome, PublishError> {
-        if record.len() > self.bounds.max_record {
-            return Err(PublishError::TooLarge { bytes: record.len(), limit: self.bounds.max_record });
+    /// As [`SharedLog::admit`] for each, all before the writer sees the first.
+    pub(super) fn admit_all(&self, records: Vec<(Destination, Bytes)>) -> Vec<Result<Acknowledgement, PublishError>> {
+        let mut state = self.lock();
+        let admitted = records.into_iter();
+        let admitted =
+            admitted.map(|(destination, record)| self.admit_locked(&mut state, destination, record)).collect();
+        self.notify(&state);
+        admitted
+    }
+
+    fn admit_locked(
+        &self,
+        state: &mut LogState,
+        destination: Destination,
+        record: Bytes,
+    ) -> Result<Acknowledgement, PublishError> {
+        // the log has one reader: this node
+        let Destination::Live = destination;
+        if record.len() > self.limits.max_record {
+            return Err(PublishError::TooLarge { bytes: record.len(), limit: self.limits.max_record });
         }
         if state.closing {
             return Err(PublishError::Unavailable("it is closed".into()));
@@ -140,18 +158,18 @@ impl Shared {
             return Err(PublishError::Unavailable(reason.clone()));
         }
         let bytes = record.len() as u64;
-        if state.waiting >= self.bounds.max_publishes {
+        if state.waiting >= self.limits.max_publishes {
             return Err(PublishError::Full(
                 "too many publishes wait for the queue ([queue] max_publishes): try again later",
             ));
         }
         // rows go once all of their records are done: a few old ones must not keep the disk without bound
-        if state.bytes + bytes > self.bounds.max_bytes
-            || state.stored > self.bounds.max_bytes.saturating_mul(2) + (64 << 20)
+        if state.bytes + bytes > self.limits.max_bytes
+            || state.stored > self.limits.max_bytes.saturating_mul(2) + (64 << 20)
         {
             return Err(PublishError::Full("the queue is full ([queue] max_bytes): try again later"));
         }
-        if state.inbox_bytes > 0 && state.inbox_bytes + record.len() > self.bounds.memory_bytes {
+        if state.inbox_bytes > 0 && state.inbox_bytes + record.len() > self.limits.memory_bytes {
             return Err(PublishError::Full("too much waits for the disk ([queue] memory_bytes): try again later"));
         }
         let (waiter, outcome) = Waiter::new(&self.metrics);
@@ -159,17 +177,17 @@ impl Shared {
         state.records += 1;
         state.bytes += bytes;
         state.inbox_bytes += record.len();
-        state.inbox.push_back(Waiting { record, waiter });
+        state.inbox.push_back(WaitingPublish { record, waiter });
         Ok(outcome)
     }
 
     pub(super) fn finish(self: &Arc<Self>, seq: u64, len: usize) {
         let mut state = self.lock();
-        if state.held.remove(&seq).is_some() {
+        if state.in_flight.remove(&seq).is_some() {
             state.memory -= len + ENTRY;
             state.end(seq, len as u64);
             // the writer is to know of the new deadline, or that there is room for cold records again
-            if state.untold_since.is_none() || state.wants_cold(&self.bounds, false) {
+            if state.untold_since.is_none() || state.wants_cold(&self.limits, false) {
                 self.notify(&state);
             }
             state.untold();
@@ -179,8 +197,8 @@ impl Shared {
 
     pub(super) fn requeue(self: &Arc<Self>, seq: u64, begun: u32, record: Bytes, delay: Duration) {
         let mut state = self.lock();
-        if state.held.remove(&seq).is_some() {
-            let keep = delay < KEEP_WITHIN || state.memory <= self.bounds.memory_bytes / 2;
+        if state.in_flight.remove(&seq).is_some() {
+            let keep = delay < KEEP_WITHIN || state.memory <= self.limits.memory_bytes / 2;
             if !keep {
                 state.memory -= record.len() + ENTRY;
             }
@@ -206,12 +224,12 @@ impl Shared {
     }
 
     /// Hands out what can be handed out, and shows the levels.
-    pub(super) fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    pub(super) fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, LogState>) {
         // dropped beyond the lock, which a job that is dropped takes
         let closed = state.jobs.take_if(|jobs| jobs.is_closed());
         let mut bundle = Vec::new();
         while state.jobs.is_some()
-            && state.held.len() < self.bounds.max_in_flight
+            && state.in_flight.len() < self.limits.max_in_flight
             && let Some(entry) = state.ready.front()
         {
             if entry.armed != Armed::Yes {
@@ -220,12 +238,14 @@ impl Shared {
                 }
                 break;
             }
-            let (seq, attempts, record) = (entry.seq, entry.begun + 1, entry.record.clone());
+            let seq = entry.seq;
+            let attempts = entry.begun + 1;
+            let record = entry.record.clone();
             let len = record.len();
-            let hand = Hand { shared: self.clone(), seq, attempts, record: record.clone() };
-            bundle.push(Job { record, attempts, origin: None, hand: Some(queue::Hand::Embedded(hand)) });
+            let acker = Acker { shared: self.clone(), seq, attempts, record: record.clone() };
+            bundle.push(Job { record, attempts, acker: Some(queue::Acker::Embedded(acker)) });
             state.ready.pop_front();
-            state.held.insert(seq, len);
+            state.in_flight.insert(seq, len);
             if seq >= state.handed {
                 state.handed = seq + 1;
                 if state.untold_since.is_none() {

@@ -13,13 +13,13 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
-use super::{chunk::Chunk, shared::Bounds};
+use super::{chunk::Chunk, shared::LogLimits};
 use crate::queue::{Job, waiter::Waiter};
 
 /// What a record in memory costs beside its bytes.
 pub(super) const ENTRY: usize = 64;
 /// A publish that waits for its acknowledgement.
-pub(super) struct Waiting {
+pub(super) struct WaitingPublish {
     pub(super) record: Bytes,
     pub(super) waiter: Waiter,
 }
@@ -34,9 +34,9 @@ pub(super) enum Armed {
 }
 
 /// A record that waits for its hand-out.
-pub(super) struct Entry {
+pub(super) struct ReadyRecord {
     pub(super) seq: u64,
-    /// Hand-outs so far.
+    /// Acker-outs so far.
     pub(super) begun: u32,
     pub(super) armed: Armed,
     pub(super) record: Bytes,
@@ -72,8 +72,8 @@ impl PartialEq for Delayed {
 impl Eq for Delayed {}
 
 /// See the module.
-pub(super) struct State {
-    pub(super) inbox: VecDeque<Waiting>,
+pub(super) struct LogState {
+    pub(super) inbox: VecDeque<WaitingPublish>,
     pub(super) inbox_bytes: usize,
     /// In the inbox or being written.
     pub(super) waiting: usize,
@@ -86,10 +86,10 @@ pub(super) struct State {
     pub(super) stored: u64,
     /// Records before it were handed out once.
     pub(super) handed: u64,
-    pub(super) ready: VecDeque<Entry>,
+    pub(super) ready: VecDeque<ReadyRecord>,
     pub(super) delayed: BinaryHeap<Reverse<Delayed>>,
     /// Sequence numbers and sizes of the jobs out there.
-    pub(super) held: HashMap<u64, usize, foldhash::fast::RandomState>,
+    pub(super) in_flight: HashMap<u64, usize, foldhash::fast::RandomState>,
     /// From here on records are on disk only.
     pub(super) cold: Option<u64>,
     /// Bytes of records in `ready`, `delayed` and `held`.
@@ -112,7 +112,7 @@ pub(super) struct State {
     pub(super) parked: bool,
 }
 
-impl State {
+impl LogState {
     pub(super) fn new(jobs: mpsc::Sender<Vec<Job>>) -> Self {
         Self {
             inbox: VecDeque::new(),
@@ -125,7 +125,7 @@ impl State {
             handed: 0,
             ready: VecDeque::new(),
             delayed: BinaryHeap::new(),
-            held: HashMap::default(),
+            in_flight: HashMap::default(),
             cold: None,
             memory: 0,
             unarmed: 0,
@@ -141,7 +141,7 @@ impl State {
         }
     }
 
-    /// Nothing is handed out until [`State::release`].
+    /// Nothing is handed out until [`LogState::release`].
     pub(super) fn hold(&mut self) {
         self.later = self.jobs.take();
     }
@@ -203,7 +203,7 @@ impl State {
     }
 
     /// Of the inbox, about `bytes`.
-    pub(super) fn take_inbox(&mut self, bytes: usize) -> Vec<Waiting> {
+    pub(super) fn take_inbox(&mut self, bytes: usize) -> Vec<WaitingPublish> {
         if self.inbox_bytes <= bytes {
             self.inbox_bytes = 0;
             return std::mem::take(&mut self.inbox).into();
@@ -221,19 +221,19 @@ impl State {
     }
 
     /// A record that is published for good waits for its hand-out.
-    pub(super) fn push(&mut self, seq: u64, record: Bytes, bounds: &Bounds) {
-        if self.cold.is_none() && self.memory + record.len() + ENTRY <= bounds.memory_bytes {
+    pub(super) fn push(&mut self, seq: u64, record: Bytes, limits: &LogLimits) {
+        if self.cold.is_none() && self.memory + record.len() + ENTRY <= limits.memory_bytes {
             self.memory += record.len() + ENTRY;
-            self.ready.push_back(Entry { seq, begun: 0, armed: Armed::Yes, record });
+            self.ready.push_back(ReadyRecord { seq, begun: 0, armed: Armed::Yes, record });
         } else {
             self.cold.get_or_insert(seq);
         }
     }
 
     /// Whether cold records should be read; `more`: that is under way.
-    pub(super) fn wants_cold(&self, bounds: &Bounds, more: bool) -> bool {
-        let until = if more { bounds.memory_bytes } else { bounds.memory_bytes / 2 };
-        let idle = self.ready.is_empty() && self.held.is_empty();
+    pub(super) fn wants_cold(&self, limits: &LogLimits, more: bool) -> bool {
+        let until = if more { limits.memory_bytes } else { limits.memory_bytes / 2 };
+        let idle = self.ready.is_empty() && self.in_flight.is_empty();
         self.cold.is_some() && self.jobs.is_some() && (self.memory < until || idle)
     }
 
@@ -261,7 +261,7 @@ impl State {
             let armed = if earlier || begun > 0 { Armed::No } else { Armed::Yes };
             self.unarmed += usize::from(armed == Armed::No);
             self.memory += record.len() + ENTRY;
-            self.ready.push_back(Entry { seq, begun, armed, record: Bytes::copy_from_slice(record) });
+            self.ready.push_back(ReadyRecord { seq, begun, armed, record: Bytes::copy_from_slice(record) });
         }
         self.lose(first, records.len() as u32)
     }
@@ -274,7 +274,8 @@ impl State {
             (left.max(cold.saturating_sub(first) as u32)..chunk.count).filter(|i| !chunk.is_finished(*i)).collect();
         // their sizes are unknown unless all of the chunk's records are among them
         let each = if lost.len() as u32 == chunk.unfinished { chunk.bytes } else { 0 };
-        let (mut bytes, count) = (each, lost.len() as u64);
+        let mut bytes = each;
+        let count = lost.len() as u64;
         for index in lost {
             self.end(first + u64::from(index), std::mem::take(&mut bytes));
         }
@@ -315,7 +316,7 @@ impl State {
         arming.len()
     }
 
-    /// The transaction that [`State::arm`] waited for is through, or failed.
+    /// The transaction that [`LogState::arm`] waited for is through, or failed.
     pub(super) fn armed(&mut self, mut count: usize, done: bool) {
         for entry in &mut self.ready {
             if count == 0 {
@@ -344,7 +345,7 @@ impl State {
         }
     }
 
-    /// Ends what was published before `before` and is in nobody's hands; how many.
+    /// Ends what was published before `before` and is not in flight; how many.
     pub(super) fn expire(&mut self, before: u64) -> u64 {
         let old: Vec<u64> =
             self.chunks.iter().take_while(|(_, chunk)| chunk.time < before).map(|(first, _)| *first).collect();
@@ -353,14 +354,14 @@ impl State {
         for first in old {
             let Some(chunk) = self.chunks.get(&first) else { continue };
             end = first + u64::from(chunk.count);
-            let held = self.held.iter().filter(|(seq, _)| (first..end).contains(*seq));
+            let held = self.in_flight.iter().filter(|(seq, _)| (first..end).contains(*seq));
             let (held, held_bytes) = held.fold((0, 0), |(n, sum), (_, len)| (n + 1, sum + *len as u64));
             if chunk.unfinished == held {
                 continue;
             }
             let mut bytes = chunk.bytes - held_bytes;
             let unheld: Vec<u64> = (first..end)
-                .filter(|seq| !chunk.is_finished((seq - first) as u32) && !self.held.contains_key(seq))
+                .filter(|seq| !chunk.is_finished((seq - first) as u32) && !self.in_flight.contains_key(seq))
                 .collect();
             expired += unheld.len() as u64;
             unheld.into_iter().for_each(|seq| self.end(seq, std::mem::take(&mut bytes)));
@@ -389,7 +390,7 @@ impl State {
 
     /// A requeued record's turn has come.
     pub(super) fn due(&mut self, seq: u64, begun: u32, record: Bytes) {
-        self.ready.push_front(Entry { seq, begun, armed: Armed::Yes, record });
+        self.ready.push_front(ReadyRecord { seq, begun, armed: Armed::Yes, record });
     }
 
     /// A record that could not be read again.
@@ -402,11 +403,11 @@ impl State {
 mod tests {
     use tokio::sync::mpsc;
 
-    use super::{Chunk, State};
+    use super::{Chunk, LogState};
 
     #[test]
     fn what_a_row_that_came_back_shorter_has_lost_is_ended_and_counted() {
-        let mut state = State::new(mpsc::channel(1).0);
+        let mut state = LogState::new(mpsc::channel(1).0);
         let mut chunk = Chunk::new(0);
         chunk.extend(4, 4, 100);
         state.chunks.insert(7, chunk);

@@ -2,7 +2,7 @@
 
 use super::{
     row::{ROW_BYTES, Row, TAIL_BYTES},
-    state::Waiting,
+    state::WaitingPublish,
 };
 
 /// The last row takes more records for this long (ms), so that all of a row have one age.
@@ -32,7 +32,7 @@ impl Tail {
     }
 
     /// The rows of a batch. They are written once [`Tail::put`] was called.
-    pub(super) fn rows(&mut self, batch: &[Waiting], time: u64) -> Vec<Row> {
+    pub(super) fn rows(&mut self, batch: &[WaitingPublish], time: u64) -> Vec<Row> {
         let mut rows: Vec<Row> = Vec::new();
         // cloned: if the disk fails, the tail is what it was
         let mut row = self.row.clone().map(|row| Row { added: 0, ..row });

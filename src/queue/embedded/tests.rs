@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     config,
     lifecycle::{Died, Tasks},
-    queue::{Control, Job, Jobs, OpenError, PublishError, Publisher, Queue, State},
+    queue::{Control, Destination, Job, Jobs, OpenError, PublishError, Publisher, Queue, QueueState},
     telemetry::Metrics,
 };
 
@@ -52,7 +52,7 @@ impl Log {
     }
 
     async fn publish(&self, text: impl ToString) -> Result<(), PublishError> {
-        self.publisher.publish(Bytes::from(text.to_string())).await
+        self.publisher.publish(Destination::Live, Bytes::from(text.to_string())).await
     }
 
     async fn next(&mut self) -> Job {
@@ -96,7 +96,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 async fn what_is_acknowledged_is_there_after_a_reopen_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(&config(dir.path())).await.unwrap();
-    assert_eq!(*log.control.state.borrow(), State::Ready);
+    assert_eq!(*log.control.state.borrow(), QueueState::Ready);
     assert!(!*log.control.backlog.borrow());
     for n in 0..50 {
         log.publish(n).await.unwrap();
@@ -127,7 +127,8 @@ async fn what_is_published_together_is_synced_once_and_each_has_its_own_answer()
     let dir = tempfile::tempdir().unwrap();
     let mut log = Log::open(&config(dir.path())).await.unwrap();
     let records = ["a", "b", "c"].map(Bytes::from).into_iter();
-    let records = records.chain([vec![0; 17 << 20].into(), Bytes::from("d")]).collect();
+    let records = records.chain([vec![0; 17 << 20].into(), Bytes::from("d")]);
+    let records = records.map(|record| (Destination::Live, record)).collect();
     let mut published = log.publisher.publish_all(records);
     assert!(matches!(published.remove(3), Err(PublishError::TooLarge { .. })));
     for published in published {
@@ -323,8 +324,8 @@ async fn a_closed_log_takes_nothing() {
     let log = Log::open(&config(dir.path())).await.unwrap();
     let (publisher, state) = (log.publisher.clone(), log.control.state.clone());
     log.close().await;
-    assert!(matches!(publisher.publish(Bytes::from("x")).await, Err(PublishError::Unavailable(_))));
-    assert!(matches!(&*state.borrow(), State::NotReady(_)));
+    assert!(matches!(publisher.publish(Destination::Live, Bytes::from("x")).await, Err(PublishError::Unavailable(_))));
+    assert!(matches!(&*state.borrow(), QueueState::NotReady(_)));
 }
 
 #[tokio::test]

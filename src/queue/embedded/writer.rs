@@ -11,15 +11,15 @@ use std::{
 use super::{
     chunk::Chunk,
     disk::{Disk, RETRY},
+    log::{Marks, OpenLog, Writes},
     row::Row,
-    shared::{PROGRESS_WITHIN, Shared},
-    state::{Delayed, State, Waiting},
-    store::{Marks, Open, Writes},
+    shared::{PROGRESS_WITHIN, SharedLog},
+    state::{Delayed, LogState, WaitingPublish},
     tail::Tail,
 };
 use crate::{
     config,
-    queue::{self, OpenError, PublishError},
+    queue::{OpenError, PublishError, QueueState},
 };
 
 /// One append to the journal takes about this much; more waits for the next.
@@ -27,7 +27,7 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// See the module.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<SharedLog>,
     disk: Disk,
     tail: Tail,
     /// Records before it were there when the log was opened.
@@ -41,7 +41,7 @@ pub(super) struct Writer {
 
 /// What one turn of the writer deals with.
 struct Turn {
-    batch: Vec<Waiting>,
+    batch: Vec<WaitingPublish>,
     due: Vec<Delayed>,
     arming: usize,
     /// Nothing comes after it.
@@ -50,21 +50,24 @@ struct Turn {
 
 impl Writer {
     /// Opens the log, and says whether there is a backlog.
-    pub(super) fn open(open: Open, shared: Arc<Shared>) -> Result<(Self, bool), OpenError> {
+    pub(super) fn open(open: OpenLog, shared: Arc<SharedLog>) -> Result<(Self, bool), OpenError> {
         let mut disk = Disk::open(open)?;
         let unreadable = |error| OpenError(format!("cannot read the queue's log: {error}"));
-        let store = disk.store().map_err(unreadable)?;
-        let (chunks, marks) = store.load().map_err(unreadable)?;
+        let log = disk.log().map_err(unreadable)?;
+        let (chunks, marks) = log.load().map_err(unreadable)?;
         let stored = chunks.values().map(|chunk| chunk.size).sum();
         let records: u64 = chunks.values().map(|chunk| u64::from(chunk.unfinished)).sum();
         let bytes: u64 = chunks.values().map(|chunk| chunk.bytes).sum();
-        if store.repaired {
+        if log.repaired {
             tracing::warn!(records, bytes, "the queue's log is repaired: all that was synced is in it");
         }
-        store.compact(stored).map_err(unreadable)?;
+        log.compact(stored).map_err(unreadable)?;
         let now = shared.clock.now();
         let mut state = shared.lock();
-        (state.stored, state.records, state.bytes, state.handed) = (stored, records, bytes, marks.handed);
+        state.stored = stored;
+        state.records = records;
+        state.bytes = bytes;
+        state.handed = marks.handed;
         state.cold = chunks.first_key_value().map(|(first, _)| *first);
         let done: Vec<u64> =
             chunks.iter().filter(|(_, chunk)| chunk.unfinished == 0).map(|(first, _)| *first).collect();
@@ -72,22 +75,22 @@ impl Writer {
         // a clock that was ahead then must not keep records beyond their age
         state.chunks.values_mut().for_each(|chunk| chunk.time = chunk.time.min(now));
         done.into_iter().for_each(|first| state.settle(first));
-        let expire_at = shared.bounds.max_age.map(|_| Instant::now());
-        let hold = shared.bounds.replay_hold;
+        let expire_at = shared.limits.max_age.map(|_| Instant::now());
+        let hold = shared.limits.replay_hold;
         let hold_until = (records > 0 && !hold.is_zero()).then(|| Instant::now() + hold);
         if hold_until.is_some() {
             tracing::info!(records, time = ?hold, "a backlog is held for [queue] replay_hold, so that clients rejoin first");
             state.hold();
         }
         shared.pump(state);
-        let (tail, found) = (Tail::new(marks.next), marks.next);
-        let writer = Self { shared, disk, tail, found, write_by: None, expire_at, hold_until };
-        writer.say(queue::State::Ready);
+        let tail = Tail::new(marks.next);
+        let writer = Self { shared, disk, tail, found: marks.next, write_by: None, expire_at, hold_until };
+        writer.say(QueueState::Ready);
         Ok((writer, records > 0))
     }
 
-    fn say(&self, state: queue::State) {
-        self.shared.metrics.queue_ready.set((state == queue::State::Ready).into());
+    fn say(&self, state: QueueState) {
+        self.shared.metrics.queue_ready.set((state == QueueState::Ready).into());
         self.shared.ready.send_replace(state);
     }
 
@@ -98,20 +101,20 @@ impl Writer {
         let inbox = std::mem::take(&mut state.inbox);
         drop(state);
         for waiting in inbox {
-            waiting.waiter.tell(Err(PublishError::Unavailable("it is closed".into())));
+            waiting.waiter.resolve(Err(PublishError::Unavailable("it is closed".into())));
         }
-        self.say(queue::State::NotReady("it is closed".into()));
+        self.say(QueueState::NotReady("it is closed".into()));
     }
 
     /// When there is something to do, at the latest.
-    fn due(&self, state: &State, now: Instant) -> Option<Instant> {
+    fn due(&self, state: &LogState, now: Instant) -> Option<Instant> {
         if let Some(retry_at) = self.disk.retry_at() {
             return Some(if state.closing { now } else { retry_at });
         }
-        let bounds = &self.shared.bounds;
-        let room = state.held.len() < bounds.max_in_flight;
+        let limits = &self.shared.limits;
+        let room = state.in_flight.len() < limits.max_in_flight;
         let blocked = state.unarmed > 0 && room && state.jobs.is_some();
-        if state.closing || !state.inbox.is_empty() || blocked || state.wants_cold(bounds, false) {
+        if state.closing || !state.inbox.is_empty() || blocked || state.wants_cold(limits, false) {
             return Some(now);
         }
         let delayed = state.delayed.peek().filter(|_| state.jobs.is_some()).map(|next| next.0.due);
@@ -161,7 +164,7 @@ impl Writer {
 
     fn begin(&mut self) -> Turn {
         let now = Instant::now();
-        let bounds = &self.shared.bounds;
+        let limits = &self.shared.limits;
         let mut state = self.shared.lock();
         if self.hold_until.is_some_and(|until| until <= now) {
             self.hold_until = None;
@@ -170,7 +173,7 @@ impl Writer {
             state.release();
             tracing::info!(records = state.records, "the replay hold is over");
         }
-        if let Some(max_age) = bounds.max_age
+        if let Some(max_age) = limits.max_age
             && self.expire_at.is_some_and(|at| at <= now)
         {
             let before = self.shared.clock.now().saturating_sub(max_age.as_millis() as u64);
@@ -182,19 +185,18 @@ impl Writer {
             self.expire_at = Some(now + (max_age / 10).clamp(Duration::from_millis(10), Duration::from_secs(1)));
         }
         let batch = state.take_inbox(BATCH_BYTES);
-        let due = state.take_due(now, bounds.max_in_flight);
-        let arming = state.arm(bounds.max_in_flight);
+        let due = state.take_due(now, limits.max_in_flight);
+        let arming = state.arm(limits.max_in_flight);
         let last = state.closing && state.inbox.is_empty();
         if last {
             state.disarm();
         }
         // its last record may be finished while more are being added to it
-        state.pinned = match batch.is_empty() {
-            true => {
-                self.tail.cut();
-                None
-            }
-            false => self.tail.grows(self.shared.clock.now(), |first| state.chunks.contains_key(&first)),
+        state.pinned = if batch.is_empty() {
+            self.tail.cut();
+            None
+        } else {
+            self.tail.grows(self.shared.clock.now(), |first| state.chunks.contains_key(&first))
         };
         Turn { batch, due, arming, last }
     }
@@ -208,7 +210,7 @@ impl Writer {
             return Err(error);
         }
         let now = Instant::now();
-        let late = self.write_by.is_some_and(|by| by <= now) || self.disk.store().is_ok_and(|store| store.is_due());
+        let late = self.write_by.is_some_and(|by| by <= now) || self.disk.log().is_ok_and(|log| log.is_due());
         let untold = self.shared.lock().untold_since.is_some_and(|since| since + PROGRESS_WITHIN <= now);
         let committed = if !due.is_empty() || arming > 0 || late || untold || last {
             self.read_due(&mut due).and_then(|()| self.commit())
@@ -237,10 +239,10 @@ impl Writer {
     }
 
     /// Acknowledges a batch once the journal has it, or refuses it.
-    fn journal(&mut self, batch: Vec<Waiting>) -> Result<(), redb::Error> {
+    fn journal(&mut self, batch: Vec<WaitingPublish>) -> Result<(), redb::Error> {
         let rows = self.tail.rows(&batch, self.shared.clock.now());
-        let sync = self.shared.bounds.sync;
-        if let Err(error) = self.disk.store().and_then(|store| store.append(&rows, sync)) {
+        let sync = self.shared.limits.sync;
+        if let Err(error) = self.disk.log().and_then(|log| log.append(&rows, sync)) {
             self.refuse(batch, &error.to_string());
             return Err(error);
         }
@@ -267,20 +269,21 @@ impl Writer {
     }
 
     /// Published for good: counts the records in, hands them out and acknowledges them.
-    fn accept(&self, batch: Vec<Waiting>, rows: &[Row]) {
+    fn accept(&self, batch: Vec<WaitingPublish>, rows: &[Row]) {
         let mut acknowledged = Vec::with_capacity(batch.len());
         let mut batch = batch.into_iter();
         let mut state = self.shared.lock();
         state.waiting -= batch.len();
         for row in rows {
             let chunk = state.chunks.entry(row.first).or_insert_with(|| Chunk::new(row.time));
-            let (size, before) = (row.value.len() as u64, chunk.size);
+            let size = row.value.len() as u64;
+            let before = chunk.size;
             let new = batch.as_slice().iter().take(row.added as usize);
             chunk.extend(row.added, new.map(|waiting| waiting.record.len() as u64).sum(), size);
             state.stored += size - before;
             let first = row.first + u64::from(row.count - row.added);
             for (seq, waiting) in (first..).zip(batch.by_ref().take(row.added as usize)) {
-                state.push(seq, waiting.record, &self.shared.bounds);
+                state.push(seq, waiting.record, &self.shared.limits);
                 acknowledged.push(waiting.waiter);
             }
         }
@@ -289,11 +292,11 @@ impl Writer {
         }
         self.shared.pump(state);
         for waiter in acknowledged {
-            waiter.tell(Ok(()));
+            waiter.resolve(Ok(()));
         }
     }
 
-    fn refuse(&self, batch: Vec<Waiting>, reason: &str) {
+    fn refuse(&self, batch: Vec<WaitingPublish>, reason: &str) {
         let mut state = self.shared.lock();
         state.waiting -= batch.len();
         state.records -= batch.len() as u64;
@@ -303,13 +306,13 @@ impl Writer {
         }
         self.shared.pump(state);
         for waiting in batch {
-            waiting.waiter.tell(Err(PublishError::Unavailable(reason.into())));
+            waiting.waiter.resolve(Err(PublishError::Unavailable(reason.into())));
         }
     }
 
     /// One transaction, one sync: the rows that are not done yet, and all progress.
     fn commit(&mut self) -> Result<(), redb::Error> {
-        let store = self.disk.store()?;
+        let log = self.disk.log()?;
         let mut writes = Writes::default();
         {
             let mut state = self.shared.lock();
@@ -322,9 +325,9 @@ impl Writer {
             }
             writes.marks = Marks { next: self.tail.next, handed: state.handed };
             state.untold_since = None;
-            store.retain(|first| state.chunks.contains_key(&first));
+            log.retain(|first| state.chunks.contains_key(&first));
         }
-        store.write(&writes)?;
+        log.write(&writes)?;
         self.shared.metrics.queue_syncs.inc();
         self.write_by = None;
         Ok(())
@@ -340,7 +343,7 @@ impl Writer {
         let inbox = state.take_inbox(usize::MAX);
         drop(state);
         self.refuse(inbox, &reason);
-        self.say(queue::State::NotReady(reason));
+        self.say(QueueState::NotReady(reason));
     }
 
     /// Whether the log is open again, and says what memory says.
@@ -358,7 +361,7 @@ impl Writer {
         match self.disk.reopen(&chunks, marks) {
             Ok(()) => {
                 self.shared.lock().failed = None;
-                self.say(queue::State::Ready);
+                self.say(QueueState::Ready);
                 tracing::info!("the queue's log works again");
                 true
             }
@@ -366,7 +369,7 @@ impl Writer {
                 // what the attempt took is told by the next one, which writes all
                 let reason = format!("its log cannot be opened: {error}");
                 self.shared.lock().failed = Some(reason.clone());
-                self.say(queue::State::NotReady(reason));
+                self.say(QueueState::NotReady(reason));
                 false
             }
         }

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
+use super::topics::Topics;
 use crate::{config, telemetry::root_cause};
 
 /// The most that an answer may have; a `/stats` of one channel has a few hundred bytes for each client.
@@ -13,7 +14,7 @@ const MAX_ANSWER: usize = 8 << 20;
 
 /// Where an nsqd is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Daemon {
+pub(super) struct NsqdAddress {
     /// Its TCP `host:port`.
     pub(super) tcp: String,
     /// Its HTTP `host:port`, if known.
@@ -69,7 +70,7 @@ impl ChannelStats {
 
 /// What nsqd says of itself.
 #[derive(Deserialize)]
-struct Info {
+struct NsqdInfo {
     broadcast_address: String,
     tcp_port: u16,
 }
@@ -84,20 +85,20 @@ pub(super) struct ClientStats {
 }
 
 #[derive(Deserialize)]
-struct Lookup {
+struct LookupAnswer {
     #[serde(default)]
-    producers: Vec<Producer>,
+    producers: Vec<ListedNsqd>,
 }
 
 #[derive(Deserialize)]
-struct Producer {
+struct ListedNsqd {
     broadcast_address: String,
     tcp_port: u16,
     http_port: u16,
 }
 
 #[derive(Deserialize)]
-struct Channels {
+struct ChannelList {
     #[serde(default)]
     channels: Vec<String>,
 }
@@ -143,7 +144,12 @@ impl Admin {
     }
 
     /// Makes `topic` and its `channels` on one nsqd, where they are missing.
-    pub(super) async fn lay<C: AsRef<str>>(&self, http: &str, topic: &str, channels: &[C]) -> Result<(), String> {
+    pub(super) async fn create_channels<C: AsRef<str>>(
+        &self,
+        http: &str,
+        topic: &str,
+        channels: &[C],
+    ) -> Result<(), String> {
         let made = self.post(http, &format!("/topic/create?topic={topic}")).await?;
         if !made {
             return Err(format!("{http} is not the HTTP address of an nsqd; correct [queue] nsqd_http"));
@@ -204,7 +210,7 @@ impl Admin {
 
     /// The TCP address that an nsqd has in nsqlookupd.
     pub(super) async fn listed_as(&self, http: &str) -> Option<String> {
-        let info: Info = self.get(http, "/info").await.ok()??;
+        let info: NsqdInfo = self.get(http, "/info").await.ok()??;
         Some(address(info.broadcast_address, info.tcp_port))
     }
 
@@ -214,22 +220,23 @@ impl Admin {
     }
 
     /// The nsqds that one nsqlookupd knows to have `topic`; none when it does not know the topic.
-    pub(super) async fn lookup(&self, lookupd: &str, topic: &str) -> Result<Vec<Daemon>, String> {
-        let found: Option<Lookup> = self.get(lookupd, &format!("/lookup?topic={topic}")).await?;
-        let daemon = |found: Producer| Daemon {
+    pub(super) async fn lookup(&self, lookupd: &str, topic: &str) -> Result<Vec<NsqdAddress>, String> {
+        let found: Option<LookupAnswer> = self.get(lookupd, &format!("/lookup?topic={topic}")).await?;
+        let address_of = |found: ListedNsqd| NsqdAddress {
             tcp: address(found.broadcast_address.clone(), found.tcp_port),
             http: Some(address(found.broadcast_address, found.http_port)),
         };
-        Ok(found.into_iter().flat_map(|found| found.producers).map(daemon).collect())
+        Ok(found.into_iter().flat_map(|found| found.producers).map(address_of).collect())
     }
 
     /// The HTTP addresses of all nsqds, configured or found, and what could not be asked.
     async fn everywhere(&self, config: &config::Queue) -> (BTreeSet<String>, Vec<String>) {
-        let (mut nsqds, mut faults) = (BTreeSet::from_iter(config.nsqd_http.iter().cloned()), Vec::new());
-        let topic = live(config);
+        let mut nsqds = BTreeSet::from_iter(config.nsqd_http.iter().cloned());
+        let mut faults = Vec::new();
+        let topic = Topics::new(config).live;
         for found in join_all(config.lookupd.iter().map(|lookupd| self.lookup(lookupd, &topic))).await {
             match found {
-                Ok(found) => nsqds.extend(found.into_iter().filter_map(|daemon| daemon.http)),
+                Ok(found) => nsqds.extend(found.into_iter().filter_map(|nsqd| nsqd.http)),
                 Err(fault) => faults.push(fault),
             }
         }
@@ -237,7 +244,7 @@ impl Admin {
     }
 
     /// Makes a channel on every nsqd, configured or found; an error names those that could not be asked.
-    pub(super) async fn lay_everywhere(
+    pub(super) async fn create_channel_everywhere(
         &self,
         config: &config::Queue,
         topic: &str,
@@ -245,8 +252,8 @@ impl Admin {
     ) -> Result<(), String> {
         let (nsqds, mut faults) = self.everywhere(config).await;
         let channels = [channel];
-        let laid = join_all(nsqds.iter().map(|http| self.lay(http, topic, &channels))).await;
-        faults.extend(laid.into_iter().filter_map(Result::err));
+        let created = join_all(nsqds.iter().map(|http| self.create_channels(http, topic, &channels))).await;
+        faults.extend(created.into_iter().filter_map(Result::err));
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
     }
 
@@ -260,12 +267,12 @@ impl Admin {
 
     /// The channels of the gateway's own topic that can be found; an nsqd that does not answer `within` is left out.
     pub(super) async fn known_channels(&self, config: &config::Queue, within: Duration) -> BTreeSet<String> {
-        let topic = live(config);
+        let topic = Topics::new(config).live;
         let (nsqds, _) = self.everywhere(config).await;
         let path = format!("/channels?topic={topic}");
         let (on_nsqds, in_lookupds) = tokio::join!(
             join_all(nsqds.iter().map(|http| timeout(within, self.channels_of(http, &topic)))),
-            join_all(config.lookupd.iter().map(|lookupd| timeout(within, self.get::<Channels>(lookupd, &path)))),
+            join_all(config.lookupd.iter().map(|lookupd| timeout(within, self.get::<ChannelList>(lookupd, &path)))),
         );
         let listed = in_lookupds.into_iter().filter_map(|asked| asked.ok()?.ok()?);
         let found = on_nsqds.into_iter().filter_map(|asked| asked.ok()?.ok());
@@ -274,26 +281,22 @@ impl Admin {
 }
 
 fn address(host: String, port: u16) -> String {
-    // an IPv6 address
-    match host.contains(':') && !host.starts_with('[') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
-    }
-}
-
-/// The topic of the gateways' own records.
-pub fn live(config: &config::Queue) -> String {
-    format!("{}.live", config.topic)
+    let is_bare_ipv6 = host.contains(':') && !host.starts_with('[');
+    if is_bare_ipv6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Deletes the channel of a node that is gone: on every nsqd that is configured or that a nsqlookupd knows, and there.
 /// How many nsqds had it.
 ///
 /// # Errors
-/// Which of them could not be asked; the others are done.
-pub async fn delete_channel(config: &config::Queue, node: &str) -> Result<usize, String> {
+/// Somebody reads it, or which of them could not be asked; the others are done.
+pub async fn forget_node(config: &config::Queue, node: &str) -> Result<usize, String> {
     let admin = Admin::new(config.lookup_timeout)?;
-    let topic = live(config);
+    // a node that is cut off from etcd alone serves on
+    if let Some(nsqd) = reader(&admin, config, node).await? {
+        return Err(format!("it is read at {nsqd}: the node lives and does not reach etcd"));
+    }
+    let topic = Topics::new(config).live;
     let (nsqds, mut faults) = admin.everywhere(config).await;
     // nsqlookupd first: an nsqd that makes a topic anew takes the channels from there
     for lookupd in &config.lookupd {
@@ -315,9 +318,8 @@ pub async fn delete_channel(config: &config::Queue, node: &str) -> Result<usize,
 ///
 /// # Errors
 /// Which nsqds could not be asked.
-pub async fn reader(config: &config::Queue, node: &str) -> Result<Option<String>, String> {
-    let admin = Admin::new(config.lookup_timeout)?;
-    let topic = live(config);
+async fn reader(admin: &Admin, config: &config::Queue, node: &str) -> Result<Option<String>, String> {
+    let topic = Topics::new(config).live;
     let (nsqds, mut faults) = admin.everywhere(config).await;
     for http in nsqds {
         match admin.stats(&http, &topic, node).await {

@@ -8,8 +8,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::protocol;
-use crate::queue::{PublishError, waiter::Waiter};
+use super::{protocol, topics::Topics};
+use crate::queue::{Destination, PublishError, waiter::Waiter};
 
 /// Requests taken at once.
 const TAKE: usize = 1024;
@@ -19,7 +19,8 @@ const WINDOW: usize = 1000;
 const LEAST: Duration = Duration::from_secs(1);
 
 /// One record and who waits for it.
-pub(super) struct Push {
+pub(super) struct PendingPublish {
+    pub(super) destination: Destination,
     pub(super) record: Bytes,
     pub(super) deadline: Instant,
     pub(super) waiter: Waiter,
@@ -28,25 +29,30 @@ pub(super) struct Push {
 
 /// All of them; `sent` and `waiting` are in the order of their deadlines.
 pub(super) struct Pending {
-    requests: mpsc::Receiver<Push>,
-    taken: Vec<Push>,
+    requests: mpsc::Receiver<PendingPublish>,
+    taken: Vec<PendingPublish>,
     /// Not sent.
-    waiting: VecDeque<Push>,
+    waiting: VecDeque<PendingPublish>,
     /// Sent, not answered; as many for each command as `commands` says.
-    sent: VecDeque<Push>,
-    commands: VecDeque<Command>,
+    sent: VecDeque<PendingPublish>,
+    commands: VecDeque<SentCommand>,
 }
 
-struct Command {
+struct SentCommand {
     pushes: usize,
     /// When its nsqd is not trusted any more.
     due: Instant,
 }
 
 impl Pending {
-    pub(super) fn new(requests: mpsc::Receiver<Push>) -> Self {
-        let (waiting, sent, commands) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { requests, taken: Vec::with_capacity(TAKE), waiting, sent, commands }
+    pub(super) fn new(requests: mpsc::Receiver<PendingPublish>) -> Self {
+        Self {
+            requests,
+            taken: Vec::with_capacity(TAKE),
+            waiting: VecDeque::new(),
+            sent: VecDeque::new(),
+            commands: VecDeque::new(),
+        }
     }
 
     /// Waits for requests and takes them. Cancel-safe: it takes nothing until it ends.
@@ -59,36 +65,38 @@ impl Pending {
         self.commands.is_empty()
     }
 
-    /// Writes the next command to `out`: as many pushes as `batch` bytes hold, at least one. False when there is none to write
+    /// Writes the next command to `out`: as many pushes for one destination as `batch` bytes hold, at least one.
+    /// False when there is none to write
     /// now. What has more than `limit` bytes is refused.
-    pub(super) fn send(&mut self, out: &mut BytesMut, topic: &str, batch: usize, limit: usize) -> bool {
+    pub(super) fn send(&mut self, out: &mut BytesMut, topics: &Topics, batch: usize, limit: usize) -> bool {
         if self.commands.len() >= WINDOW {
             return false;
         }
         // an nsqd after a failover may take less than the one before
         while let Some(push) = self.waiting.pop_front_if(|push| push.record.len() > limit) {
             let bytes = push.record.len();
-            push.waiter.tell(Err(PublishError::TooLarge { bytes, limit }));
+            push.waiter.resolve(Err(PublishError::TooLarge { bytes, limit }));
         }
+        let Some(first) = self.waiting.front() else { return false };
+        let destination = first.destination;
+        let due = first.deadline.max(Instant::now() + LEAST);
         // the count of an MPUB
         let mut bytes = 4;
         let fits = self.waiting.iter().take_while(|push| {
             bytes += 4 + push.record.len();
-            bytes <= batch && push.record.len() <= limit
+            bytes <= batch && push.record.len() <= limit && push.destination == destination
         });
-        let fits = fits.count().max(1);
-        let Some(first) = self.waiting.front() else { return false };
-        let (count, due) = (fits.min(self.waiting.len()), first.deadline.max(Instant::now() + LEAST));
-        protocol::publish(out, topic, self.waiting.range(..count).map(|push| &push.record));
+        let count = fits.count().max(1);
+        protocol::publish(out, topics.of(destination), self.waiting.range(..count).map(|push| &push.record));
         self.sent.extend(self.waiting.drain(..count));
-        self.commands.push_back(Command { pushes: count, due });
+        self.commands.push_back(SentCommand { pushes: count, due });
         true
     }
 
     /// nsqd acknowledged the oldest command; false when there was none.
     pub(super) fn acknowledged(&mut self) -> bool {
         let Some(command) = self.commands.pop_front() else { return false };
-        self.sent.drain(..command.pushes).for_each(|push| push.waiter.tell(Ok(())));
+        self.sent.drain(..command.pushes).for_each(|push| push.waiter.resolve(Ok(())));
         true
     }
 
@@ -108,7 +116,7 @@ impl Pending {
             self.lost();
         }
         while let Some(push) = self.waiting.pop_front_if(|push| push.deadline <= now) {
-            push.waiter.tell(Err(match reason {
+            push.waiter.resolve(Err(match reason {
                 Some(reason) => PublishError::Unavailable(reason.to_owned()),
                 None => PublishError::TimedOut,
             }));
@@ -129,7 +137,8 @@ impl Pending {
             self.waiting.push_back(push);
         }
         let unanswered = self.sent.drain(..).chain(self.waiting.drain(..));
-        unanswered.for_each(|push| push.waiter.tell(Err(PublishError::Unavailable("the gateway is stopping".into()))));
+        unanswered
+            .for_each(|push| push.waiter.resolve(Err(PublishError::Unavailable("the gateway is stopping".into()))));
         self.commands.clear();
     }
 }
@@ -142,15 +151,21 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::{queue::waiter::Outcome, telemetry::Metrics};
+    use crate::{config, queue::waiter::Acknowledgement, telemetry::Metrics};
 
-    fn add(pending: &mut Pending, bytes: usize) -> Outcome {
+    fn add(pending: &mut Pending, bytes: usize) -> Acknowledgement {
         let (waiter, outcome) = Waiter::new(&Arc::new(Metrics::new()));
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let deadline = Instant::now() + Duration::from_secs(5);
         let record = Bytes::from(vec![0; bytes]);
-        pending.waiting.push_back(Push { record, deadline, waiter, _permit: permit });
+        let destination = Destination::Live;
+        pending.waiting.push_back(PendingPublish { destination, record, deadline, waiter, _permit: permit });
         outcome
+    }
+
+    fn topics() -> Topics {
+        let config = config::load(None, [("OXIPUSH__QUEUE__TOPIC".to_owned(), "t".to_owned())]).unwrap();
+        Topics::new(&config.queue)
     }
 
     fn none() -> Pending {
@@ -159,17 +174,15 @@ mod tests {
 
     /// The pushes of the next command; 0 for none.
     fn send(pending: &mut Pending, batch: usize, limit: usize) -> usize {
-        match pending.send(&mut BytesMut::new(), "topic", batch, limit) {
-            true => pending.commands.back().unwrap().pushes,
-            false => 0,
-        }
+        let sent = pending.send(&mut BytesMut::new(), &topics(), batch, limit);
+        if sent { pending.commands.back().unwrap().pushes } else { 0 }
     }
 
     #[test]
     fn what_waits_is_gathered_up_to_the_batch() {
         let mut pending = none();
         assert_eq!(send(&mut pending, 1000, 1000), 0);
-        let mut answers: Vec<Outcome> = (0..3).map(|_| add(&mut pending, 100)).collect();
+        let mut answers: Vec<Acknowledgement> = (0..3).map(|_| add(&mut pending, 100)).collect();
         assert_eq!(send(&mut pending, 4 + 208, 1000), 2);
         assert_eq!(send(&mut pending, 10, 1000), 1, "a record larger than the batch goes alone");
         assert!(pending.acknowledged());
@@ -183,7 +196,7 @@ mod tests {
     #[test]
     fn a_record_that_is_too_large_is_refused_and_the_others_go() {
         let mut pending = none();
-        let mut answers: Vec<Outcome> = [100, 300, 100, 300].map(|bytes| add(&mut pending, bytes)).into();
+        let mut answers: Vec<Acknowledgement> = [100, 300, 100, 300].map(|bytes| add(&mut pending, bytes)).into();
         assert_eq!(send(&mut pending, 10_000, 1000), 4);
         // nsqd told its limit
         pending.lost();
@@ -203,12 +216,12 @@ mod tests {
     #[test]
     fn what_was_sent_goes_again_in_its_order() {
         let mut pending = none();
-        let _answers: Vec<Outcome> = [1, 2, 3].map(|bytes| add(&mut pending, bytes)).into();
+        let _answers: Vec<Acknowledgement> = [1, 2, 3].map(|bytes| add(&mut pending, bytes)).into();
         assert_eq!(send(&mut pending, 4 + 11, 1000), 2);
         pending.lost();
         let mut out = BytesMut::new();
-        assert!(pending.send(&mut out, "t", 10_000, 1000));
-        assert_eq!(out[..], b"MPUB t\n\0\0\0\x16\0\0\0\x03\0\0\0\x01\0\0\0\0\x02\0\0\0\0\0\x03\0\0\0"[..]);
+        assert!(pending.send(&mut out, &topics(), 10_000, 1000));
+        assert_eq!(out[..], b"MPUB t.live\n\0\0\0\x16\0\0\0\x03\0\0\0\x01\0\0\0\0\x02\0\0\0\0\0\x03\0\0\0"[..]);
         assert!(pending.acknowledged());
         assert!(pending.all_answered());
     }

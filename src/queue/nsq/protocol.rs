@@ -1,4 +1,4 @@
-//! NSQ's protocol V2 as far as a publisher speaks it: its commands and nsqd's answers; no I/O.
+//! NSQ's protocol V2 as far as a publisher speaks it: its commands and nsqd's responses; no I/O.
 
 use std::io;
 
@@ -13,51 +13,51 @@ const HEARTBEAT: u32 = 30_000;
 
 /// What nsqd says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum NsqdResponse {
     /// It did what the oldest unanswered command says.
     Ok,
     /// To be answered with a NOP.
     Heartbeat,
     /// It refuses the oldest unanswered command, and closes the connection.
-    Refused(Refusal),
+    Error(NsqdError),
 }
 
-/// Why nsqd refuses.
+/// Why nsqd refuses a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct NsqdError {
     /// nsqd's own words.
     pub words: String,
-    /// The bound that was passed, if that is why.
-    pub bound: Option<Bound>,
+    /// The limit that was passed, if that is why.
+    pub limit: Option<SizeLimit>,
 }
 
-/// nsqd's bounds, which it tells only once they are passed.
+/// nsqd's limits, which it tells only once they are passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
+pub enum SizeLimit {
     /// `--max-msg-size`: bytes of a record.
     Record(usize),
     /// `--max-body-size`: bytes of an MPUB.
     Batch(usize),
 }
 
-impl Refusal {
+impl NsqdError {
     /// nsqd 1.3 writes `E_BAD_MESSAGE MPUB message too big 2000 > 1000` and `E_BAD_BODY MPUB body too big 9000 > 5000`.
     fn new(words: &[u8]) -> Self {
         let words = String::from_utf8_lossy(words).into_owned();
         let limit = words.rsplit_once(" > ").filter(|(front, _)| front.contains("too big"));
-        let bound = match limit.and_then(|(_, limit)| limit.parse().ok()) {
-            Some(limit) if words.starts_with("E_BAD_MESSAGE ") => Some(Bound::Record(limit)),
-            Some(limit) if words.starts_with("E_BAD_BODY ") => Some(Bound::Batch(limit)),
+        let limit = match limit.and_then(|(_, limit)| limit.parse().ok()) {
+            Some(limit) if words.starts_with("E_BAD_MESSAGE ") => Some(SizeLimit::Record(limit)),
+            Some(limit) if words.starts_with("E_BAD_BODY ") => Some(SizeLimit::Batch(limit)),
             _ => None,
         };
-        Self { words, bound }
+        Self { words, limit }
     }
 }
 
-/// Reads nsqd's answers from its bytes, however they are cut. A length is checked before memory is taken for it.
-pub struct Answers(LengthDelimitedCodec);
+/// Reads nsqd's responses from its bytes, however they are cut. A length is checked before memory is taken for it.
+pub struct ResponseDecoder(LengthDelimitedCodec);
 
-impl Answers {
+impl ResponseDecoder {
     /// A reader at the beginning of a connection.
     #[expect(clippy::new_without_default, reason = "there is no usual one")]
     pub fn new() -> Self {
@@ -65,19 +65,19 @@ impl Answers {
     }
 }
 
-impl Decoder for Answers {
-    type Item = Answer;
+impl Decoder for ResponseDecoder {
+    type Item = NsqdResponse;
     type Error = io::Error;
 
-    fn decode(&mut self, bytes: &mut BytesMut) -> io::Result<Option<Answer>> {
+    fn decode(&mut self, bytes: &mut BytesMut) -> io::Result<Option<NsqdResponse>> {
         let fault =
             || io::Error::new(io::ErrorKind::InvalidData, "it does not speak as nsqd does; is that nsqd's TCP port?");
         let Some(mut frame) = self.0.decode(bytes).map_err(|_| fault())? else { return Ok(None) };
         let kind = frame.try_get_u32().map_err(|_| fault())?;
         match (kind, &frame[..]) {
-            (0, b"OK") => Ok(Some(Answer::Ok)),
-            (0, b"_heartbeat_") => Ok(Some(Answer::Heartbeat)),
-            (1, words) => Ok(Some(Answer::Refused(Refusal::new(words)))),
+            (0, b"OK") => Ok(Some(NsqdResponse::Ok)),
+            (0, b"_heartbeat_") => Ok(Some(NsqdResponse::Heartbeat)),
+            (1, words) => Ok(Some(NsqdResponse::Error(NsqdError::new(words)))),
             // a message comes only to those who subscribed and asked for it
             _ => Err(fault()),
         }
@@ -112,7 +112,7 @@ pub fn subscribe(out: &mut BytesMut, topic: &str, channel: &str) {
     command(out, "SUB", &[topic, channel]);
 }
 
-/// Answers a heartbeat; nsqd says nothing to it.
+/// ResponseDecoder a heartbeat; nsqd says nothing to it.
 pub fn nop(out: &mut BytesMut) {
     command(out, "NOP", &[]);
 }
@@ -145,8 +145,8 @@ mod tests {
         [&length.to_be_bytes()[..], &kind.to_be_bytes(), body].concat()
     }
 
-    fn only(bytes: &[u8]) -> io::Result<Option<Answer>> {
-        Answers::new().decode(&mut BytesMut::from(bytes))
+    fn only(bytes: &[u8]) -> io::Result<Option<NsqdResponse>> {
+        ResponseDecoder::new().decode(&mut BytesMut::from(bytes))
     }
 
     fn sent(encode: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
@@ -170,21 +170,21 @@ mod tests {
 
     #[test]
     fn answers_are_read_as_the_protocol_says() {
-        assert_eq!(only(&frame(0, b"OK")).unwrap(), Some(Answer::Ok));
-        assert_eq!(only(&frame(0, b"_heartbeat_")).unwrap(), Some(Answer::Heartbeat));
+        assert_eq!(only(&frame(0, b"OK")).unwrap(), Some(NsqdResponse::Ok));
+        assert_eq!(only(&frame(0, b"_heartbeat_")).unwrap(), Some(NsqdResponse::Heartbeat));
         assert_eq!(only(&frame(0, b"OK")[..9]).unwrap(), None);
-        for (words, bound) in [
-            ("E_BAD_MESSAGE PUB message too big 2000 > 1000", Some(Bound::Record(1000))),
-            ("E_BAD_MESSAGE MPUB message too big 2000 > 1000", Some(Bound::Record(1000))),
-            ("E_BAD_BODY MPUB body too big 9000 > 5000", Some(Bound::Batch(5000))),
+        for (words, limit) in [
+            ("E_BAD_MESSAGE PUB message too big 2000 > 1000", Some(SizeLimit::Record(1000))),
+            ("E_BAD_MESSAGE MPUB message too big 2000 > 1000", Some(SizeLimit::Record(1000))),
+            ("E_BAD_BODY MPUB body too big 9000 > 5000", Some(SizeLimit::Batch(5000))),
             ("E_BAD_MESSAGE PUB message too big 2000 > many", None),
             ("E_BAD_MESSAGE PUB invalid message body size 0", None),
             ("E_PUB_FAILED PUB failed write /data: no space left on device", None),
             ("E_PUB_FAILED too big 3 > 2", None),
             ("", None),
         ] {
-            let refusal = Refusal { words: words.into(), bound };
-            assert_eq!(only(&frame(1, words.as_bytes())).unwrap(), Some(Answer::Refused(refusal)));
+            let error = NsqdError { words: words.into(), limit };
+            assert_eq!(only(&frame(1, words.as_bytes())).unwrap(), Some(NsqdResponse::Error(error)));
         }
     }
 

@@ -16,30 +16,32 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Backoff, Base, LIVED, LONGEST_WAIT, SHORTEST_WAIT,
-    nsqds::{Chosen, MAX_MESSAGE, Nsqds},
-    pending::{Pending, Push},
-    protocol::Bound,
-    session::{Ended, Step},
+    Backoff, LIVED, LONGEST_WAIT, NsqContext, SHORTEST_WAIT,
+    nsqds::{ConnectedNsqd, MAX_MESSAGE, Nsqds},
+    pending::{Pending, PendingPublish},
+    producer::{ProducerError, ProducerEvent},
+    protocol::SizeLimit,
 };
 use crate::{
     lifecycle::Tasks,
-    queue::{PublishError, waiter::Waiter},
+    queue::{Destination, PublishError, waiter::Waiter},
     telemetry::Metrics,
 };
 
 /// See [`crate::queue::Publisher`].
 #[derive(Clone)]
 pub struct Publisher {
-    shared: Arc<Shared>,
+    shared: Arc<PublisherShared>,
 }
 
-struct Shared {
-    inbox: mpsc::Sender<Push>,
+struct PublisherShared {
+    inbox: mpsc::Sender<PendingPublish>,
+    /// One for each publish that waits.
     permits: Arc<Semaphore>,
-    bound: usize,
+    max_publishes: usize,
     timeout: Duration,
-    limit: Arc<AtomicUsize>,
+    /// Bytes of a record that the nsqd takes which is published to.
+    max_record: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
@@ -47,10 +49,12 @@ impl Publisher {
     /// The record is on its way when this returns.
     pub(crate) fn publish(
         &self,
+        destination: Destination,
         record: Bytes,
     ) -> Result<impl Future<Output = Result<(), PublishError>> + use<>, PublishError> {
         let shared = &self.shared;
-        let (bytes, limit) = (record.len(), shared.limit.load(Ordering::Relaxed));
+        let bytes = record.len();
+        let limit = shared.max_record.load(Ordering::Relaxed);
         if bytes > limit {
             return Err(PublishError::TooLarge { bytes, limit });
         }
@@ -60,9 +64,10 @@ impl Publisher {
         let full = PublishError::Full("[queue] max_publishes wait for nsqd already; try again later");
         let Ok(permit) = shared.permits.clone().try_acquire_owned() else { return Err(full) };
         let (waiter, outcome) = Waiter::new(&shared.metrics);
-        let push = Push { record, deadline: Instant::now() + shared.timeout, waiter, _permit: permit };
+        let deadline = Instant::now() + shared.timeout;
+        let publish = PendingPublish { destination, record, deadline, waiter, _permit: permit };
         let closed = || PublishError::Unavailable("the gateway is stopping".into());
-        shared.inbox.try_send(push).map_err(|error| match error {
+        shared.inbox.try_send(publish).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => full,
             mpsc::error::TrySendError::Closed(_) => closed(),
         })?;
@@ -71,143 +76,160 @@ impl Publisher {
 
     /// Resolves once nothing waits for an acknowledgement.
     pub(super) async fn idle(&self) {
-        let all = u32::try_from(self.shared.bound).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.shared.max_publishes).unwrap_or(u32::MAX);
         let _ = self.shared.permits.acquire_many(all).await;
     }
 }
 
 /// Starts the publisher; it ends with `closing`.
 pub(super) fn start(
-    base: &Base,
+    nsq: &NsqContext,
     members: watch::Receiver<Vec<String>>,
-    topic: &str,
     closing: &CancellationToken,
     tracker: &TaskTracker,
     tasks: &Tasks,
 ) -> Publisher {
-    let bound = base.config.max_publishes;
-    let (inbox, requests) = mpsc::channel(bound);
+    let max_publishes = nsq.config.max_publishes;
+    let (inbox, requests) = mpsc::channel(max_publishes);
     let publisher = Publisher {
-        shared: Arc::new(Shared {
+        shared: Arc::new(PublisherShared {
             inbox,
-            permits: Arc::new(Semaphore::new(bound)),
-            bound,
-            timeout: base.config.publish_timeout,
-            limit: Arc::new(AtomicUsize::new(MAX_MESSAGE)),
-            metrics: base.metrics.clone(),
+            permits: Arc::new(Semaphore::new(max_publishes)),
+            max_publishes,
+            timeout: nsq.config.publish_timeout,
+            max_record: AtomicUsize::new(MAX_MESSAGE),
+            metrics: nsq.metrics.clone(),
         }),
     };
-    let actor = Actor {
-        base: base.clone(),
-        nsqds: Nsqds::new(base.clone(), members),
-        topic: topic.into(),
+    let task = PublisherTask {
+        nsq: nsq.clone(),
+        nsqds: Nsqds::new(nsq.clone(), members),
         pending: Pending::new(requests),
         closing: closing.clone(),
         publisher: publisher.clone(),
     };
-    tasks.spawn_until_done("nsq publisher", tracker.track_future(actor.run()));
+    tasks.spawn_until_done("nsq publisher", tracker.track_future(task.run()));
     publisher
 }
 
-/// Why a session ended.
-enum End {
+/// Why a connection is not used any more.
+enum ConnectionEnd {
     /// The queue is closed.
     Closed,
-    /// The connection is gone.
-    Lost(String),
+    /// It is gone.
+    Lost {
+        reason: String,
+        /// Whether nsqd acknowledged anything over it.
+        acknowledged: bool,
+    },
     /// nsqd does not acknowledge, or refuses for a reason of its own.
     Failed(String),
-    /// nsqd told a bound that some of what was sent passes.
-    Bound(Bound),
-    /// An nsqd that stands before this one works.
-    Return,
+    /// nsqd told a limit that some of what was sent passes.
+    Limit(SizeLimit),
+    /// An nsqd that stands before this one works: the connection to it.
+    Better(ConnectedNsqd),
 }
 
-struct Actor {
-    base: Base,
+struct PublisherTask {
+    nsq: NsqContext,
     nsqds: Nsqds,
-    topic: Box<str>,
     pending: Pending,
     closing: CancellationToken,
     /// As long as the task lives its inbox stays open.
     publisher: Publisher,
 }
 
-impl Actor {
+impl PublisherTask {
     async fn run(mut self) {
-        let (mut pause, mut reason) = (Duration::ZERO, "no nsqd was reached yet".to_owned());
-        while let Some(chosen) = self.connect(pause, reason).await {
-            let (started, index) = (Instant::now(), chosen.index);
-            self.publisher.shared.limit.store(chosen.record, Ordering::Relaxed);
-            let end = self.serve(chosen).await;
+        let mut pause = Duration::ZERO;
+        let mut reason = "no nsqd was reached yet".to_owned();
+        let mut better = None;
+        loop {
+            let connected = match better.take() {
+                Some(connected) => connected,
+                None => match self.connect(pause, reason).await {
+                    Some(connected) => connected,
+                    None => break,
+                },
+            };
+            let started = Instant::now();
+            let index = connected.index;
+            self.publisher.shared.max_record.store(connected.max_record, Ordering::Relaxed);
+            let end = self.serve(connected).await;
             self.pending.lost();
             let address = self.nsqds.address(index).to_owned();
+            let short = started.elapsed() <= LIVED;
             reason = match end {
-                End::Closed => break,
-                End::Return => {
-                    tracing::info!(from = address, "nsq: an earlier nsqd of the list is back");
-                    (pause, reason) = (Duration::ZERO, CHANGING.into());
+                ConnectionEnd::Closed => break,
+                ConnectionEnd::Better(connected) => {
+                    let nsqd = self.nsqds.address(connected.index);
+                    tracing::info!(nsqd, from = address, "nsq: an earlier nsqd of the list is back");
+                    better = Some(connected);
+                    pause = Duration::ZERO;
+                    reason = CHANGING.into();
                     continue;
                 }
-                End::Bound(bound) => {
+                ConnectionEnd::Limit(limit) => {
                     tracing::info!(
                         nsqd = address,
-                        ?bound,
-                        "nsq: nsqd told its bound; what passes it is refused from now on"
+                        ?limit,
+                        "nsq: nsqd told its limit; what passes it is refused from now on"
                     );
-                    self.nsqds.learn(index, bound);
-                    (pause, reason) = (Duration::ZERO, CHANGING.into());
+                    self.nsqds.learn(index, limit);
+                    pause = Duration::ZERO;
+                    reason = CHANGING.into();
                     continue;
                 }
-                End::Lost(reason) => {
+                ConnectionEnd::Lost { reason, acknowledged } => {
                     self.nsqds.lost(index);
+                    // one that greets and then closes, again and again
+                    if short && !acknowledged {
+                        self.nsqds.failed(index);
+                    }
                     reason
                 }
-                End::Failed(reason) => {
+                ConnectionEnd::Failed(reason) => {
                     self.nsqds.failed(index);
                     reason
                 }
             };
             // an nsqd that ends every connection is not asked in a hurry
-            pause = match started.elapsed() > LIVED {
-                true => Duration::ZERO,
-                false => (pause * 2).clamp(SHORTEST_WAIT / 4, LONGEST_WAIT),
-            };
-            self.base.rebuilt("publisher", &address, &reason);
+            pause = if short { (pause * 2).clamp(SHORTEST_WAIT / 4, LONGEST_WAIT) } else { Duration::ZERO };
+            self.nsq.rebuilt("publisher", &address, &reason);
             reason = format!("nsqd {address}: {reason}");
         }
         self.pending.end();
     }
 
     /// A connection to an nsqd that works, while pushes gather and expire for `reason`; `None` once the queue is closed.
-    async fn connect(&mut self, mut pause: Duration, mut reason: String) -> Option<Chosen> {
+    async fn connect(&mut self, mut pause: Duration, mut reason: String) -> Option<ConnectedNsqd> {
         let Self { nsqds, pending, closing, .. } = self;
         let nsqds = &*nsqds;
         let mut backoff = Backoff::new();
         loop {
-            let choosing = async move {
+            let connecting = async move {
                 sleep(pause).await;
-                nsqds.choose().await
+                nsqds.first_that_works().await
             };
-            tokio::pin!(choosing);
-            let chosen = loop {
+            tokio::pin!(connecting);
+            let connected = loop {
                 let deadline = pending.deadline();
                 // cancel-safe: what is gathered is kept at once
                 tokio::select! {
                     biased;
                     () = closing.cancelled() => return None,
-                    chosen = &mut choosing => break chosen,
+                    connected = &mut connecting => break connected,
                     () = pending.gather() => {}
                     () = until(deadline) => {
                         pending.expire(Instant::now(), Some(&reason));
                     }
                 }
             };
-            match chosen {
-                Ok(chosen) => {
+            match connected {
+                Ok(connected) => {
                     // what has no time left is not this nsqd's to answer
                     pending.expire(Instant::now(), Some(&reason));
-                    return Some(chosen);
+                    return Some(connected);
                 }
                 Err(why) => reason = why,
             }
@@ -215,44 +237,50 @@ impl Actor {
         }
     }
 
-    async fn serve(&mut self, chosen: Chosen) -> End {
-        let Self { nsqds, pending, closing, topic, .. } = self;
-        let Chosen { index, mut session, record, batch } = chosen;
-        let better = nsqds.better(index);
-        tokio::pin!(better);
-        let mut returning = false;
+    async fn serve(&mut self, connected: ConnectedNsqd) -> ConnectionEnd {
+        let Self { nsq, nsqds, pending, closing, .. } = self;
+        let ConnectedNsqd { index, mut producer, max_record, max_batch } = connected;
+        let find_better = nsqds.better(index);
+        tokio::pin!(find_better);
+        let mut better = None;
+        let mut acknowledged = false;
         loop {
-            if returning && pending.all_answered() {
-                return End::Return;
+            if pending.all_answered()
+                && let Some(better) = better
+            {
+                return ConnectionEnd::Better(better);
             }
-            if !returning {
-                while let Some(out) = session.out(batch) {
-                    if !pending.send(out, topic, batch, record) {
+            if better.is_none() {
+                while let Some(out) = producer.out(max_batch) {
+                    if !pending.send(out, &nsq.topics, max_batch, max_record) {
                         break;
                     }
                 }
             }
             let deadline = pending.deadline();
-            // cancel-safe: see Session::step and Pending::gather
+            // cancel-safe: see Producer::step and Pending::gather
             tokio::select! {
                 biased;
-                () = closing.cancelled() => return End::Closed,
-                step = session.step() => match step {
-                    Ok(Step::Written) => {}
-                    Ok(Step::Acknowledged) if pending.acknowledged() => {}
-                    Ok(Step::Acknowledged) => return End::Lost("it acknowledged more than was sent".into()),
-                    Err(Ended::Lost(reason)) => return End::Lost(reason),
-                    Err(Ended::Refused(refusal)) => return match refusal.bound {
-                        // a bound that was kept is not the reason
-                        Some(bound @ Bound::Record(limit)) if limit < record => End::Bound(bound),
-                        Some(bound @ Bound::Batch(limit)) if limit < batch => End::Bound(bound),
-                        _ => End::Failed(format!("it refuses: {}", refusal.words)),
+                () = closing.cancelled() => return ConnectionEnd::Closed,
+                step = producer.step() => match step {
+                    Ok(ProducerEvent::Written) => {}
+                    Ok(ProducerEvent::Acknowledged) if pending.acknowledged() => acknowledged = true,
+                    Ok(ProducerEvent::Acknowledged) => {
+                        let reason = "it acknowledged more than was sent".into();
+                        return ConnectionEnd::Lost { reason, acknowledged };
+                    }
+                    Err(ProducerError::Lost(reason)) => return ConnectionEnd::Lost { reason, acknowledged },
+                    Err(ProducerError::Refused(error)) => return match error.limit {
+                        // a limit that was kept is not the reason
+                        Some(limit @ SizeLimit::Record(bytes)) if bytes < max_record => ConnectionEnd::Limit(limit),
+                        Some(limit @ SizeLimit::Batch(bytes)) if bytes < max_batch => ConnectionEnd::Limit(limit),
+                        _ => ConnectionEnd::Failed(format!("it refuses: {}", error.words)),
                     },
                 },
                 () = pending.gather() => {}
-                () = &mut better, if !returning => returning = true,
+                found = &mut find_better, if better.is_none() => better = Some(found),
                 () = until(deadline) => if pending.expire(Instant::now(), None) {
-                    return End::Failed("it did not acknowledge within publish_timeout".into());
+                    return ConnectionEnd::Failed("it did not acknowledge within publish_timeout".into());
                 },
             }
         }

@@ -45,11 +45,11 @@ async fn what_is_too_old_is_dropped_and_counted() {
     let log = Log::open(&aging).await.unwrap();
     let expired = || log.metrics.drops.get_or_create(&[("reason", "expired")]).get();
     eventually("the old are dropped", || expired() > 0 && log.metrics.queue_records.get() <= 1).await;
-    // what is in hand is not taken from it
-    let in_hand = log.metrics.queue_records.get() as u64;
-    assert_eq!(expired() + in_hand, 5);
+    // what is in flight is not taken from it
+    let in_flight = log.metrics.queue_records.get() as u64;
+    assert_eq!(expired() + in_flight, 5);
     log.publish("new").await.unwrap();
-    eventually("so is the new", || expired() + in_hand == 6 || log.metrics.queue_records.get() <= 1).await;
+    eventually("so is the new", || expired() + in_flight == 6 || log.metrics.queue_records.get() <= 1).await;
     let metrics = log.metrics.clone();
     drop(log.jobs);
     eventually("none is left", || metrics.queue_records.get() == 0).await;

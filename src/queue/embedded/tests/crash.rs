@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{Log, text};
-use crate::config;
+use crate::{config, queue::Destination};
 
 const CHILD: &str = "OXIPUSH_CRASH_CHILD";
 const SYNC: &str = "OXIPUSH_CRASH_SYNC";
@@ -42,7 +42,7 @@ async fn child(dir: &Path) {
                 let id = format!("{round}:{writer}:{number:08}");
                 tell("asked", &id);
                 let record = format!("{id} {}", "x".repeat(fastrand::usize(0..2000)));
-                publisher.publish(Bytes::from(record)).await.unwrap();
+                publisher.publish(Destination::Live, Bytes::from(record)).await.unwrap();
                 tell("acknowledged", &id);
             }
         });

@@ -9,7 +9,7 @@ use redb::StorageBackend;
 
 use crate::queue::{
     OpenError,
-    embedded::store::{Open, Store},
+    embedded::log::{LogFiles, OpenLog},
 };
 
 const SECTOR: usize = 512;
@@ -105,12 +105,12 @@ impl Disk {
     }
 
     /// The log's storage until the next power cut.
-    pub(super) fn storage(&self) -> Open {
+    pub(super) fn storage(&self) -> OpenLog {
         let cuts = self.0.lock().unwrap().cuts;
         let [log, journal] = [Name::Log, Name::Journal].map(|file| Power { disk: self.clone(), cuts, file });
         Box::new(move || {
             log.on(|_| Ok(())).map_err(|error| OpenError(error.to_string()))?;
-            Store::open(|builder| builder.create_with_backend(log.clone()), || Ok(Box::new(journal.clone())))
+            LogFiles::open(|builder| builder.create_with_backend(log.clone()), || Ok(Box::new(journal.clone())))
                 .map_err(|failure| OpenError(format!("{failure:?}")))
         })
     }

@@ -12,18 +12,18 @@ use super::{Log, PATIENCE, disk::Disk, eventually, text, texts};
 use crate::{
     config,
     queue::{
-        Job, PublishError, State,
-        embedded::{self, shared::Bounds},
+        Destination, Job, PublishError, QueueState,
+        embedded::{self, shared::LogLimits},
     },
 };
 
 const WRITERS: usize = 4;
 
-/// On a disk, with everything in hand at once.
+/// On a disk, with everything in flight at once.
 async fn open(disk: &Disk, sync: config::Sync, memory_bytes: usize) -> Log {
     let defaults = super::config(std::path::Path::new("nowhere"));
-    let bounds = Bounds::of(&config::Queue { sync, memory_bytes, max_in_flight: 100_000, ..defaults });
-    Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), bounds, tasks, metrics).await).await.unwrap()
+    let limits = LogLimits::of(&config::Queue { sync, memory_bytes, max_in_flight: 100_000, ..defaults });
+    Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits, tasks, metrics).await).await.unwrap()
 }
 
 /// What was asked for and what came of it: `writer:number` each.
@@ -86,7 +86,7 @@ async fn cut_again_and_again(sync: config::Sync, rounds: u32, seed: u64, syncs_n
                 for number in from.. {
                     ledger.lock().unwrap().asked.insert((writer, number));
                     let record = format!("{writer}:{number}:{}", "x".repeat(random.usize(0..3000)));
-                    match publisher.publish(Bytes::from(record)).await {
+                    match publisher.publish(Destination::Live, Bytes::from(record)).await {
                         Ok(()) => {
                             let syncs = metrics.queue_syncs.get();
                             ledger.lock().unwrap().acknowledged.insert((writer, number), syncs);
@@ -184,7 +184,7 @@ async fn a_disk_that_fails_and_heals_costs_nothing_that_was_acknowledged() {
         let mut refused = 0;
         let mut state = log.control.state.clone();
         // one that waits already may be acknowledged
-        while *state.borrow_and_update() == State::Ready {
+        while *state.borrow_and_update() == QueueState::Ready {
             match log.publish(format!("late {refused}")).await {
                 Ok(()) => known.push(format!("late {refused}")),
                 Err(PublishError::Unavailable(reason)) => assert!(reason.contains("disk"), "{reason}"),
@@ -200,7 +200,7 @@ async fn a_disk_that_fails_and_heals_costs_nothing_that_was_acknowledged() {
         assert_eq!(text(&second), "1");
         second.requeue(Duration::from_secs(3600));
         disk.fail(false);
-        eventually("it heals", || *state.borrow_and_update() == State::Ready).await;
+        eventually("it heals", || *state.borrow_and_update() == QueueState::Ready).await;
         assert_eq!(log.metrics.queue_ready.get(), 1);
         log.publish("after").await.unwrap();
         known.push("after".into());
@@ -222,8 +222,8 @@ async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_alone_and_it_is_
     let defaults = super::config(std::path::Path::new("nowhere"));
     let sync = config::Sync::Every(Duration::from_secs(3600));
     // two records fit the memory: the others are read again from the file
-    let bounds = || Bounds::of(&config::Queue { sync, memory_bytes: 9000, max_in_flight: 1, ..defaults.clone() });
-    let open = || Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), bounds(), tasks, metrics).await);
+    let limits = || LogLimits::of(&config::Queue { sync, memory_bytes: 9000, max_in_flight: 1, ..defaults.clone() });
+    let open = || Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits(), tasks, metrics).await);
     let mut log = open().await.unwrap();
     for n in 0..5 {
         // each a row of its own
@@ -251,8 +251,8 @@ async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_alone_and_it_is_
 async fn no_more_publishes_wait_than_max_publishes() {
     let disk = Disk::default();
     let defaults = super::config(std::path::Path::new("nowhere"));
-    let bounds = Bounds::of(&config::Queue { max_publishes: 0, ..defaults });
-    let log = Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), bounds, tasks, metrics).await);
+    let limits = LogLimits::of(&config::Queue { max_publishes: 0, ..defaults });
+    let log = Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits, tasks, metrics).await);
     let log = log.await.unwrap();
     // one at least; polled side by side before the writer can have taken the first
     let all = futures_util::future::join_all((0..50).map(|n| log.publish(n))).await;

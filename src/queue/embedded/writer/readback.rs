@@ -11,7 +11,7 @@ impl Writer {
     pub(super) fn read_due(&mut self, due: &mut [Delayed]) -> Result<(), redb::Error> {
         for next in due.iter_mut().filter(|next| next.record.is_none()) {
             let Some(first) = self.shared.lock().chunk(next.seq).map(|(first, _)| first) else { continue };
-            if let Some(value) = self.disk.store()?.row(first)? {
+            if let Some(value) = self.disk.log()?.row(first)? {
                 let (_, records) = row::read(&value).map_err(|bad| redb::Error::Corrupted(bad.to_string()))?;
                 let record = records.get((next.seq - first) as usize).copied();
                 next.record = record.map(bytes::Bytes::copy_from_slice);
@@ -26,13 +26,13 @@ impl Writer {
         let mut more = false;
         loop {
             let mut state = self.shared.lock();
-            if !state.wants_cold(&self.shared.bounds, more) {
+            if !state.wants_cold(&self.shared.limits, more) {
                 return Ok(());
             }
             more = true;
             let Some(first) = state.next_cold() else { return Ok(()) };
             drop(state);
-            let value = self.disk.store()?.row(first)?;
+            let value = self.disk.log()?.row(first)?;
             let mut state = self.shared.lock();
             let lost = match &value {
                 Some(value) => {

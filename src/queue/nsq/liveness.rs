@@ -1,4 +1,4 @@
-//! Tells at once when an nsqd is gone, which tokio-nsq never does: it drops the future that would.
+//! Knows at once when an nsqd is gone, which tokio-nsq never says: it drops the future that would.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use tokio::{
 const SILENCE: Duration = Duration::from_secs(75);
 
 /// A connection of its own beside tokio-nsq's that does nothing but answer heartbeats: it ends when nsqd does.
-pub(super) struct Sentinel {
+pub(super) struct LivenessConnection {
     stream: TcpStream,
 }
 
-impl Sentinel {
+impl LivenessConnection {
     /// Connects to the nsqd at `address`.
     pub(super) async fn connect(address: &str, within: Duration) -> Result<Self, String> {
         let connect = async {

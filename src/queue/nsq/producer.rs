@@ -1,4 +1,5 @@
-//! A publisher's connection to one nsqd. It is our own, since tokio-nsq writes only at each tick of its flush interval.
+//! The connection over which the publisher publishes to one nsqd. It is our own, since tokio-nsq writes only at each tick of its
+//! flush interval.
 
 use std::{fmt, io, time::Duration};
 
@@ -14,13 +15,13 @@ use tokio::{
 };
 use tokio_util::codec::FramedRead;
 
-use super::protocol::{self, Answer, Answers, Refusal};
+use super::protocol::{self, NsqdError, NsqdResponse, ResponseDecoder};
 
 /// nsqd sends a heartbeat each 30 s: silent this long, it is gone.
 const SILENCE: Duration = Duration::from_secs(75);
 
-/// What a connection came to.
-pub(super) enum Step {
+/// What has happened on a connection.
+pub(super) enum ProducerEvent {
     /// nsqd did what the oldest unanswered command says.
     Acknowledged,
     /// All that was to be written is.
@@ -28,25 +29,25 @@ pub(super) enum Step {
 }
 
 /// Why a connection ended.
-pub(super) enum Ended {
+pub(super) enum ProducerError {
     /// nsqd closed it, or is gone.
     Lost(String),
     /// nsqd refused the oldest unanswered command.
-    Refused(Refusal),
+    Refused(NsqdError),
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for ProducerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost(reason) => f.write_str(reason),
-            Self::Refused(refusal) => write!(f, "it refuses: {}", refusal.words),
+            Self::Refused(error) => write!(f, "it refuses: {}", error.words),
         }
     }
 }
 
 /// A connection whose nsqd knows who speaks.
-pub(super) struct Session {
-    answers: FramedRead<OwnedReadHalf, Answers>,
+pub(super) struct Producer {
+    responses: FramedRead<OwnedReadHalf, ResponseDecoder>,
     writer: OwnedWriteHalf,
     /// Whole commands, of which the first may be written in part.
     out: BytesMut,
@@ -54,18 +55,18 @@ pub(super) struct Session {
     broken: bool,
 }
 
-impl Session {
+impl Producer {
     /// Connects to the nsqd at `address` as `client`.
     pub(super) async fn connect(address: &str, client: &str) -> Result<Self, String> {
         let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
         // a command that leaves alone leaves at once
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let (reader, writer) = stream.into_split();
-        let answers = FramedRead::new(reader, Answers::new());
-        let mut session = Self { answers, writer, out: BytesMut::new(), broken: false };
-        protocol::identify(&mut session.out, client);
-        session.acknowledged().await?;
-        Ok(session)
+        let responses = FramedRead::new(reader, ResponseDecoder::new());
+        let mut producer = Self { responses, writer, out: BytesMut::new(), broken: false };
+        protocol::identify(&mut producer.out, client);
+        producer.acknowledged().await?;
+        Ok(producer)
     }
 
     /// Publishes to `topic`, which nobody else uses, and waits until nsqd has it. The ephemeral channel takes what was
@@ -84,8 +85,8 @@ impl Session {
     async fn acknowledged(&mut self) -> Result<(), String> {
         loop {
             match self.step().await {
-                Ok(Step::Acknowledged) => return Ok(()),
-                Ok(Step::Written) => {}
+                Ok(ProducerEvent::Acknowledged) => return Ok(()),
+                Ok(ProducerEvent::Written) => {}
                 Err(ended) => return Err(ended.to_string()),
             }
         }
@@ -97,28 +98,28 @@ impl Session {
     }
 
     /// Writes what is to be written until nsqd answers. Cancel-safe: what was written is taken out of the buffer at once, and
-    /// an answer that was read in part stays in the reader.
-    pub(super) async fn step(&mut self) -> Result<Step, Ended> {
+    /// a response that was read in part stays in the reader.
+    pub(super) async fn step(&mut self) -> Result<ProducerEvent, ProducerError> {
         loop {
-            let answer = tokio::select! {
+            let response = tokio::select! {
                 biased;
-                answer = timeout(SILENCE, self.answers.next()) => answer,
+                response = timeout(SILENCE, self.responses.next()) => response,
                 written = self.writer.write_buf(&mut self.out), if !self.broken && !self.out.is_empty() => {
                     self.broken = written.is_err();
                     if self.out.is_empty() {
-                        return Ok(Step::Written);
+                        return Ok(ProducerEvent::Written);
                     }
                     continue;
                 }
             };
-            let lost = |reason: &str| Err(Ended::Lost(reason.into()));
-            return match answer {
-                Ok(Some(Ok(Answer::Ok))) => Ok(Step::Acknowledged),
-                Ok(Some(Ok(Answer::Heartbeat))) => {
+            let lost = |reason: &str| Err(ProducerError::Lost(reason.into()));
+            return match response {
+                Ok(Some(Ok(NsqdResponse::Ok))) => Ok(ProducerEvent::Acknowledged),
+                Ok(Some(Ok(NsqdResponse::Heartbeat))) => {
                     protocol::nop(&mut self.out);
                     continue;
                 }
-                Ok(Some(Ok(Answer::Refused(refusal)))) => Err(Ended::Refused(refusal)),
+                Ok(Some(Ok(NsqdResponse::Error(error)))) => Err(ProducerError::Refused(error)),
                 Ok(Some(Err(error))) if error.kind() == io::ErrorKind::InvalidData => lost(&error.to_string()),
                 Ok(Some(Err(_)) | None) => lost("it closed the connection"),
                 Err(_) => lost("it sends no heartbeat"),

@@ -23,7 +23,7 @@ use super::{
     chunk::Chunk,
     journal::Journal,
     place,
-    row::{self, BadRow, Row},
+    row::{self, Row, RowError},
 };
 use crate::{config, queue::OpenError};
 
@@ -40,36 +40,37 @@ const COMPACT_FROM: u64 = 16 << 20;
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Opens the log, again after each failure of the disk.
-pub(super) type Open = Box<dyn FnMut() -> Result<Store, OpenError> + Send>;
+pub(super) type OpenLog = Box<dyn FnMut() -> Result<LogFiles, OpenError> + Send>;
 
 /// Opens the log in a folder, which stays locked until the returned value is dropped.
-pub(super) fn folder(dir: PathBuf) -> Open {
+pub(super) fn folder(dir: PathBuf) -> OpenLog {
     let mut lock = None;
     Box::new(move || {
         if lock.is_none() {
             lock = Some(lock_folder(&dir)?);
         }
         let path = dir.join("queue.redb");
-        let (log, journal) = (place::open(&path)?, place::open(&dir.join("queue.journal"))?);
+        let file = place::open(&path)?;
+        let journal = place::open(&dir.join("queue.journal"))?;
         // redb is hardened against torn writes, not against any file of that name
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            Store::open(|builder| builder.create_file(log), || Ok(Box::new(FileBackend::new(journal)?)))
+            LogFiles::open(|builder| builder.create_file(file), || Ok(Box::new(FileBackend::new(journal)?)))
         }));
-        let mut store = opened.unwrap_or_else(|_| Err(Failure::Damaged("it has no valid form".into()))).map_err(
+        let mut log = opened.unwrap_or_else(|_| Err(LogOpenError::Damaged("it has no valid form".into()))).map_err(
             |failure| match failure {
-                Failure::Io(error) => OpenError(format!(
+                LogOpenError::Io(error) => OpenError(format!(
                     "cannot open the log in {}: {error}; see that [data] dir is writable, on a local disk and not full",
                     dir.display()
                 )),
-                Failure::Damaged(what) => OpenError(format!(
+                LogOpenError::Damaged(what) => OpenError(format!(
                     "{} is damaged or of another version ({what}); move it away to start with an empty queue (the pushes \
                      in it are lost then), or put back a copy of it",
                     path.display()
                 )),
             },
         )?;
-        store.path = Some(path);
-        Ok(store)
+        log.path = Some(path);
+        Ok(log)
     })
 }
 
@@ -101,12 +102,12 @@ fn lock_folder(dir: &Path) -> Result<File, OpenError> {
 
 /// Why a file was not opened.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum LogOpenError {
     Io(String),
     Damaged(String),
 }
 
-impl From<redb::Error> for Failure {
+impl From<redb::Error> for LogOpenError {
     fn from(error: redb::Error) -> Self {
         match error {
             // how redb says that the file is none of its own
@@ -121,7 +122,7 @@ impl From<redb::Error> for Failure {
 }
 
 /// An open log.
-pub(super) struct Store {
+pub(super) struct LogFiles {
     database: Database,
     path: Option<PathBuf>,
     journal: Journal,
@@ -146,12 +147,12 @@ pub(super) struct Marks {
     pub(super) handed: u64,
 }
 
-impl Store {
+impl LogFiles {
     /// On what `create` makes of the builder; what only the journal has is in the log when it returns.
     pub(super) fn open(
         create: impl FnOnce(&mut Builder) -> Result<Database, DatabaseError>,
         journal: impl FnOnce() -> Result<Box<dyn StorageBackend>, redb::Error>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, LogOpenError> {
         let repaired = Arc::new(AtomicBool::new(false));
         let mut builder = Builder::new();
         let seen = repaired.clone();
@@ -163,7 +164,9 @@ impl Store {
         let database = create(&mut builder).map_err(redb::Error::from)?;
         let known = match format(&database)? {
             Some(FORMAT) => Some(marks(&database)?),
-            Some(other) => return Err(Failure::Damaged(format!("its format is {other}, this version's {FORMAT}"))),
+            Some(other) => {
+                return Err(LogOpenError::Damaged(format!("its format is {other}, this version's {FORMAT}")));
+            }
             None => None,
         };
         // a log that was moved away took its pushes with it: the new one has written nothing to a journal yet
@@ -203,7 +206,7 @@ impl Store {
         self.journal.retain(wanted);
     }
 
-    /// The journal has so much that a [`Store::write`] should follow.
+    /// The journal has so much that a [`LogFiles::write`] should follow.
     pub(super) fn is_due(&self) -> bool {
         self.journal.is_full()
     }
@@ -290,7 +293,8 @@ fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
 
 fn load(database: &Database) -> Result<(BTreeMap<u64, Chunk>, Marks), redb::Error> {
     let transaction = database.begin_read()?;
-    let (rows, progress) = (transaction.open_table(ROWS)?, transaction.open_table(PROGRESS)?);
+    let rows = transaction.open_table(ROWS)?;
+    let progress = transaction.open_table(PROGRESS)?;
     let mut chunks = BTreeMap::new();
     for row in rows.iter()? {
         let (first, value) = row?;
@@ -358,6 +362,6 @@ fn write_marks(transaction: &redb::WriteTransaction, marks: Marks) -> Result<(),
     Ok(())
 }
 
-fn corrupted(bad: BadRow) -> redb::Error {
+fn corrupted(bad: RowError) -> redb::Error {
     redb::Error::Corrupted(bad.to_string())
 }

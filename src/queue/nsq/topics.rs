@@ -1,0 +1,29 @@
+//! The topics' names, all made of `[queue] topic`.
+
+use crate::{config, queue::Destination};
+
+/// See the module.
+pub(super) struct Topics {
+    /// Other NSQ clients write to it.
+    pub(super) raw: String,
+    /// Of the gateways' own records.
+    pub(super) live: String,
+    /// Where an nsqd has to publish to show that it works.
+    pub(super) ping: String,
+    /// The same, where its last write to its disk failed.
+    pub(super) disk: String,
+}
+
+impl Topics {
+    pub(super) fn new(config: &config::Queue) -> Self {
+        let raw = config.topic.clone();
+        Self { live: format!("{raw}.live"), ping: format!("{raw}.ping"), disk: format!("{raw}.disk"), raw }
+    }
+
+    /// Where records for `destination` are published.
+    pub(super) fn of(&self, destination: Destination) -> &str {
+        match destination {
+            Destination::Live => &self.live,
+        }
+    }
+}
