@@ -20,7 +20,7 @@ use crate::{
     dispatch::Dispatch,
     hub::Hub,
     ingress::{self, admission::Admission, grpc, http},
-    lifecycle::{Died, Phase, Phases, Tasks},
+    lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopic},
     socket::ClientListener,
     telemetry::Metrics,
@@ -162,12 +162,12 @@ impl Gateway {
             inlet.drain(left()).await;
         }
         // what comes for a client that was told to go is set aside, and put back once no more jobs are handed out
-        let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, left()).await;
+        let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, Deadline::after(left())).await;
         let _ = timeout_at(end, self.queue.stop_jobs()).await;
         dispatch.drain(left()).await;
-        let cut = clients.gone(left()).await;
+        let cut = clients.gone(Deadline::after(left())).await;
         let rest = async {
-            tokio::join!(http.stop(), grpc.stop(), clients.stop());
+            tokio::join!(http.stop(), grpc.stop(), clients.stop(Deadline::after(left())));
             self.queue.close(left().max(Duration::from_secs(1))).await;
             self.cluster.leave().await;
         };

@@ -16,18 +16,9 @@ mod stream;
 mod wheel;
 mod worker;
 
-use std::{
-    convert::Infallible,
-    net::TcpListener,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, net::TcpListener, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use actix_server::{Server, ServerHandle};
+use actix_server::Server;
 use actix_service::fn_service;
 use tokio::{net::TcpStream, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, Config},
     hub::Hub,
-    lifecycle::{Phases, Tasks},
+    lifecycle::{Deadline, Phases, Service, Tasks},
     push::NameRule,
     telemetry::Metrics,
 };
@@ -57,9 +48,7 @@ pub struct ClientServer {
     hub: Hub,
     limit: Arc<ConnectionLimit>,
     drain: watch::Sender<Option<DrainPlan>>,
-    /// The workers are told to end: that a shard ends is no death any more.
-    stopping: Arc<AtomicBool>,
-    server: ServerHandle,
+    service: Service,
 }
 
 /// What each worker's thread is started with.
@@ -98,14 +87,13 @@ impl ClientListener {
     /// Outside of a tokio runtime.
     pub fn serve(self, tasks: &Tasks) -> ClientServer {
         let Self { listener, setup } = self;
-        let stopping = Arc::new(AtomicBool::new(false));
+        let service = tasks.service();
         for (shard, ended) in setup.ended.iter().cloned().enumerate() {
-            let stopping = Arc::clone(&stopping);
-            let cancelled = tasks.cancelled();
-            tasks.spawn(format!("hub shard {shard}"), async move {
+            let stopping = service.stopping().clone();
+            service.spawn(format!("hub shard {shard}"), async move {
                 tokio::select! {
-                    () = ended.cancelled() => if stopping.load(Ordering::Acquire) { cancelled.cancelled().await },
-                    () = cancelled.cancelled() => {}
+                    () = ended.cancelled() => {}
+                    () = stopping.cancelled() => {}
                 }
             });
         }
@@ -130,19 +118,21 @@ impl ClientListener {
             });
         let server = server.expect("invariant: a listener that is non-blocking and has an address can be served").run();
         let handle = server.handle();
-        let told = Arc::clone(&stopping);
-        let cancelled = tasks.cancelled();
-        tasks.spawn("client listener", async move {
+        let stopping = service.stopping().clone();
+        service.spawn("client listener", async move {
+            let mut server = pin!(server);
             tokio::select! {
-                ended = server => match ended {
-                    Ok(()) if told.load(Ordering::Acquire) => cancelled.cancelled().await,
+                ended = &mut server => match ended {
                     Ok(()) => tracing::error!("the listener for clients ended unasked"),
                     Err(error) => tracing::error!(%error, "the listener for clients failed"),
                 },
-                () = cancelled.cancelled() => {}
+                () = stopping.cancelled() => {
+                    // it stops while it is polled
+                    let _ = tokio::join!(handle.stop(false), server);
+                }
             }
         });
-        ClientServer { hub: setup.hub, limit: setup.limit, drain: setup.drain, stopping, server: handle }
+        ClientServer { hub: setup.hub, limit: setup.limit, drain: setup.drain, service }
     }
 }
 
@@ -187,29 +177,30 @@ impl WorkerSetup {
 
 impl ClientServer {
     /// Refuses new handshakes (503) and closes every connection with 3000: `rate` in a second (0: all at once), each told a
-    /// delay of up to `jitter` where its dialect can. Returns when all were told, `within` at most; how many were there.
-    pub async fn drain(&self, rate: u32, jitter: Duration, within: Duration) -> usize {
+    /// delay of up to `jitter` where its dialect can. Returns when all were told, or at the deadline; how many were there.
+    pub async fn drain(&self, rate: u32, jitter: Duration, deadline: Deadline) -> usize {
         let plan = DrainPlan::new(jitter);
         let open = self.hub.census().connections;
         self.drain.send_replace(Some(plan.clone()));
-        tokio::select! {
-            () = plan.pace(rate) => {}
-            () = plan.told(self.hub.workers()) => {}
-            () = tokio::time::sleep(within) => {}
-        }
+        let told = async {
+            tokio::select! {
+                () = plan.pace(rate) => {}
+                () = plan.told(self.hub.workers()) => {}
+            }
+        };
+        let _ = deadline.timeout(told).await;
         open
     }
 
-    /// Waits until every connection is gone, `within` at most; how many are not.
-    pub async fn gone(&self, within: Duration) -> usize {
-        let _ = tokio::time::timeout(within, self.limit.no_clients()).await;
+    /// Waits until every connection is gone, or for the deadline; how many are not.
+    pub async fn gone(&self, deadline: Deadline) -> usize {
+        let _ = deadline.timeout(self.limit.no_clients()).await;
         self.hub.census().connections
     }
 
-    /// Ends the workers.
-    pub async fn stop(self) {
-        self.stopping.store(true, Ordering::Release);
-        self.server.stop(false).await;
+    /// Ends the workers; `false`: some go on at the deadline.
+    pub async fn stop(self, deadline: Deadline) -> bool {
+        self.service.stop_within(deadline).await
     }
 }
 

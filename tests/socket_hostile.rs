@@ -8,7 +8,7 @@ mod rig;
 use std::time::Duration;
 
 use oxipush::push::Push;
-use rig::{OK, PATIENCE, Raw, Rig, handshake, masked, push, start, until};
+use rig::{OK, PATIENCE, Raw, Rig, handshake, masked, patience, push, start, until};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 /// A content of `bytes` bytes that begins with `number`.
@@ -605,8 +605,8 @@ async fn a_drain_does_not_wait_for_a_peer_that_reads_nothing() {
         rig.push(&["ada"], &bulk(n, 32 * 1024)).await;
     }
     rig.reaches(r#"oxipush_jobs_total{outcome="finished"}"#, 400).await;
-    rig.clients.drain(0, Duration::ZERO, PATIENCE).await;
-    assert_eq!(rig.clients.gone(PATIENCE).await, 0);
+    rig.clients.drain(0, Duration::ZERO, patience()).await;
+    assert_eq!(rig.clients.gone(patience()).await, 0);
     assert_eq!(rig.sample(r#"oxipush_closes_total{code="3000"}"#), 1);
     rig.reaches(r#"oxipush_drops_total{reason="closed"}"#, 1).await;
     rig.stop().await;

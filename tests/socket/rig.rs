@@ -14,7 +14,7 @@ use oxipush::{
     config::{self, Config},
     dispatch::Dispatch,
     hub::Hub,
-    lifecycle::{Died, Phases, Tasks},
+    lifecycle::{Deadline, Died, Phases, Tasks},
     push::{Push, PushId, Target},
     queue::{Job, Jobs, record},
     socket::{ClientListener, ClientServer},
@@ -32,6 +32,10 @@ pub const OK: &str = "{\"type\":1,\"data\":\"ok\"}\n";
 
 /// How long an event may take on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn patience() -> Deadline {
+    Deadline::after(PATIENCE)
+}
 
 pub struct Rig {
     pub address: SocketAddr,
@@ -122,7 +126,7 @@ impl Rig {
     pub async fn stop(mut self) {
         self.jobs.take();
         self.dispatch.drain(PATIENCE).await;
-        self.clients.stop().await;
+        assert!(self.clients.stop(patience()).await, "a worker did not end");
         assert!(self.tasks.stop(PATIENCE).await, "a task did not end");
         assert_eq!(self.deaths.try_recv().ok(), None);
     }
