@@ -10,28 +10,27 @@
 //! | `/gopusher/<gopusher_key>/<addr>` | gopusher's form, by option | under the node's lease, while it serves |
 
 mod addresses;
-mod cleaner;
 mod etcd;
 mod members;
 mod node;
 mod readiness;
+mod reaper;
 mod registration;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    lifecycle::{Phases, Tasks},
+    lifecycle::{Deadline, Phases, Service, Tasks},
     telemetry::Metrics,
 };
 
 use etcd::Etcd;
 use members::Members;
-use node::Standing;
+use node::NodeStatus;
 use readiness::Readiness;
 use registration::Registration;
 
@@ -52,7 +51,7 @@ pub struct Cluster {
     pub details: watch::Receiver<Vec<String>>,
     /// Ids of the nodes that are registered, sorted; the last known ones while etcd is away. Without etcd: this node.
     pub members: watch::Receiver<Vec<String>>,
-    presence: Presence,
+    membership: Membership,
 }
 
 /// Takes out of the queue what it keeps for the node of this id, which is gone: how many channels those were. An error says
@@ -64,18 +63,17 @@ pub type ForgetNode = Box<dyn Fn(String) -> BoxFuture<'static, Result<usize, Str
 #[error("{0}")]
 pub struct ClusterError(pub String);
 
-enum Presence {
+enum Membership {
     /// No `[cluster] etcd`: the senders keep the receivers' channels open.
     Alone { _details: watch::Sender<Vec<String>>, _members: watch::Sender<Vec<String>> },
     Registered {
-        standing: watch::Sender<Standing>,
+        status: watch::Sender<NodeStatus>,
         /// Whether another node takes clients.
         other: watch::Receiver<bool>,
         unready_after: Duration,
-        stop: CancellationToken,
-        /// Closed once the registration's task has ended.
-        ended: watch::Receiver<()>,
-        patience: Duration,
+        registration: Service,
+        /// How long etcd may take to revoke the lease.
+        revoke_timeout: Duration,
     },
 }
 
@@ -101,17 +99,17 @@ impl Cluster {
         if config.cluster.etcd.is_empty() {
             let (_details, details) = watch::channel(Vec::new());
             let (_members, members) = watch::channel(vec![id.to_owned()]);
-            return Ok(Self { details, members, presence: Presence::Alone { _details, _members } });
+            return Ok(Self { details, members, membership: Membership::Alone { _details, _members } });
         }
         let addresses = addresses::advertised(&config.cluster, listeners).await.map_err(ClusterError)?;
         let etcd = Etcd::new(&config.cluster, metrics);
         let reads_channel = forget_node.is_some();
         let (say, details) = watch::channel(Vec::new());
         let (tell, members) = watch::channel(Vec::new());
-        let (standing, standings) = watch::channel(Standing::FIRST);
+        let (status, statuses) = watch::channel(NodeStatus::FIRST);
         let (tell_other, other) = watch::channel(false);
         let mut registration =
-            Registration::new(etcd.clone(), id, &addresses, reads_channel, standings, say, members.clone());
+            Registration::new(etcd.clone(), id, &addresses, reads_channel, statuses, say, members.clone());
         registration.join().await.map_err(ClusterError)?;
         tracing::info!(
             node = id,
@@ -121,26 +119,23 @@ impl Cluster {
             "advertised addresses"
         );
 
-        let stop = tasks.cancelled().child_token();
-        let (end, ended) = watch::channel(());
-        tasks.spawn_until_done("cluster addresses", addresses.check(registration.remarks(), config.cluster.timeout));
-        tasks.spawn_until_done("cluster registration", {
-            let stop = stop.clone();
-            async move {
-                registration.run(stop).await;
-                drop(end);
-            }
-        });
+        let service = tasks.service();
+        tasks.spawn_until_done("cluster addresses", addresses.check(registration.notes(), config.cluster.timeout));
+        service.spawn("cluster registration", registration.run(service.stopping().clone()));
         let tell = Members { ids: tell, other: tell_other, own: id.to_owned() };
         tasks.spawn("cluster members", members::run(etcd.clone(), tell, tasks.cancelled()));
         if let Some(forget_node) = forget_node {
-            let cleaner = cleaner::Cleaner::new(etcd, forget_node, config, metrics);
-            tasks.spawn("cluster cleaner", cleaner.run(members.clone(), tasks.cancelled()));
+            let reaper = reaper::Reaper::new(etcd, forget_node, config, metrics);
+            tasks.spawn("cluster reaper", reaper.run(members.clone(), tasks.cancelled()));
         }
-        let patience = config.cluster.timeout * 2 + Duration::from_secs(1);
-        let unready_after = config.cluster.unready_after;
-        let presence = Presence::Registered { standing, other, unready_after, stop, ended, patience };
-        Ok(Self { details, members, presence })
+        let membership = Membership::Registered {
+            status,
+            other,
+            unready_after: config.cluster.unready_after,
+            registration: service,
+            revoke_timeout: config.cluster.timeout * 2 + Duration::from_secs(1),
+        };
+        Ok(Self { details, members, membership })
     }
 
     /// From here on the registered phase follows `phases`, and the state of the queue: while that does not work, and another
@@ -152,24 +147,22 @@ impl Cluster {
         works: fn(&S) -> bool,
         tasks: &Tasks,
     ) {
-        if let Presence::Registered { standing, other, unready_after, .. } = &self.presence {
+        if let Membership::Registered { status, other, unready_after, .. } = &self.membership {
             let readiness =
                 Readiness { phases: phases.watch(), queue, works, other: other.clone(), after: *unready_after };
-            let (standing, cancelled) = (standing.clone(), tasks.cancelled());
+            let (status, cancelled) = (status.clone(), tasks.cancelled());
             tasks.spawn("cluster readiness", async move {
-                cancelled.run_until_cancelled(readiness.run(standing)).await;
+                cancelled.run_until_cancelled(readiness.run(status)).await;
             });
         }
     }
 
     /// Takes the registration back: the last thing a node does. (A node whose tasks are stopped first has done so then.)
     pub async fn leave(self) {
-        if let Presence::Registered { stop, mut ended, patience, .. } = self.presence {
-            stop.cancel();
-            let end = async { while ended.changed().await.is_ok() {} };
-            if tokio::time::timeout(patience, end).await.is_err() {
-                tracing::warn!("the registration could not be taken back in time; its lease will end by itself");
-            }
+        if let Membership::Registered { registration, revoke_timeout, .. } = self.membership
+            && !registration.stop_within(Deadline::after(revoke_timeout)).await
+        {
+            tracing::warn!("the registration could not be taken back in time; its lease will end by itself");
         }
     }
 }

@@ -201,7 +201,7 @@ async fn a_deleted_key_and_a_revoked_lease_are_mended() {
 }
 
 #[tokio::test]
-async fn a_living_namesake_is_named_and_refused() {
+async fn a_living_node_of_the_same_id_is_named_and_refused() {
     let etcd = Etcd::start().await;
     let config = config("gateway-1", &etcd.url(), &[]);
     let first = join(&config).await;
@@ -450,7 +450,7 @@ async fn a_loopback_address_is_not_advertised_untold() {
 }
 
 #[tokio::test]
-async fn an_advertised_address_that_nobody_reaches_is_a_remark() {
+async fn an_advertised_address_that_nobody_reaches_is_told() {
     let etcd = Etcd::start().await;
     let mut node = join(&config("gateway-1", &etcd.url(), &[("CLUSTER__ADVERTISE_HTTP", "127.0.0.1:1")])).await;
     node.says("the advertised http address 127.0.0.1:1 cannot be reached").await;

@@ -55,10 +55,10 @@ pub(super) async fn advertised(config: &config::Cluster, listeners: Listeners) -
 }
 
 impl Addresses {
-    /// Connects to each configured address once and adds a remark for each that does not answer.
+    /// Connects to each configured address once and adds a note for each that does not answer.
     pub(super) fn check(
         &self,
-        remarks: watch::Sender<Vec<String>>,
+        notes: watch::Sender<Vec<String>>,
         timeout: Duration,
     ) -> impl Future<Output = ()> + use<> {
         let configured = self.configured.clone();
@@ -69,12 +69,12 @@ impl Addresses {
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "no answer in time".to_owned(),
                 };
-                let remark = format!(
+                let note = format!(
                     "the advertised {name} address {address} cannot be reached from here ({why}): if load balancers cannot \
                      either, correct [cluster] advertise_{name}"
                 );
-                tracing::warn!("{remark}");
-                remarks.send_modify(|remarks| remarks.push(remark));
+                tracing::warn!("{note}");
+                notes.send_modify(|notes| notes.push(note));
             }
         }
     }

@@ -6,10 +6,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    etcd::{Backoff, Etcd, Fault},
+    etcd::{Etcd, EtcdError},
     node::{self, Node},
 };
-use crate::proto::etcd::{KeyValue, event::Kind};
+use crate::{
+    lifecycle::Backoff,
+    proto::etcd::{KeyValue, event::Kind},
+};
 
 /// Where the nodes are told.
 pub(super) struct Members {
@@ -22,28 +25,28 @@ pub(super) struct Members {
 
 /// Tells the nodes until cancelled; while etcd is away the last known ones stay.
 pub(super) async fn run(etcd: Etcd, tell: Members, cancelled: CancellationToken) {
-    let mut backoff = Backoff::new(etcd.config.max_backoff);
+    let mut backoff = etcd.backoff();
     loop {
-        let fault = tokio::select! {
+        let error = tokio::select! {
             () = cancelled.cancelled() => return,
-            fault = follow(&etcd, &tell, &mut backoff) => fault,
+            error = follow(&etcd, &tell, &mut backoff) => error,
         };
-        tracing::debug!("the watch of the cluster's nodes ended: {fault}");
+        tracing::debug!("the watch of the cluster's nodes ended: {error}");
         tokio::select! {
             () = cancelled.cancelled() => return,
-            () = tokio::time::sleep(backoff.next()) => {}
+            () = tokio::time::sleep(backoff.next_wait()) => {}
         }
     }
 }
 
-async fn follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Fault {
+async fn follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> EtcdError {
     match try_follow(etcd, tell, backoff).await {
         Ok(never) => match never {},
-        Err(fault) => fault,
+        Err(error) => error,
     }
 }
 
-async fn try_follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Result<std::convert::Infallible, Fault> {
+async fn try_follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Result<std::convert::Infallible, EtcdError> {
     let prefix = node::nodes(&etcd.config.prefix);
     let mut client = etcd.connect().await?;
     let got = etcd.call("read the nodes", client.get_all(&prefix)).await?;
@@ -57,7 +60,7 @@ async fn try_follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Resul
         let message = watch.message().await;
         let message = match message {
             Ok(message) if !message.canceled => message,
-            Ok(message) => return Err(Fault::Away(message.cancel_reason)),
+            Ok(message) => return Err(EtcdError::Away(message.cancel_reason)),
             Err(error) => return etcd.call("watch the nodes", async { Err(error) }).await,
         };
         for event in message.events {

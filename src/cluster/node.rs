@@ -6,20 +6,20 @@ use super::addresses::Addresses;
 
 /// How a node stands, as it tells the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
-    pub(super) stage: Stage,
+pub(super) struct NodeStatus {
+    pub(super) phase: NodePhase,
     /// Whether its queue works.
     pub(super) ready: bool,
 }
 
-impl Standing {
+impl NodeStatus {
     /// A node's first.
-    pub(super) const FIRST: Self = Self { stage: Stage::Starting, ready: false };
+    pub(super) const FIRST: Self = Self { phase: NodePhase::Starting, ready: false };
 }
 
 /// What others read as a node's phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum NodePhase {
     /// It never served.
     Starting,
     /// Clients and pushes may go to it.
@@ -30,7 +30,7 @@ pub(super) enum Stage {
     Draining,
 }
 
-impl Stage {
+impl NodePhase {
     /// A promise, as [`Node`]'s names are.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -57,7 +57,7 @@ pub(super) struct Node {
     /// Whether its queue works; nodes of before do not tell.
     #[serde(default)]
     pub(super) ready: Option<bool>,
-    /// Another one for each process: tells a node's own key, whose lease it lost sight of, from a namesake's.
+    /// Another one for each process: tells a node's own key, whose lease it lost sight of, from that of another node of the same id.
     #[serde(default)]
     pub(super) incarnation: String,
 }
@@ -71,20 +71,20 @@ impl Node {
             grpc: addresses.grpc.clone(),
             weight,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            phase: Standing::FIRST.stage.name().to_owned(),
-            ready: Some(Standing::FIRST.ready),
+            phase: NodeStatus::FIRST.phase.name().to_owned(),
+            ready: Some(NodeStatus::FIRST.ready),
             incarnation: ulid::Ulid::generate().to_string(),
         }
     }
 
-    pub(super) fn stand(&mut self, standing: Standing) {
-        self.phase = standing.stage.name().to_owned();
-        self.ready = Some(standing.ready);
+    pub(super) fn stand(&mut self, status: NodeStatus) {
+        self.phase = status.phase.name().to_owned();
+        self.ready = Some(status.ready);
     }
 
     /// Whether clients of another node can go to it.
     pub(super) fn takes_clients(&self) -> bool {
-        self.phase == Stage::Serving.name() && self.ready != Some(false)
+        self.phase == NodePhase::Serving.name() && self.ready != Some(false)
     }
 
     pub(super) fn json(&self) -> String {
@@ -99,13 +99,13 @@ impl Node {
 
 /// The keys of one node.
 #[derive(Clone, Debug)]
-pub(super) struct Keys {
+pub(super) struct NodeKeys {
     pub(super) node: String,
     pub(super) roster: String,
     pub(super) deleting: String,
 }
 
-impl Keys {
+impl NodeKeys {
     pub(super) fn new(prefix: &str, id: &str) -> Self {
         Self {
             node: format!("{}{id}", nodes(prefix)),
@@ -127,13 +127,13 @@ pub(super) fn rosters(prefix: &str) -> String {
 
 /// The value of `<prefix>-roster/<id>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(super) struct RosterEntry {
     /// Since when the node's key is missing, ms since 1970; `None` while it is there.
     #[serde(default)]
     pub(super) gone: Option<u64>,
 }
 
-impl Entry {
+impl RosterEntry {
     pub(super) fn json(&self) -> String {
         serde_json::to_string(self).expect("invariant: a number always serializes")
     }

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::node::{Stage, Standing};
+use super::node::{NodePhase, NodeStatus};
 use crate::lifecycle::Phase;
 
 /// `S` is the queue's state.
@@ -26,7 +26,7 @@ pub(super) struct Readiness<S> {
 
 impl<S> Readiness<S> {
     /// Tells until cancelled.
-    pub(super) async fn run(mut self, tell: watch::Sender<Standing>) {
+    pub(super) async fn run(mut self, tell: watch::Sender<NodeStatus>) {
         let (mut works, mut since) = (false, Instant::now());
         loop {
             let works_now = (self.works)(&self.queue.borrow_and_update());
@@ -34,8 +34,8 @@ impl<S> Readiness<S> {
                 (works, since) = (works_now, Instant::now());
             }
             let (phase, other) = (*self.phases.borrow_and_update(), *self.other.borrow_and_update());
-            let standing = tell.borrow().next(phase, works, since.elapsed(), self.after, other);
-            tell.send_if_modified(|now| std::mem::replace(now, standing) != standing);
+            let status = tell.borrow().next(phase, works, since.elapsed(), self.after, other);
+            tell.send_if_modified(|now| std::mem::replace(now, status) != status);
             let edges = [since + self.after / 2, since + self.after];
             let edge = edges.into_iter().find(|edge| *edge > Instant::now());
             // all only wait; one whose other side is gone does not answer any more
@@ -50,24 +50,24 @@ impl<S> Readiness<S> {
     }
 }
 
-impl Standing {
+impl NodeStatus {
     /// What follows on this in `phase`, when the queue works, or does not, since `lasted`.
     fn next(self, phase: Phase, works: bool, lasted: Duration, after: Duration, other: bool) -> Self {
         let ready = match works {
             // the first time needs no proof
-            true => self.ready || self.stage == Stage::Starting || lasted >= after / 2,
+            true => self.ready || self.phase == NodePhase::Starting || lasted >= after / 2,
             false => self.ready && lasted < after / 2,
         };
-        let stage = match phase {
-            Phase::Starting => Stage::Starting,
-            Phase::Leaving | Phase::Draining => Stage::Draining,
-            Phase::Serving if ready => Stage::Serving,
-            Phase::Serving if works || lasted < after => self.stage,
-            Phase::Serving if !other => Stage::Serving,
-            Phase::Serving if self.stage == Stage::Starting => Stage::Starting,
-            Phase::Serving => Stage::Unready,
+        let phase = match phase {
+            Phase::Starting => NodePhase::Starting,
+            Phase::Leaving | Phase::Draining => NodePhase::Draining,
+            Phase::Serving if ready => NodePhase::Serving,
+            Phase::Serving if works || lasted < after => self.phase,
+            Phase::Serving if !other => NodePhase::Serving,
+            Phase::Serving if self.phase == NodePhase::Starting => NodePhase::Starting,
+            Phase::Serving => NodePhase::Unready,
         };
-        Self { stage, ready }
+        Self { phase, ready }
     }
 }
 
@@ -78,7 +78,8 @@ mod tests {
     #[test]
     fn a_nodes_phase_follows_its_queue_while_another_node_is_ready() {
         let after = Duration::from_secs(10);
-        let (starting, serving, unready, draining) = (Stage::Starting, Stage::Serving, Stage::Unready, Stage::Draining);
+        let (starting, serving, unready, draining) =
+            (NodePhase::Starting, NodePhase::Serving, NodePhase::Unready, NodePhase::Draining);
         let serves = Phase::Serving;
         // was, phase, whether the queue works and for how many seconds, whether another node is ready; is
         for (was, phase, works, seconds, other, is) in [
@@ -103,9 +104,9 @@ mod tests {
             ((serving, true), Phase::Leaving, true, 60, true, (draining, true)),
             ((unready, false), Phase::Draining, false, 60, false, (draining, false)),
         ] {
-            let was = Standing { stage: was.0, ready: was.1 };
+            let was = NodeStatus { phase: was.0, ready: was.1 };
             let next = was.next(phase, works, Duration::from_secs(seconds), after, other);
-            assert_eq!((next.stage, next.ready), is, "{was:?} {phase:?} {works} {seconds} {other}");
+            assert_eq!((next.phase, next.ready), is, "{was:?} {phase:?} {works} {seconds} {other}");
         }
     }
 }

@@ -4,9 +4,9 @@
 //! in *not held*, from where [`Registration::register`] tries again after a growing wait. A lease that outlived a lost
 //! connection is taken up again, so that a short outage leaves the key untouched.
 
+mod id_conflict;
 mod key;
 mod lease;
-mod namesake;
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     addresses::Addresses,
-    etcd::{Backoff, Client, Etcd, Fault},
-    node::Standing,
+    etcd::{Etcd, EtcdClient, EtcdError},
+    node::NodeStatus,
 };
-use key::{Key, Obstacle};
+use key::{ClaimError, NodeKey};
 use lease::Lease;
 
 /// How often a predecessor's lease, or a survivor's work on our channel, is looked at.
@@ -26,10 +26,10 @@ const LOOK: Duration = Duration::from_millis(300);
 
 pub(super) struct Registration {
     etcd: Etcd,
-    key: Key,
-    standings: watch::Receiver<Standing>,
+    key: NodeKey,
+    statuses: watch::Receiver<NodeStatus>,
     members: watch::Receiver<Vec<String>>,
-    remarks: watch::Sender<Vec<String>>,
+    notes: watch::Sender<Vec<String>>,
     say: watch::Sender<Vec<String>>,
     /// The lease that may live, whether it is held or not: to be taken up again, and revoked in the end.
     lease: Option<i64>,
@@ -42,15 +42,15 @@ impl Registration {
         id: &str,
         addresses: &Addresses,
         reads_channel: bool,
-        standings: watch::Receiver<Standing>,
+        statuses: watch::Receiver<NodeStatus>,
         say: watch::Sender<Vec<String>>,
         members: watch::Receiver<Vec<String>>,
     ) -> Self {
         Self {
-            key: Key::new(etcd.clone(), id, addresses, reads_channel),
-            standings,
+            key: NodeKey::new(etcd.clone(), id, addresses, reads_channel),
+            statuses,
             members,
-            remarks: watch::Sender::new(Vec::new()),
+            notes: watch::Sender::new(Vec::new()),
             say,
             lease: None,
             held: None,
@@ -59,8 +59,8 @@ impl Registration {
     }
 
     /// Where others add lines to the details.
-    pub(super) fn remarks(&self) -> watch::Sender<Vec<String>> {
-        self.remarks.clone()
+    pub(super) fn notes(&self) -> watch::Sender<Vec<String>> {
+        self.notes.clone()
     }
 
     /// The first try, which may refuse the node's start. An etcd that is away is no error.
@@ -68,21 +68,21 @@ impl Registration {
         loop {
             match self.register().await {
                 Ok(()) => return Ok(()),
-                Err(Obstacle::Fault(Fault::Refused(why))) => return Err(format!("etcd refuses this node: {why}")),
-                Err(obstacle @ Obstacle::Fault(Fault::Away(_))) => {
-                    let (why, _) = self.tell_obstacle(&obstacle);
+                Err(ClaimError::Etcd(EtcdError::Refused(why))) => return Err(format!("etcd refuses this node: {why}")),
+                Err(error @ ClaimError::Etcd(EtcdError::Away(_))) => {
+                    let (why, _) = self.report_failure(&error);
                     tracing::warn!("{why}; the node serves without and tries again");
                     return Ok(());
                 }
-                Err(Obstacle::BeingDeleted) => {
+                Err(ClaimError::BeingDeleted) => {
                     tracing::info!("a survivor is deleting this node's old channel; waiting for it");
                     tokio::time::sleep(LOOK).await;
                 }
-                Err(Obstacle::Taken(other)) => match other.outlived(&self.etcd).await {
+                Err(ClaimError::Taken(other)) => match other.outlived(&self.etcd).await {
                     Ok(true) => {}
                     Ok(false) => return Err(other.to_string()),
                     // the next turn says what is wrong with etcd
-                    Err(fault) => tracing::debug!("while waiting for a predecessor's lease: {fault}"),
+                    Err(error) => tracing::debug!("while waiting for a predecessor's lease: {error}"),
                 },
             }
         }
@@ -90,7 +90,7 @@ impl Registration {
 
     /// Keeps the registration until `stop`, then takes it back.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        let mut backoff = Backoff::new(self.etcd.config.max_backoff);
+        let mut backoff = self.etcd.backoff();
         loop {
             if self.held.is_some() {
                 backoff.reset();
@@ -99,7 +99,7 @@ impl Registration {
                 tracing::warn!(node = self.key.node.id, "the registration is lost: {lost}; registering again");
                 self.tell(&format!("not registered: {lost}"));
             }
-            let wait = backoff.next();
+            let wait = backoff.next_wait();
             // dropped half-way, the lease's id is known for the revocation below, or the lease ends by itself
             let again = async {
                 tokio::time::sleep(wait).await;
@@ -109,8 +109,8 @@ impl Registration {
                 () = stop.cancelled() => break,
                 tried = again => tried,
             };
-            if let Err(obstacle) = tried {
-                let (why, news) = self.tell_obstacle(&obstacle);
+            if let Err(error) = tried {
+                let (why, news) = self.report_failure(&error);
                 // the same again and again through a long outage would drown the log
                 match news {
                     true => tracing::warn!(node = self.key.node.id, "{why}"),
@@ -122,11 +122,11 @@ impl Registration {
     }
 
     /// One try to have the key.
-    async fn register(&mut self) -> Result<(), Obstacle> {
+    async fn register(&mut self) -> Result<(), ClaimError> {
         let mut client = self.etcd.connect().await?;
         let lease = self.living(&mut client).await?;
-        let standing = *self.standings.borrow_and_update();
-        self.key.claim(&mut client, lease.id, standing).await?;
+        let status = *self.statuses.borrow_and_update();
+        self.key.claim(&mut client, lease.id, status).await?;
         self.held = Some(lease);
         self.etcd.metrics.registered.set(1);
         let node = &self.key.node;
@@ -136,7 +136,7 @@ impl Registration {
     }
 
     /// The lease of before, if it still lives; else a new one.
-    async fn living(&mut self, client: &mut Client) -> Result<Lease, Fault> {
+    async fn living(&mut self, client: &mut EtcdClient) -> Result<Lease, EtcdError> {
         if let Some(id) = self.lease {
             if let Some(lease) = Lease::keep(&self.etcd, client, id).await? {
                 return Ok(lease);
@@ -146,16 +146,16 @@ impl Registration {
         let id = Lease::grant(&self.etcd, client).await?;
         self.lease = Some(id);
         let lease = Lease::keep(&self.etcd, client, id).await?;
-        lease.ok_or_else(|| Fault::Away("keep the lease alive: it ended at once".into()))
+        lease.ok_or_else(|| EtcdError::Away("keep the lease alive: it ended at once".into()))
     }
 
     /// Keeps what is held; returns why it is held no longer, or `None` when told to stop.
-    async fn hold(&mut self, stop: &CancellationToken) -> Option<Fault> {
+    async fn hold(&mut self, stop: &CancellationToken) -> Option<EtcdError> {
         let mut lease = self.held.take()?;
         let mut pulse = tokio::time::interval(self.etcd.config.lease / 3);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut remarks = self.remarks.subscribe();
-        let (mut standings_end, mut members_end) = (false, false);
+        let mut notes = self.notes.subscribe();
+        let (mut statuses_end, mut members_end) = (false, false);
         loop {
             // the branches only wait; the calls follow one after the other, each within its time-out
             let kept = tokio::select! {
@@ -164,10 +164,10 @@ impl Registration {
                     return None;
                 }
                 _ = pulse.tick() => lease.beat().await,
-                changed = self.standings.changed(), if !standings_end => {
-                    standings_end = changed.is_err();
-                    let standing = *self.standings.borrow_and_update();
-                    self.key.put(&mut lease.client, lease.id, standing).await
+                changed = self.statuses.changed(), if !statuses_end => {
+                    statuses_end = changed.is_err();
+                    let status = *self.statuses.borrow_and_update();
+                    self.key.put(&mut lease.client, lease.id, status).await
                 }
                 changed = self.members.changed(), if !members_end => {
                     members_end = changed.is_err();
@@ -177,11 +177,11 @@ impl Registration {
                         false => self.key.check(&mut lease.client, lease.id).await,
                     }
                 }
-                _ = remarks.changed() => Ok(()),
+                _ = notes.changed() => Ok(()),
             };
             match kept {
                 Ok(()) => self.tell_registered(),
-                Err(fault) => return Some(fault),
+                Err(error) => return Some(error),
             }
         }
     }
@@ -195,23 +195,23 @@ impl Registration {
         };
         let revoked = match client {
             Ok(mut client) => self.etcd.call("revoke the lease", client.lease_revoke(lease)).await,
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         };
         match revoked {
             Ok(()) => tracing::info!(node = self.key.node.id, "deregistered from etcd"),
-            Err(fault) => tracing::warn!("the registration ends with its lease: {fault}"),
+            Err(error) => tracing::warn!("the registration ends with its lease: {error}"),
         }
     }
 
     /// Tells why the node is not registered; that, and whether it is news.
-    fn tell_obstacle(&self, obstacle: &Obstacle) -> (String, bool) {
-        let why = match obstacle {
-            Obstacle::Fault(Fault::Away(why)) => {
+    fn report_failure(&self, error: &ClaimError) -> (String, bool) {
+        let why = match error {
+            ClaimError::Etcd(EtcdError::Away(why)) => {
                 format!("etcd ({}) is away (start it, or correct [cluster] etcd): {why}", self.etcd.name())
             }
-            Obstacle::Fault(Fault::Refused(why)) => format!("etcd refuses this node: {why}"),
-            Obstacle::BeingDeleted => "a survivor is deleting this node's old channel".to_owned(),
-            Obstacle::Taken(other) => other.to_string(),
+            ClaimError::Etcd(EtcdError::Refused(why)) => format!("etcd refuses this node: {why}"),
+            ClaimError::BeingDeleted => "a survivor is deleting this node's old channel".to_owned(),
+            ClaimError::Taken(other) => other.to_string(),
         };
         let status = format!("not registered: {why}");
         let news = self.tell(&status);
@@ -229,7 +229,7 @@ impl Registration {
         if !members.is_empty() {
             lines.push(format!("cluster: nodes: {members}"));
         }
-        lines.extend(self.remarks.borrow().iter().map(|remark| format!("cluster: {remark}")));
+        lines.extend(self.notes.borrow().iter().map(|note| format!("cluster: {note}")));
         self.say.send_if_modified(|now| {
             let differs = *now != lines;
             *now = lines;

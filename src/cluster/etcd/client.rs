@@ -8,9 +8,10 @@ use tonic::{
     Request, Response, Status, Streaming,
     metadata::AsciiMetadataValue,
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{self, Channel, Endpoint},
+    transport::{Channel, Endpoint},
 };
 
+use super::CallError;
 use crate::{
     config::Secret,
     proto::etcd::{
@@ -22,20 +23,9 @@ use crate::{
     },
 };
 
-/// Why a call failed.
-#[derive(Debug, thiserror::Error)]
-pub(in crate::cluster) enum Error {
-    #[error(transparent)]
-    Status(#[from] Status),
-    #[error(transparent)]
-    Transport(#[from] transport::Error),
-    #[error("etcd ended the stream")]
-    Ended,
-}
-
 /// The connections to all endpoints, with the login's token; a cheap clone.
 #[derive(Clone)]
-pub(in crate::cluster) struct Client {
+pub(in crate::cluster) struct EtcdClient {
     channel: InterceptedService<Channel, Token>,
     auth: AuthClient<Channel>,
     login: Option<(String, Secret)>,
@@ -60,27 +50,22 @@ macro_rules! call {
     ($client:ident, $service:ident.$method:ident($request:expr)) => {{
         let (mut service, request) = ($service::new($client.channel.clone()), $request);
         let answer = match service.$method(request.clone()).await {
-            Err(status) if $client.login.is_some() && has_ended(&status) => {
+            Err(status) if $client.login.is_some() && CallError::asks_for_login(&status) => {
                 $client.log_in().await?;
                 service.$method(request).await
             }
             answer => answer,
         };
-        answer.map(Response::into_inner).map_err(Error::from)
+        answer.map(Response::into_inner).map_err(CallError::from)
     }};
 }
 
-/// Whether a new login helps: the token has ended, or users or roles have changed since.
-fn has_ended(status: &Status) -> bool {
-    ["invalid auth token", "revision of auth store is old"].iter().any(|words| status.message().contains(words))
-}
-
-impl Client {
+impl EtcdClient {
     /// Logs in, if there is a login; that makes the first connection.
     pub(in crate::cluster) async fn connect(
         endpoints: Vec<Endpoint>,
         login: Option<(String, Secret)>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, CallError> {
         let channel = Channel::balance_list(endpoints.into_iter());
         let token = Token::default();
         let auth = AuthClient::new(channel.clone());
@@ -89,7 +74,7 @@ impl Client {
         Ok(client)
     }
 
-    async fn log_in(&mut self) -> Result<(), Error> {
+    async fn log_in(&mut self) -> Result<(), CallError> {
         let Some((name, password)) = &self.login else { return Ok(()) };
         let login = AuthenticateRequest { name: name.clone(), password: password.expose().to_owned() };
         let answer = self.auth.authenticate(login).await?.into_inner();
@@ -99,34 +84,37 @@ impl Client {
     }
 
     /// The key, if it is there.
-    pub(in crate::cluster) async fn get(&mut self, key: &str) -> Result<RangeResponse, Error> {
+    pub(in crate::cluster) async fn get(&mut self, key: &str) -> Result<RangeResponse, CallError> {
         call!(self, KvClient.range(RangeRequest { key: key.into(), ..RangeRequest::default() }))
     }
 
     /// All keys that begin with `prefix`.
-    pub(in crate::cluster) async fn get_all(&mut self, prefix: &str) -> Result<RangeResponse, Error> {
+    pub(in crate::cluster) async fn get_all(&mut self, prefix: &str) -> Result<RangeResponse, CallError> {
         call!(self, KvClient.range(RangeRequest { key: prefix.into(), range_end: end_of(prefix) }))
     }
 
-    pub(in crate::cluster) async fn txn(&mut self, txn: TxnRequest) -> Result<TxnResponse, Error> {
+    pub(in crate::cluster) async fn txn(&mut self, txn: TxnRequest) -> Result<TxnResponse, CallError> {
         call!(self, KvClient.txn(txn))
     }
 
     /// A new lease's id.
-    pub(in crate::cluster) async fn lease_grant(&mut self, ttl: i64) -> Result<i64, Error> {
+    pub(in crate::cluster) async fn lease_grant(&mut self, ttl: i64) -> Result<i64, CallError> {
         call!(self, LeaseClient.lease_grant(LeaseGrantRequest { ttl })).map(|granted| granted.id)
     }
 
-    pub(in crate::cluster) async fn lease_revoke(&mut self, id: i64) -> Result<(), Error> {
+    pub(in crate::cluster) async fn lease_revoke(&mut self, id: i64) -> Result<(), CallError> {
         call!(self, LeaseClient.lease_revoke(LeaseRevokeRequest { id })).map(|_| ())
     }
 
-    pub(in crate::cluster) async fn lease_time_to_live(&mut self, id: i64) -> Result<LeaseTimeToLiveResponse, Error> {
+    pub(in crate::cluster) async fn lease_time_to_live(
+        &mut self,
+        id: i64,
+    ) -> Result<LeaseTimeToLiveResponse, CallError> {
         call!(self, LeaseClient.lease_time_to_live(LeaseTimeToLiveRequest { id }))
     }
 
     /// A stream of signs of life, with its first answered; `None` if the lease has ended.
-    pub(in crate::cluster) async fn lease_keep_alive(&mut self, id: i64) -> Result<Option<KeepAlive>, Error> {
+    pub(in crate::cluster) async fn lease_keep_alive(&mut self, id: i64) -> Result<Option<KeepAlive>, CallError> {
         let (ask, mut asked) = mpsc::channel(1);
         // before the call: etcd begins its answer with the first one
         let _ = ask.send(LeaseKeepAliveRequest { id }).await;
@@ -137,7 +125,7 @@ impl Client {
     }
 
     /// What happens to keys that begin with `prefix`, from revision `from` on.
-    pub(in crate::cluster) async fn watch(&mut self, prefix: &str, from: i64) -> Result<Watch, Error> {
+    pub(in crate::cluster) async fn watch(&mut self, prefix: &str, from: i64) -> Result<Watch, CallError> {
         let (ask, mut asked) = mpsc::channel(1);
         let create = WatchCreateRequest { key: prefix.into(), range_end: end_of(prefix), start_revision: from };
         let _ = ask.send(WatchRequest { request: Some(watch_request::Request::Create(create)) }).await;
@@ -149,7 +137,7 @@ impl Client {
         Ok(Watch { answers, _ask: ask })
     }
 
-    pub(in crate::cluster) async fn status(&mut self) -> Result<(), Error> {
+    pub(in crate::cluster) async fn status(&mut self) -> Result<(), CallError> {
         call!(self, MaintenanceClient.status(StatusRequest {})).map(|_| ())
     }
 }
@@ -172,14 +160,14 @@ pub(in crate::cluster) struct KeepAlive {
 
 impl KeepAlive {
     /// One sign of life; the seconds that the lease has from now, 0: it has ended.
-    pub(in crate::cluster) async fn beat(&mut self) -> Result<i64, Error> {
+    pub(in crate::cluster) async fn beat(&mut self) -> Result<i64, CallError> {
         // if it cannot be sent, the stream's end says why
         let _ = self.ask.send(LeaseKeepAliveRequest { id: self.id }).await;
         self.answer().await
     }
 
-    async fn answer(&mut self) -> Result<i64, Error> {
-        Ok(self.answers.message().await?.ok_or(Error::Ended)?.ttl)
+    async fn answer(&mut self) -> Result<i64, CallError> {
+        Ok(self.answers.message().await?.ok_or(CallError::Ended)?.ttl)
     }
 }
 
@@ -192,8 +180,8 @@ pub(in crate::cluster) struct Watch {
 
 impl Watch {
     /// The next message. Cancel-safe.
-    pub(in crate::cluster) async fn message(&mut self) -> Result<WatchResponse, Error> {
-        self.answers.message().await?.ok_or(Error::Ended)
+    pub(in crate::cluster) async fn message(&mut self) -> Result<WatchResponse, CallError> {
+        self.answers.message().await?.ok_or(CallError::Ended)
     }
 }
 

@@ -1,19 +1,19 @@
 //! This node's key in etcd, and what is written with it: its roster entry, gopusher's key.
 
-use super::namesake::Namesake;
+use super::id_conflict::IdConflict;
 use crate::{
     cluster::{
         addresses::Addresses,
-        etcd::{Client, Etcd, Fault},
-        node::{Entry, Keys, Node, Stage, Standing},
+        etcd::{Etcd, EtcdClient, EtcdError},
+        node::{Node, NodeKeys, NodePhase, NodeStatus, RosterEntry},
     },
     proto::etcd::{Compare, KeyValue, RequestOp, ResponseOp, TxnRequest, response_op},
 };
 
-pub(super) struct Key {
+pub(super) struct NodeKey {
     pub(super) node: Node,
     etcd: Etcd,
-    keys: Keys,
+    keys: NodeKeys,
     /// Whether the node has a channel that someone must delete should it never return.
     reads_channel: bool,
     /// gopusher's key form, if asked for.
@@ -21,26 +21,26 @@ pub(super) struct Key {
 }
 
 /// Why the key is not ours.
-pub(super) enum Obstacle {
-    Fault(Fault),
+pub(super) enum ClaimError {
+    Etcd(EtcdError),
     /// A node of the same id has it.
-    Taken(Box<Namesake>),
+    Taken(Box<IdConflict>),
     /// A survivor is deleting our channel.
     BeingDeleted,
 }
 
-impl From<Fault> for Obstacle {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+impl From<EtcdError> for ClaimError {
+    fn from(error: EtcdError) -> Self {
+        Self::Etcd(error)
     }
 }
 
-impl Key {
+impl NodeKey {
     pub(super) fn new(etcd: Etcd, id: &str, addresses: &Addresses, reads_channel: bool) -> Self {
         let gopusher = etcd.config.gopusher_key.as_ref();
         Self {
             node: Node::new(id, addresses, etcd.config.weight),
-            keys: Keys::new(&etcd.config.prefix, id),
+            keys: NodeKeys::new(&etcd.config.prefix, id),
             reads_channel,
             gopusher: gopusher.map(|key| format!("/gopusher/{}/{}", key.trim_matches('/'), addresses.socket)),
             etcd,
@@ -53,11 +53,16 @@ impl Key {
     }
 
     /// Writes the key if it is absent or this process's own.
-    pub(super) async fn claim(&mut self, client: &mut Client, lease: i64, standing: Standing) -> Result<(), Obstacle> {
+    pub(super) async fn claim(
+        &mut self,
+        client: &mut EtcdClient,
+        lease: i64,
+        status: NodeStatus,
+    ) -> Result<(), ClaimError> {
         let keys = self.keys.clone();
         let txn = TxnRequest {
             compare: vec![Compare::absent(&keys.node), Compare::absent(&keys.deleting)],
-            success: self.puts(lease, standing),
+            success: self.puts(lease, status),
             failure: vec![RequestOp::get(&keys.node), RequestOp::get(&keys.deleting)],
         };
         let answer = self.etcd.call("claim the node id", client.txn(txn)).await?;
@@ -68,63 +73,68 @@ impl Key {
         let (node, deleting) = (found.next().flatten(), found.next().flatten());
         let Some(there) = node else {
             return Err(match deleting {
-                Some(_) => Obstacle::BeingDeleted,
-                None => Fault::Away("claim the node id: the key changed meanwhile".into()).into(),
+                Some(_) => ClaimError::BeingDeleted,
+                None => EtcdError::Away("claim the node id: the key changed meanwhile".into()).into(),
             });
         };
         let node = Node::parse(&there.value);
         let ours = there.lease == lease || node.as_ref().is_some_and(|node| node.incarnation == self.node.incarnation);
         if !ours {
-            return Err(Obstacle::Taken(Box::new(Namesake { key: keys.node, node, lease: there.lease })));
+            return Err(ClaimError::Taken(Box::new(IdConflict { key: keys.node, node, lease: there.lease })));
         }
         let unchanged = Compare::unchanged(keys.node.as_bytes(), there.mod_revision);
-        Ok(self.put_when(client, unchanged, lease, standing).await?)
+        Ok(self.put_when(client, unchanged, lease, status).await?)
     }
 
     /// Writes how the node stands, if the key is still under `lease`.
-    pub(super) async fn put(&mut self, client: &mut Client, lease: i64, standing: Standing) -> Result<(), Fault> {
+    pub(super) async fn put(
+        &mut self,
+        client: &mut EtcdClient,
+        lease: i64,
+        status: NodeStatus,
+    ) -> Result<(), EtcdError> {
         let ours = Compare::under(&self.keys.node, lease);
-        self.put_when(client, ours, lease, standing).await?;
-        tracing::info!(node = self.node.id, phase = self.node.phase, ready = standing.ready, "phase written to etcd");
+        self.put_when(client, ours, lease, status).await?;
+        tracing::info!(node = self.node.id, phase = self.node.phase, ready = status.ready, "phase written to etcd");
         Ok(())
     }
 
     async fn put_when(
         &mut self,
-        client: &mut Client,
+        client: &mut EtcdClient,
         ours: Compare,
         lease: i64,
-        standing: Standing,
-    ) -> Result<(), Fault> {
-        let txn = TxnRequest { compare: vec![ours], success: self.puts(lease, standing), failure: Vec::new() };
+        status: NodeStatus,
+    ) -> Result<(), EtcdError> {
+        let txn = TxnRequest { compare: vec![ours], success: self.puts(lease, status), failure: Vec::new() };
         match self.etcd.call("put the node's key", client.txn(txn)).await?.succeeded {
             true => Ok(()),
-            false => Err(Fault::Away("the key is not this node's any more".into())),
+            false => Err(EtcdError::Away("the key is not this node's any more".into())),
         }
     }
 
     /// Someone may have deleted the key though the lease lives.
-    pub(super) async fn check(&self, client: &mut Client, lease: i64) -> Result<(), Fault> {
+    pub(super) async fn check(&self, client: &mut EtcdClient, lease: i64) -> Result<(), EtcdError> {
         let got = self.etcd.call("read the node's key", client.get(self.name())).await?;
         match got.kvs.first().is_some_and(|kv| kv.lease == lease) {
             true => Ok(()),
-            false => Err(Fault::Away("the key was deleted".into())),
+            false => Err(EtcdError::Away("the key was deleted".into())),
         }
     }
 
     /// What etcd shall hold of this node.
-    fn puts(&mut self, lease: i64, standing: Standing) -> Vec<RequestOp> {
-        self.node.stand(standing);
+    fn puts(&mut self, lease: i64, status: NodeStatus) -> Vec<RequestOp> {
+        self.node.stand(status);
         let mut puts = vec![RequestOp::put(&self.keys.node, self.node.json(), lease)];
         if self.reads_channel {
-            puts.push(RequestOp::put(&self.keys.roster, Entry::default().json(), 0));
+            puts.push(RequestOp::put(&self.keys.roster, RosterEntry::default().json(), 0));
         }
         if let Some(key) = &self.gopusher {
-            puts.push(match standing.stage {
-                Stage::Serving => {
+            puts.push(match status.phase {
+                NodePhase::Serving => {
                     RequestOp::put(key, format!("{} weight={}", self.node.socket, self.node.weight), lease)
                 }
-                Stage::Starting | Stage::Unready | Stage::Draining => RequestOp::delete(key),
+                NodePhase::Starting | NodePhase::Unready | NodePhase::Draining => RequestOp::delete(key),
             });
         }
         puts

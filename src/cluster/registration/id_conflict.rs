@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::LOOK;
 use crate::cluster::{
-    etcd::{Etcd, Fault},
+    etcd::{Etcd, EtcdError},
     node::Node,
 };
 
 /// Who holds the key that is meant to be ours.
-pub(super) struct Namesake {
+pub(super) struct IdConflict {
     /// The key.
     pub(super) key: String,
     /// Its value; `None` when no node wrote it.
@@ -20,9 +20,9 @@ pub(super) struct Namesake {
     pub(super) lease: i64,
 }
 
-impl Namesake {
+impl IdConflict {
     /// Waits for the end of a killed predecessor's lease. False: it lives, its lease is being kept alive.
-    pub(super) async fn outlived(&self, etcd: &Etcd) -> Result<bool, Fault> {
+    pub(super) async fn outlived(&self, etcd: &Etcd) -> Result<bool, EtcdError> {
         if self.lease == 0 {
             return Ok(false);
         }
@@ -49,7 +49,7 @@ impl Namesake {
 }
 
 /// Why this node must not have the key, and what to do.
-impl std::fmt::Display for Namesake {
+impl std::fmt::Display for IdConflict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let key = &self.key;
         match (&self.node, self.lease) {

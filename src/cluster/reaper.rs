@@ -22,11 +22,11 @@ use crate::{
 
 use super::{
     ForgetNode,
-    etcd::{Client, Etcd, Fault},
-    node::{self, Entry, Keys},
+    etcd::{Etcd, EtcdClient, EtcdError},
+    node::{self, NodeKeys, RosterEntry},
 };
 
-pub(super) struct Cleaner {
+pub(super) struct Reaper {
     etcd: Etcd,
     forget_node: ForgetNode,
     grace: Duration,
@@ -35,7 +35,7 @@ pub(super) struct Cleaner {
     told: HashMap<String, String>,
 }
 
-impl Cleaner {
+impl Reaper {
     pub(super) fn new(etcd: Etcd, forget_node: ForgetNode, config: &Config, metrics: &Arc<Metrics>) -> Self {
         Self { etcd, forget_node, grace: config.cluster.channel_grace, metrics: metrics.clone(), told: HashMap::new() }
     }
@@ -58,13 +58,13 @@ impl Cleaner {
                 () = cancelled.cancelled() => return,
                 round = self.round() => round,
             };
-            if let Err(fault) = round {
-                tracing::debug!("looking for channels of gone nodes: {fault}");
+            if let Err(error) = round {
+                tracing::debug!("looking for channels of gone nodes: {error}");
             }
         }
     }
 
-    async fn round(&mut self) -> Result<(), Fault> {
+    async fn round(&mut self) -> Result<(), EtcdError> {
         let prefix = self.etcd.config.prefix.clone();
         let mut client = self.etcd.connect().await?;
         let living = self.read(&mut client, &node::nodes(&prefix)).await?;
@@ -73,11 +73,11 @@ impl Cleaner {
             let Some(id) = std::str::from_utf8(&entry.key).ok().and_then(|key| key.strip_prefix(&rosters)) else {
                 continue;
             };
-            let keys = Keys::new(&prefix, id);
+            let keys = NodeKeys::new(&prefix, id);
             if living.iter().any(|kv| kv.key == keys.node.as_bytes()) {
                 continue;
             }
-            let since = serde_json::from_slice::<Entry>(&entry.value).unwrap_or_default().gone;
+            let since = serde_json::from_slice::<RosterEntry>(&entry.value).unwrap_or_default().gone;
             let now = millis();
             match since {
                 None => self.mark(&mut client, id, &keys, &entry, now).await?,
@@ -90,13 +90,20 @@ impl Cleaner {
         Ok(())
     }
 
-    async fn read(&self, client: &mut Client, prefix: &str) -> Result<Vec<KeyValue>, Fault> {
+    async fn read(&self, client: &mut EtcdClient, prefix: &str) -> Result<Vec<KeyValue>, EtcdError> {
         Ok(self.etcd.call("read the nodes", client.get_all(prefix)).await?.kvs)
     }
 
     /// Writes down since when the node is gone.
-    async fn mark(&self, client: &mut Client, id: &str, keys: &Keys, entry: &KeyValue, now: u64) -> Result<(), Fault> {
-        let gone = Entry { gone: Some(now) }.json();
+    async fn mark(
+        &self,
+        client: &mut EtcdClient,
+        id: &str,
+        keys: &NodeKeys,
+        entry: &KeyValue,
+        now: u64,
+    ) -> Result<(), EtcdError> {
+        let gone = RosterEntry { gone: Some(now) }.json();
         let txn = TxnRequest {
             compare: vec![unchanged(entry), Compare::absent(&keys.node)],
             success: vec![RequestOp::put(&keys.roster, gone, 0)],
@@ -109,7 +116,13 @@ impl Cleaner {
         Ok(())
     }
 
-    async fn delete(&mut self, client: &mut Client, id: &str, keys: &Keys, entry: &KeyValue) -> Result<(), Fault> {
+    async fn delete(
+        &mut self,
+        client: &mut EtcdClient,
+        id: &str,
+        keys: &NodeKeys,
+        entry: &KeyValue,
+    ) -> Result<(), EtcdError> {
         let ttl = (self.etcd.config.timeout * 4).max(Duration::from_secs(10));
         let lease = self.etcd.call("grant a lease", client.lease_grant(ttl.as_secs() as i64)).await?;
         let txn = TxnRequest {
@@ -120,7 +133,7 @@ impl Cleaner {
         let outcome = match self.etcd.call("claim a gone node's channel", client.txn(txn)).await {
             Ok(claimed) if claimed.succeeded => self.delete_claimed(client, id, keys, entry, ttl / 2).await,
             Ok(_) => Ok(()),
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         };
         // ends the claim too; should it fail, the lease ends by itself
         let _ = self.etcd.call("revoke the lease", client.lease_revoke(lease)).await;
@@ -130,12 +143,12 @@ impl Cleaner {
     /// Within half of the claim's lease, so that the node cannot return in the middle.
     async fn delete_claimed(
         &mut self,
-        client: &mut Client,
+        client: &mut EtcdClient,
         id: &str,
-        keys: &Keys,
+        keys: &NodeKeys,
         entry: &KeyValue,
         within: Duration,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), EtcdError> {
         let deleted = tokio::time::timeout(within, (self.forget_node)(id.to_owned())).await;
         match deleted.unwrap_or_else(|_| Err("the nsqds did not answer in time".into())) {
             Ok(channels) => {
