@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use tokio::sync::watch;
 
-use crate::bundles::Bundles;
+use crate::{bundles::Bundles, lifecycle::Deadline};
 
 /// An open queue; it is usable before it is [`QueueState::Ready`].
 pub struct Queue {
@@ -262,10 +262,10 @@ impl Control {
     }
 
     /// Writes what is still to be written (finishes, requeues), then ends. Call it once every job is gone.
-    pub async fn close(self, within: Duration) {
+    pub async fn close(self, deadline: Deadline) {
         match self.backend {
-            BackendControl::Embedded(control) => control.close(within).await,
-            BackendControl::Nsq(control) => control.close(within).await,
+            BackendControl::Embedded(control) => control.close(deadline).await,
+            BackendControl::Nsq(control) => control.close(deadline).await,
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Log, PATIENCE, config, eventually, text};
-use crate::queue::{Job, PublishError};
+use crate::{
+    lifecycle::Deadline,
+    queue::{Job, PublishError},
+};
 
 #[tokio::test]
 async fn a_full_log_refuses_at_once_and_takes_again_once_there_is_room() {
@@ -54,7 +57,7 @@ async fn what_is_too_old_is_dropped_and_counted() {
     drop(log.jobs);
     eventually("none is left", || metrics.queue_records.get() == 0).await;
     assert_eq!((metrics.queue_bytes.get(), metrics.drops.get_or_create(&[("reason", "expired")]).get()), (0, 6));
-    log.control.close(PATIENCE).await;
+    log.control.close(Deadline::after(PATIENCE)).await;
 }
 
 #[tokio::test]
