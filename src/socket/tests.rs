@@ -18,8 +18,8 @@ use super::{
     *,
 };
 use crate::{
-    hub::{Cards, Fanout, Part},
-    push::Push,
+    hub::{Fanout, Part, Recipients},
+    push::{Address, Push},
     wire::{
         close::Close,
         dialect::{ClientError, Dialect, JoinRequest},
@@ -66,7 +66,8 @@ impl OneWorker {
     /// Pushes that wait together for the clients of `card`.
     async fn push(&self, card: &str, contents: &[&str]) {
         let completions = mpsc::unbounded_channel().0;
-        let part = |content: &&str| Part::new(Fanout::new(Push::to(card, content), 0, completions.clone()), Cards::All);
+        let to = Recipients::Address(Address::Card(card.into()));
+        let part = |content: &&str| Part::new(Fanout::new(Push::to(card, content), 0, completions.clone()), to.clone());
         assert!(self.setup.hub.try_send(0, contents.iter().map(part).collect()).is_ok());
     }
 
