@@ -116,10 +116,13 @@ impl TestClient {
     }
 }
 
+/// A join, and where its decision is awaited.
+type UndecidedJoin = (JoinRequest, oneshot::Sender<JoinDecision>);
+
 /// Keeps each join waiting until the test decides.
 #[derive(Clone, Default)]
 struct Waits {
-    asked: Rc<RefCell<Vec<(JoinRequest, oneshot::Sender<JoinDecision>)>>>,
+    asked: Rc<RefCell<Vec<UndecidedJoin>>>,
 }
 
 impl Authorizer for Waits {
@@ -132,7 +135,7 @@ impl Authorizer for Waits {
 
 impl Waits {
     /// The join that was asked for first, once one was.
-    async fn next(&self) -> (JoinRequest, oneshot::Sender<JoinDecision>) {
+    async fn next(&self) -> UndecidedJoin {
         let asked = timeout(PATIENCE, async {
             while self.asked.borrow().is_empty() {
                 tokio::task::yield_now().await;
