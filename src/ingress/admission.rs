@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     bounds::Bounds,
     draft::Draft,
-    refusal::{Kind, Refusal},
+    refusal::{Refusal, RefusalKind},
 };
 use crate::{
     auth::Keys,
@@ -273,7 +273,7 @@ impl Drop for Waits {
     fn drop(&mut self) {
         if !self.answered {
             let passed = self.caller.until.is_some_and(|until| until <= Instant::now());
-            let outcome = if passed { Kind::DeadlinePassed.name() } else { "caller_left" };
+            let outcome = if passed { RefusalKind::DeadlinePassed.name() } else { "caller_left" };
             self.admission.tell(self.caller.source, outcome);
         }
     }

@@ -2,7 +2,7 @@
 
 use bytestring::ByteString;
 
-use super::refusal::{Kind, Refusal};
+use super::refusal::{Refusal, RefusalKind};
 use crate::{
     config::{Config, PushLimits},
     push::{NameRule, Push},
@@ -71,14 +71,14 @@ impl Bounds {
         let (bytes, outbox) = (push.content.len(), self.outbox);
         if bytes > self.limits.max_content {
             let message = format!("`content` has {bytes} bytes; at most {} are allowed", self.limits.max_content);
-            return Err(Refusal::new(Kind::PushTooLarge, message));
+            return Err(Refusal::new(RefusalKind::PushTooLarge, message));
         }
         // exact lengths are counted only where escapes could matter
         if (bytes + push.from.len()) * 6 + ENVELOPE > outbox {
             let frame = escaped(&push.content) + escaped(&push.from) + ENVELOPE;
             if frame > outbox {
                 let message = format!("`content` makes a frame of {frame} bytes; a connection's outbox holds {outbox}");
-                return Err(Refusal::new(Kind::PushTooLarge, message));
+                return Err(Refusal::new(RefusalKind::PushTooLarge, message));
             }
         }
         Ok(())
@@ -127,17 +127,21 @@ mod tests {
     #[test]
     fn a_bad_push_is_refused_with_its_field() {
         let long = "x".repeat(9);
-        let rows: Vec<(Draft, Kind, &str)> = vec![
-            (draft(&[], "x"), Kind::BadField, "`to` names no card"),
-            (draft(&["a"; 21], "x"), Kind::BadField, "`to` names more than 20"),
-            (draft(&["a", ""], "x"), Kind::BadField, "`to[1]` is empty"),
-            (draft(&["a\u{7}"], "x"), Kind::BadField, "`to[0]` has the control character U+0007"),
-            (draft(&[&long], "x"), Kind::BadField, "`to[0]` has 9 bytes; at most 8"),
-            (Draft { from: long.as_str().into(), ..draft(&["a"], "") }, Kind::BadField, "`from` has 9"),
-            (Draft { app: long.as_str().into(), ..draft(&["a"], "") }, Kind::BadField, "`appID` has 9"),
-            (Draft { collapse_key: long.as_str().into(), ..draft(&["a"], "") }, Kind::BadField, "`collapse_key` has 9"),
-            (draft(&["a"], &"x".repeat(1001)), Kind::PushTooLarge, "`content` has 1001 bytes"),
-            (draft(&["a"], &"\u{1}".repeat(400)), Kind::PushTooLarge, "`content` makes a frame of 2656 bytes"),
+        let rows: Vec<(Draft, RefusalKind, &str)> = vec![
+            (draft(&[], "x"), RefusalKind::BadField, "`to` names no card"),
+            (draft(&["a"; 21], "x"), RefusalKind::BadField, "`to` names more than 20"),
+            (draft(&["a", ""], "x"), RefusalKind::BadField, "`to[1]` is empty"),
+            (draft(&["a\u{7}"], "x"), RefusalKind::BadField, "`to[0]` has the control character U+0007"),
+            (draft(&[&long], "x"), RefusalKind::BadField, "`to[0]` has 9 bytes; at most 8"),
+            (Draft { from: long.as_str().into(), ..draft(&["a"], "") }, RefusalKind::BadField, "`from` has 9"),
+            (Draft { app: long.as_str().into(), ..draft(&["a"], "") }, RefusalKind::BadField, "`appID` has 9"),
+            (
+                Draft { collapse_key: long.as_str().into(), ..draft(&["a"], "") },
+                RefusalKind::BadField,
+                "`collapse_key` has 9",
+            ),
+            (draft(&["a"], &"x".repeat(1001)), RefusalKind::PushTooLarge, "`content` has 1001 bytes"),
+            (draft(&["a"], &"\u{1}".repeat(400)), RefusalKind::PushTooLarge, "`content` makes a frame of 2656 bytes"),
         ];
         for (draft, kind, message) in rows {
             let refusal = check(draft).unwrap_err();
@@ -158,7 +162,7 @@ mod tests {
         assert_eq!(bounds().check_card(&"ma yü&".into()), Ok(()));
         for (card, message) in [("", "`cardID` is empty"), ("123456789", "`cardID` has 9 bytes")] {
             let refusal = bounds().check_card(&card.into()).unwrap_err();
-            assert_eq!(refusal.kind, Kind::BadField);
+            assert_eq!(refusal.kind, RefusalKind::BadField);
             assert!(refusal.message.starts_with(message), "{}", refusal.message);
         }
     }

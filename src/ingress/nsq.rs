@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     admission::{Admission, Source},
     draft::Draft,
-    refusal::{Kind, Refusal},
+    refusal::{Refusal, RefusalKind},
 };
 use crate::{
     config,
@@ -138,7 +138,8 @@ fn log_drop(job: &Job, reason: &str, message: &str) {
 
 fn read(raw: &[u8]) -> Result<Draft, Refusal> {
     let request = PushRequest::decode(raw);
-    let fault = |error| Refusal::new(Kind::BadField, format!("the message is not a protobuf PushRequest: {error}"));
+    let fault =
+        |error| Refusal::new(RefusalKind::BadField, format!("the message is not a protobuf PushRequest: {error}"));
     request.map_err(fault).and_then(Draft::of)
 }
 
@@ -156,7 +157,14 @@ fn fnv1a(parts: &[&[u8]]) -> u128 {
 
 /// Whether another try can go better.
 fn passes(refusal: &Refusal) -> bool {
-    matches!(refusal.kind, Kind::Full | Kind::Unavailable | Kind::TimedOut | Kind::Draining | Kind::Internal)
+    matches!(
+        refusal.kind,
+        RefusalKind::Full
+            | RefusalKind::Unavailable
+            | RefusalKind::TimedOut
+            | RefusalKind::Draining
+            | RefusalKind::Internal
+    )
 }
 
 /// Twice as long with each attempt, so that max_attempts outlasts more than a moment.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oxipush::{
-    ingress::refusal::Kind,
+    ingress::refusal::RefusalKind,
     proto::rpc::{PushRequest, rpc_client::RpcClient},
 };
 use reqwest::{Method, StatusCode};
@@ -151,7 +151,7 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
         let told = answer["message"].as_str().unwrap();
         assert!(told.starts_with(message), "{method} {path} {shown}: {told}");
         let reason = answer["reason"].as_str().unwrap();
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == reason).expect(reason);
+        let kind = RefusalKind::ALL.into_iter().find(|kind| kind.name() == reason).expect(reason);
         assert_eq!(kind.http(), *status, "{method} {path} {shown}: {reason}");
     }
     let answer = raw(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::codegen::http::HeaderMap;
 
-use crate::ingress::refusal::{Kind, Refusal};
+use crate::ingress::refusal::{Refusal, RefusalKind};
 
 /// When its caller no longer waits for a call's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Deadline {
 
 /// What a call whose deadline has passed ends with.
 pub(super) fn passed() -> Refusal {
-    Refusal::new(Kind::DeadlinePassed, "the call's deadline has passed; a push in it may still arrive")
+    Refusal::new(RefusalKind::DeadlinePassed, "the call's deadline has passed; a push in it may still arrive")
 }
 
 fn parse(text: &str) -> Option<Duration> {

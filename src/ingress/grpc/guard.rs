@@ -32,7 +32,7 @@ use super::{
 use crate::{
     ingress::{
         admission::Admission,
-        refusal::{Kind, Refusal},
+        refusal::{Refusal, RefusalKind},
     },
     telemetry::Metrics,
 };
@@ -69,7 +69,7 @@ impl<S> Guard<S> {
         let call = match &self.keys {
             Some(keys) if !keys.admits(headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)) => {
                 let message = "a key is needed: send the metadata authorization: Bearer <one of [auth] keys>";
-                return Err(Refusal::new(Kind::NoKey, message));
+                return Err(Refusal::new(RefusalKind::NoKey, message));
             }
             Some(_) => Some(peer.begin()),
             None => None,
@@ -153,8 +153,10 @@ where
 
 /// The refusal of a call that no service has.
 pub(super) fn no_such_call(metrics: &Metrics) -> Response<Body> {
-    let refused =
-        Status::from(Refusal::new(Kind::NoSuchRoute, "there is no such call; gRPC reflection lists what there is"));
+    let refused = Status::from(Refusal::new(
+        RefusalKind::NoSuchRoute,
+        "there is no such call; gRPC reflection lists what there is",
+    ));
     count(metrics, refused.code());
     refused.into_http()
 }

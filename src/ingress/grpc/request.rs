@@ -16,7 +16,7 @@ use tonic::{
 };
 
 use super::{budget::Share, framing::Framing};
-use crate::ingress::refusal::{Kind, Refusal};
+use crate::ingress::refusal::{Refusal, RefusalKind};
 
 /// The bounds of a service's requests.
 #[derive(Clone, Copy, Debug)]
@@ -69,11 +69,11 @@ impl Arriving {
         self.wait.after(advance.whole > 0, unfinished > 0);
         if let Some(bytes) = advance.too_long {
             let message = format!("a message of {bytes} bytes; at most {} are allowed", self.bounds.message);
-            self.end = Some(Refusal::new(Kind::BodyTooLarge, message));
+            self.end = Some(Refusal::new(RefusalKind::BodyTooLarge, message));
         } else if self.share.as_mut().is_some_and(|share| !share.hold(unfinished)) {
             let message = "too many bytes of messages that have not arrived whole ([grpc] max_unfinished, \
                            max_unfinished_per_connection); send fewer large messages at once";
-            self.end = Some(Refusal::new(Kind::Full, message));
+            self.end = Some(Refusal::new(RefusalKind::Full, message));
         }
         if self.end.is_some() {
             data.truncate(advance.whole);
@@ -100,7 +100,7 @@ impl HttpBody for Arriving {
             let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
                 ready!(this.wait.poll(this.bounds.within, context));
                 let message = "the message did not arrive within [grpc] message_timeout; send it at once";
-                this.end = Some(Refusal::new(Kind::TooSlow, message));
+                this.end = Some(Refusal::new(RefusalKind::TooSlow, message));
                 continue;
             };
             let frame = match frame {

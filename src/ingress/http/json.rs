@@ -14,7 +14,7 @@ use crate::{
     ingress::{
         bounds::{too_many_cards, too_many_pushes},
         draft::{Draft, NOT_BUILT},
-        refusal::{Kind, Refusal},
+        refusal::{Refusal, RefusalKind},
     },
 };
 
@@ -37,7 +37,8 @@ pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Outcome<Vec<Outcome<Dr
 
 /// The body as text, without the byte order mark that some editors and shells put before it.
 fn text(body: &Bytes) -> Outcome<&str> {
-    let text = simdutf8::basic::from_utf8(body).map_err(|_| Refusal::new(Kind::NotUtf8, "the body is not UTF-8"))?;
+    let text =
+        simdutf8::basic::from_utf8(body).map_err(|_| Refusal::new(RefusalKind::NotUtf8, "the body is not UTF-8"))?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
@@ -47,7 +48,7 @@ fn parse<'de, S: DeserializeSeed<'de>>(what: &str, text: &'de str, seed: S) -> O
     parsed.map_err(|error| {
         let why = if is_a_form(text) { "it is a form".into() } else { error.to_string() };
         let example = r#"send {"to":["card"],"content":"text"}"#;
-        Refusal::new(Kind::BadJson, format!("the {what} is not JSON: {why}; {example}"))
+        Refusal::new(RefusalKind::BadJson, format!("the {what} is not JSON: {why}; {example}"))
     })
 }
 
@@ -181,7 +182,7 @@ impl<'de> Visitor<'de> for PushSeed<'_> {
         })
     }
 
-    other_kinds!(kind => Err(Refusal::new(Kind::BadJson, format!("a push must be an object, not {kind}")));
+    other_kinds!(kind => Err(Refusal::new(RefusalKind::BadJson, format!("a push must be an object, not {kind}")));
         bool number text null list);
 }
 
@@ -217,7 +218,7 @@ impl<'de> Visitor<'de> for BatchSeed<'_> {
         Ok(if more { Err(too_many_pushes(limit)) } else { Ok(pushes) })
     }
 
-    other_kinds!(kind => Err(Refusal::new(Kind::BadJson, format!("a batch must be a list of pushes, not {kind}")));
+    other_kinds!(kind => Err(Refusal::new(RefusalKind::BadJson, format!("a batch must be a list of pushes, not {kind}")));
         bool number text null object);
 }
 
@@ -281,7 +282,7 @@ fn no_field(name: &str) -> Refusal {
         Some(known) => format!("write `{known}`"),
         None => "a push has from, to, appID, content and collapse_key".into(),
     };
-    Refusal::new(Kind::UnknownField, format!("`{name}` is no field; {advice}"))
+    Refusal::new(RefusalKind::UnknownField, format!("`{name}` is no field; {advice}"))
 }
 
 struct KeySeed;
@@ -460,54 +461,62 @@ mod tests {
     #[test]
     fn a_bad_body_is_refused_with_what_was_wrong() {
         for (body, kind, message) in [
-            ("", Kind::BadJson, "the body is not JSON: EOF"),
-            ("from=a&to=b", Kind::BadJson, "the body is not JSON: it is a form; send {"),
-            ("a=b", Kind::BadJson, "the body is not JSON: it is a form; send {"),
+            ("", RefusalKind::BadJson, "the body is not JSON: EOF"),
+            ("from=a&to=b", RefusalKind::BadJson, "the body is not JSON: it is a form; send {"),
+            ("a=b", RefusalKind::BadJson, "the body is not JSON: it is a form; send {"),
             (
                 "{\"to\":[\"a\"],\"content\":\"\\q\"}",
-                Kind::BadJson,
+                RefusalKind::BadJson,
                 "the body is not JSON: `content`: invalid escape at",
             ),
             (
                 "{\"to\":[1e999],\"content\":\"\"}",
-                Kind::BadJson,
+                RefusalKind::BadJson,
                 "the body is not JSON: `to`: number out of range at line 1 ",
             ),
-            ("{\"to\":[\"a\"],\"content\":null}", Kind::BadField, "`content` is null; it must be a string"),
-            ("{\"to\":null,\"content\":\"x\"}", Kind::BadField, "`to` is null; it must be a list"),
-            ("{\"to\":[null],\"content\":\"x\"}", Kind::BadField, "`to[0]` is null; it must be a string"),
+            ("{\"to\":[\"a\"],\"content\":null}", RefusalKind::BadField, "`content` is null; it must be a string"),
+            ("{\"to\":null,\"content\":\"x\"}", RefusalKind::BadField, "`to` is null; it must be a list"),
+            ("{\"to\":[null],\"content\":\"x\"}", RefusalKind::BadField, "`to[0]` is null; it must be a string"),
             (
                 "{\"to\":[\"a\"],\"content\":\"x\",\"app_id\":1}",
-                Kind::UnknownField,
+                RefusalKind::UnknownField,
                 "`app_id` is no field; write `appID`",
             ),
-            ("{\"TO\":[\"a\"]}", Kind::UnknownField, "`TO` is no field; write `to`"),
-            ("{\"collapseKey\":1}", Kind::UnknownField, "`collapseKey` is no field; write `collapse_key`"),
-            ("{\"deliverAt\":1}", Kind::UnknownField, "`deliverAt` is no field; write `deliver_at`"),
-            ("{\"to\":[\"a\"],\"content\":\"x\"", Kind::BadJson, "the body is not JSON"),
-            ("{\"to\":[\"a\"],\"content\":\"x\"} x", Kind::BadJson, "the body is not JSON: trailing"),
-            ("{\"to\":[\"a\"],\"content\":\"\\ud800\"}", Kind::BadJson, "the body is not JSON"),
-            ("[]", Kind::BadJson, "a push must be an object, not a list"),
-            ("5", Kind::BadJson, "a push must be an object, not a number"),
-            ("\"x\"", Kind::BadJson, "a push must be an object, not a string"),
-            ("null", Kind::BadJson, "a push must be an object, not null"),
-            ("{}", Kind::BadField, "`to` is missing"),
-            ("{\"to\":[\"a\"]}", Kind::BadField, "`content` is missing"),
-            ("{\"to\":\"a\",\"content\":\"x\"}", Kind::BadField, "`to` is a string; it must be a list of cards"),
-            ("{\"to\":[\"a\",5],\"content\":\"x\"}", Kind::BadField, "`to[1]` is a number"),
-            ("{\"to\":[\"a\",\"b\",\"c\",\"d\"],\"content\":\"x\"}", Kind::BadField, "`to` names more than 3"),
-            ("{\"to\":[\"a\"],\"content\":{\"x\":[1]}}", Kind::BadField, "`content` is an object; it must be a string"),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"to\":[]}", Kind::BadField, "`to` is given twice"),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"app\":1}", Kind::UnknownField, "`app` is no field"),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"offline\":true}", Kind::NotBuilt, "`offline` is not supported yet"),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"room\":\"r\"}", Kind::NotBuilt, "`room` is not supported yet"),
+            ("{\"TO\":[\"a\"]}", RefusalKind::UnknownField, "`TO` is no field; write `to`"),
+            ("{\"collapseKey\":1}", RefusalKind::UnknownField, "`collapseKey` is no field; write `collapse_key`"),
+            ("{\"deliverAt\":1}", RefusalKind::UnknownField, "`deliverAt` is no field; write `deliver_at`"),
+            ("{\"to\":[\"a\"],\"content\":\"x\"", RefusalKind::BadJson, "the body is not JSON"),
+            ("{\"to\":[\"a\"],\"content\":\"x\"} x", RefusalKind::BadJson, "the body is not JSON: trailing"),
+            ("{\"to\":[\"a\"],\"content\":\"\\ud800\"}", RefusalKind::BadJson, "the body is not JSON"),
+            ("[]", RefusalKind::BadJson, "a push must be an object, not a list"),
+            ("5", RefusalKind::BadJson, "a push must be an object, not a number"),
+            ("\"x\"", RefusalKind::BadJson, "a push must be an object, not a string"),
+            ("null", RefusalKind::BadJson, "a push must be an object, not null"),
+            ("{}", RefusalKind::BadField, "`to` is missing"),
+            ("{\"to\":[\"a\"]}", RefusalKind::BadField, "`content` is missing"),
+            ("{\"to\":\"a\",\"content\":\"x\"}", RefusalKind::BadField, "`to` is a string; it must be a list of cards"),
+            ("{\"to\":[\"a\",5],\"content\":\"x\"}", RefusalKind::BadField, "`to[1]` is a number"),
+            ("{\"to\":[\"a\",\"b\",\"c\",\"d\"],\"content\":\"x\"}", RefusalKind::BadField, "`to` names more than 3"),
+            (
+                "{\"to\":[\"a\"],\"content\":{\"x\":[1]}}",
+                RefusalKind::BadField,
+                "`content` is an object; it must be a string",
+            ),
+            ("{\"to\":[\"a\"],\"content\":\"x\",\"to\":[]}", RefusalKind::BadField, "`to` is given twice"),
+            ("{\"to\":[\"a\"],\"content\":\"x\",\"app\":1}", RefusalKind::UnknownField, "`app` is no field"),
+            (
+                "{\"to\":[\"a\"],\"content\":\"x\",\"offline\":true}",
+                RefusalKind::NotBuilt,
+                "`offline` is not supported yet",
+            ),
+            ("{\"to\":[\"a\"],\"content\":\"x\",\"room\":\"r\"}", RefusalKind::NotBuilt, "`room` is not supported yet"),
         ] {
             let refusal = read(body).unwrap_err();
             assert_eq!(refusal.kind, kind, "{body}: {}", refusal.message);
             assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);
         }
         let refusal = push(&Bytes::from_static(b"{\"to\":[\"\xff\"]}"), &LIMITS).unwrap_err();
-        assert_eq!(refusal.kind, Kind::NotUtf8);
+        assert_eq!(refusal.kind, RefusalKind::NotUtf8);
     }
 
     #[test]
@@ -551,7 +560,7 @@ mod tests {
                     "{body}"
                 );
                 let refusal = refused[0].as_ref().unwrap_err();
-                assert_eq!((refused.len(), refusal.kind), (1, Kind::BadJson), "{body}");
+                assert_eq!((refused.len(), refusal.kind), (1, RefusalKind::BadJson), "{body}");
                 assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);
             }
         }

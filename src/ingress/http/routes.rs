@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     ingress::{
         admission::{Admission, Source},
-        refusal::{Kind, Refusal},
+        refusal::{Refusal, RefusalKind},
     },
     telemetry::Metrics,
 };
@@ -160,14 +160,14 @@ impl Site {
             let path = request.path();
             let slash = path.strip_suffix('/').is_some_and(|path| self.find(path).is_some());
             let advice = if slash { "leave the slash at its end out" } else { "/openapi.json lists them" };
-            return Err(Refusal::new(Kind::NoSuchRoute, format!("there is no such path; {advice}")));
+            return Err(Refusal::new(RefusalKind::NoSuchRoute, format!("there is no such path; {advice}")));
         };
         let method = request.method();
         if method == Method::OPTIONS && is_preflight(request) {
             return Ok(preflight(allow));
         }
         if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
-            return Err(Refusal::new(Kind::WrongMethod, format!("this path answers {allow} only")));
+            return Err(Refusal::new(RefusalKind::WrongMethod, format!("this path answers {allow} only")));
         }
         let authorization = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
         if !route.is_open() && !self.admission.admits(authorization) {
@@ -263,7 +263,7 @@ impl Site {
             return Ok(());
         }
         let remedy = "call its address, name the host in [http] allowed_hosts, or set [auth] keys";
-        Err(Refusal::new(Kind::ForeignHost, format!("this Host is no name of the node: {remedy}")))
+        Err(Refusal::new(RefusalKind::ForeignHost, format!("this Host is no name of the node: {remedy}")))
     }
 
     /// A browser's page of another origin must not push: form-typed JSON needs no preflight. Its own origin is the host that it
@@ -277,7 +277,7 @@ impl Site {
         if own || self.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             return Ok(());
         }
-        Err(Refusal::new(Kind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))
+        Err(Refusal::new(RefusalKind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))
     }
 }
 
