@@ -28,7 +28,7 @@ pub(super) fn connections(
     max: usize,
     greeting_within: Duration,
     metrics: Arc<Metrics>,
-) -> impl Stream<Item = Connection> + Send + 'static {
+) -> impl Stream<Item = GrpcConnection> + Send + 'static {
     let places = Arc::new(Semaphore::new(max));
     futures_util::stream::unfold((Err(listener), places), move |(listener, places)| {
         let metrics = Arc::clone(&metrics);
@@ -58,7 +58,7 @@ pub(super) fn connections(
                         let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + greeting_within));
                         let open = Counted::new(&metrics.grpc_connections);
                         let greeting = Some((deadline, GREETING));
-                        let connection = Connection { stream, greeting, metrics, _place: place, _open: open };
+                        let connection = GrpcConnection { stream, greeting, metrics, _place: place, _open: open };
                         return Some((connection, (Ok(listener), places)));
                     }
                     Err(error) => {
@@ -73,7 +73,7 @@ pub(super) fn connections(
 }
 
 /// A connection and its place among the bounded number.
-pub(super) struct Connection {
+pub(super) struct GrpcConnection {
     stream: TcpStream,
     /// Until the client has said enough: when it must have, and how many bytes are missing. Keep-alive guards what follows.
     greeting: Option<(Pin<Box<Sleep>>, usize)>,
@@ -82,7 +82,7 @@ pub(super) struct Connection {
     _open: Counted,
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for GrpcConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -103,7 +103,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for GrpcConnection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

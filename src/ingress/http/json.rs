@@ -12,8 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use crate::{
     config::PushLimits,
     ingress::{
-        bounds::{too_many_cards, too_many_pushes},
         draft::{Draft, NOT_BUILT},
+        limits::{too_many_cards, too_many_pushes},
         refusal::{Refusal, RefusalKind},
     },
 };

@@ -1,6 +1,4 @@
-//! The bounds that every push and query meets, whichever way it comes in.
-
-use bytestring::ByteString;
+//! The limits that every push is held to, whichever way it comes in.
 
 use super::refusal::{Refusal, RefusalKind};
 use crate::{
@@ -13,13 +11,13 @@ const ENVELOPE: usize = 256;
 
 /// `[push]`, and what an outbox can hold.
 #[derive(Clone, Debug)]
-pub(super) struct Bounds {
+pub(super) struct LimitCheck {
     limits: PushLimits,
     name: NameRule,
     outbox: usize,
 }
 
-impl Bounds {
+impl LimitCheck {
     pub(super) fn of(config: &Config) -> Self {
         Self::new(config.push.clone(), config.outbox.max_bytes)
     }
@@ -38,11 +36,6 @@ impl Bounds {
         self.check_size(&push)?;
         push.target.name_each_once();
         Ok(push)
-    }
-
-    /// The card that a query names.
-    pub(super) fn check_card(&self, card: &ByteString) -> Result<(), Refusal> {
-        self.name.check(card).map_err(|error| Refusal::field("cardID", error))
     }
 
     fn check_names(&self, push: &Push) -> Result<(), Refusal> {
@@ -112,8 +105,8 @@ mod tests {
     use super::*;
     use crate::{ingress::draft::Draft, push::PushId};
 
-    fn bounds() -> Bounds {
-        Bounds::new(PushLimits { max_content: 1000, max_cards: 20, max_name: 8, max_batch: 10 }, 2000)
+    fn limits() -> LimitCheck {
+        LimitCheck::new(PushLimits { max_content: 1000, max_cards: 20, max_name: 8, max_batch: 10 }, 2000)
     }
 
     fn draft(to: &[&str], content: &str) -> Draft {
@@ -121,7 +114,7 @@ mod tests {
     }
 
     fn check(draft: Draft) -> Result<Push, Refusal> {
-        bounds().check(draft.with(PushId::generate()))
+        limits().check(draft.with(PushId::generate()))
     }
 
     #[test]
@@ -155,15 +148,5 @@ mod tests {
         let push = check(draft(&["a", "b", "a"], &"x".repeat(1000))).unwrap();
         assert_eq!(push.target.cards, ["a", "b"]);
         assert_eq!((push.target.app, push.collapse_key), (None, None), "an empty one is none");
-    }
-
-    #[test]
-    fn a_query_names_its_card_by_the_same_rule() {
-        assert_eq!(bounds().check_card(&"ma yü&".into()), Ok(()));
-        for (card, message) in [("", "`cardID` is empty"), ("123456789", "`cardID` has 9 bytes")] {
-            let refusal = bounds().check_card(&card.into()).unwrap_err();
-            assert_eq!(refusal.kind, RefusalKind::BadField);
-            assert!(refusal.message.starts_with(message), "{}", refusal.message);
-        }
     }
 }
