@@ -45,8 +45,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_query_names_its_card_by_the_same_rule() {
-        let config = config::load(None, [("OXIPUSH__PUSH__MAX_NAME".to_owned(), "8".to_owned())]).unwrap();
-        let queries = Queries::new(&config.push, Hub::new(&config.hub, &config.outbox, 1, &Metrics::new().into()));
+        let config = config::load(None, []).unwrap();
+        let limits = PushLimits { max_name: 8, ..config.push.clone() };
+        let queries = Queries::new(&limits, Hub::new(&config.hub, &config.outbox, 1, &Metrics::new().into()));
         assert_eq!(queries.connections(&"ma yü&".into()).await, Ok(0));
         for (card, message) in [("", "`cardID` is empty"), ("123456789", "`cardID` has 9 bytes")] {
             let refusal = queries.connections(&card.into()).await.unwrap_err();
