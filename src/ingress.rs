@@ -9,6 +9,7 @@ pub mod nsq;
 pub mod queries;
 pub mod readiness;
 pub mod refusal;
+mod timed_stream;
 
 use admission::Admission;
 use queries::Queries;

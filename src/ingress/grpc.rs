@@ -29,6 +29,7 @@ use crate::{
 };
 
 use connection::Connections;
+use incoming::ConnectionTimes;
 use interceptor::Intercepted;
 use request::RequestLimits;
 use service::RpcService;
@@ -64,8 +65,8 @@ impl GrpcListener {
         let answer_time = self.config.queue.publish_timeout + LAST_WORDS;
         let routes = self.routes(HealthServer::new(HealthService::from_health_reporter(health)), &stopping);
         let connections = Connections::new(&self.config.grpc, routes, &stopping, &self.metrics);
-        let (max, greeting_within) = (self.config.grpc.max_connections, self.config.http.request_timeout);
-        let incoming = incoming::connections(self.listener, max, greeting_within, self.metrics);
+        let times = ConnectionTimes::of(&self.config);
+        let incoming = incoming::connections(self.listener, self.config.grpc.max_connections, times, self.metrics);
         service.spawn("grpc", async move {
             let mut open = JoinSet::new();
             let mut incoming = Box::pin(incoming.take_until(stopping.cancelled()));

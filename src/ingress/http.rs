@@ -8,8 +8,8 @@ mod exposition;
 mod hosts;
 mod json;
 mod openapi;
-mod patient;
 mod query;
+mod read_timer;
 mod routes;
 
 use std::{
@@ -25,14 +25,14 @@ use actix_web::{App, HttpRequest, dev::AppConfig, web};
 use socket2::SockRef;
 use tokio::{net::TcpStream, sync::watch};
 
-use super::Api;
+use super::{Api, timed_stream::TimedStream};
 use crate::{
     config::{self, Config},
     lifecycle::{Deadline, Service, Tasks},
     telemetry::Metrics,
 };
 
-use patient::Patient;
+use read_timer::{ReadTimes, RequestTimer};
 use routes::Handlers;
 
 /// Threads that serve; a push waits for the queue, not for them.
@@ -79,15 +79,14 @@ impl HttpListener {
         let Self { listener, config, handlers } = self;
         let answer_time = config.queue.publish_timeout + LAST_WORDS;
         let served = Arc::clone(&handlers);
-        // while a push waits for the queue, its caller is silent
-        let patience = config.http.keep_alive + config.queue.publish_timeout;
+        let times = ReadTimes::of(&config);
         let server = Server::build()
             .workers(WORKERS)
             .worker_max_blocking_threads(1)
             .max_concurrent_connections(config.http.max_connections.div_ceil(WORKERS))
             .shutdown_timeout(1)
             .disable_signals()
-            .listen("http", listener, move || connections(&config.http, patience, &served))
+            .listen("http", listener, move || connections(&config.http, times, &served))
             .expect("invariant: a listener that is non-blocking and has an address can be served")
             .run();
         let handle = server.handle();
@@ -112,7 +111,7 @@ impl HttpListener {
 /// What one worker does with accepted connections.
 fn connections(
     config: &config::Http,
-    patience: Duration,
+    times: ReadTimes,
     handlers: &Arc<Handlers>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
     let handlers = Arc::clone(handlers);
@@ -134,7 +133,7 @@ fn connections(
             tracing::debug!(%error, "a caller's socket takes no options");
         }
         let peer = stream.peer_addr().ok();
-        Ok::<_, DispatchError>((Patient::new(stream, patience), peer))
+        Ok::<_, DispatchError>((TimedStream::new(stream, RequestTimer::new(times)), peer))
     });
     accepted.and_then(http)
 }

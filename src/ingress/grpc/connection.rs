@@ -62,7 +62,8 @@ impl Connections {
     }
 
     /// Serves one to its end.
-    pub(super) async fn serve(self, stream: GrpcConnection) {
+    pub(super) async fn serve(self, connection: GrpcConnection) {
+        let GrpcConnection { stream, place: _place } = connection;
         let peer = Peer::new(self.max_unfinished, &self.unfinished);
         let calls = TowerToHyperService::new(ConnectionService { routes: self.routes, peer: peer.clone() });
         let served = self.http.serve_connection(TokioIo::new(stream), calls);

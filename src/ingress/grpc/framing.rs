@@ -62,9 +62,14 @@ impl Framing {
         Progress { complete, too_long: None }
     }
 
-    /// Bytes of the unfinished message that have arrived; 0: there is none.
-    pub(super) fn unfinished(&self) -> usize {
-        self.arrived
+    /// Whether a message has begun and not arrived whole.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.arrived > 0
+    }
+
+    /// Bytes that are kept for the unfinished message, once its head is there: its whole length, which tonic reserves.
+    pub(super) fn reserved(&self) -> usize {
+        (self.arrived + self.missing).saturating_sub(HEAD)
     }
 }
 
@@ -92,7 +97,16 @@ mod tests {
                     whole = sent + progress.complete;
                 }
                 sent += piece.len();
-                assert_eq!(framing.unfinished(), sent - whole, "cut {cut}");
+                let unfinished = sent - whole;
+                assert_eq!(framing.is_unfinished(), unfinished > 0, "cut {cut}");
+                // by where they begin
+                let length = match whole {
+                    5 => 300,
+                    310 => 1,
+                    316 => 70,
+                    _ => 0,
+                };
+                assert_eq!(framing.reserved(), if unfinished < HEAD { 0 } else { length }, "cut {cut}");
             }
             assert_eq!(whole, bytes.len());
         }

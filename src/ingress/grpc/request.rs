@@ -66,12 +66,11 @@ impl RequestBody {
     /// What of these bytes may be read.
     fn admit(&mut self, mut data: Bytes) -> Bytes {
         let progress = self.framing.advance(&data, self.limits.message_bytes);
-        let unfinished = self.framing.unfinished();
-        self.timer.after(progress.complete > 0, unfinished > 0);
+        self.timer.after(progress.complete > 0, self.framing.is_unfinished());
         if let Some(bytes) = progress.too_long {
             let message = format!("a message of {bytes} bytes; at most {} are allowed", self.limits.message_bytes);
             self.end = Some(Refusal::new(RefusalKind::BodyTooLarge, message));
-        } else if self.share.as_mut().is_some_and(|share| !share.hold(unfinished)) {
+        } else if self.share.as_mut().is_some_and(|share| !share.hold(self.framing.reserved())) {
             let message = "too many bytes of messages that have not arrived whole ([grpc] max_unfinished, \
                            max_unfinished_per_connection); send fewer large messages at once";
             self.end = Some(Refusal::new(RefusalKind::Full, message));

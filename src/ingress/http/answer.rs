@@ -126,21 +126,21 @@ fn finish(mut answer: HttpResponseBuilder, body: String) -> HttpResponse {
 
 /// An answer that keeps the request's unread payload until it is written. actix reads a payload that was let go of to its
 /// end, however long that takes; one that is still held ends the connection.
-pub(super) fn holding(answer: HttpResponse, payload: web::Payload) -> HttpResponse {
+pub(super) fn keeping_payload(answer: HttpResponse, payload: web::Payload) -> HttpResponse {
     answer
         .map_body(|_, body| match body.try_into_bytes() {
-            Ok(bytes) => BoxBody::new(Holding { bytes, _payload: payload }),
+            Ok(bytes) => BoxBody::new(BodyBesidePayload { bytes, _payload: payload }),
             Err(body) => body,
         })
         .map_into_boxed_body()
 }
 
-struct Holding {
+struct BodyBesidePayload {
     bytes: Bytes,
     _payload: web::Payload,
 }
 
-impl MessageBody for Holding {
+impl MessageBody for BodyBesidePayload {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {

@@ -18,15 +18,13 @@ use crate::{
     },
 };
 
-type Outcome<T> = Result<T, Refusal>;
-
 /// Reads the body of `POST /push`.
-pub(super) fn push(body: &Bytes, limits: &PushLimits) -> Outcome<Draft> {
+pub(super) fn push(body: &Bytes, limits: &PushLimits) -> Result<Draft, Refusal> {
     parse("body", text(body)?, PushSeed { body, limits })?
 }
 
 /// Reads the body of `POST /push/batch`: an array of pushes.
-pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Outcome<Vec<Outcome<Draft>>> {
+pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     let (text, push) = (text(body)?, PushSeed { body, limits });
     parse("body", text, BatchSeed(push)).unwrap_or_else(|refusal| match elements(text, limits.max_batch) {
         Some(pushes) if pushes.len() > limits.max_batch => Err(too_many_pushes(limits.max_batch)),
@@ -36,13 +34,13 @@ pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Outcome<Vec<Outcome<Dr
 }
 
 /// The body as text, without the byte order mark that some editors and shells put before it.
-fn text(body: &Bytes) -> Outcome<&str> {
+fn text(body: &Bytes) -> Result<&str, Refusal> {
     let text =
         simdutf8::basic::from_utf8(body).map_err(|_| Refusal::new(RefusalKind::NotUtf8, "the body is not UTF-8"))?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-fn parse<'de, S: DeserializeSeed<'de>>(what: &str, text: &'de str, seed: S) -> Outcome<S::Value> {
+fn parse<'de, S: DeserializeSeed<'de>>(what: &str, text: &'de str, seed: S) -> Result<S::Value, Refusal> {
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed = seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     parsed.map_err(|error| {
@@ -130,7 +128,7 @@ struct PushSeed<'b> {
 }
 
 impl<'de> DeserializeSeed<'de> for PushSeed<'_> {
-    type Value = Outcome<Draft>;
+    type Value = Result<Draft, Refusal>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_any(self)
@@ -138,7 +136,7 @@ impl<'de> DeserializeSeed<'de> for PushSeed<'_> {
 }
 
 impl<'de> Visitor<'de> for PushSeed<'_> {
-    type Value = Outcome<Draft>;
+    type Value = Result<Draft, Refusal>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a push")
@@ -189,7 +187,7 @@ impl<'de> Visitor<'de> for PushSeed<'_> {
 struct BatchSeed<'b>(PushSeed<'b>);
 
 impl<'de> DeserializeSeed<'de> for BatchSeed<'_> {
-    type Value = Outcome<Vec<Outcome<Draft>>>;
+    type Value = Result<Vec<Result<Draft, Refusal>>, Refusal>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_any(self)
@@ -197,7 +195,7 @@ impl<'de> DeserializeSeed<'de> for BatchSeed<'_> {
 }
 
 impl<'de> Visitor<'de> for BatchSeed<'_> {
-    type Value = Outcome<Vec<Outcome<Draft>>>;
+    type Value = Result<Vec<Result<Draft, Refusal>>, Refusal>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of pushes")
@@ -396,7 +394,7 @@ impl<'de> Visitor<'de> for TextSeed<'_> {
 struct CardsSeed<'b>(PushSeed<'b>);
 
 impl<'de> DeserializeSeed<'de> for CardsSeed<'_> {
-    type Value = Outcome<Vec<ByteString>>;
+    type Value = Result<Vec<ByteString>, Refusal>;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_any(self)
@@ -404,7 +402,7 @@ impl<'de> DeserializeSeed<'de> for CardsSeed<'_> {
 }
 
 impl<'de> Visitor<'de> for CardsSeed<'_> {
-    type Value = Outcome<Vec<ByteString>>;
+    type Value = Result<Vec<ByteString>, Refusal>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of cards")
@@ -438,7 +436,7 @@ mod tests {
 
     const LIMITS: PushLimits = PushLimits { max_content: 1000, max_cards: 3, max_name: 8, max_batch: 2 };
 
-    fn read(body: &str) -> Outcome<Draft> {
+    fn read(body: &str) -> Result<Draft, Refusal> {
         push(&Bytes::copy_from_slice(body.as_bytes()), &LIMITS)
     }
 

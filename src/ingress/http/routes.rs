@@ -133,7 +133,7 @@ impl Handlers {
         // a body of no announced length that nobody read may never end
         let endless = request.headers().contains_key(header::TRANSFER_ENCODING);
         if endless || matches!(answer.status().as_u16(), 408 | 413) {
-            answer = answer::holding(answer, payload);
+            answer = answer::keeping_payload(answer, payload);
         }
         // actix would say `connection: upgrade`, though nothing is upgraded, and close
         if request.head().upgrade() {
