@@ -368,6 +368,28 @@ async fn callers_that_never_read_or_never_end_a_head_are_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_byte_by_byte_is_cut_though_its_caller_was_answered_before() {
+    let settings =
+        [("HTTP__KEEP_ALIVE", "1h"), ("HTTP__REQUEST_TIMEOUT", "500ms"), ("QUEUE__PUBLISH_TIMEOUT", "100ms")];
+    let node = Node::start(&settings).await;
+    let mut caller = TcpStream::connect(node.listeners.http).await.unwrap();
+    caller.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(caller.read(&mut [0; 1024]).await.unwrap() > 0);
+    caller.write_all(b"GET /healthz HTTP/1.1\r\nX: ").await.unwrap();
+    let dripped = async {
+        loop {
+            match tokio::time::timeout(Duration::from_millis(50), caller.read(&mut [0; 1024])).await {
+                Ok(ended) => break ended,
+                Err(_) => drop(caller.write_all(b"x").await),
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, dripped).await.expect("an end within 30 s");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn queries_answer_as_gopushers_do() {
     let node = Node::start(&[]).await;
     let _tabs =
