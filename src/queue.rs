@@ -31,7 +31,7 @@ pub struct Queue {
 /// Whether the queue can be used, with the reason when it cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueState {
-    /// Publishes and acker-outs work.
+    /// Publishes and hand-outs work.
     Ready,
     /// The reason, for `/readyz` and the log.
     NotReady(String),

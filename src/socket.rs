@@ -141,7 +141,7 @@ impl WorkerSetup {
     fn start(&self) -> HandshakeServer {
         HandshakeServer {
             worker: self.start_worker(Box::new(self.names)),
-            http: http::http(&self.config),
+            http: http::builder(&self.config),
             config: self.config.clone(),
             limit: Arc::clone(&self.limit),
             drain: self.drain.subscribe(),

@@ -10,6 +10,7 @@
 
 mod acker;
 mod admin;
+mod channels;
 mod consumer;
 mod discovery;
 mod health;
@@ -41,7 +42,7 @@ use crate::{
 };
 
 pub(crate) use acker::Acker;
-pub use admin::forget_node;
+pub use channels::forget_node;
 pub use publisher::Publisher;
 pub use raw::{Origin, RawControl, RawJob, RawTopic};
 
@@ -93,7 +94,7 @@ pub async fn open(
     };
     // whoever joins the moment that the node serves must get what any node publishes from then on; an nsqd that is away now
     // has nothing to miss, and gets the channel once it is back
-    if let Err(error) = nsq.admin.create_channel_everywhere(config, &nsq.topics.live, node.as_str()).await {
+    if let Err(error) = channels::create_everywhere(&nsq.admin, config, node.as_str()).await {
         tracing::debug!(error, "nsq: not every nsqd has the node's channel yet");
     }
     let live = TopicContext::new(&nsq, "live", &nsq.topics.live, node.as_str(), Some(backlog), config.max_in_flight)?;

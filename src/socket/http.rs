@@ -66,7 +66,7 @@ struct OverLimit {
 }
 
 /// HTTP/1.1 as a client's handshake needs it; a request's head has `[socket] handshake_timeout`.
-pub(super) fn http(config: &config::Socket) -> http1::Builder {
+pub(super) fn builder(config: &config::Socket) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         // also from one request to the next

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Shutdown},
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
@@ -84,14 +84,14 @@ impl From<TcpStream> for Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self::Tcp(tcp) = self.get_mut();
-        pin!(tcp).poll_read(cx, buffer)
+        Pin::new(tcp).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Self::Tcp(tcp) = self.get_mut();
-        pin!(tcp).poll_write(cx, bytes)
+        Pin::new(tcp).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -100,7 +100,7 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Self::Tcp(tcp) = self.get_mut();
-        pin!(tcp).poll_write_vectored(cx, slices)
+        Pin::new(tcp).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -109,11 +109,11 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self::Tcp(tcp) = self.get_mut();
-        pin!(tcp).poll_flush(cx)
+        Pin::new(tcp).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self::Tcp(tcp) = self.get_mut();
-        pin!(tcp).poll_shutdown(cx)
+        Pin::new(tcp).poll_shutdown(cx)
     }
 }

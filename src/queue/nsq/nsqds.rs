@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{NsqContext, admin::NsqdAddress, health::PartHealth, producer::Producer, protocol::SizeLimit};
+use super::{NsqContext, admin::NsqdAddress, channels, health::PartHealth, producer::Producer, protocol::SizeLimit};
 use crate::lifecycle::Backoff;
 
 /// nsqd's default `--max-msg-size`, until it is known to be another.
@@ -185,7 +185,7 @@ impl Nsqds {
         let NsqContext { config, admin, topics, node, .. } = &self.nsq;
         let mut nodes = self.members.borrow().clone();
         if nodes.is_empty() && self.list.len() + config.lookupd.len() > 1 {
-            nodes.extend(admin.known_channels(config, STAGGER).await);
+            nodes.extend(channels::known(admin, config, STAGGER).await);
         }
         if !nodes.iter().any(|known| **known == **node) {
             nodes.push(node.to_string());
