@@ -90,7 +90,7 @@ fn every_word_of_a_label_is_explained() {
     for (source, opening, words) in [
         ("src/socket/connection.rs", "fn peers_label", &["1000", "1001", "1005", "other"][..]),
         ("src/hub/client.rs", "label: Cell::new(", &["abnormal"]),
-        ("src/ingress/admission.rs", "self.tell(source, ", &["given_up"]),
+        ("src/ingress/admission.rs", "pub fn give_up", &["given_up"]),
         ("src/ingress/admission.rs", "let outcome = if passed", &["caller_left"]),
         ("src/hub/tally.rs", "drops[", &["drop_oldest", "conflated", "slow", "closed"]),
         ("src/dispatch/lane.rs", "drops", &["no_connection"]),
