@@ -140,7 +140,7 @@ impl WorkerSetup {
     /// Makes this thread a worker, and answers its connections.
     fn start(&self) -> HandshakeServer {
         HandshakeServer {
-            worker: self.start_worker(Box::new(self.names)),
+            worker: self.start_worker(Authorizer::Anyone(self.names)),
             http: http::builder(&self.config),
             config: self.config.clone(),
             limit: Arc::clone(&self.limit),
@@ -152,7 +152,7 @@ impl WorkerSetup {
 
     /// Brings the next shard of the hub to life on this thread. `None`: there is none left, because a worker died and the
     /// process is about to end.
-    fn start_worker(&self, authorizer: Box<dyn Authorizer>) -> Option<Rc<Worker>> {
+    fn start_worker(&self, authorizer: Authorizer) -> Option<Rc<Worker>> {
         let claimed = self.hub.claim_shard()?;
         let ended = self.ended.get(claimed.index())?;
         let (shard, inbox) = claimed.open();

@@ -8,9 +8,12 @@ use crate::{
 };
 
 /// Decides about joins, on the client's own thread.
-pub(super) trait Authorizer {
-    /// May `request` join? Nothing of the client's is read until that is decided.
-    fn authorize(&self, request: JoinRequest) -> Authorization;
+pub(super) enum Authorizer {
+    /// Everyone may join as whom he names, if the names are good.
+    Anyone(NameRule),
+    /// Each join waits until a test decides.
+    #[cfg(test)]
+    Waiting(super::tests::Waits),
 }
 
 /// A decision about a join, or its future.
@@ -25,14 +28,21 @@ pub(super) enum Authorization {
 /// As what a client joins, or why it does not.
 pub(super) type JoinDecision = Result<JoinRequest, ClientError>;
 
-/// Everyone may join as whom he names, if the names are good.
-impl Authorizer for NameRule {
-    fn authorize(&self, request: JoinRequest) -> Authorization {
-        let checked = self.check(&request.card).map_err(|error| bad_name("card_id", &error));
-        let checked =
-            checked.and_then(|()| self.check_optional(&request.app).map_err(|error| bad_name("app_id", &error)));
-        Authorization::Decided(checked.map(|()| request))
+impl Authorizer {
+    /// May `request` join? Nothing of the client's is read until that is decided.
+    pub(super) fn authorize(&self, request: JoinRequest) -> Authorization {
+        match self {
+            Self::Anyone(names) => Authorization::Decided(check_names(names, request)),
+            #[cfg(test)]
+            Self::Waiting(waits) => waits.authorize(request),
+        }
     }
+}
+
+fn check_names(names: &NameRule, request: JoinRequest) -> JoinDecision {
+    names.check(&request.card).map_err(|error| bad_name("card_id", &error))?;
+    names.check_optional(&request.app).map_err(|error| bad_name("app_id", &error))?;
+    Ok(request)
 }
 
 fn bad_name(field: &str, error: &NameError) -> ClientError {

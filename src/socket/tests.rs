@@ -38,7 +38,7 @@ struct OneWorker {
 }
 
 impl OneWorker {
-    async fn start(overrides: &[(&str, &str)], authorizer: impl Authorizer + 'static) -> Self {
+    async fn start(overrides: &[(&str, &str)], authorizer: Authorizer) -> Self {
         let defaults = [("NODE__WORKERS", "1"), ("SOCKET__LISTEN", "127.0.0.1:0")];
         let settings = defaults.iter().chain(overrides);
         let settings = settings.map(|(key, value)| (format!("OXIPUSH__{key}"), (*value).to_owned()));
@@ -47,7 +47,7 @@ impl OneWorker {
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
         let unused = TcpListener::bind("127.0.0.1:0").unwrap();
         let setup = ClientListener::new(unused, &config, hub, Phases::new(), &metrics).setup;
-        let worker = setup.start_worker(Box::new(authorizer)).unwrap();
+        let worker = setup.start_worker(authorizer).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { worker, setup, listener }
     }
@@ -121,12 +121,12 @@ type UndecidedJoin = (JoinRequest, oneshot::Sender<JoinDecision>);
 
 /// Keeps each join waiting until the test decides.
 #[derive(Clone, Default)]
-struct Waits {
+pub(super) struct Waits {
     asked: Rc<RefCell<Vec<UndecidedJoin>>>,
 }
 
-impl Authorizer for Waits {
-    fn authorize(&self, request: JoinRequest) -> Authorization {
+impl Waits {
+    pub(super) fn authorize(&self, request: JoinRequest) -> Authorization {
         let (decide, decision) = oneshot::channel();
         self.asked.borrow_mut().push((request, decide));
         Authorization::Pending(Box::pin(async move { decision.await.unwrap() }))
@@ -150,7 +150,7 @@ impl Waits {
 #[expect(clippy::await_holding_refcell_ref, reason = "the bug that this test needs")]
 async fn a_connection_that_panics_ends_alone() {
     let test = async {
-        let one = OneWorker::start(&[], NameRule { max: 100 }).await;
+        let one = OneWorker::start(&[], Authorizer::Anyone(NameRule { max: 100 })).await;
         let hub = &one.setup.hub;
         let mut lost = one.connect(Dialect::Gopusher).await;
         let mut kept = one.connect(Dialect::Gopusher).await;
@@ -190,7 +190,9 @@ fn an_idle_client_costs_this_much() {
 #[tokio::test]
 async fn a_worker_whose_tasks_end_is_told() {
     let thread = LocalSet::new();
-    let ended = thread.run_until(async { OneWorker::start(&[], NameRule { max: 100 }).await.setup.ended[0].clone() });
+    let ended = thread.run_until(async {
+        OneWorker::start(&[], Authorizer::Anyone(NameRule { max: 100 })).await.setup.ended[0].clone()
+    });
     let ended = ended.await;
     assert!(!ended.is_cancelled());
     drop(thread);
@@ -201,7 +203,7 @@ async fn a_worker_whose_tasks_end_is_told() {
 async fn a_join_that_waits_holds_up_what_comes_behind_it_and_nothing_else() {
     let test = async {
         let waits = Waits::default();
-        let one = OneWorker::start(&[], waits.clone()).await;
+        let one = OneWorker::start(&[], Authorizer::Waiting(waits.clone())).await;
         let mut client = one.connect(Dialect::OxipushV1).await;
         client.send(9, b"before").await;
         client.ask_to_join("alice").await;
@@ -232,7 +234,7 @@ async fn a_join_that_waits_holds_up_what_comes_behind_it_and_nothing_else() {
 async fn a_join_that_waited_and_is_refused_is_told_in_its_dialect() {
     let test = async {
         let waits = Waits::default();
-        let one = OneWorker::start(&[], waits.clone()).await;
+        let one = OneWorker::start(&[], Authorizer::Waiting(waits.clone())).await;
         let refusal = || Err(ClientError { code: "bad_name", message: "not you".into() });
 
         let mut v1 = one.connect(Dialect::OxipushV1).await;
@@ -255,7 +257,7 @@ async fn a_join_that_waited_and_is_refused_is_told_in_its_dialect() {
 async fn the_end_of_a_connection_drops_the_decision_that_its_join_waits_for() {
     let test = async {
         let waits = Waits::default();
-        let one = OneWorker::start(&[], waits.clone()).await;
+        let one = OneWorker::start(&[], Authorizer::Waiting(waits.clone())).await;
 
         // the peer is gone, and what it sent last was never read
         let mut gone = one.connect(Dialect::Gopusher).await;
@@ -303,7 +305,7 @@ async fn time_runs_on_for_a_join_that_waits() {
     let test = async {
         let waits = Waits::default();
         let times = [("SOCKET__JOIN_TIMEOUT", "5s")];
-        let one = OneWorker::start(&times, waits.clone()).await;
+        let one = OneWorker::start(&times, Authorizer::Waiting(waits.clone())).await;
         let mut client = one.connect(Dialect::Gopusher).await;
         client.ask_to_join("alice").await;
         let (_, mut decide) = waits.next().await;
@@ -317,7 +319,7 @@ async fn time_runs_on_for_a_join_that_waits() {
 async fn a_silent_client_is_pinged_and_then_closed_as_idle() {
     let test = async {
         let times = [("SOCKET__PING_INTERVAL", "4s"), ("SOCKET__IDLE_TIMEOUT", "20s"), ("SOCKET__JOIN_TIMEOUT", "10s")];
-        let one = OneWorker::start(&times, NameRule { max: 100 }).await;
+        let one = OneWorker::start(&times, Authorizer::Anyone(NameRule { max: 100 })).await;
         let mut client = one.connect(Dialect::Gopusher).await;
         client.ask_to_join("alice").await;
         client.reads(OK).await;
@@ -345,7 +347,7 @@ async fn a_silent_client_is_pinged_and_then_closed_as_idle() {
 async fn a_dialect_may_greet_bound_its_messages_pack_pushes_and_do_without_a_card() {
     let test = async {
         let times = [("SOCKET__JOIN_TIMEOUT", "1s"), ("SOCKET__IDLE_TIMEOUT", "1h"), ("SOCKET__PING_INTERVAL", "30m")];
-        let one = OneWorker::start(&times, NameRule { max: 100 }).await;
+        let one = OneWorker::start(&times, Authorizer::Anyone(NameRule { max: 100 })).await;
         let mut client = one.connect(Dialect::InTests).await;
         client.reads("hello").await;
         tokio::time::sleep(Duration::from_secs(10)).await;

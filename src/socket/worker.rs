@@ -19,7 +19,7 @@ const READ: usize = 16 * 1024;
 pub(super) struct Worker {
     pub(super) shard: Rc<Shard<ClientSocket>>,
     pub(super) heartbeat: Heartbeat,
-    pub(super) authorizer: Box<dyn Authorizer>,
+    pub(super) authorizer: Authorizer,
     /// `[socket] max_message`, in bytes.
     pub(super) max_message: usize,
     pub(super) max_messages_per_second: u32,
@@ -36,7 +36,7 @@ impl Worker {
     pub(super) fn new(
         shard: Rc<Shard<ClientSocket>>,
         config: &config::Socket,
-        authorizer: Box<dyn Authorizer>,
+        authorizer: Authorizer,
         metrics: &Arc<Metrics>,
     ) -> Self {
         Self {

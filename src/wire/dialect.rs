@@ -58,7 +58,7 @@ impl ClientError {
 }
 
 /// How a dialect is spoken. What it has no word for is left to the defaults.
-trait DialectCodec: Sync {
+trait DialectCodec {
     /// The label under which it is counted.
     fn label(&self) -> &'static str;
 
@@ -74,7 +74,7 @@ trait DialectCodec: Sync {
     fn push(&self, push: &Push) -> Frame;
 
     /// One frame that delivers several pushes.
-    fn pushes(&self, _pushes: &mut dyn Iterator<Item = &Push>) -> Option<Frame> {
+    fn pushes<'a>(&self, _pushes: impl Iterator<Item = &'a Push>) -> Option<Frame> {
         None
     }
 
@@ -146,6 +146,18 @@ pub const ROUTES: &[DialectRoute] = &[
     DialectRoute { listener: "socket", path: "/in-tests", subprotocol: None, dialect: Dialect::InTests },
 ];
 
+/// Calls a method of a dialect's codec.
+macro_rules! codec {
+    ($dialect:ident . $method:ident ( $($argument:expr),* )) => {
+        match $dialect {
+            Self::Gopusher => gopusher::Gopusher.$method($($argument),*),
+            Self::OxipushV1 => oxipush_v1::OxipushV1.$method($($argument),*),
+            #[cfg(test)]
+            Self::InTests => tests::InTests.$method($($argument),*),
+        }
+    };
+}
+
 impl Dialect {
     /// All, in the order of [`Dialect::index`].
     pub const ALL: &'static [Self] = &[
@@ -155,15 +167,6 @@ impl Dialect {
         Self::InTests,
     ];
 
-    fn codec(self) -> &'static dyn DialectCodec {
-        match self {
-            Self::Gopusher => &gopusher::Gopusher,
-            Self::OxipushV1 => &oxipush_v1::OxipushV1,
-            #[cfg(test)]
-            Self::InTests => &tests::InTests,
-        }
-    }
-
     /// Its place in [`Dialect::ALL`].
     pub fn index(self) -> usize {
         self as usize
@@ -171,47 +174,47 @@ impl Dialect {
 
     /// The label under which it is counted.
     pub fn label(self) -> &'static str {
-        self.codec().label()
+        codec!(self.label())
     }
 
     /// What a client's text message asks for. Each call stands alone: nothing is kept between messages.
     pub fn parse(self, text: &ByteString) -> Command {
-        self.codec().parse(text)
+        codec!(self.parse(text))
     }
 
     /// What a client's binary message asks for.
     pub fn parse_binary(self, bytes: &Bytes) -> Command {
-        self.codec().parse_binary(bytes)
+        codec!(self.parse_binary(bytes))
     }
 
     /// The frame that delivers a push.
     pub fn push(self, push: &Push) -> Frame {
-        self.codec().push(push)
+        codec!(self.push(push))
     }
 
     /// One frame that delivers all of `pushes`, where the dialect has such frames.
-    pub fn pushes<'a>(self, mut pushes: impl Iterator<Item = &'a Push>) -> Option<Frame> {
-        self.codec().pushes(&mut pushes)
+    pub fn pushes<'a>(self, pushes: impl Iterator<Item = &'a Push>) -> Option<Frame> {
+        codec!(self.pushes(pushes))
     }
 
     /// Said before the client's first byte, where the dialect greets.
     pub fn greeting(self) -> Option<Frame> {
-        self.codec().greeting()
+        codec!(self.greeting())
     }
 
     /// The answer to a join that holds.
     pub fn joined(self, joined: &JoinRequest) -> Frame {
-        self.codec().joined(joined)
+        codec!(self.joined(joined))
     }
 
     /// The answer to a leave that holds, where the dialect has one.
     pub fn left(self) -> Option<Frame> {
-        self.codec().left()
+        codec!(self.left())
     }
 
     /// The answer to the dialect's own ping.
     pub fn pong(self) -> Frame {
-        self.codec().pong()
+        codec!(self.pong())
     }
 
     /// The answer to an error.
@@ -219,22 +222,22 @@ impl Dialect {
     /// # Errors
     /// The end of the connection, where the dialect has no errors (gopusher).
     pub fn error(self, error: &ClientError) -> Result<Frame, Ending> {
-        self.codec().error(error)
+        codec!(self.error(error))
     }
 
     /// Said before a drain's close, where the dialect can: come back after `delay`.
     pub fn drain(self, delay: Duration) -> Option<Frame> {
-        self.codec().drain(delay)
+        codec!(self.drain(delay))
     }
 
     /// Bytes of a client's message at most, where `[socket] max_message` is `configured`.
     pub fn max_message(self, configured: usize) -> usize {
-        configured.min(self.codec().max_message())
+        configured.min(codec!(self.max_message()))
     }
 
     /// Whether a client that joined no card within `[socket] join_timeout` is closed.
     pub fn needs_card(self) -> bool {
-        self.codec().needs_card()
+        codec!(self.needs_card())
     }
 }
 

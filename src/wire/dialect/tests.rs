@@ -35,7 +35,7 @@ impl DialectCodec for InTests {
         Frame::text(&push.content)
     }
 
-    fn pushes(&self, pushes: &mut dyn Iterator<Item = &Push>) -> Option<Frame> {
+    fn pushes<'a>(&self, pushes: impl Iterator<Item = &'a Push>) -> Option<Frame> {
         let contents: Vec<&str> = pushes.map(|push| &*push.content).collect();
         Some(Frame::text(&contents.join("+")))
     }
