@@ -88,7 +88,7 @@ fn every_metric_stands_in_operations_md() {
 fn every_word_of_a_label_is_explained() {
     let operations = page("docs/operations.md");
     for (source, opening, words) in [
-        ("src/socket/connection.rs", "fn peers_label", &["1000", "1001", "1005", "other"][..]),
+        ("src/socket/connection/commands.rs", "fn peers_label", &["1000", "1001", "1005", "other"][..]),
         ("src/hub/client.rs", "label: Cell::new(", &["abnormal"]),
         ("src/ingress/admission.rs", "pub fn give_up", &["given_up"]),
         ("src/ingress/admission.rs", "let outcome = if passed", &["caller_left"]),
