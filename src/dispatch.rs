@@ -98,6 +98,7 @@ mod tests {
         hub::Sink,
         push::Push,
         queue::{Job, record},
+        telemetry::labels::{DropReason, JobOutcome},
         wire::dialect::Dialect,
     };
 
@@ -123,7 +124,7 @@ mod tests {
         let (_backlog, backlog) = watch::channel(false);
         let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
         jobs.send(vec![Job::detached(record::encode(&Push::to("alice", "late")), 1)]).await.unwrap();
-        let requeued = metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]);
+        let requeued = metrics.jobs.get_or_create_owned(&JobOutcome::Requeued);
         let expired = async {
             while requeued.get() == 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -135,7 +136,7 @@ mod tests {
         shard.deliver(inbox.next().await.unwrap().into(), || false);
         drop(jobs);
         dispatch.drain(Duration::from_secs(30)).await;
-        let finished = metrics.jobs.get_or_create_owned(&[("outcome", "finished")]);
+        let finished = metrics.jobs.get_or_create_owned(&JobOutcome::Finished);
         assert_eq!((requeued.get(), finished.get(), metrics.jobs_in_hand.get()), (1, 0, 0));
     }
 
@@ -155,28 +156,28 @@ mod tests {
         let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
         let record = record::encode(&Push::to("alice", "once"));
         let hand_out = async || jobs.send(vec![Job::detached(record.clone(), 1)]).await.unwrap();
-        let reaches = async |outcome: &'static str, count: u64| {
-            let jobs = metrics.jobs.get_or_create_owned(&[("outcome", outcome)]);
+        let reaches = async |outcome: JobOutcome, count: u64| {
+            let jobs = metrics.jobs.get_or_create_owned(&outcome);
             let reached = async {
                 while jobs.get() < count {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };
-            timeout(Duration::from_secs(30), reached).await.unwrap_or_else(|_| panic!("{outcome} is not {count}"));
+            timeout(Duration::from_secs(30), reached).await.unwrap_or_else(|_| panic!("{outcome:?} is not {count}"));
         };
         // in flight, and given back after job_timeout
         hand_out().await;
         hand_out().await;
-        reaches("dropped", 1).await;
-        reaches("requeued", 1).await;
+        reaches(JobOutcome::Dropped, 1).await;
+        reaches(JobOutcome::Requeued, 1).await;
         drop(inbox.next().await.unwrap());
         // so it is new again; once finished, it is not
         hand_out().await;
         shard.deliver(inbox.next().await.unwrap().into(), || false);
-        reaches("finished", 1).await;
+        reaches(JobOutcome::Finished, 1).await;
         hand_out().await;
-        reaches("dropped", 2).await;
-        assert_eq!(metrics.drops.get_or_create(&[("reason", "copy")]).get(), 2);
+        reaches(JobOutcome::Dropped, 2).await;
+        assert_eq!(metrics.drops.get_or_create(&DropReason::Copy).get(), 2);
         drop(jobs);
         dispatch.drain(Duration::from_secs(30)).await;
     }

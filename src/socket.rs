@@ -33,7 +33,7 @@ use crate::{
     hub::Hub,
     lifecycle::{Phases, Tasks},
     push::NameRule,
-    telemetry::Metrics,
+    telemetry::{Metrics, labels::RefusedConnectLabels},
 };
 
 use drain::Plan;
@@ -148,7 +148,7 @@ impl House {
     }
 
     fn refused(&self, reason: &'static str) {
-        self.metrics.refused_connects.get_or_create(&[("reason", reason)]).inc();
+        self.metrics.refused_connects.get_or_create(&RefusedConnectLabels { reason }).inc();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Log lines and metrics.
 
+pub mod labels;
 mod limit;
 mod log;
 mod metrics;

@@ -21,7 +21,10 @@ use crate::{
     hub::{Completion, Outcome, shrink},
     push::PushId,
     queue::Job,
-    telemetry::{Count, Level, Metrics},
+    telemetry::{
+        Count, Level, Metrics,
+        labels::{DropReason, JobOutcome},
+    },
 };
 
 /// Outcomes taken at once.
@@ -80,9 +83,9 @@ impl InFlight {
             max_aside: config.max_in_flight / 2,
             aside: AtomicUsize::new(0),
             in_flight: metrics.jobs_in_hand.clone(),
-            finished: metrics.jobs.get_or_create_owned(&[("outcome", "finished")]),
-            unmatched: metrics.drops.get_or_create_owned(&[("reason", "no_match")]),
-            requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
+            finished: metrics.jobs.get_or_create_owned(&JobOutcome::Finished),
+            unmatched: metrics.drops.get_or_create_owned(&DropReason::NoMatch),
+            requeued: metrics.jobs.get_or_create_owned(&JobOutcome::Requeued),
         })
     }
 

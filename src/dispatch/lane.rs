@@ -8,12 +8,12 @@ use super::BUNDLE;
 use crate::{
     bundles::Bundles,
     hub::{Cards, Hub, Part},
-    telemetry::Metrics,
+    telemetry::{Metrics, labels::DropReason},
 };
 
 /// Works until nobody can send `parts` any more.
 pub(super) async fn run(mut parts: Bundles<Part>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
-    let nobody = metrics.drops.get_or_create_owned(&[("reason", "no_connection")]);
+    let nobody = metrics.drops.get_or_create_owned(&DropReason::NoConnection);
     let mut taken = Vec::with_capacity(BUNDLE);
     let mut places = vec![Vec::new(); hub.workers()];
     let mut bundles: Vec<Vec<Part>> = (0..hub.workers()).map(|_| Vec::new()).collect();

@@ -17,7 +17,10 @@ use crate::{
     lifecycle::{Phase, Phases},
     push::{Push, PushId},
     queue::{Destination, Publisher, QueueState, record},
-    telemetry::{Count, Metrics},
+    telemetry::{
+        Count, Metrics,
+        labels::{PushLabels, PushOutcome},
+    },
 };
 
 /// Shared by all entrances; a cheap clone.
@@ -84,8 +87,11 @@ impl Admission {
         phases: Phases,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let accepted = Source::ALL
-            .map(|source| metrics.pushes.get_or_create(&[("source", source.label()), ("outcome", "accepted")]).clone());
+        let accepted = Source::ALL.map(|source| {
+            metrics
+                .pushes
+                .get_or_create_owned(&PushLabels { source: source.label(), outcome: PushOutcome::Accepted.word() })
+        });
         Self(Arc::new(Inner {
             bounds: Bounds::of(config),
             keys: Keys::new(&config.auth.keys),
@@ -180,7 +186,7 @@ impl Admission {
 
     /// Counts a push that was given up before it could be admitted (raw, attempts used up).
     pub fn give_up(&self, source: Source) {
-        self.tell(source, "given_up");
+        self.tell(source, PushOutcome::GivenUp.word());
     }
 
     /// The live connections on this node of the card that a query names.
@@ -239,7 +245,7 @@ impl Admission {
     }
 
     fn tell(&self, source: Source, outcome: &'static str) {
-        self.0.metrics.pushes.get_or_create(&[("source", source.label()), ("outcome", outcome)]).inc();
+        self.0.metrics.pushes.get_or_create(&PushLabels { source: source.label(), outcome }).inc();
     }
 
     async fn publish(&self, push: &Push) -> Result<PushId, Refusal> {
@@ -273,7 +279,7 @@ impl Drop for Waits {
     fn drop(&mut self) {
         if !self.answered {
             let passed = self.caller.until.is_some_and(|until| until <= Instant::now());
-            let outcome = if passed { Kind::DeadlinePassed.name() } else { "caller_left" };
+            let outcome = if passed { Kind::DeadlinePassed.name() } else { PushOutcome::CallerLeft.word() };
             self.admission.tell(self.caller.source, outcome);
         }
     }

@@ -39,7 +39,11 @@ use self::{
     topics::Topics,
 };
 use super::{BackendControl, Control as QueueControl, Jobs, OpenError, Publisher as QueuePublisher, Queue};
-use crate::{bundles, config, lifecycle::Tasks, telemetry::Metrics};
+use crate::{
+    bundles, config,
+    lifecycle::Tasks,
+    telemetry::{Metrics, labels::NsqSide},
+};
 
 pub(crate) use acker::Acker;
 pub use admin::forget_node;
@@ -186,9 +190,9 @@ impl NsqContext {
         self.config.nsqd.iter().cloned().zip(http).map(|(tcp, http)| NsqdAddress { tcp, http }).collect()
     }
 
-    fn rebuilt(&self, side: &'static str, address: &str, reason: &str) {
-        tracing::warn!(side, nsqd = address, reason, "nsq: the connection is built anew");
-        self.metrics.queue_rebuilds.get_or_create(&[("side", side)]).inc();
+    fn rebuilt(&self, side: NsqSide, address: &str, reason: &str) {
+        tracing::warn!(side = side.word(), nsqd = address, reason, "nsq: the connection is built anew");
+        self.metrics.queue_rebuilds.get_or_create(&side).inc();
     }
 
     /// What each of tokio-nsq's clients is built with.

@@ -20,6 +20,7 @@ use super::{gate::Admitted, heartbeat::Pulse, worker::Worker};
 use crate::{
     hub::{Client, Flush, Sink},
     push::NameError,
+    telemetry::labels::{ClientErrorLabels, CloseLabels, PeerClose},
     wire::{
         close::{Close, Ending},
         dialect::{ClientError, Command, Dialect},
@@ -212,7 +213,7 @@ impl Connection {
     }
 
     fn correct(&mut self, dialect: Dialect, error: &ClientError) {
-        self.worker.house.metrics.client_errors.get_or_create(&[("error", error.code)]).inc();
+        self.worker.house.metrics.client_errors.get_or_create(&ClientErrorLabels { error: error.code }).inc();
         match dialect.error(error) {
             Ok(frame) => self.answer(frame),
             Err(ending) => self.end(&ending),
@@ -230,7 +231,7 @@ impl Connection {
     /// Answers the peer's close with its own code, unless it answers ours.
     fn echo(&mut self, code: Option<u16>) {
         (self.deaf, self.heard_close) = (true, true);
-        self.worker.shard.end_with(&self.client, Frame::close_answer(code), peers_label(code));
+        self.worker.shard.end_with(&self.client, Frame::close_answer(code), peers_close(code).word());
     }
 
     /// Writes what waits; `true`: the peer is gone.
@@ -302,7 +303,7 @@ impl Future for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.worker.shard.close(&self.client);
-        self.worker.house.metrics.closes.get_or_create(&[("code", self.client.label())]).inc();
+        self.worker.house.metrics.closes.get_or_create(&CloseLabels { code: self.client.label() }).inc();
     }
 }
 
@@ -322,11 +323,11 @@ fn bad_name(field: &str, error: &NameError) -> ClientError {
 }
 
 /// The label for a close that the peer began.
-fn peers_label(code: Option<u16>) -> &'static str {
+fn peers_close(code: Option<u16>) -> PeerClose {
     match code {
-        None => "1005",
-        Some(1000) => "1000",
-        Some(1001) => "1001",
-        Some(_) => "other",
+        None => PeerClose::NoCode,
+        Some(1000) => PeerClose::Normal,
+        Some(1001) => PeerClose::GoingAway,
+        Some(_) => PeerClose::Other,
     }
 }

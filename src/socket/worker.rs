@@ -15,7 +15,7 @@ use super::{
     gate::Admitted,
     heartbeat::Heartbeat,
 };
-use crate::{hub::Shard, wire::dialect::Dialect};
+use crate::{hub::Shard, telemetry::labels::ConnectLabels, wire::dialect::Dialect};
 
 /// Bytes that one read takes from a socket at most.
 const READ: usize = 16 * 1024;
@@ -80,7 +80,7 @@ impl Worker {
     pub(super) fn connect(self: &Rc<Self>, io: TcpStream, dialect: Dialect, admitted: Admitted, early: &[u8]) {
         let client = self.shard.open(Socket::new(io), dialect);
         self.heartbeat.start(&client);
-        self.house.metrics.connects.get_or_create(&[("dialect", dialect.label())]).inc();
+        self.house.metrics.connects.get_or_create(&ConnectLabels { dialect: dialect.label() }).inc();
         actix_rt::spawn(Connection::new(self, client, admitted, early));
     }
 
@@ -99,7 +99,16 @@ mod tests {
     };
 
     use super::*;
-    use crate::{config, hub::Hub, lifecycle::Phases, socket::Bound, telemetry::Metrics};
+    use crate::{
+        config,
+        hub::Hub,
+        lifecycle::Phases,
+        socket::Bound,
+        telemetry::{
+            Metrics,
+            labels::{CloseLabels, PeerClose},
+        },
+    };
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -155,7 +164,7 @@ mod tests {
                 drop(held);
 
                 assert_eq!((hub.connections("alice"), hub.census().connections), (1, 1));
-                assert_eq!(metrics.closes.get_or_create(&[("code", "abnormal")]).get(), 1);
+                assert_eq!(metrics.closes.get_or_create(&CloseLabels { code: PeerClose::Abnormal.word() }).get(), 1);
                 // the worker goes on: for who is there and for who comes
                 join(&mut kept).await;
                 join(&mut connect(&worker, &listener).await).await;

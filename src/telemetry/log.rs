@@ -15,6 +15,7 @@ use tracing_subscriber::{
 };
 
 use super::{
+    labels::LineDropReason,
     limit::Limit,
     metrics::dropped_lines,
     spool::{Lost, Spool},
@@ -76,8 +77,8 @@ pub fn init(config: &config::Log) -> Result<(), LogError> {
         }
         _ => EnvFilter::new(own_level(&config.level)),
     };
-    let limit = Limit::new(config.max_repeats, config.repeat_period, dropped_lines("repeated"));
-    let lost = Lost { full: dropped_lines("full"), failed: dropped_lines("failed") };
+    let limit = Limit::new(config.max_repeats, config.repeat_period, dropped_lines(LineDropReason::Repeated));
+    let lost = Lost { full: dropped_lines(LineDropReason::Full), failed: dropped_lines(LineDropReason::Failed) };
     let pause = || {
         if let Some(log) = LOG.get() {
             log.tell(false);

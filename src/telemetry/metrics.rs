@@ -13,19 +13,22 @@ use prometheus_client::{
     registry::Registry,
 };
 
-type Labels = [(&'static str, &'static str); 1];
-type Labels2 = [(&'static str, &'static str); 2];
+use super::labels::{
+    ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, JobOutcome, LineDropReason, NsqSide,
+    OfferOutcome, PushLabels, RefusedConnectLabels, RequestLabels,
+};
+
 /// A counter of 64 bits.
 pub type Count = Counter<u64, AtomicU64>;
 /// A gauge of 64 bits.
 pub type Level = Gauge<i64, AtomicI64>;
 
 /// The log is the process's: so are its numbers, whoever shows them.
-static DROPPED_LINES: LazyLock<Family<Labels, Count>> = LazyLock::new(Family::default);
+static DROPPED_LINES: LazyLock<Family<LineDropReason, Count>> = LazyLock::new(Family::default);
 
 /// Counts lines of the log that nobody sees.
-pub(super) fn dropped_lines(reason: &'static str) -> Count {
-    DROPPED_LINES.get_or_create(&[("reason", reason)]).clone()
+pub(super) fn dropped_lines(reason: LineDropReason) -> Count {
+    DROPPED_LINES.get_or_create_owned(&reason)
 }
 
 macro_rules! metrics {
@@ -56,19 +59,19 @@ macro_rules! metrics {
 metrics! {
     connections: Level = Level::default(), "connections", "Open client connections";
     groups: Level = Level::default(), "groups", "Cards with at least one connection";
-    connects: Family<Labels, Count> = Family::default(), "connects", "Handshakes that succeeded, by dialect";
-    refused_connects: Family<Labels, Count> = Family::default(), "refused_connects", "Handshakes that were refused, by reason";
+    connects: Family<ConnectLabels, Count> = Family::default(), "connects", "Handshakes that succeeded, by dialect";
+    refused_connects: Family<RefusedConnectLabels, Count> = Family::default(), "refused_connects", "Handshakes that were refused, by reason";
     joins: Count = Count::default(), "joins", "Joins that were answered";
-    closes: Family<Labels, Count> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
-    client_errors: Family<Labels, Count> = Family::default(), "client_errors", "Client messages answered with an error, by error";
-    pushes: Family<Labels2, Count> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
-    requests: Family<Labels2, Count> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
+    closes: Family<CloseLabels, Count> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
+    client_errors: Family<ClientErrorLabels, Count> = Family::default(), "client_errors", "Client messages answered with an error, by error";
+    pushes: Family<PushLabels, Count> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    requests: Family<RequestLabels, Count> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
     grpc_connections: Level = Level::default(), "grpc_connections", "Open gRPC connections";
-    closed_grpc: Family<Labels, Count> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
+    closed_grpc: Family<GrpcCloseReason, Count> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
     deliveries: Count = Count::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
-    offers: Family<Labels, Count> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
-    drops: Family<Labels, Count> = Family::default(), "drops", "What was not delivered, by reason";
-    jobs: Family<Labels, Count> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
+    offers: Family<OfferOutcome, Count> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
+    drops: Family<DropReason, Count> = Family::default(), "drops", "What was not delivered, by reason";
+    jobs: Family<JobOutcome, Count> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
     jobs_in_hand: Level = Level::default(), "jobs_in_hand", "Jobs taken and neither finished nor requeued";
     publishes: Level = Level::default(), "publishes_waiting", "Publishes that wait for the queue's acknowledgement";
     publish_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), "publish_seconds", "Time until the queue acknowledged a push";
@@ -76,12 +79,12 @@ metrics! {
     queue_records: Level = Level::default(), "queue_records", "Embedded queue: records not finished";
     queue_bytes: Level = Level::default(), "queue_bytes", "Embedded queue: bytes not finished";
     queue_syncs: Count = Count::default(), "queue_syncs", "Embedded queue: fsyncs before acknowledgements, and transactions";
-    queue_rebuilds: Family<Labels, Count> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
+    queue_rebuilds: Family<NsqSide, Count> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
     queue_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]), "queue_seconds", "nsq: time from nsqd's stamp of a message to its hand-out";
     registered: Level = Level::default(), "cluster_registered", "1 while this node's key is in etcd";
     etcd_errors: Count = Count::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Count = Count::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
-    dropped_lines: Family<Labels, Count> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
+    dropped_lines: Family<LineDropReason, Count> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
 }
 
 impl Default for Metrics {
@@ -140,11 +143,12 @@ impl Drop for Counted {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::telemetry::labels::PushOutcome;
 
     #[test]
     fn the_classic_text_names_counters_as_their_samples() {
         let metrics = Metrics::new();
-        metrics.pushes.get_or_create(&[("source", "http"), ("outcome", "accepted")]).inc();
+        metrics.pushes.get_or_create(&PushLabels { source: "http", outcome: PushOutcome::Accepted.word() }).inc();
         metrics.connections.set(3);
         metrics.publish_seconds.observe(0.5);
         let (classic, open) = (metrics.text(), metrics.openmetrics());

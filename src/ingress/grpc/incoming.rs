@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::telemetry::{Counted, Metrics};
+use crate::telemetry::{Counted, Metrics, labels::GrpcCloseReason};
 
 /// Bytes of HTTP/2's preface and of the settings' header that follows.
 const GREETING: usize = 24 + 9;
@@ -62,7 +62,7 @@ pub(super) fn connections(
                         return Some((connection, (Ok(listener), places)));
                     }
                     Err(error) => {
-                        metrics.closed_grpc.get_or_create(&[("reason", "accept")]).inc();
+                        metrics.closed_grpc.get_or_create(&GrpcCloseReason::Accept).inc();
                         tracing::warn!(%error, "a gRPC connection cannot be accepted");
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
@@ -96,7 +96,7 @@ impl AsyncRead for Connection {
             self.greeting = None;
         } else if deadline.as_mut().poll(context).is_ready() {
             self.greeting = None;
-            self.metrics.closed_grpc.get_or_create(&[("reason", "silent")]).inc();
+            self.metrics.closed_grpc.get_or_create(&GrpcCloseReason::Silent).inc();
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read

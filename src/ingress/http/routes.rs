@@ -26,7 +26,10 @@ use crate::{
         admission::{Admission, Source},
         refusal::{Kind, Refusal},
     },
-    telemetry::Metrics,
+    telemetry::{
+        Metrics,
+        labels::{RequestLabels, RequestProtocol},
+    },
 };
 
 /// What is served.
@@ -120,7 +123,7 @@ impl Site {
         };
         if answer.status().as_u16() >= 400 {
             let status = status(answer.status().as_u16());
-            self.metrics.requests.get_or_create(&[("protocol", "http"), ("status", status)]).inc();
+            self.metrics.requests.get_or_create(&RequestLabels { protocol: RequestProtocol::Http, status }).inc();
         }
         // a body of no announced length that nobody read may never end
         let endless = request.headers().contains_key(header::TRANSFER_ENCODING);

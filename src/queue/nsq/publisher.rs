@@ -25,7 +25,7 @@ use super::{
 use crate::{
     lifecycle::Tasks,
     queue::{Destination, PublishError, waiter::Waiter},
-    telemetry::Metrics,
+    telemetry::{Metrics, labels::NsqSide},
 };
 
 /// See [`crate::queue::Publisher`].
@@ -195,7 +195,7 @@ impl PublisherTask {
             };
             // an nsqd that ends every connection is not asked in a hurry
             pause = if short { (pause * 2).clamp(SHORTEST_WAIT / 4, LONGEST_WAIT) } else { Duration::ZERO };
-            self.nsq.rebuilt("publisher", &address, &reason);
+            self.nsq.rebuilt(NsqSide::Publisher, &address, &reason);
             reason = format!("nsqd {address}: {reason}");
         }
         self.pending.end();
