@@ -15,7 +15,7 @@ use oxipush::{
     wire::{
         close::Close,
         dialect::Dialect,
-        frame::{Frame, Reader},
+        frame::{Frame, FrameReader},
     },
 };
 
@@ -109,7 +109,7 @@ fn reader(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function(name, |b| {
             b.iter_batched_ref(
-                || (Reader::new(64 << 10), BytesMut::with_capacity(bytes.len())),
+                || (FrameReader::new(64 << 10), BytesMut::with_capacity(bytes.len())),
                 |(reader, buffer)| {
                     let mut last = None;
                     for piece in bytes.chunks(piece) {

@@ -6,7 +6,7 @@ use std::{error::Error, io, time::Duration};
 
 use actix_http::ws::hash_key;
 use bytes::{Buf, BytesMut};
-use oxipush::wire::frame::{Frame, Message, Reader};
+use oxipush::wire::frame::{Frame, FrameReader, Message};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -36,14 +36,17 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = BytesMut::new();
     handshake(&mut stream, &mut buffer).await?;
-    let mut reader = Reader::new(MAX_MESSAGE);
+    let mut reader = FrameReader::new(MAX_MESSAGE);
     loop {
         let answer = match reader.next(&mut buffer) {
             Ok(Some(Message::Text(text))) => Frame::text(&text),
             Ok(Some(Message::Binary(bytes))) => Frame::binary(&bytes),
             Ok(Some(Message::Ping(payload))) => Frame::pong(&payload),
             Ok(Some(Message::Pong(_))) => continue,
-            Ok(Some(Message::Close(code, _))) => return end(stream, Frame::close_answer(code)).await,
+            Ok(Some(Message::Close(reason))) => {
+                let code = reason.map(|reason| reason.code);
+                return end(stream, Frame::close_answer(code)).await;
+            }
             Ok(None) => {
                 if stream.read_buf(&mut buffer).await? == 0 {
                     return Ok(());

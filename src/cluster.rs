@@ -51,7 +51,7 @@ pub struct Cluster {
     pub details: watch::Receiver<Vec<String>>,
     /// Ids of the nodes that are registered, sorted; the last known ones while etcd is away. Without etcd: this node.
     pub members: watch::Receiver<Vec<String>>,
-    membership: Membership,
+    state: ClusterState,
 }
 
 /// Takes out of the queue what it keeps for the node of this id, which is gone: how many channels those were. An error says
@@ -63,7 +63,7 @@ pub type ForgetNode = Box<dyn Fn(String) -> BoxFuture<'static, Result<usize, Str
 #[error("{0}")]
 pub struct ClusterError(pub String);
 
-enum Membership {
+enum ClusterState {
     /// No `[cluster] etcd`: the senders keep the receivers' channels open.
     Alone { _details: watch::Sender<Vec<String>>, _members: watch::Sender<Vec<String>> },
     Registered {
@@ -99,7 +99,7 @@ impl Cluster {
         if config.cluster.etcd.is_empty() {
             let (_details, details) = watch::channel(Vec::new());
             let (_members, members) = watch::channel(vec![id.to_owned()]);
-            return Ok(Self { details, members, membership: Membership::Alone { _details, _members } });
+            return Ok(Self { details, members, state: ClusterState::Alone { _details, _members } });
         }
         let addresses = addresses::advertised(&config.cluster, listeners).await.map_err(ClusterError)?;
         let etcd = Etcd::new(&config.cluster, metrics);
@@ -128,14 +128,14 @@ impl Cluster {
             let reaper = reaper::Reaper::new(etcd, forget_node, config, metrics);
             tasks.spawn("cluster reaper", reaper.run(members.clone(), tasks.cancelled()));
         }
-        let membership = Membership::Registered {
+        let state = ClusterState::Registered {
             status,
             other,
             unready_after: config.cluster.unready_after,
             registration: service,
             revoke_timeout: config.cluster.timeout * 2 + Duration::from_secs(1),
         };
-        Ok(Self { details, members, membership })
+        Ok(Self { details, members, state })
     }
 
     /// From here on the registered phase follows `phases`, and the state of the queue: while that does not work, and another
@@ -147,7 +147,7 @@ impl Cluster {
         works: fn(&S) -> bool,
         tasks: &Tasks,
     ) {
-        if let Membership::Registered { status, other, unready_after, .. } = &self.membership {
+        if let ClusterState::Registered { status, other, unready_after, .. } = &self.state {
             let readiness =
                 Readiness { phases: phases.watch(), queue, works, other: other.clone(), after: *unready_after };
             let (status, cancelled) = (status.clone(), tasks.cancelled());
@@ -159,7 +159,7 @@ impl Cluster {
 
     /// Takes the registration back: the last thing a node does. (A node whose tasks are stopped first has done so then.)
     pub async fn leave(self) {
-        if let Membership::Registered { registration, revoke_timeout, .. } = self.membership
+        if let ClusterState::Registered { registration, revoke_timeout, .. } = self.state
             && !registration.stop_within(Deadline::after(revoke_timeout)).await
         {
             tracing::warn!("the registration could not be taken back in time; its lease will end by itself");

@@ -9,10 +9,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
@@ -20,12 +17,14 @@ use crate::{
     dispatch::Dispatch,
     hub::Hub,
     ingress::{self, admission::Admission, grpc, http},
-    lifecycle::{Died, Phase, Phases, Tasks},
+    lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopic},
-    socket,
+    socket::ClientListener,
     telemetry::Metrics,
 };
 
+/// What the queue's last words get even when nothing is left of `[node] shutdown_timeout`, and the last tasks to end.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
 /// Connections of back ends that wait to be accepted: they are few and live long.
 const BACKLOG: u32 = 1024;
 
@@ -39,7 +38,7 @@ pub struct Gateway {
     listeners: Listeners,
     cluster: Cluster,
     hub: Hub,
-    clients: socket::Bound,
+    clients: ClientListener,
     jobs: Jobs,
     /// nsq only: what other NSQ clients push.
     raw: Option<RawTopic>,
@@ -90,7 +89,7 @@ impl Gateway {
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
-        let clients = socket::Bound::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
+        let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
         let details = cluster.details.clone();
         let http = http::Bound::new(http_listener, &config, admission.clone(), details, socket, &metrics);
         let grpc = grpc::Bound::new(grpc_listener, &config, admission.clone(), &metrics);
@@ -146,35 +145,34 @@ impl Gateway {
         };
 
         let began = Instant::now();
-        let end = began + config.node.shutdown_timeout;
-        let left = || end.saturating_duration_since(Instant::now());
+        let deadline = Deadline::after(config.node.shutdown_timeout);
         // load balancers learn that it leaves; what they still send is served, so that nothing is refused
         self.phases.enter(Phase::Leaving);
         let grace = config.drain.grace;
         if !grace.is_zero() {
             tracing::info!(?grace, "the node leaves: it is not ready any more, and serves on for [drain] grace");
-            tokio::time::sleep(grace.min(left())).await;
+            tokio::time::sleep(grace.min(deadline.remaining())).await;
         }
         self.phases.enter(Phase::Draining);
         tracing::info!("the node drains: it takes no new pushes, and sends its clients away");
         // what a raw push became must be published, and pushes of other nodes go on to reach clients that are still here
         if let Some(inlet) = inlet {
-            inlet.drain(left()).await;
+            inlet.drain(deadline.remaining()).await;
         }
         // what comes for a client that was told to go is set aside, and put back once no more jobs are handed out
-        let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, left()).await;
-        let _ = timeout_at(end, self.queue.stop_jobs()).await;
-        dispatch.drain(left()).await;
-        let cut = clients.gone(left()).await;
+        let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, deadline).await;
+        let _ = deadline.timeout(self.queue.stop_jobs()).await;
+        dispatch.drain(deadline.remaining()).await;
+        let cut = clients.gone(deadline).await;
         let rest = async {
-            tokio::join!(http.stop(), grpc.stop(), clients.stop());
-            self.queue.close(left().max(Duration::from_secs(1))).await;
+            tokio::join!(http.stop(), grpc.stop(), clients.stop(deadline));
+            self.queue.close(deadline.granting(LAST_FLUSH)).await;
             self.cluster.leave().await;
         };
-        if timeout_at(end, rest).await.is_err() {
+        if deadline.timeout(rest).await.is_err() {
             tracing::warn!("[node] shutdown_timeout passed before the drain was done");
         }
-        if !tasks.stop(Duration::from_secs(1)).await {
+        if !tasks.stop(LAST_FLUSH).await {
             tracing::warn!("some tasks did not end in time");
         }
         tracing::info!(clients = told, cut, took = ?began.elapsed(), "the node has stopped");

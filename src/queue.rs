@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use tokio::sync::watch;
 
-use crate::bundles::Bundles;
+use crate::{bundles::Bundles, lifecycle::Deadline};
 
 /// An open queue; it is usable before it is [`QueueState::Ready`].
 pub struct Queue {
@@ -31,7 +31,7 @@ pub struct Queue {
 /// Whether the queue can be used, with the reason when it cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueState {
-    /// Publishes and acker-outs work.
+    /// Publishes and hand-outs work.
     Ready,
     /// The reason, for `/readyz` and the log.
     NotReady(String),
@@ -262,10 +262,10 @@ impl Control {
     }
 
     /// Writes what is still to be written (finishes, requeues), then ends. Call it once every job is gone.
-    pub async fn close(self, within: Duration) {
+    pub async fn close(self, deadline: Deadline) {
         match self.backend {
-            BackendControl::Embedded(control) => control.close(within).await,
-            BackendControl::Nsq(control) => control.close(within).await,
+            BackendControl::Embedded(control) => control.close(deadline).await,
+            BackendControl::Nsq(control) => control.close(deadline).await,
         }
     }
 }

@@ -1,121 +1,116 @@
 //! The clients' side: handshake, join, heartbeat, writes, close codes. The socket leaves HTTP after the handshake.
+//!
+//! This file starts the threads' servers; below it arrows point one way: http → connection → worker → heartbeat →
+//! client_socket → stream, and drain → worker.
 
 mod address;
+mod client_socket;
 mod connection;
 mod drain;
-mod gate;
 mod handshake;
 mod heartbeat;
 mod http;
+mod join;
+mod limit;
+mod stream;
 mod wheel;
 mod worker;
 
-use std::{
-    convert::Infallible,
-    net::TcpListener,
-    rc::Rc,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, net::TcpListener, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use actix_server::{Server, ServerHandle};
+use actix_server::Server;
 use actix_service::fn_service;
-use tokio::{
-    net::TcpStream,
-    sync::{oneshot, watch},
-};
+use tokio::{net::TcpStream, sync::watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Config},
     hub::Hub,
-    lifecycle::{Phases, Tasks},
+    lifecycle::{Deadline, Phases, Service, Tasks},
     push::NameRule,
-    telemetry::{Metrics, labels::RefusedConnectLabels},
+    telemetry::Metrics,
 };
 
-use drain::Plan;
-use gate::Gate;
-use http::Http;
+use drain::DrainPlan;
+use http::HandshakeServer;
+use join::Authorizer;
+use limit::ConnectionLimit;
 use worker::Worker;
 
 /// A bound listener that does not serve yet.
-pub struct Bound {
+pub struct ClientListener {
     listener: TcpListener,
-    house: Arc<House>,
-    phases: Phases,
+    setup: WorkerSetup,
 }
 
 /// The serving workers.
-pub struct Clients {
-    house: Arc<House>,
-    server: ServerHandle,
-}
-
-/// What all workers share.
-struct House {
-    config: config::Socket,
-    name: NameRule,
+pub struct ClientServer {
     hub: Hub,
-    gate: Arc<Gate>,
-    metrics: Arc<Metrics>,
-    plan: watch::Sender<Option<Plan>>,
-    /// The workers are told to end: that a shard ends is no death any more.
-    stopping: AtomicBool,
-    /// One for each shard, dropped with it.
-    lifelines: Mutex<Vec<Option<oneshot::Sender<()>>>>,
+    limit: Arc<ConnectionLimit>,
+    drain: watch::Sender<Option<DrainPlan>>,
+    service: Service,
 }
 
-impl Bound {
+/// What each worker's thread is started with.
+#[derive(Clone)]
+struct WorkerSetup {
+    config: config::Socket,
+    names: NameRule,
+    hub: Hub,
+    limit: Arc<ConnectionLimit>,
+    drain: watch::Sender<Option<DrainPlan>>,
+    phases: Phases,
+    metrics: Arc<Metrics>,
+    /// One for each shard, cancelled by the first of its tasks that ends.
+    ended: Vec<CancellationToken>,
+}
+
+impl ClientListener {
     /// On a listener that is bound and non-blocking.
     pub fn new(listener: TcpListener, config: &Config, hub: Hub, phases: Phases, metrics: &Arc<Metrics>) -> Self {
-        let house = House {
-            gate: Gate::new(&config.socket),
+        let setup = WorkerSetup {
             config: config.socket.clone(),
-            name: NameRule { max: config.push.max_name },
-            hub,
+            names: NameRule { max: config.push.max_name },
+            limit: ConnectionLimit::new(&config.socket),
+            drain: watch::Sender::new(None),
+            phases,
             metrics: Arc::clone(metrics),
-            plan: watch::Sender::new(None),
-            stopping: AtomicBool::new(false),
-            lifelines: Mutex::default(),
+            ended: (0..hub.workers()).map(|_| CancellationToken::new()).collect(),
+            hub,
         };
-        Self { listener, house: Arc::new(house), phases }
+        Self { listener, setup }
     }
 
     /// Serves. A worker's shard that ends unasked is a death.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn serve(self, tasks: &Tasks) -> Clients {
-        let Self { listener, house, phases } = self;
-        for shard in 0..house.hub.workers() {
-            let (lifeline, gone) = oneshot::channel::<()>();
-            house.lifelines().push(Some(lifeline));
-            let (house, cancelled) = (Arc::clone(&house), tasks.cancelled());
-            tasks.spawn(format!("hub shard {shard}"), async move {
-                // dropped, never sent: an error is the news
+    pub fn serve(self, tasks: &Tasks) -> ClientServer {
+        let Self { listener, setup } = self;
+        let service = tasks.service();
+        for (shard, ended) in setup.ended.iter().cloned().enumerate() {
+            let stopping = service.stopping().clone();
+            service.spawn(format!("hub shard {shard}"), async move {
                 tokio::select! {
-                    _ = gone => if house.is_stopping() { cancelled.cancelled().await },
-                    () = cancelled.cancelled() => {}
+                    () = ended.cancelled() => {}
+                    () = stopping.cancelled() => {}
                 }
             });
         }
         let server = Server::build()
-            .workers(house.hub.workers())
-            // the gate refuses what is too many; actix would let it wait
-            .max_concurrent_connections(house.config.max_connections + house.config.max_refusals + 1)
+            .workers(setup.hub.workers())
+            // the limit refuses what is too many; actix would let it wait
+            .max_concurrent_connections(setup.config.max_connections + setup.config.max_refusals + 1)
             .disable_signals()
             .listen("clients", listener, {
-                let house = Arc::clone(&house);
+                let setup = setup.clone();
                 // called on each worker's thread, which makes it a shard's
                 move || {
-                    let http = Rc::new(Http::new(&house, Worker::start(&house), &phases));
-                    fn_service(move |io: TcpStream| {
-                        let http = Rc::clone(&http);
+                    let server = Rc::new(setup.start());
+                    fn_service(move |tcp: TcpStream| {
+                        let server = Rc::clone(&server);
                         async move {
-                            http.serve(io).await;
+                            server.serve(tcp.into()).await;
                             Ok::<_, Infallible>(())
                         }
                     })
@@ -123,59 +118,91 @@ impl Bound {
             });
         let server = server.expect("invariant: a listener that is non-blocking and has an address can be served").run();
         let handle = server.handle();
-        let (told, cancelled) = (Arc::clone(&house), tasks.cancelled());
-        tasks.spawn("client listener", async move {
+        let stopping = service.stopping().clone();
+        service.spawn("client listener", async move {
+            let mut server = pin!(server);
             tokio::select! {
-                ended = server => match ended {
-                    Ok(()) if told.is_stopping() => cancelled.cancelled().await,
+                ended = &mut server => match ended {
                     Ok(()) => tracing::error!("the listener for clients ended unasked"),
                     Err(error) => tracing::error!(%error, "the listener for clients failed"),
                 },
-                () = cancelled.cancelled() => {}
+                () = stopping.cancelled() => {
+                    // it stops while it is polled
+                    let _ = tokio::join!(handle.stop(false), server);
+                }
             }
         });
-        Clients { house, server: handle }
+        ClientServer { hub: setup.hub, limit: setup.limit, drain: setup.drain, service }
     }
 }
 
-impl House {
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
-    fn lifelines(&self) -> std::sync::MutexGuard<'_, Vec<Option<oneshot::Sender<()>>>> {
-        self.lifelines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn refused(&self, reason: &'static str) {
-        self.metrics.refused_connects.get_or_create(&RefusedConnectLabels { reason }).inc();
-    }
-}
-
-impl Clients {
-    /// Refuses new handshakes (503) and closes every connection with 3000: `rate` in a second (0: all at once), each told a
-    /// delay of up to `jitter` where its dialect can. Returns when all were told, `within` at most; how many were there.
-    pub async fn drain(&self, rate: u32, jitter: Duration, within: Duration) -> usize {
-        let plan = Plan::new(jitter);
-        let open = self.house.hub.census().connections;
-        self.house.plan.send_replace(Some(plan.clone()));
-        tokio::select! {
-            () = plan.pace(rate) => {}
-            () = plan.told(self.house.hub.workers()) => {}
-            () = tokio::time::sleep(within) => {}
+impl WorkerSetup {
+    /// Makes this thread a worker, and answers its connections.
+    fn start(&self) -> HandshakeServer {
+        HandshakeServer {
+            worker: self.start_worker(Box::new(self.names)),
+            http: http::builder(&self.config),
+            config: self.config.clone(),
+            limit: Arc::clone(&self.limit),
+            drain: self.drain.subscribe(),
+            phases: self.phases.clone(),
+            metrics: Arc::clone(&self.metrics),
         }
+    }
+
+    /// Brings the next shard of the hub to life on this thread. `None`: there is none left, because a worker died and the
+    /// process is about to end.
+    fn start_worker(&self, authorizer: Box<dyn Authorizer>) -> Option<Rc<Worker>> {
+        let claimed = self.hub.claim_shard()?;
+        let ended = self.ended.get(claimed.index())?;
+        let (shard, inbox) = claimed.open();
+        let worker = Rc::new(Worker::new(shard, &self.config, authorizer, &self.metrics));
+        // both are owned by the thread and end with its runtime, or by a panic
+        let guard = ended.clone().drop_guard();
+        let this = Rc::clone(&worker);
+        actix_rt::spawn(async move {
+            let _guard = guard;
+            let period = this.heartbeat.period;
+            this.shard.run(inbox, period, |shard| this.heartbeat.tick(shard)).await;
+        });
+        let guard = ended.clone().drop_guard();
+        let draining = drain::follow(Rc::clone(&worker), self.drain.subscribe());
+        actix_rt::spawn(async move {
+            let _guard = guard;
+            draining.await;
+        });
+        Some(worker)
+    }
+}
+
+impl ClientServer {
+    /// Refuses new handshakes (503) and closes every connection with 3000: `rate` in a second (0: all at once), each told a
+    /// delay of up to `jitter` where its dialect can. Returns when all were told, or at the deadline; how many were there.
+    pub async fn drain(&self, rate: u32, jitter: Duration, deadline: Deadline) -> usize {
+        let plan = DrainPlan::new(jitter);
+        let open = self.hub.census().connections;
+        self.drain.send_replace(Some(plan.clone()));
+        let told = async {
+            tokio::select! {
+                () = plan.pace(rate) => {}
+                () = plan.told(self.hub.workers()) => {}
+            }
+        };
+        let _ = deadline.timeout(told).await;
         open
     }
 
-    /// Waits until every connection is gone, `within` at most; how many are not.
-    pub async fn gone(&self, within: Duration) -> usize {
-        let _ = tokio::time::timeout(within, self.house.gate.emptied()).await;
-        self.house.hub.census().connections
+    /// Waits until every connection is gone, or for the deadline; how many are not.
+    pub async fn gone(&self, deadline: Deadline) -> usize {
+        let _ = deadline.timeout(self.limit.no_clients()).await;
+        self.hub.census().connections
     }
 
-    /// Ends the workers.
-    pub async fn stop(self) {
-        self.house.stopping.store(true, Ordering::Release);
-        self.server.stop(false).await;
+    /// Ends the workers; `false`: some go on at the deadline.
+    pub async fn stop(self, deadline: Deadline) -> bool {
+        self.service.stop_within(deadline).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("actix_server", &["socket", "ingress/http"]),
     ("actix_service", &["socket", "ingress/http"]),
     ("actix_web", &["ingress/http"]),
-    ("actix_ws", &["socket", "wire/close"]),
+    ("actix_ws", &["wire/close"]),
     ("crate::proto", &["ingress", "queue/record", "cli", "cluster"]),
 ];
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use oxipush::{
     config::{self, Config},
-    lifecycle::{Died, Tasks},
+    lifecycle::{Deadline, Died, Tasks},
     queue::{
         Destination, Job, PublishError, Queue, QueueState,
         nsq::{self, RawJob, RawTopic, forget_node},
@@ -122,7 +122,7 @@ impl Open {
         while let Some(raw) = timeout(PATIENCE, self.raw.next()).await.expect("the raw jobs end") {
             drop(raw.job);
         }
-        self.queue.control.close(PATIENCE).await;
+        self.queue.control.close(Deadline::after(PATIENCE)).await;
         assert!(self.tasks.stop(PATIENCE).await, "tasks remain");
         assert_eq!(self.deaths.try_recv().ok(), None, "a task died");
     }

@@ -10,10 +10,11 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::{SinkExt, StreamExt};
 use oxipush::{
     hub::{Cards, Census, Fanout, Part},
+    lifecycle::Deadline,
     push::Target,
     queue::{Job, record},
 };
-use rig::{OK, PATIENCE, Raw, handshake, push, start, until};
+use rig::{OK, PATIENCE, Raw, handshake, patience, push, start, until};
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,8 +238,8 @@ async fn a_drain_closes_all_with_3000_and_refuses_handshakes() {
         // answers to the close frames: the connections end before close_timeout
         drop((plain, fresh, v1));
     };
-    tokio::join!(rig.clients.drain(0, Duration::from_secs(5), PATIENCE), reading);
-    assert_eq!(rig.clients.gone(PATIENCE).await, 0);
+    tokio::join!(rig.clients.drain(0, Duration::from_secs(5), patience()), reading);
+    assert_eq!(rig.clients.gone(patience()).await, 0);
     assert_eq!(rig.sample(r#"oxipush_closes_total{code="3000"}"#), 3);
     assert_eq!(rig.sample(r#"oxipush_refused_connects_total{reason="draining"}"#), 1);
     rig.stop().await;
@@ -259,7 +260,7 @@ async fn a_drain_spreads_the_delays_it_asks_for() {
         }
         delays
     };
-    let (_, delays) = tokio::join!(rig.clients.drain(0, Duration::from_secs(3600), PATIENCE), reading);
+    let (_, delays) = tokio::join!(rig.clients.drain(0, Duration::from_secs(3600), patience()), reading);
     assert!(delays.len() > 10 && delays.last() <= Some(&3_600_000), "{delays:?}");
     rig.stop().await;
 }
@@ -277,11 +278,11 @@ async fn a_drain_keeps_its_pace() {
             assert_eq!(raw.closed().await.0, 3000);
         }
     };
-    let (told, ()) = tokio::join!(rig.clients.drain(40, Duration::ZERO, PATIENCE), reading);
+    let (told, ()) = tokio::join!(rig.clients.drain(40, Duration::ZERO, patience()), reading);
     assert_eq!(told, 40);
     // 40 connections at 40 in a second: never faster, however slow the machine
     assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
-    assert_eq!(rig.clients.gone(PATIENCE).await, 0);
+    assert_eq!(rig.clients.gone(patience()).await, 0);
     rig.stop().await;
 }
 
@@ -332,7 +333,7 @@ async fn a_drain_does_not_wait_for_connections_that_are_no_clients() {
     let rig = start(&[("SOCKET__HANDSHAKE_TIMEOUT", "1h")]);
     let probe = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let _idle = Raw::request(rig.address, probe).await;
-    let drain = rig.clients.drain(0, Duration::ZERO, Duration::from_secs(3600));
+    let drain = rig.clients.drain(0, Duration::ZERO, Deadline::after(Duration::from_secs(3600)));
     tokio::time::timeout(PATIENCE, drain).await.expect("the end of the drain");
     rig.stop().await;
 }

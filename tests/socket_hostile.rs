@@ -8,7 +8,7 @@ mod rig;
 use std::time::Duration;
 
 use oxipush::push::Push;
-use rig::{OK, PATIENCE, Raw, Rig, handshake, masked, push, start, until};
+use rig::{OK, PATIENCE, Raw, Rig, handshake, masked, patience, push, start, until};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 /// A content of `bytes` bytes that begins with `number`.
@@ -368,7 +368,7 @@ async fn each_breach_of_the_protocol_has_its_close_code_and_neighbours_do_not_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn oxipush_v1_is_told_its_mistakes_and_goes_on() {
+async fn oxipush_v1_is_told_its_errors_and_goes_on() {
     let rig = start(&[]);
     let mut raw = rig.connect_v1().await;
     for (text, code) in [
@@ -605,8 +605,8 @@ async fn a_drain_does_not_wait_for_a_peer_that_reads_nothing() {
         rig.push(&["ada"], &bulk(n, 32 * 1024)).await;
     }
     rig.reaches(r#"oxipush_jobs_total{outcome="finished"}"#, 400).await;
-    rig.clients.drain(0, Duration::ZERO, PATIENCE).await;
-    assert_eq!(rig.clients.gone(PATIENCE).await, 0);
+    rig.clients.drain(0, Duration::ZERO, patience()).await;
+    assert_eq!(rig.clients.gone(patience()).await, 0);
     assert_eq!(rig.sample(r#"oxipush_closes_total{code="3000"}"#), 1);
     rig.reaches(r#"oxipush_drops_total{reason="closed"}"#, 1).await;
     rig.stop().await;

@@ -78,15 +78,15 @@ fn codes_that_nothing_sends_are_marked_as_reserved() {
 }
 
 #[test]
-fn errors_md_has_every_mistake_of_a_dialect() {
+fn errors_md_has_every_client_error_of_a_dialect() {
     let words: Vec<_> =
         rows("docs/errors.md", "## oxipush.v1").iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
     assert_eq!(words, ClientError::CODES);
 }
 
-/// Mistakes are made by name in several files: each name must be a known one.
+/// Client errors are made by name in several files: each name must be a known one.
 #[test]
-fn no_mistake_has_a_code_that_the_table_does_not_know() {
+fn no_client_error_has_a_code_that_the_table_does_not_know() {
     let mut made = BTreeSet::new();
     for (path, text) in sources().into_iter().filter(|(_, text)| text.contains("ClientError")) {
         for (at, opening) in text.match_indices("code: \"").chain(text.match_indices("client_error(\"")) {

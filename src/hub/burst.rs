@@ -59,10 +59,13 @@ impl Burst {
 
     /// What a connection that speaks `dialect` is offered.
     pub(super) fn item(&self, dialect: Dialect) -> Rc<Item> {
-        let (first, push) = (self.first.fanout().frame(dialect), self.first.fanout().push());
-        match self.rest.is_empty() {
-            true => Item::push(first, push.collapse_key.clone()),
-            false => Item::pushes(self.parts().map(|part| part.fanout().frame(dialect))),
+        let first = self.first.fanout();
+        if self.rest.is_empty() {
+            return Item::push(first.frame(dialect), first.push().collapse_key.clone());
+        }
+        match dialect.pushes(self.parts().map(|part| part.fanout().push())) {
+            Some(frame) => Item::packed(&frame, self.parts().count()),
+            None => Item::pushes(self.parts().map(|part| part.fanout().frame(dialect))),
         }
     }
 

@@ -42,6 +42,13 @@ impl Item {
         Rc::new(Self { bytes: bytes.into(), push: true, ends: ends.into(), collapse_key: None })
     }
 
+    /// One frame of `count` pushes.
+    pub fn packed(frame: &Frame, count: usize) -> Rc<Self> {
+        // all of them end with it
+        let ends = vec![frame.bytes().len() as u32; count.saturating_sub(1)];
+        Rc::new(Self { bytes: frame.bytes().clone(), push: true, ends: ends.into(), collapse_key: None })
+    }
+
     /// An answer, ping or close.
     pub fn control(frame: &Frame) -> Rc<Self> {
         Rc::new(Self { bytes: frame.bytes().clone(), push: false, ends: Box::default(), collapse_key: None })

@@ -28,12 +28,15 @@ use std::{sync::Arc, thread, time::Duration};
 use bytes::Bytes;
 use tokio::{
     sync::{oneshot, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{BackendControl, Destination, Jobs, OpenError, PublishError, Queue, QueueState, waiter::Acknowledgement};
-use crate::{bundles, config, lifecycle::Tasks, telemetry::Metrics};
+use crate::{
+    bundles, config,
+    lifecycle::{Deadline, Service, Tasks},
+    telemetry::Metrics,
+};
 use shared::{LogLimits, SharedLog};
 
 /// Opens the log in `[data] dir`.
@@ -54,12 +57,13 @@ async fn open_on(
     let (jobs, bundles) = bundles::channel(limits.max_in_flight);
     let (ready, state) = watch::channel(QueueState::NotReady("it is being opened".into()));
     let shared = Arc::new(SharedLog::new(limits, jobs, ready, metrics.clone()));
-    let ended = CancellationToken::new();
     let (opened, opening) = oneshot::channel();
+    let (ends, ended) = oneshot::channel::<()>();
     let thread = {
-        let (shared, ended) = (shared.clone(), ended.clone().drop_guard());
+        let shared = shared.clone();
         thread::Builder::new().name("queue".into()).spawn(move || {
-            let _ended = ended;
+            // dropped at the end
+            let _ends = ends;
             match writer::Writer::open(storage, shared) {
                 Ok((writer, backlog)) => {
                     let _ = opened.send(Ok(backlog));
@@ -70,19 +74,22 @@ async fn open_on(
         })
     };
     let thread = thread.map_err(|error| OpenError(format!("cannot start the queue's thread: {error}")))?;
-    let control = Control { shared: shared.clone(), ended: ended.clone() };
+    let service = tasks.service();
+    let control = Control { shared: shared.clone(), service: service.clone() };
     let backlog = match opening.await {
         Ok(opened) => opened?,
         Err(_) => return Err(OpenError("the queue's thread panicked while it opened the log".into())),
     };
-    let (told, cancelled) = (shared.clone(), tasks.cancelled());
-    tasks.spawn_until_done("queue", async move {
+    let closing = shared.clone();
+    let stopping = service.stopping().clone();
+    service.spawn("queue", async move {
+        let mut ended = ended;
         tokio::select! {
-            () = cancelled.cancelled() => {
-                told.begin_close();
-                ended.cancelled().await;
+            () = stopping.cancelled() => {
+                closing.begin_close();
+                let _ = ended.await;
             }
-            () = ended.cancelled() => {}
+            _ = &mut ended => {}
         }
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);
@@ -163,7 +170,7 @@ impl Acker {
 
 pub(crate) struct Control {
     shared: Arc<SharedLog>,
-    ended: CancellationToken,
+    service: Service,
 }
 
 impl Control {
@@ -171,10 +178,9 @@ impl Control {
         self.shared.stop_jobs();
     }
 
-    pub(crate) async fn close(self, within: Duration) {
-        self.shared.begin_close();
-        if timeout(within, self.ended.cancelled()).await.is_err() {
-            tracing::warn!(?within, "the queue's log was not closed in time: some jobs will come again");
+    pub(crate) async fn close(self, deadline: Deadline) {
+        if !self.service.stop_within(deadline).await {
+            tracing::warn!("the queue's log was not closed in time: some jobs will come again");
         }
     }
 }
@@ -182,6 +188,8 @@ impl Control {
 impl Drop for Control {
     /// Whoever forgets to close must not leave a thread and a lock behind.
     fn drop(&mut self) {
+        self.service.stop();
+        // its task may be gone with the runtime
         self.shared.begin_close();
     }
 }

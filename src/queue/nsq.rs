@@ -10,6 +10,7 @@
 
 mod acker;
 mod admin;
+mod channels;
 mod consumer;
 mod discovery;
 mod health;
@@ -24,29 +25,24 @@ mod topics;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Semaphore, watch},
-    time::{Instant, timeout_at},
-};
-use tokio_nsq::{NSQChannel, NSQTopic};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     admin::{Admin, NsqdAddress},
     consumer::TopicContext,
-    discovery::ConsumerTasks,
     health::Health,
     topics::Topics,
 };
-use super::{BackendControl, Control as QueueControl, Jobs, OpenError, Publisher as QueuePublisher, Queue};
+use super::{BackendControl, Control as QueueControl, OpenError, Publisher as QueuePublisher, Queue};
 use crate::{
-    bundles, config,
-    lifecycle::Tasks,
+    config,
+    lifecycle::{Backoff, Deadline, Service, Tasks},
     telemetry::{Metrics, labels::NsqSide},
 };
 
 pub(crate) use acker::Acker;
-pub use admin::forget_node;
+pub use channels::forget_node;
 pub use publisher::Publisher;
 pub use raw::{Origin, RawControl, RawJob, RawTopic};
 
@@ -58,21 +54,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A connection that lived this long was a good one: the next is made without a wait.
 const LIVED: Duration = Duration::from_secs(5);
 
-/// Waits between tries: each twice as long as the one before, and spread, so that nodes do not come back in step.
-struct Backoff {
-    next: Duration,
-}
-
-impl Backoff {
-    fn new() -> Self {
-        Self { next: SHORTEST_WAIT }
-    }
-
-    fn next(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = (wait * 2).min(LONGEST_WAIT);
-        wait.mul_f64(0.5 + fastrand::f64())
-    }
+/// Between tries to reach an nsqd.
+fn backoff() -> Backoff {
+    Backoff::new(SHORTEST_WAIT, LONGEST_WAIT)
 }
 
 /// Opens the queue of the node of this id on the nsqds of `[queue] nsqd`, and the raw topic beside it. `members` are the ids of
@@ -110,66 +94,29 @@ pub async fn open(
     };
     // whoever joins the moment that the node serves must get what any node publishes from then on; an nsqd that is away now
     // has nothing to miss, and gets the channel once it is back
-    if let Err(error) = nsq.admin.create_channel_everywhere(config, &nsq.topics.live, node.as_str()).await {
+    if let Err(error) = channels::create_everywhere(&nsq.admin, config, node.as_str()).await {
         tracing::debug!(error, "nsq: not every nsqd has the node's channel yet");
     }
-    // separate: the publisher and the consumers outlive the hand-outs
-    let (closing, tracker) = (tasks.cancelled().child_token(), TaskTracker::new());
-    let publisher = publisher::start(&nsq, members, &closing, &tracker, tasks);
-    let consume = |group: &'static str, name: &str, channel: &str, limit: usize, own: Option<watch::Sender<bool>>| {
-        let (jobs, bundles) = bundles::channel(limit);
-        let consumers = TopicConsumers {
-            permits: Arc::new(Semaphore::new(limit)),
-            limit,
-            stopped: closing.child_token(),
-            stopping: TaskTracker::new(),
-        };
-        let topic = TopicContext {
-            nsq: nsq.clone(),
-            group,
-            name: name.into(),
-            channel: channel.into(),
-            checked: (checked_topic(name)?, checked_channel(channel)?),
-            own,
-            started: Instant::now(),
-            hold: Arc::default(),
-            max_in_flight: limit,
-            permits: consumers.permits.clone(),
-            client_id: format!("{}-{:016x}", node.as_str(), fastrand::u64(..)),
-        };
-        let consumer_tasks = ConsumerTasks {
-            jobs,
-            stopped: consumers.stopped.clone(),
-            closing: closing.clone(),
-            stopping: consumers.stopping.clone(),
-            tracker: tracker.clone(),
-            tasks: tasks.clone(),
-        };
-        discovery::start(topic, consumer_tasks);
-        consumers.stopping.close();
-        Ok::<_, OpenError>((Jobs { bundles }, consumers))
-    };
-    let (jobs, live) = consume("live", &nsq.topics.live, node.as_str(), config.max_in_flight, Some(backlog))?;
+    let live = TopicContext::new(&nsq, "live", &nsq.topics.live, node.as_str(), Some(backlog), config.max_in_flight)?;
     // a raw push is published before it is finished, so that more in flight than may be published would only be refused
-    let limit = config.max_in_flight.min(config.max_publishes.div_ceil(2));
-    let (raw_jobs, raw) = consume("raw", &nsq.topics.raw, &config.channel, limit, None)?;
-    let raw_topic = RawTopic { jobs: raw_jobs, consumers: raw.clone() };
-    let backend = Control { publisher: publisher.clone(), closing, tracker, live, raw };
+    let max_raw = config.max_in_flight.min(config.max_publishes.div_ceil(2));
+    let raw = TopicContext::new(&nsq, "raw", &nsq.topics.raw, &config.channel, None, max_raw)?;
+    // the publisher and the consumers, which outlive the hand-outs
+    let connections = tasks.service();
+    let publisher = publisher::start(&nsq, members, &connections);
+    let backend = Control {
+        publisher: publisher.clone(),
+        live: live.consumers.clone(),
+        raw: raw.consumers.clone(),
+        connections: connections.clone(),
+    };
     let queue = Queue {
         publisher: QueuePublisher::Nsq(publisher),
-        jobs,
+        jobs: discovery::start(live, &connections),
         control: QueueControl { state, backlog: has_backlog, backend: BackendControl::Nsq(backend) },
     };
-    Ok((queue, raw_topic))
-}
-
-fn checked_topic(name: &str) -> Result<Arc<NSQTopic>, OpenError> {
-    NSQTopic::new(name).ok_or_else(|| OpenError(format!("NSQ takes no topic {name:?}; correct [queue] topic")))
-}
-
-fn checked_channel(name: &str) -> Result<Arc<NSQChannel>, OpenError> {
-    let fault = || OpenError(format!("NSQ takes no channel {name:?}; correct [queue] channel or [node] id"));
-    NSQChannel::new(name).ok_or_else(fault)
+    let consumers = raw.consumers.clone();
+    Ok((queue, RawTopic { jobs: discovery::start(raw, &connections), consumers }))
 }
 
 /// What all parts need.
@@ -207,27 +154,37 @@ impl NsqContext {
     }
 }
 
-/// The consumers of one topic together, to be stopped.
+/// The consumers of one topic together: what bounds and stops their hand-outs.
 #[derive(Clone)]
 struct TopicConsumers {
+    max_in_flight: usize,
     /// One for each job in flight.
     permits: Arc<Semaphore>,
-    limit: usize,
     stopped: CancellationToken,
     /// Who has yet to stop.
     stopping: TaskTracker,
 }
 
 impl TopicConsumers {
+    fn new(max_in_flight: usize) -> Self {
+        Self {
+            max_in_flight,
+            permits: Arc::new(Semaphore::new(max_in_flight)),
+            stopped: CancellationToken::new(),
+            stopping: TaskTracker::new(),
+        }
+    }
+
     /// Hands out no more.
     async fn stop(&self) {
         self.stopped.cancel();
+        self.stopping.close();
         self.stopping.wait().await;
     }
 
     /// Resolves once no job is in flight.
     async fn idle(&self) {
-        let all = u32::try_from(self.limit).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.max_in_flight).unwrap_or(u32::MAX);
         let _ = self.permits.acquire_many(all).await;
     }
 }
@@ -235,10 +192,9 @@ impl TopicConsumers {
 /// See [`super::Control`].
 pub(crate) struct Control {
     publisher: Publisher,
-    closing: CancellationToken,
-    tracker: TaskTracker,
     live: TopicConsumers,
     raw: TopicConsumers,
+    connections: Service,
 }
 
 impl Control {
@@ -247,22 +203,18 @@ impl Control {
         self.live.stop().await;
     }
 
-    pub(crate) async fn close(self, within: Duration) {
-        let deadline = Instant::now() + within;
+    pub(crate) async fn close(self, deadline: Deadline) {
         let idle = async {
             self.stop_jobs().await;
             self.live.idle().await;
             self.raw.idle().await;
             self.publisher.idle().await;
         };
-        if timeout_at(deadline, idle).await.is_err() {
+        if deadline.timeout(idle).await.is_err() {
             tracing::warn!("nsq: closed with jobs in flight; nsqd gives them out again after its --msg-timeout");
         }
-        self.closing.cancel();
-        self.tracker.close();
         // the last FINs need their flush even when nothing is left of the time
-        let deadline = deadline.max(Instant::now() + Duration::from_secs(1));
-        if timeout_at(deadline, self.tracker.wait()).await.is_err() {
+        if !self.connections.stop_within(deadline.granting(Duration::from_secs(1))).await {
             tracing::warn!("nsq: its connections did not end in time");
         }
     }

@@ -4,75 +4,58 @@ use std::{
     borrow::Cow,
     future::Future,
     io,
-    net::Shutdown,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::BytesMut;
-use bytestring::ByteString;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 
-use super::{gate::Admitted, heartbeat::Pulse, worker::Worker};
+use super::{
+    client_socket::ClientSocket,
+    join::{Authorization, JoinDecision},
+    limit::Permit,
+    stream::Stream,
+    worker::Worker,
+};
 use crate::{
-    hub::{Client, Flush, Sink},
-    push::NameError,
-    telemetry::labels::{ClientErrorLabels, CloseLabels, PeerClose},
+    hub::{Client, Flush},
+    telemetry::labels::{ClientErrorLabels, CloseLabels, ConnectLabels, PeerClose},
     wire::{
-        close::{Close, Ending},
-        dialect::{ClientError, Command, Dialect},
-        frame::{Frame, Message, Reader},
+        close::{Close, CloseCode, Ending},
+        dialect::{ClientError, Command, Dialect, JoinRequest},
+        frame::{Frame, FrameReader, Message},
     },
 };
 
 /// Reads in one turn of a task; a peer that floods gives way to others then.
-const READS: u32 = 8;
-
-/// A client's socket, as its shard writes to it.
-pub(super) struct Socket {
-    tcp: TcpStream,
-    pub(super) pulse: Pulse,
-}
-
-impl Socket {
-    pub(super) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, pulse: Pulse::default() }
-    }
-}
-
-impl Sink for Socket {
-    /// Past the runtime, whose readiness stands in cache lines of its own; it hears only of a socket that is full.
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match SockRef::from(&self.tcp).send(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.tcp.try_write(bytes),
-            sent => sent,
-        }
-    }
-}
+const READS_PER_TURN: u32 = 8;
 
 /// The task of one client. A plain future without `async`, so that it is small: an idle client costs little more than this.
 pub(super) struct Connection {
     worker: Rc<Worker>,
-    client: Rc<Client<Socket>>,
-    reader: Reader,
+    client: Rc<Client<ClientSocket>>,
+    reader: FrameReader,
     /// Bytes of a message that is not whole yet; owns no memory otherwise.
     buffer: BytesMut,
     rate: Rate,
-    phase: Phase,
+    /// A join that waits for its decision; nothing is read meanwhile.
+    pending_join: Option<Box<PendingJoin>>,
+    state: ConnectionState,
     /// Nothing it says counts any more.
-    deaf: bool,
+    ignores_input: bool,
     /// The peer's close frame came: before ours, or in answer to it.
-    heard_close: bool,
-    _admitted: Admitted,
+    peer_closed: bool,
+    _permit: Permit,
 }
+
+/// `None`: the peer was gone before the decision came.
+type PendingJoin = Pin<Box<dyn Future<Output = Option<JoinDecision>>>>;
 
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Bytes that came with the handshake wait to be heard.
+enum ConnectionState {
+    /// Bytes that came with the handshake wait to be read.
     Early,
     Open,
     /// A close frame is on its way, ours or an echo.
@@ -89,35 +72,47 @@ struct Rate {
 }
 
 impl Connection {
-    pub(super) fn new(worker: &Rc<Worker>, client: Rc<Client<Socket>>, admitted: Admitted, early: &[u8]) -> Self {
-        Self {
+    /// Starts a client whose handshake is done and that sent `early` bytes behind it already, on its worker's thread.
+    pub(super) fn start(worker: &Rc<Worker>, stream: Stream, dialect: Dialect, permit: Permit, early: &[u8]) {
+        let client = worker.shard.open(ClientSocket::new(stream), dialect);
+        worker.heartbeat.start(&client);
+        worker.metrics.connects.get_or_create(&ConnectLabels { dialect: dialect.label() }).inc();
+        if let Some(greeting) = dialect.greeting() {
+            worker.shard.answer(&client, greeting);
+        }
+        if worker.draining.get() {
+            worker.opened_while_draining.notify_one();
+        }
+        actix_rt::spawn(Self {
             worker: Rc::clone(worker),
             client,
-            reader: Reader::new(worker.house.config.max_message),
+            reader: FrameReader::new(dialect.max_message(worker.max_message)),
             buffer: early.into(),
             rate: Rate::default(),
-            phase: Phase::Early,
-            deaf: false,
-            heard_close: false,
-            _admitted: admitted,
-        }
+            pending_join: None,
+            state: ConnectionState::Early,
+            ignores_input: false,
+            peer_closed: false,
+            _permit: permit,
+        });
     }
 
     /// Reads once; `Ready`: whether to go on.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if ready!(self.client.sink.tcp.poll_read_ready(cx)).is_err() {
+        let stream = &self.client.sink.stream;
+        if ready!(stream.poll_read_ready(cx)).is_err() {
             return Poll::Ready(false);
         }
         let worker = Rc::clone(&self.worker);
         let mut scratch = worker.scratch.borrow_mut();
-        match self.client.sink.tcp.try_read(&mut scratch) {
+        match stream.try_read(&mut scratch) {
             Ok(0) => return Poll::Ready(false),
             Ok(read) => {
-                worker.heartbeat.heard(&self.client);
-                if !self.deaf {
+                worker.heartbeat.bytes_read(&self.client);
+                if !self.ignores_input {
                     self.buffer.extend_from_slice(&scratch[..read]);
                     drop(scratch);
-                    self.listen();
+                    self.read_messages();
                 }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -126,95 +121,125 @@ impl Connection {
         Poll::Ready(true)
     }
 
-    /// Takes whole messages out of the buffer.
-    fn listen(&mut self) {
-        while !self.deaf {
+    /// Takes whole messages out of the buffer, up to a join that has to wait.
+    fn read_messages(&mut self) {
+        while !self.ignores_input && self.pending_join.is_none() {
             match self.reader.next(&mut self.buffer) {
                 Ok(Some(message)) => {
                     if !self.reader.is_amid_message() {
-                        self.worker.heartbeat.whole(&self.client);
+                        self.worker.heartbeat.no_message_incomplete(&self.client);
                     }
-                    self.hear(message);
+                    self.handle(message);
                 }
                 Ok(None) => break,
                 Err(ending) => {
-                    self.deaf = true;
+                    self.ignores_input = true;
                     self.end(&ending);
                 }
             }
         }
         // what is left is short against the buffer it stands in: give that back
-        self.buffer = match self.deaf || self.buffer.is_empty() {
-            true => BytesMut::new(),
-            false if self.buffer.len() < 1024 => self.buffer.as_ref().into(),
-            false => std::mem::take(&mut self.buffer),
-        };
-        match self.reader.is_amid_message() || !self.buffer.is_empty() {
-            true => self.worker.heartbeat.begun(&self.client),
-            false => self.worker.heartbeat.whole(&self.client),
+        if self.ignores_input || self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        } else if self.buffer.len() < 1024 {
+            self.buffer = self.buffer.as_ref().into();
+        }
+        let is_incomplete = self.reader.is_amid_message() || !self.buffer.is_empty();
+        // behind a join that waits there may be whole messages
+        if is_incomplete && self.pending_join.is_none() {
+            self.worker.heartbeat.message_began(&self.client);
+        } else {
+            self.worker.heartbeat.no_message_incomplete(&self.client);
         }
     }
 
-    fn hear(&mut self, message: Message) {
-        if let Message::Close(code, _) = message {
-            return self.echo(code);
+    fn handle(&mut self, message: Message) {
+        if let Message::Close(reason) = message {
+            return self.answer_close(reason.map(|reason| reason.code));
         }
         if self.client.is_ending() {
             return;
         }
-        let limit = self.worker.house.config.max_messages_per_second;
+        let limit = self.worker.max_messages_per_second;
         if !self.rate.admits(self.worker.elapsed().as_secs() as u32, limit) {
             let text = Cow::Owned(format!("too many messages; at most {limit} a second"));
             return self.end(&Ending { close: Close::BadMessage, text });
         }
+        let dialect = self.client.dialect();
         match message {
-            Message::Text(text) => self.obey(&text),
-            Message::Binary(_) => self.end(&Close::Unsupported.into()),
+            Message::Text(text) => self.run(dialect.parse(&text)),
+            Message::Binary(bytes) => self.run(dialect.parse_binary(&bytes)),
             Message::Ping(payload) => self.answer(Frame::pong(&payload)),
-            Message::Pong(_) | Message::Close(..) => {}
+            Message::Pong(_) | Message::Close(_) => {}
         }
     }
 
-    fn obey(&mut self, text: &ByteString) {
-        let dialect = self.client.dialect();
-        match dialect.parse(text) {
-            Command::Join { card, app } => self.join(dialect, &card, &app),
-            Command::Leave => self.leave(dialect),
-            Command::Ping => self.answer(dialect.pong()),
+    fn run(&mut self, command: Command) {
+        match command {
+            Command::Join(request) => self.join(request),
+            Command::Leave => self.leave(),
+            Command::Ping => self.answer(self.client.dialect().pong()),
             Command::Nothing => {}
-            Command::ClientError(error) => self.correct(dialect, &error),
+            Command::ClientError(error) => self.answer_error(&error),
             Command::End(ending) => self.end(&ending),
         }
     }
 
-    fn join(&mut self, dialect: Dialect, card: &ByteString, app: &ByteString) {
-        let name = self.worker.house.name;
-        let checked = name.check(card).map_err(|error| bad_name("card_id", &error));
-        let checked = checked.and_then(|()| name.check_optional(app).map_err(|error| bad_name("app_id", &error)));
-        match checked {
-            Err(error) => self.correct(dialect, &error),
-            Ok(()) => {
-                self.worker.shard.join(&self.client, card, app);
-                self.client.sink.pulse.joined();
-                self.worker.house.metrics.joins.inc();
-                self.answer(dialect.joined(card, app));
+    fn join(&mut self, request: JoinRequest) {
+        match self.worker.authorizer.authorize(request) {
+            Authorization::Decided(decision) => self.finish_join(decision),
+            Authorization::Pending(decision) => {
+                let client = Rc::clone(&self.client);
+                self.pending_join = Some(Box::new(Box::pin(async move {
+                    tokio::select! {
+                        decision = decision => Some(decision),
+                        () = client.sink.stream.peer_ended() => None,
+                    }
+                })));
             }
         }
     }
 
-    fn leave(&mut self, dialect: Dialect) {
+    fn finish_join(&mut self, decision: JoinDecision) {
+        match decision {
+            Ok(joined) => {
+                self.worker.shard.join(&self.client, &joined.card, &joined.app);
+                self.worker.heartbeat.joined(&self.client);
+                self.worker.metrics.joins.inc();
+                self.answer(self.client.dialect().joined(&joined));
+            }
+            Err(error) => self.answer_error(&error),
+        }
+    }
+
+    /// Goes on with a join that waits, and drops it where the connection ends first; `Ready`: whether to go on.
+    fn poll_join(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if let Some(pending) = &mut self.pending_join
+            && !self.client.is_ending()
+        {
+            match ready!(pending.as_mut().as_mut().poll(cx)) {
+                Some(decision) => self.finish_join(decision),
+                None => return Poll::Ready(false),
+            }
+        }
+        self.pending_join = None;
+        self.read_messages();
+        Poll::Ready(true)
+    }
+
+    fn leave(&mut self) {
         if !self.worker.shard.leave(&self.client) {
             let message = Cow::Borrowed("leave needs a join before it");
-            return self.correct(dialect, &ClientError { code: "not_joined", message });
+            return self.answer_error(&ClientError { code: "not_joined", message });
         }
-        if let Some(frame) = dialect.left() {
+        if let Some(frame) = self.client.dialect().left() {
             self.answer(frame);
         }
     }
 
-    fn correct(&mut self, dialect: Dialect, error: &ClientError) {
-        self.worker.house.metrics.client_errors.get_or_create(&ClientErrorLabels { error: error.code }).inc();
-        match dialect.error(error) {
+    fn answer_error(&self, error: &ClientError) {
+        self.worker.metrics.client_errors.get_or_create(&ClientErrorLabels { error: error.code }).inc();
+        match self.client.dialect().error(error) {
             Ok(frame) => self.answer(frame),
             Err(ending) => self.end(&ending),
         }
@@ -229,16 +254,17 @@ impl Connection {
     }
 
     /// Answers the peer's close with its own code, unless it answers ours.
-    fn echo(&mut self, code: Option<u16>) {
-        (self.deaf, self.heard_close) = (true, true);
-        self.worker.shard.end_with(&self.client, Frame::close_answer(code), peers_close(code).word());
+    fn answer_close(&mut self, code: Option<CloseCode>) {
+        self.ignores_input = true;
+        self.peer_closed = true;
+        self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
     }
 
     /// Writes what waits; `true`: the peer is gone.
     fn write(&self, cx: &mut Context<'_>) -> bool {
         while !self.client.is_drained() {
             if self.client.is_blocked() {
-                match self.client.sink.tcp.poll_write_ready(cx) {
+                match self.client.sink.stream.poll_write_ready(cx) {
                     Poll::Pending => return false,
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return true,
@@ -253,27 +279,27 @@ impl Connection {
 
     /// Goes on with its end; `true`: it is over.
     fn close(&mut self) -> bool {
-        let socket = SockRef::from(&self.client.sink.tcp);
-        if self.client.sink.pulse.is_cut() {
+        let socket = &self.client.sink;
+        if socket.liveness.cut.get() {
             // a peer that takes nothing must not hold the kernel's memory either; but what the kernel has whole, it goes on
             // to send for `user_timeout`
-            if self.phase != Phase::Shut {
-                let _ = socket.set_linger(Some(Duration::ZERO));
+            if self.state != ConnectionState::Shut {
+                socket.stream.discard_unsent();
             }
             return true;
         }
-        if self.phase == Phase::Open {
-            self.phase = Phase::Closing;
+        if self.state == ConnectionState::Open {
+            self.state = ConnectionState::Closing;
             self.worker.shard.leave(&self.client);
-            self.worker.heartbeat.ending(&self.client);
+            self.worker.heartbeat.close_began(&self.client);
         }
-        if self.phase == Phase::Closing && self.client.is_drained() {
-            self.phase = Phase::Shut;
-            if socket.shutdown(Shutdown::Write).is_err() {
+        if self.state == ConnectionState::Closing && self.client.is_drained() {
+            self.state = ConnectionState::Shut;
+            if socket.stream.shutdown_write().is_err() {
                 return true;
             }
         }
-        self.phase == Phase::Shut && self.heard_close
+        self.state == ConnectionState::Shut && self.peer_closed
     }
 }
 
@@ -283,15 +309,16 @@ impl Future for Connection {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.client.watch(cx.waker());
-        if this.phase == Phase::Early {
-            this.phase = Phase::Open;
-            this.listen();
+        if this.state == ConnectionState::Early {
+            this.state = ConnectionState::Open;
+            this.read_messages();
         }
-        for _ in 0..READS {
+        for _ in 0..READS_PER_TURN {
             if this.client.is_lost() || this.write(cx) || (this.client.is_ending() && this.close()) {
                 return Poll::Ready(());
             }
-            if !ready!(this.read(cx)) {
+            let goes_on = if this.pending_join.is_some() { this.poll_join(cx) } else { this.read(cx) };
+            if !ready!(goes_on) {
                 return Poll::Ready(());
             }
         }
@@ -303,7 +330,7 @@ impl Future for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.worker.shard.close(&self.client);
-        self.worker.house.metrics.closes.get_or_create(&CloseLabels { code: self.client.label() }).inc();
+        self.worker.metrics.closes.get_or_create(&CloseLabels { code: self.client.label() }).inc();
     }
 }
 
@@ -318,16 +345,12 @@ impl Rate {
     }
 }
 
-fn bad_name(field: &str, error: &NameError) -> ClientError {
-    ClientError { code: "bad_name", message: Cow::Owned(format!("{field} {error}")) }
-}
-
-/// The label for a close that the peer began.
-fn peers_close(code: Option<u16>) -> PeerClose {
+/// As what a close is counted that the peer began.
+fn peer_close(code: Option<CloseCode>) -> PeerClose {
     match code {
         None => PeerClose::NoCode,
-        Some(1000) => PeerClose::Normal,
-        Some(1001) => PeerClose::GoingAway,
+        Some(CloseCode::Normal) => PeerClose::Normal,
+        Some(CloseCode::Away) => PeerClose::GoingAway,
         Some(_) => PeerClose::Other,
     }
 }

@@ -3,11 +3,11 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::{Instant, sleep},
 };
 
-use super::{connection::Socket, worker::Worker};
+use super::{client_socket::ClientSocket, worker::Worker};
 use crate::{hub::Client, wire::close::Close};
 
 /// How often a pace is kept.
@@ -18,17 +18,16 @@ const AT_ONCE: usize = 256;
 
 /// A drain under way: each permit closes one connection, on whichever worker.
 #[derive(Clone)]
-pub(super) struct Plan {
+pub(super) struct DrainPlan {
     permits: Arc<Semaphore>,
     /// One for each worker that has told all its clients.
     told: Arc<Semaphore>,
     jitter: Duration,
 }
 
-impl Plan {
+impl DrainPlan {
     pub(super) fn new(jitter: Duration) -> Self {
-        let (permits, told) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        Self { permits, told, jitter }
+        Self { permits: Arc::new(Semaphore::new(0)), told: Arc::new(Semaphore::new(0)), jitter }
     }
 
     /// Resolves once each of `workers` has told all its clients.
@@ -42,7 +41,8 @@ impl Plan {
             self.permits.add_permits(Semaphore::MAX_PERMITS);
             return std::future::pending().await;
         }
-        let (start, mut given) = (Instant::now(), 0);
+        let start = Instant::now();
+        let mut given = 0;
         loop {
             let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as usize + 1;
             self.permits.add_permits(due - given);
@@ -52,41 +52,43 @@ impl Plan {
     }
 }
 
-/// Waits for a plan, then closes this worker's connections by it.
-pub(super) async fn obey(worker: Rc<Worker>) {
-    let mut plans = worker.house.plan.subscribe();
+/// Waits for a plan, then closes this worker's connections by it. Ends only with what sends plans.
+pub(super) async fn follow(worker: Rc<Worker>, mut plans: watch::Receiver<Option<DrainPlan>>) {
     let plan = match plans.wait_for(Option::is_some).await {
         Ok(plan) => (*plan).clone(),
         Err(_) => return,
     };
     let Some(plan) = plan else { return };
+    worker.draining.set(true);
     worker.shard.send_away();
-    let mut told = false;
-    // handshakes that were let in just before the plan came may still open connections: look again until all are gone
+    worker.heartbeat.shorten_closes();
+    close_all(&worker, &plan).await;
+    plan.told.add_permits(1);
+    // handshakes that were let in just before the plan came may still open connections
     loop {
-        for (number, key) in worker.shard.keys().into_iter().enumerate() {
-            let Some(client) = worker.shard.client(key) else { continue };
-            if client.is_ending() {
-                worker.heartbeat.hurry(&client);
-                continue;
-            }
-            match plan.permits.acquire().await {
-                Ok(permit) => permit.forget(),
-                Err(_) => return,
-            }
-            close(&worker, &client, plan.jitter);
-            if number % AT_ONCE == AT_ONCE - 1 {
-                tokio::task::yield_now().await;
-            }
-        }
-        if !std::mem::replace(&mut told, true) {
-            plan.told.add_permits(1);
-        }
-        sleep(STEP).await;
+        worker.opened_while_draining.notified().await;
+        close_all(&worker, &plan).await;
     }
 }
 
-fn close(worker: &Worker, client: &Rc<Client<Socket>>, jitter: Duration) {
+async fn close_all(worker: &Worker, plan: &DrainPlan) {
+    for (number, key) in worker.shard.keys().into_iter().enumerate() {
+        let Some(client) = worker.shard.client(key) else { continue };
+        if client.is_ending() {
+            worker.heartbeat.shorten_close(&client);
+            continue;
+        }
+        // an error: the semaphore is never closed
+        let Ok(permit) = plan.permits.acquire().await else { return };
+        permit.forget();
+        close(worker, &client, plan.jitter);
+        if number % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn close(worker: &Worker, client: &Rc<Client<ClientSocket>>, jitter: Duration) {
     let delay = jitter.mul_f64(fastrand::f64());
     if let Some(frame) = client.dialect().drain(delay) {
         worker.shard.answer(client, frame);

@@ -6,10 +6,10 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
-use crate::wire::dialect::Dialect;
+use crate::wire::dialect::{DialectRoute, ROUTES};
 
-/// The subprotocol that chooses [`Dialect::OxipushV1`].
-const OXIPUSH_V1: &str = "oxipush.v1";
+/// The section of the listener, as [`ROUTES`] names it.
+const LISTENER: &str = "socket";
 
 /// To whatever asks for another path.
 const NOT_FOUND: &str = "not found: clients connect to /ws\n";
@@ -23,14 +23,14 @@ const PROXY: &str = "the handshake came as HTTP/1.0, or without `upgrade: websoc
     proxy_set_header Connection \"upgrade\";)\n";
 
 /// A refusal, which ends the connection; counted as `reason`.
-pub(super) struct Answer {
+pub(super) struct HandshakeRefusal {
     pub(super) reason: &'static str,
     status: StatusCode,
     text: &'static str,
     header: Option<(HeaderName, &'static str)>,
 }
 
-impl Answer {
+impl HandshakeRefusal {
     fn new(status: StatusCode, reason: &'static str, text: &'static str) -> Self {
         Self { reason, status, text, header: None }
     }
@@ -58,10 +58,6 @@ impl Answer {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "address_full", text).with(header::RETRY_AFTER, "5")
     }
 
-    pub(super) fn wrong_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "path", NOT_FOUND)
-    }
-
     pub(super) fn response(&self) -> Response<String> {
         let mut response = text(self.status, self.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -85,12 +81,21 @@ pub(super) fn text(status: StatusCode, text: &str) -> Response<String> {
 
 /// The answer to what is no handshake.
 pub(super) fn invitation(path: &str) -> Response<String> {
-    if path != "/ws" {
+    if !is_route(path) {
         return text(StatusCode::NOT_FOUND, NOT_FOUND);
     }
     let mut response = text(StatusCode::UPGRADE_REQUIRED, INVITATION);
     offer(response.headers_mut());
     response
+}
+
+/// Whether clients connect to `path`.
+fn is_route(path: &str) -> bool {
+    routes(path).next().is_some()
+}
+
+fn routes(path: &str) -> impl Iterator<Item = &'static DialectRoute> {
+    ROUTES.iter().filter(move |route| route.listener == LISTENER && route.path == path)
 }
 
 /// What 426 must name.
@@ -106,36 +111,43 @@ pub(super) fn is_meant<B>(request: &Request<B>) -> bool {
 }
 
 /// The dialect to speak, unless something is wrong with the handshake.
-pub(super) fn check<B>(request: &Request<B>, allowed_origins: &[String]) -> Result<Dialect, Answer> {
+pub(super) fn check<B>(
+    request: &Request<B>,
+    allowed_origins: &[String],
+) -> Result<&'static DialectRoute, HandshakeRefusal> {
     let headers = request.headers();
+    if !is_route(request.uri().path()) {
+        return Err(HandshakeRefusal::new(StatusCode::NOT_FOUND, "path", NOT_FOUND));
+    }
     if request.method() != Method::GET {
-        let answer = Answer::new(StatusCode::METHOD_NOT_ALLOWED, "method", "a WebSocket handshake is a GET\n");
-        return Err(answer.with(header::ALLOW, "GET"));
+        let refusal =
+            HandshakeRefusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", "a WebSocket handshake is a GET\n");
+        return Err(refusal.with(header::ALLOW, "GET"));
     }
     // HTTP/1.0 knows no upgrade: RFC 9110 §7.8 forbids to heed one
     if request.version() < Version::HTTP_11 || !lists(headers, &header::UPGRADE, "websocket") {
-        return Err(Answer::new(StatusCode::UPGRADE_REQUIRED, "no_upgrade", PROXY));
+        return Err(HandshakeRefusal::new(StatusCode::UPGRADE_REQUIRED, "no_upgrade", PROXY));
     }
     if !lists(headers, &header::CONNECTION, "upgrade") {
-        return Err(Answer::new(StatusCode::BAD_REQUEST, "upgrade", PROXY));
+        return Err(HandshakeRefusal::new(StatusCode::BAD_REQUEST, "upgrade", PROXY));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         let text = "sec-websocket-version must be 13\n";
-        return Err(Answer::new(StatusCode::UPGRADE_REQUIRED, "version", text));
+        return Err(HandshakeRefusal::new(StatusCode::UPGRADE_REQUIRED, "version", text));
     }
     if headers.get(header::SEC_WEBSOCKET_KEY).is_none_or(|key| !is_key(key.as_bytes())) {
         let text = "sec-websocket-key must be 16 bytes in base64\n";
-        return Err(Answer::new(StatusCode::BAD_REQUEST, "key", text));
+        return Err(HandshakeRefusal::new(StatusCode::BAD_REQUEST, "key", text));
     }
     if !allowed_origins.is_empty() && !origin_is_among(allowed_origins, headers) {
         let text = "the origin is not among allowed_origins\n";
-        return Err(Answer::new(StatusCode::FORBIDDEN, "origin", text));
+        return Err(HandshakeRefusal::new(StatusCode::FORBIDDEN, "origin", text));
     }
-    dialect(headers)
+    route(request.uri().path(), headers)
 }
 
 /// The answer that makes a WebSocket of the connection.
-pub(super) fn accepted<B>(request: &Request<B>, dialect: Dialect) -> Response<String> {
+pub(super) fn accepted<B>(request: &Request<B>, route: &DialectRoute) -> Response<String> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map_or(&b""[..], |key| key.as_bytes());
     let mut response = Response::new(String::new());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -144,8 +156,8 @@ pub(super) fn accepted<B>(request: &Request<B>, dialect: Dialect) -> Response<St
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     let accept = HeaderValue::from_bytes(&hash_key(key)).expect("invariant: base64 is a header's value");
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if dialect == Dialect::OxipushV1 {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(OXIPUSH_V1));
+    if let Some(subprotocol) = route.subprotocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
     }
     response
 }
@@ -157,7 +169,7 @@ fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item 
 }
 
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    members(headers, name).any(|client| client.eq_ignore_ascii_case(token))
+    members(headers, name).any(|member| member.eq_ignore_ascii_case(token))
 }
 
 /// Base64 of 16 bytes, whose last digit has only two bits of them.
@@ -176,19 +188,22 @@ fn origin_is_among(allowed: &[String], headers: &HeaderMap) -> bool {
         .all(|origin| origin.to_str().is_ok_and(|origin| allowed.iter().any(|one| one.eq_ignore_ascii_case(origin))))
 }
 
-/// `oxipush.v1` if it is offered; another one of ours is refused, since who offers it cannot be served. Foreign subprotocols
-/// are passed over: gopusher answers without one, and a client that insists on its own ends the connection, as RFC 6455 tells
-/// it to.
-fn dialect(headers: &HeaderMap) -> Result<Dialect, Answer> {
-    if members(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == OXIPUSH_V1) {
-        return Ok(Dialect::OxipushV1);
-    }
+/// The first route of the path whose subprotocol is offered, else the one without. An unknown subprotocol of ours is refused,
+/// since who offers it cannot be served. Foreign ones are passed over: gopusher answers without one, and a client that insists
+/// on its own ends the connection, as RFC 6455 tells it to.
+fn route(path: &str, headers: &HeaderMap) -> Result<&'static DialectRoute, HandshakeRefusal> {
+    let is_offered =
+        |subprotocol| members(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == subprotocol);
     let is_ours = |offered: &str| offered.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("oxipush."));
-    if members(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(is_ours) {
+    let offers_ours = members(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(is_ours);
+    let mut fitting = routes(path).filter(|route| match route.subprotocol {
+        Some(subprotocol) => is_offered(subprotocol),
+        None => !offers_ours,
+    });
+    fitting.next().ok_or_else(|| {
         let text = "no offered subprotocol is known here; offer oxipush.v1, or none for gopusher's dialect\n";
-        return Err(Answer::new(StatusCode::BAD_REQUEST, "subprotocol", text));
-    }
-    Ok(Dialect::Gopusher)
+        HandshakeRefusal::new(StatusCode::BAD_REQUEST, "subprotocol", text)
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-use super::{connection::Socket, wheel::Wheel};
+use super::{client_socket::ClientSocket, wheel::Wheel};
 use crate::{
     config,
     hub::{Client, Item, Shard},
@@ -20,35 +20,8 @@ pub(super) struct Heartbeat {
     message: u32,
     close: u32,
     /// The time for the close of one that is too slow: so much stands before it that its kernel must only go on taking.
-    slow_close: u32,
+    slow_close: Cell<u32>,
     frame: Rc<Item>,
-}
-
-/// What a connection keeps for its heartbeat, in ticks.
-#[derive(Default)]
-pub(super) struct Pulse {
-    opened: Cell<u32>,
-    heard: Cell<u32>,
-    pinged: Cell<u32>,
-    /// The tick of its one valid entry in the wheel.
-    due: Cell<u32>,
-    /// Its close may take until then, or before that a message that began; 0: none did.
-    done_by: Cell<u32>,
-    joined: Cell<bool>,
-    closing: Cell<bool>,
-    cut: Cell<bool>,
-}
-
-impl Pulse {
-    /// It joined once: the join deadline is met.
-    pub(super) fn joined(&self) {
-        self.joined.set(true);
-    }
-
-    /// Its close took too long: it must be dropped.
-    pub(super) fn is_cut(&self) -> bool {
-        self.cut.get()
-    }
 }
 
 impl Heartbeat {
@@ -71,74 +44,89 @@ impl Heartbeat {
             join: ticks(config.join_timeout),
             message: ticks(config.message_timeout),
             close: ticks(config.close_timeout),
-            slow_close: ticks(config.close_timeout.max(config.user_timeout)),
+            slow_close: Cell::new(ticks(config.close_timeout.max(config.user_timeout))),
             frame: Item::control(&Frame::ping(b"")),
         }
     }
 
     /// A connection more.
-    pub(super) fn start(&self, client: &Client<Socket>) {
-        let pulse = &client.sink.pulse;
+    pub(super) fn start(&self, client: &Client<ClientSocket>) {
+        let liveness = &client.sink.liveness;
         let now = self.wheel.now();
-        for tick in [&pulse.opened, &pulse.heard, &pulse.pinged] {
+        for tick in [&liveness.opened, &liveness.last_read, &liveness.last_ping] {
             tick.set(now);
         }
+        liveness.joined.set(!client.dialect().needs_card());
         self.put(client, now + self.ping.min(self.join).min(self.idle));
     }
 
     /// Bytes came.
-    pub(super) fn heard(&self, client: &Client<Socket>) {
-        client.sink.pulse.heard.set(self.wheel.now());
+    pub(super) fn bytes_read(&self, client: &Client<ClientSocket>) {
+        client.sink.liveness.last_read.set(self.wheel.now());
     }
 
     /// Something of a message came, not all of it; from its first byte on it has `message_timeout`.
-    pub(super) fn begun(&self, client: &Client<Socket>) {
-        let pulse = &client.sink.pulse;
-        if pulse.closing.get() || pulse.done_by.get() != 0 {
+    pub(super) fn message_began(&self, client: &Client<ClientSocket>) {
+        let liveness = &client.sink.liveness;
+        if liveness.closing.get() || liveness.done_by.get() != 0 {
             return;
         }
         let done_by = self.wheel.now() + self.message;
-        pulse.done_by.set(done_by);
+        liveness.done_by.set(done_by);
         // once for many messages: this look finds the later ones' time
-        if pulse.due.get() > done_by {
+        if liveness.due.get() > done_by {
             self.put(client, done_by + 1);
         }
     }
 
+    /// It joined: no join is waited for any more.
+    pub(super) fn joined(&self, client: &Client<ClientSocket>) {
+        client.sink.liveness.joined.set(true);
+    }
+
     /// No message is incomplete.
-    pub(super) fn whole(&self, client: &Client<Socket>) {
-        let pulse = &client.sink.pulse;
-        if !pulse.closing.get() {
-            pulse.done_by.set(0);
+    pub(super) fn no_message_incomplete(&self, client: &Client<ClientSocket>) {
+        let liveness = &client.sink.liveness;
+        if !liveness.closing.get() {
+            liveness.done_by.set(0);
         }
     }
 
     /// Its close began and has `close_timeout`, or `user_timeout` where it is too slow.
-    pub(super) fn ending(&self, client: &Client<Socket>) {
+    pub(super) fn close_began(&self, client: &Client<ClientSocket>) {
         let slow = client.label() == Close::SlowConsumer.label();
-        let pulse = &client.sink.pulse;
+        let liveness = &client.sink.liveness;
         // the tick that runs now may be nearly over
-        let done_by = self.wheel.now() + if slow { self.slow_close } else { self.close } + 1;
-        pulse.closing.set(true);
-        pulse.done_by.set(done_by);
+        let time = if slow { self.slow_close.get() } else { self.close };
+        let done_by = self.wheel.now() + time + 1;
+        liveness.closing.set(true);
+        liveness.done_by.set(done_by);
         self.put(client, done_by);
     }
 
-    /// The node drains: a close that began has no more than `close_timeout` from now on.
-    pub(super) fn hurry(&self, client: &Client<Socket>) {
-        let (pulse, done_by) = (&client.sink.pulse, self.wheel.now() + self.close + 1);
-        if pulse.closing.get() && pulse.done_by.get() > done_by {
-            pulse.done_by.set(done_by);
+    /// The node drains: from now on no close has more than `close_timeout`.
+    pub(super) fn shorten_closes(&self) {
+        self.slow_close.set(self.close);
+    }
+
+    /// As [`Heartbeat::shorten_closes`], for one whose close began before.
+    pub(super) fn shorten_close(&self, client: &Client<ClientSocket>) {
+        let liveness = &client.sink.liveness;
+        let done_by = self.wheel.now() + self.close + 1;
+        if liveness.closing.get() && liveness.done_by.get() > done_by {
+            liveness.done_by.set(done_by);
             self.put(client, done_by);
         }
     }
 
     /// One tick: looks at those that are due.
-    pub(super) fn tick(&self, shard: &Shard<Socket>) {
+    pub(super) fn tick(&self, shard: &Shard<ClientSocket>) {
         let due = self.wheel.advance();
         let now = self.wheel.now();
         for key in due {
-            let Some(client) = shard.client(key).filter(|client| client.sink.pulse.due.get() == now) else { continue };
+            let Some(client) = shard.client(key).filter(|client| client.sink.liveness.due.get() == now) else {
+                continue;
+            };
             if let Some(next) = self.look(shard, &client, now) {
                 self.put(&client, next);
             }
@@ -146,27 +134,28 @@ impl Heartbeat {
     }
 
     /// Does what is due for `client`; when it is due again.
-    fn look(&self, shard: &Shard<Socket>, client: &Rc<Client<Socket>>, now: u32) -> Option<u32> {
-        let pulse = &client.sink.pulse;
-        let done_by = pulse.done_by.get();
+    fn look(&self, shard: &Shard<ClientSocket>, client: &Rc<Client<ClientSocket>>, now: u32) -> Option<u32> {
+        let liveness = &client.sink.liveness;
+        let done_by = liveness.done_by.get();
         if client.is_ending() {
             // its task, woken, starts the close's own time
-            if !pulse.closing.get() {
+            if !liveness.closing.get() {
                 return None;
             }
             if now < done_by {
                 return Some(done_by);
             }
-            pulse.cut.set(true);
+            liveness.cut.set(true);
             client.wake();
             return None;
         }
-        let (heard, join_by) = (pulse.heard.get(), pulse.opened.get() + self.join);
-        if !pulse.joined.get() && now > join_by {
+        let last_read = liveness.last_read.get();
+        let join_by = liveness.opened.get() + self.join;
+        if !liveness.joined.get() && now > join_by {
             shard.end(client, &Close::NotJoined.into());
             return None;
         }
-        if now > heard + self.idle {
+        if now > last_read + self.idle {
             shard.end(client, &Close::Idle.into());
             return None;
         }
@@ -174,14 +163,14 @@ impl Heartbeat {
             shard.end(client, &Close::MessageTimeout.into());
             return None;
         }
-        let mut ping_at = heard.max(pulse.pinged.get()) + self.ping;
+        let mut ping_at = last_read.max(liveness.last_ping.get()) + self.ping;
         if now >= ping_at {
             shard.broadcast(client, &self.frame);
-            pulse.pinged.set(now);
+            liveness.last_ping.set(now);
             ping_at = now + self.ping;
         }
-        let mut next = ping_at.min(heard + self.idle + 1);
-        if !pulse.joined.get() {
+        let mut next = ping_at.min(last_read + self.idle + 1);
+        if !liveness.joined.get() {
             next = next.min(join_by + 1);
         }
         if done_by != 0 {
@@ -190,7 +179,7 @@ impl Heartbeat {
         Some(next)
     }
 
-    fn put(&self, client: &Client<Socket>, due: u32) {
-        client.sink.pulse.due.set(self.wheel.put(client.key(), due));
+    fn put(&self, client: &Client<ClientSocket>, due: u32) {
+        client.sink.liveness.due.set(self.wheel.put(client.key(), due));
     }
 }

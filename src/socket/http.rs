@@ -17,18 +17,22 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::SockRef;
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt, sync::watch, time::timeout};
 
 use super::{
-    House, address,
-    gate::{Admitted, Full, Refused},
-    handshake::{self, Answer},
+    address,
+    connection::Connection,
+    drain::DrainPlan,
+    handshake::{self, HandshakeRefusal},
+    limit::{ConnectionLimit, LimitReached, Permit, RefusalPermit},
+    stream::Stream,
     worker::Worker,
 };
 use crate::{
+    config,
     lifecycle::{Phase, Phases},
-    wire::dialect::Dialect,
+    telemetry::{Metrics, labels::RefusedConnectLabels},
+    wire::dialect::DialectRoute,
 };
 
 /// The largest head of a request, and the most headers in it; docs/errors.md tells them.
@@ -36,67 +40,66 @@ const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 96;
 
 /// Answers the connections that one worker accepted.
-pub(super) struct Http {
-    house: Arc<House>,
+pub(super) struct HandshakeServer {
     /// `None`: this thread has no shard, because the process is about to end.
-    worker: Option<Rc<Worker>>,
-    phases: Phases,
-    server: http1::Builder,
+    pub(super) worker: Option<Rc<Worker>>,
+    pub(super) config: config::Socket,
+    pub(super) limit: Arc<ConnectionLimit>,
+    pub(super) drain: watch::Receiver<Option<DrainPlan>>,
+    pub(super) phases: Phases,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) http: http1::Builder,
 }
 
 /// One connection while its requests are answered.
-struct Visit {
+struct Requests {
     peer: IpAddr,
-    place: Place,
+    permit: Result<Permit, OverLimit>,
     answered: bool,
-    accepted: Option<Dialect>,
+    accepted: Option<&'static DialectRoute>,
 }
 
-enum Place {
-    Taken(Admitted),
-    /// It gets one answer. A probe gets its own: a node that is full is alive.
-    None {
-        full: Full,
-        _told: Refused,
-    },
+/// There was no permit: it gets one answer. A probe gets its own: a node that is full is alive.
+struct OverLimit {
+    reached: LimitReached,
+    _permit: RefusalPermit,
 }
 
-impl Http {
-    pub(super) fn new(house: &Arc<House>, worker: Option<Rc<Worker>>, phases: &Phases) -> Self {
-        let mut server = http1::Builder::new();
-        server
-            .timer(TokioTimer::new())
-            // also from one request to the next
-            .header_read_timeout(house.config.handshake_timeout)
-            // gopusher's handshake has none
-            .auto_date_header(false)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD);
-        Self { house: Arc::clone(house), worker, phases: phases.clone(), server }
-    }
+/// HTTP/1.1 as a client's handshake needs it; a request's head has `[socket] handshake_timeout`.
+pub(super) fn builder(config: &config::Socket) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        // also from one request to the next
+        .header_read_timeout(config.handshake_timeout)
+        // gopusher's handshake has none
+        .auto_date_header(false)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD);
+    http
+}
 
-    /// Answers its requests until it is a client, or its end.
-    pub(super) async fn serve(self: Rc<Self>, io: TcpStream) {
+impl HandshakeServer {
+    /// Answers a connection's requests until it is a client, or its end.
+    pub(super) async fn serve(self: Rc<Self>, stream: Stream) {
         // who vanished meanwhile has no address any more
-        let Ok(peer) = io.peer_addr().map(|peer| peer.ip()) else { return };
-        let Some(place) = self.place(peer) else { return };
-        let config = &self.house.config;
-        let socket = SockRef::from(&io);
-        let set = socket.set_tcp_nodelay(true).and(socket.set_tcp_user_timeout(Some(config.user_timeout)));
-        if let Err(error) = set {
+        let Some(peer) = stream.peer() else { return };
+        let Some(permit) = self.permit(peer) else { return };
+        if let Err(error) = stream.set_options(self.config.user_timeout) {
             tracing::debug!(%error, "a client's socket takes no options");
         }
-        let visit = RefCell::new(Visit { peer, place, answered: false, accepted: None });
-        let answer = service_fn(|request| ready(Ok::<_, Infallible>(self.answer(&mut visit.borrow_mut(), &request))));
-        let mut connection = self.server.serve_connection(TokioIo::new(io), answer);
+        let requests = RefCell::new(Requests { peer, permit, answered: false, accepted: None });
+        let answer =
+            service_fn(|request| ready(Ok::<_, Infallible>(self.answer(&mut requests.borrow_mut(), &request))));
+        let mut connection = self.http.serve_connection(TokioIo::new(stream), answer);
         let served = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         let Parts { io, read_buf: unread, .. } = connection.into_parts();
-        let (mut io, Visit { place, answered, accepted, .. }) = (io.into_inner(), visit.into_inner());
-        let _counted = match (accepted, &self.worker, place) {
-            (Some(dialect), Some(worker), Place::Taken(admitted)) => {
-                return worker.connect(io, dialect, admitted, &unread);
+        let mut stream = io.into_inner();
+        let Requests { permit, answered, accepted, .. } = requests.into_inner();
+        let _counted = match (accepted, &self.worker, permit) {
+            (Some(route), Some(worker), Ok(permit)) => {
+                return Connection::start(worker, stream, route.dialect, permit, &unread);
             }
-            (_, _, place) => place,
+            (_, _, permit) => permit,
         };
         // hyper leaves these two without an answer
         let status = match served {
@@ -109,73 +112,76 @@ impl Http {
             let _ = write!(last, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
         let end = async {
-            io.write_all(&last).await?;
-            io.shutdown().await
+            stream.write_all(&last).await?;
+            stream.shutdown().await
         };
-        if !matches!(timeout(config.close_timeout, end).await, Ok(Ok(()))) {
+        if !matches!(timeout(self.config.close_timeout, end).await, Ok(Ok(()))) {
             tracing::debug!("a connection did not take its last answer");
         }
     }
 
     /// Counts the connection; `None`: there is not even room to refuse it.
-    fn place(&self, peer: IpAddr) -> Option<Place> {
-        let (gate, trusted) = (&self.house.gate, &self.house.config.trusted_proxies);
+    fn permit(&self, peer: IpAddr) -> Option<Result<Permit, OverLimit>> {
         // a proxy's connections are those of its clients, whom only a request names
-        match gate.admit((!address::is_trusted(peer, trusted)).then_some(peer)) {
-            Ok(admitted) => Some(Place::Taken(admitted)),
-            Err(full) => match gate.refuse() {
-                Some(refused) => Some(Place::None { full, _told: refused }),
-                None => {
-                    self.house.refused(full.answer().reason);
-                    None
-                }
-            },
+        let address = (!address::is_trusted(peer, &self.config.trusted_proxies)).then_some(peer);
+        let reached = match self.limit.acquire(address) {
+            Ok(permit) => return Some(Ok(permit)),
+            Err(reached) => reached,
+        };
+        let refusal = self.limit.acquire_refusal();
+        if refusal.is_none() {
+            self.count_refusal(reached.refusal().reason);
         }
+        refusal.map(|permit| Err(OverLimit { reached, _permit: permit }))
     }
 
-    fn answer<B>(&self, visit: &mut Visit, request: &Request<B>) -> Response<String> {
-        visit.answered = true;
-        let has_place = matches!(visit.place, Place::Taken(_));
+    fn count_refusal(&self, reason: &'static str) {
+        self.metrics.refused_connects.get_or_create(&RefusedConnectLabels { reason }).inc();
+    }
+
+    fn answer<B>(&self, requests: &mut Requests, request: &Request<B>) -> Response<String> {
+        requests.answered = true;
+        let has_permit = requests.permit.is_ok();
         let mut response = match request.uri().path() {
             "/healthz" => self.health(request.method()),
-            path if has_place && !handshake::is_meant(request) => handshake::invitation(path),
-            _ => match self.enter(visit, request) {
-                Ok(dialect) => {
-                    visit.accepted = Some(dialect);
-                    handshake::accepted(request, dialect)
+            path if has_permit && !handshake::is_meant(request) => handshake::invitation(path),
+            _ => match self.accept(requests, request) {
+                Ok(route) => {
+                    requests.accepted = Some(route);
+                    handshake::accepted(request, route)
                 }
-                Err(answer) => {
-                    self.house.refused(answer.reason);
-                    answer.response()
+                Err(refusal) => {
+                    self.count_refusal(refusal.reason);
+                    refusal.response()
                 }
             },
         };
-        if !has_place {
+        if !has_permit {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
-    /// Lets a client in, if its handshake is right and there is a place for it.
-    fn enter<B>(&self, visit: &mut Visit, request: &Request<B>) -> Result<Dialect, Answer> {
-        let house = &self.house;
+    /// Makes a client of the connection, if its handshake is right and there is room for it.
+    fn accept<B>(
+        &self,
+        requests: &mut Requests,
+        request: &Request<B>,
+    ) -> Result<&'static DialectRoute, HandshakeRefusal> {
         if self.worker.is_none() {
-            return Err(Answer::stopping());
+            return Err(HandshakeRefusal::stopping());
         }
-        if house.plan.borrow().is_some() {
-            return Err(Answer::draining());
+        if self.drain.borrow().is_some() {
+            return Err(HandshakeRefusal::draining());
         }
-        let admitted = match &mut visit.place {
-            Place::Taken(admitted) => admitted,
-            Place::None { full, .. } => return Err(full.answer()),
+        let permit = match &mut requests.permit {
+            Ok(permit) => permit,
+            Err(over) => return Err(over.reached.refusal()),
         };
-        if request.uri().path() != "/ws" {
-            return Err(Answer::wrong_path());
-        }
-        let dialect = handshake::check(request, &house.config.allowed_origins)?;
-        let address = address::client(visit.peer, request.headers(), &house.config.trusted_proxies);
-        admitted.enter(address).map_err(Full::answer)?;
-        Ok(dialect)
+        let route = handshake::check(request, &self.config.allowed_origins)?;
+        let address = address::client(requests.peer, request.headers(), &self.config.trusted_proxies);
+        permit.become_client(address).map_err(LimitReached::refusal)?;
+        Ok(route)
     }
 
     /// Load balancers probe with any of these.
@@ -196,11 +202,11 @@ impl Http {
     }
 }
 
-impl Full {
-    fn answer(self) -> Answer {
+impl LimitReached {
+    fn refusal(self) -> HandshakeRefusal {
         match self {
-            Self::All => Answer::full(),
-            Self::Address => Answer::address_full(),
+            Self::All => HandshakeRefusal::full(),
+            Self::Address => HandshakeRefusal::address_full(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a connection ends: the close codes that clients see.
+//! Why a connection ends: the close codes that clients see, and (actix-ws's types) those that they send.
 
 use std::borrow::Cow;
 

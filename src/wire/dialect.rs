@@ -1,35 +1,27 @@
 //! How one kind of client speaks: its commands parsed, the gateway's answers and pushes encoded.
+//!
+//! A dialect is one file with a [`DialectCodec`], and a place in the two tables here: [`Dialect`] and [`ROUTES`].
 
 mod gopusher;
 mod oxipush_v1;
 
 use std::{borrow::Cow, fmt, marker::PhantomData, time::Duration};
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
-use super::{close::Ending, frame::Frame};
+use super::{
+    close::{Close, Ending},
+    frame::Frame,
+};
 use crate::push::Push;
-
-/// The dialects; the handshake chooses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dialect {
-    /// No subprotocol on `/ws`: gopusher's, byte for byte.
-    Gopusher,
-    /// Subprotocol `oxipush.v1`.
-    OxipushV1,
-}
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Join (or move) as a card with an app; names are not checked yet.
-    Join {
-        /// The card.
-        card: ByteString,
-        /// The app; may be empty.
-        app: ByteString,
-    },
+    /// Join, or move.
+    Join(JoinRequest),
     /// Leave the card; the connection stays.
     Leave,
     /// The dialect's own ping.
@@ -40,6 +32,15 @@ pub enum Command {
     ClientError(ClientError),
     /// … or end the connection (gopusher's unknown events and bad JSON; 3500).
     End(Ending),
+}
+
+/// As what a client asks to join; names are not checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinRequest {
+    /// The card.
+    pub card: ByteString,
+    /// The app; may be empty.
+    pub app: ByteString,
 }
 
 /// An error that a dialect tells its client: docs/errors.md is the table.
@@ -56,9 +57,112 @@ impl ClientError {
     pub const CODES: [&str; 5] = ["bad_json", "unknown_event", "bad_name", "not_joined", "unsupported"];
 }
 
+/// How a dialect is spoken. What it has no word for is left to the defaults.
+trait DialectCodec: Sync {
+    /// The label under which it is counted.
+    fn label(&self) -> &'static str;
+
+    /// What a text message asks for.
+    fn parse(&self, text: &ByteString) -> Command;
+
+    /// What a binary message asks for.
+    fn parse_binary(&self, _bytes: &Bytes) -> Command {
+        Command::End(Close::Unsupported.into())
+    }
+
+    /// The frame that delivers a push.
+    fn push(&self, push: &Push) -> Frame;
+
+    /// One frame that delivers several pushes.
+    fn pushes(&self, _pushes: &mut dyn Iterator<Item = &Push>) -> Option<Frame> {
+        None
+    }
+
+    /// Said before the client's first byte.
+    fn greeting(&self) -> Option<Frame> {
+        None
+    }
+
+    /// The answer to a join that holds.
+    fn joined(&self, joined: &JoinRequest) -> Frame;
+
+    /// The answer to a leave that holds.
+    fn left(&self) -> Option<Frame> {
+        None
+    }
+
+    /// The answer to the dialect's own ping.
+    fn pong(&self) -> Frame;
+
+    /// The answer to an error, or the end of the connection.
+    fn error(&self, error: &ClientError) -> Result<Frame, Ending>;
+
+    /// Said before a drain's close: come back after `delay`.
+    fn drain(&self, _delay: Duration) -> Option<Frame> {
+        None
+    }
+
+    /// Bytes of a message at most, beside `[socket] max_message`.
+    fn max_message(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Whether a client that joined no card within `[socket] join_timeout` is closed.
+    fn needs_card(&self) -> bool {
+        true
+    }
+}
+
+/// The dialects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// gopusher's, byte for byte.
+    Gopusher,
+    /// `oxipush.v1`.
+    OxipushV1,
+    /// See tests.rs.
+    #[cfg(test)]
+    InTests,
+}
+
+/// Where a dialect is spoken.
+#[derive(Debug)]
+pub struct DialectRoute {
+    /// The listener, by its section of the configuration.
+    pub listener: &'static str,
+    /// The path of the handshake.
+    pub path: &'static str,
+    /// The subprotocol by which it is chosen and answered; `None`: where no other row of the path is.
+    pub subprotocol: Option<&'static str>,
+    /// The dialect.
+    pub dialect: Dialect,
+}
+
+/// The first row that a handshake fits chooses its dialect.
+pub const ROUTES: &[DialectRoute] = &[
+    DialectRoute { listener: "socket", path: "/ws", subprotocol: Some("oxipush.v1"), dialect: Dialect::OxipushV1 },
+    DialectRoute { listener: "socket", path: "/ws", subprotocol: None, dialect: Dialect::Gopusher },
+    #[cfg(test)]
+    DialectRoute { listener: "socket", path: "/in-tests", subprotocol: None, dialect: Dialect::InTests },
+];
+
 impl Dialect {
     /// All, in the order of [`Dialect::index`].
-    pub const ALL: [Self; 2] = [Self::Gopusher, Self::OxipushV1];
+    pub const ALL: &'static [Self] = &[
+        Self::Gopusher,
+        Self::OxipushV1,
+        #[cfg(test)]
+        Self::InTests,
+    ];
+
+    fn codec(self) -> &'static dyn DialectCodec {
+        match self {
+            Self::Gopusher => &gopusher::Gopusher,
+            Self::OxipushV1 => &oxipush_v1::OxipushV1,
+            #[cfg(test)]
+            Self::InTests => &tests::InTests,
+        }
+    }
 
     /// Its place in [`Dialect::ALL`].
     pub fn index(self) -> usize {
@@ -67,84 +171,91 @@ impl Dialect {
 
     /// The label under which it is counted.
     pub fn label(self) -> &'static str {
-        match self {
-            Self::Gopusher => "gopusher",
-            Self::OxipushV1 => "oxipush.v1",
-        }
+        self.codec().label()
     }
 
     /// What a client's text message asks for. Each call stands alone: nothing is kept between messages.
     pub fn parse(self, text: &ByteString) -> Command {
-        match self {
-            Self::Gopusher => gopusher::parse(text),
-            Self::OxipushV1 => oxipush_v1::parse(text),
-        }
+        self.codec().parse(text)
+    }
+
+    /// What a client's binary message asks for.
+    pub fn parse_binary(self, bytes: &Bytes) -> Command {
+        self.codec().parse_binary(bytes)
     }
 
     /// The frame that delivers a push.
     pub fn push(self, push: &Push) -> Frame {
-        match self {
-            Self::Gopusher => gopusher::push(push),
-            Self::OxipushV1 => oxipush_v1::push(push),
-        }
+        self.codec().push(push)
+    }
+
+    /// One frame that delivers all of `pushes`, where the dialect has such frames.
+    pub fn pushes<'a>(self, mut pushes: impl Iterator<Item = &'a Push>) -> Option<Frame> {
+        self.codec().pushes(&mut pushes)
+    }
+
+    /// Said before the client's first byte, where the dialect greets.
+    pub fn greeting(self) -> Option<Frame> {
+        self.codec().greeting()
     }
 
     /// The answer to a join that holds.
-    pub fn joined(self, card: &ByteString, app: &ByteString) -> Frame {
-        match self {
-            Self::Gopusher => gopusher::ok(),
-            Self::OxipushV1 => oxipush_v1::joined(card, app),
-        }
+    pub fn joined(self, joined: &JoinRequest) -> Frame {
+        self.codec().joined(joined)
     }
 
     /// The answer to a leave that holds, where the dialect has one.
     pub fn left(self) -> Option<Frame> {
-        match self {
-            Self::Gopusher => None,
-            Self::OxipushV1 => Some(oxipush_v1::left()),
-        }
+        self.codec().left()
     }
 
     /// The answer to the dialect's own ping.
     pub fn pong(self) -> Frame {
-        match self {
-            Self::Gopusher => gopusher::ok(),
-            Self::OxipushV1 => oxipush_v1::pong(),
-        }
+        self.codec().pong()
     }
 
-    /// The answer to an error, or the end where the dialect has no errors (gopusher).
+    /// The answer to an error.
+    ///
+    /// # Errors
+    /// The end of the connection, where the dialect has no errors (gopusher).
     pub fn error(self, error: &ClientError) -> Result<Frame, Ending> {
-        match self {
-            Self::Gopusher => Err(gopusher::ending(error)),
-            Self::OxipushV1 => Ok(oxipush_v1::error(error)),
-        }
+        self.codec().error(error)
     }
 
     /// Said before a drain's close, where the dialect can: come back after `delay`.
     pub fn drain(self, delay: Duration) -> Option<Frame> {
-        match self {
-            Self::Gopusher => None,
-            Self::OxipushV1 => Some(oxipush_v1::drain(delay)),
-        }
+        self.codec().drain(delay)
+    }
+
+    /// Bytes of a client's message at most, where `[socket] max_message` is `configured`.
+    pub fn max_message(self, configured: usize) -> usize {
+        configured.min(self.codec().max_message())
+    }
+
+    /// Whether a client that joined no card within `[socket] join_timeout` is closed.
+    pub fn needs_card(self) -> bool {
+        self.codec().needs_card()
     }
 }
 
 /// A struct that may come as a JSON object only; serde would also take an array of its fields.
-struct Object<T>(T);
+struct JsonObject<T>(T);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = Object<T>;
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = JsonObject<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<JsonObject<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(JsonObject)
             }
         }
-        deserializer.deserialize_map(Fields(PhantomData))
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
+
+#[cfg(test)]
+mod tests;

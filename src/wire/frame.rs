@@ -5,9 +5,9 @@ mod reader;
 
 use bytes::Bytes;
 
-use super::close::Ending;
+use super::close::{CloseCode, Ending};
 
-pub use reader::{Message, Reader};
+pub use reader::{FrameReader, Message};
 
 /// Bytes of an unmasked frame's longest header.
 const MAX_HEADER: usize = 10;
@@ -17,7 +17,7 @@ const MAX_HEADER: usize = 10;
 pub struct Frame(Bytes);
 
 impl Frame {
-    /// A text frame. `payload` must be UTF-8.
+    /// A text frame.
     pub fn text(payload: &str) -> Self {
         Self::encode(0x1, payload.as_bytes())
     }
@@ -46,9 +46,9 @@ impl Frame {
     }
 
     /// The answer to a peer's close frame: its own code, if it had one.
-    pub fn close_answer(code: Option<u16>) -> Self {
+    pub fn close_answer(code: Option<CloseCode>) -> Self {
         match code {
-            Some(code) => Self::encode(0x8, &code.to_be_bytes()),
+            Some(code) => Self::encode(0x8, &u16::from(code).to_be_bytes()),
             None => Self::encode(0x8, &[]),
         }
     }
@@ -56,11 +56,6 @@ impl Frame {
     /// The bytes for the socket.
     pub fn bytes(&self) -> &Bytes {
         &self.0
-    }
-
-    /// A frame whose bytes were encoded elsewhere (a dialect that writes its payload in place).
-    pub fn from_encoded(bytes: Bytes) -> Self {
-        Self(bytes)
     }
 
     /// A text frame whose payload `write` appends once, right where the frame's bytes are; `capacity` is its likely length.
@@ -113,4 +108,12 @@ fn header(opcode: u8, length: usize) -> ([u8; MAX_HEADER], usize) {
         }
     };
     (header, size)
+}
+
+#[cfg(test)]
+impl Frame {
+    /// Any bytes, for tests that count them.
+    pub(crate) fn from_encoded(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
 }

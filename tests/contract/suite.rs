@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use oxipush::{
     config::{self, Config},
-    lifecycle::{Died, Tasks},
+    lifecycle::{Deadline, Died, Tasks},
     queue::{Destination, Job, OpenError, PublishError, Queue, QueueState},
     telemetry::Metrics,
 };
@@ -90,7 +90,7 @@ impl Open {
         while let Some(job) = timeout(PATIENCE, self.queue.jobs.next()).await.expect("the jobs end") {
             drop(job);
         }
-        self.queue.control.close(within).await;
+        self.queue.control.close(Deadline::after(within)).await;
         assert!(self.tasks.stop(PATIENCE).await, "tasks remain");
         assert_eq!(self.deaths.try_recv().ok(), None, "a task died");
     }

@@ -14,7 +14,7 @@ use oxipush::{
     wire::{
         close::Ending,
         dialect::{Command, Dialect},
-        frame::{Frame, Message, Reader},
+        frame::{Frame, FrameReader, Message},
     },
 };
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub struct Read {
 
 /// Reads `bytes` as they come in pieces of the given sizes, again and again; no sizes: all at once.
 pub fn read(max_message: usize, bytes: &[u8], sizes: &[usize]) -> Read {
-    let (mut reader, mut buffer, mut messages) = (Reader::new(max_message), BytesMut::new(), Vec::new());
+    let (mut reader, mut buffer, mut messages) = (FrameReader::new(max_message), BytesMut::new(), Vec::new());
     let (mut rest, mut turn) = (bytes, 0);
     while !rest.is_empty() {
         let size = sizes.get(turn % sizes.len().max(1)).map_or(rest.len(), |size| (*size).clamp(1, rest.len()));
@@ -65,8 +65,9 @@ pub fn frames(bytes: &[u8]) {
                 assert!(payload.len() <= 125);
                 0
             }
-            Message::Close(_, text) => {
-                assert!(text.len() <= 123);
+            Message::Close(reason) => {
+                let description = reason.as_ref().and_then(|reason| reason.description.as_ref());
+                assert!(description.is_none_or(|text| text.len() <= 123));
                 0
             }
         };
@@ -81,14 +82,14 @@ pub fn frames(bytes: &[u8]) {
 /// unchanged.
 pub fn dialect(text: &str) {
     let text = ByteString::from(text);
-    for dialect in Dialect::ALL {
+    for dialect in Dialect::ALL.iter().copied() {
         let command = dialect.parse(&text);
         assert_eq!(command, dialect.parse(&text));
         match command {
-            Command::Join { card, app } if dialect == Dialect::OxipushV1 => {
-                let joined = json(&dialect.joined(&card, &app));
-                assert_eq!(joined["data"]["card_id"], *card);
-                assert_eq!(joined["data"]["app_id"], *app);
+            Command::Join(join) if dialect == Dialect::OxipushV1 => {
+                let joined = json(&dialect.joined(&join));
+                assert_eq!(joined["data"]["card_id"], *join.card);
+                assert_eq!(joined["data"]["app_id"], *join.app);
             }
             Command::ClientError(error) => {
                 if let Ok(frame) = dialect.error(&error) {

@@ -14,10 +14,10 @@ use oxipush::{
     config::{self, Config},
     dispatch::Dispatch,
     hub::Hub,
-    lifecycle::{Died, Phases, Tasks},
+    lifecycle::{Deadline, Died, Phases, Tasks},
     push::{Push, PushId, Target},
     queue::{Job, Jobs, record},
-    socket::{Bound, Clients},
+    socket::{ClientListener, ClientServer},
     telemetry::Metrics,
 };
 use tokio::{
@@ -33,12 +33,16 @@ pub const OK: &str = "{\"type\":1,\"data\":\"ok\"}\n";
 /// How long an event may take on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+pub fn patience() -> Deadline {
+    Deadline::after(PATIENCE)
+}
+
 pub struct Rig {
     pub address: SocketAddr,
     pub hub: Hub,
     pub metrics: Arc<Metrics>,
     pub jobs: Option<mpsc::Sender<Vec<Job>>>,
-    pub clients: Clients,
+    pub clients: ClientServer,
     pub dispatch: Dispatch,
     pub tasks: Tasks,
     pub deaths: mpsc::UnboundedReceiver<Died>,
@@ -59,7 +63,7 @@ pub fn start(overrides: &[(&str, &str)]) -> Rig {
     let listener = TcpListener::bind(config.socket.listen).unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let clients = Bound::new(listener, &config, hub.clone(), Phases::new(), &metrics).serve(&tasks);
+    let clients = ClientListener::new(listener, &config, hub.clone(), Phases::new(), &metrics).serve(&tasks);
     let (jobs, bundles) = bundles::channel(1024);
     let (_, backlog) = watch::channel(false);
     let handed_out = Jobs::detached(bundles);
@@ -122,7 +126,7 @@ impl Rig {
     pub async fn stop(mut self) {
         self.jobs.take();
         self.dispatch.drain(PATIENCE).await;
-        self.clients.stop().await;
+        assert!(self.clients.stop(patience()).await, "a worker did not end");
         assert!(self.tasks.stop(PATIENCE).await, "a task did not end");
         assert_eq!(self.deaths.try_recv().ok(), None);
     }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use oxipush::{
     config,
-    lifecycle::Tasks,
+    lifecycle::{Deadline, Tasks},
     push::{Push, PushId, Target},
     queue::{Destination, embedded, record},
     telemetry::Metrics,
@@ -30,6 +30,6 @@ pub async fn leave(dir: &Path, card: &str, contents: &[&str]) {
     for content in contents {
         queue.publisher.publish(Destination::Live, record::encode(&push(card, content))).await.unwrap();
     }
-    queue.control.close(Duration::from_secs(30)).await;
+    queue.control.close(Deadline::after(Duration::from_secs(30))).await;
     assert!(tasks.stop(Duration::from_secs(30)).await);
 }

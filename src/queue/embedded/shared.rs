@@ -133,9 +133,10 @@ impl SharedLog {
     /// As [`SharedLog::admit`] for each, all before the writer sees the first.
     pub(super) fn admit_all(&self, records: Vec<(Destination, Bytes)>) -> Vec<Result<Acknowledgement, PublishError>> {
         let mut state = self.lock();
-        let admitted = records.into_iter();
-        let admitted =
-            admitted.map(|(destination, record)| self.admit_locked(&mut state, destination, record)).collect();
+        let mut admitted = Vec::with_capacity(records.len());
+        for (destination, record) in records {
+            admitted.push(self.admit_locked(&mut state, destination, record));
+        }
         self.notify(&state);
         admitted
     }

@@ -36,7 +36,7 @@ pub(super) enum Armed {
 /// A record that waits for its hand-out.
 pub(super) struct ReadyRecord {
     pub(super) seq: u64,
-    /// Acker-outs so far.
+    /// Hand-outs so far.
     pub(super) begun: u32,
     pub(super) armed: Armed,
     pub(super) record: Bytes,

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     config,
-    lifecycle::{Died, Tasks},
+    lifecycle::{Deadline, Died, Tasks},
     queue::{Control, Destination, Job, Jobs, OpenError, PublishError, Publisher, Queue, QueueState},
     telemetry::Metrics,
 };
@@ -71,7 +71,7 @@ impl Log {
     async fn close(self) {
         let Self { jobs, control, mut deaths, .. } = self;
         drop(jobs);
-        control.close(PATIENCE).await;
+        control.close(Deadline::after(PATIENCE)).await;
         assert_eq!(deaths.try_recv(), Err(mpsc::error::TryRecvError::Empty));
     }
 }

@@ -1,13 +1,10 @@
 //! The HTTP side of nsqd and nsqlookupd: topics and channels made, paused, counted and deleted.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::timeout;
 
-use super::topics::Topics;
-use crate::{config, telemetry::root_cause};
+use crate::telemetry::root_cause;
 
 /// The most that an answer may have; a `/stats` of one channel has a few hundred bytes for each client.
 const MAX_ANSWER: usize = 8 << 20;
@@ -168,7 +165,8 @@ impl Admin {
         self.post(http, &format!("/channel/unpause?topic={topic}&channel={channel}")).await
     }
 
-    async fn delete(&self, server: &str, topic: &str, channel: &str) -> Result<bool, String> {
+    /// Deletes a channel at an nsqd or an nsqlookupd; whether it was there.
+    pub(super) async fn delete_channel(&self, server: &str, topic: &str, channel: &str) -> Result<bool, String> {
         self.post(server, &format!("/channel/delete?topic={topic}&channel={channel}")).await
     }
 
@@ -229,106 +227,24 @@ impl Admin {
         Ok(found.into_iter().flat_map(|found| found.producers).map(address_of).collect())
     }
 
-    /// The HTTP addresses of all nsqds, configured or found, and what could not be asked.
-    async fn everywhere(&self, config: &config::Queue) -> (BTreeSet<String>, Vec<String>) {
-        let mut nsqds = BTreeSet::from_iter(config.nsqd_http.iter().cloned());
-        let mut faults = Vec::new();
-        let topic = Topics::new(config).live;
-        for found in join_all(config.lookupd.iter().map(|lookupd| self.lookup(lookupd, &topic))).await {
-            match found {
-                Ok(found) => nsqds.extend(found.into_iter().filter_map(|nsqd| nsqd.http)),
-                Err(fault) => faults.push(fault),
-            }
-        }
-        (nsqds, faults)
-    }
-
-    /// Makes a channel on every nsqd, configured or found; an error names those that could not be asked.
-    pub(super) async fn create_channel_everywhere(
-        &self,
-        config: &config::Queue,
-        topic: &str,
-        channel: &str,
-    ) -> Result<(), String> {
-        let (nsqds, mut faults) = self.everywhere(config).await;
-        let channels = [channel];
-        let created = join_all(nsqds.iter().map(|http| self.create_channels(http, topic, &channels))).await;
-        faults.extend(created.into_iter().filter_map(Result::err));
-        if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
-    }
-
     /// The channels of `topic` on one nsqd.
-    async fn channels_of(&self, http: &str, topic: &str) -> Result<Vec<String>, String> {
+    pub(super) async fn channels_of(&self, http: &str, topic: &str) -> Result<Vec<String>, String> {
         let path = format!("/stats?format=json&include_clients=false&topic={topic}");
         let stats: Option<Stats> = self.get(http, &path).await?;
         let topics = stats.into_iter().flat_map(|stats| stats.topics).filter(|one| one.topic_name == topic);
         Ok(topics.flat_map(|one| one.channels).map(|one| one.channel_name).collect())
     }
 
-    /// The channels of the gateway's own topic that can be found; an nsqd that does not answer `within` is left out.
-    pub(super) async fn known_channels(&self, config: &config::Queue, within: Duration) -> BTreeSet<String> {
-        let topic = Topics::new(config).live;
-        let (nsqds, _) = self.everywhere(config).await;
-        let path = format!("/channels?topic={topic}");
-        let (on_nsqds, in_lookupds) = tokio::join!(
-            join_all(nsqds.iter().map(|http| timeout(within, self.channels_of(http, &topic)))),
-            join_all(config.lookupd.iter().map(|lookupd| timeout(within, self.get::<ChannelList>(lookupd, &path)))),
-        );
-        let listed = in_lookupds.into_iter().filter_map(|asked| asked.ok()?.ok()?);
-        let found = on_nsqds.into_iter().filter_map(|asked| asked.ok()?.ok());
-        found.flatten().chain(listed.flat_map(|found| found.channels)).collect()
+    /// The channels of `topic` that one nsqlookupd knows.
+    pub(super) async fn channels_listed(&self, lookupd: &str, topic: &str) -> Result<Vec<String>, String> {
+        let list: Option<ChannelList> = self.get(lookupd, &format!("/channels?topic={topic}")).await?;
+        Ok(list.map(|list| list.channels).unwrap_or_default())
     }
 }
 
 fn address(host: String, port: u16) -> String {
     let is_bare_ipv6 = host.contains(':') && !host.starts_with('[');
     if is_bare_ipv6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// Deletes the channel of a node that is gone: on every nsqd that is configured or that a nsqlookupd knows, and there.
-/// How many nsqds had it.
-///
-/// # Errors
-/// Somebody reads it, or which of them could not be asked; the others are done.
-pub async fn forget_node(config: &config::Queue, node: &str) -> Result<usize, String> {
-    let admin = Admin::new(config.lookup_timeout)?;
-    // a node that is cut off from etcd alone serves on
-    if let Some(nsqd) = reader(&admin, config, node).await? {
-        return Err(format!("it is read at {nsqd}: the node lives and does not reach etcd"));
-    }
-    let topic = Topics::new(config).live;
-    let (nsqds, mut faults) = admin.everywhere(config).await;
-    // nsqlookupd first: an nsqd that makes a topic anew takes the channels from there
-    for lookupd in &config.lookupd {
-        if let Err(fault) = admin.delete(lookupd, &topic, node).await {
-            faults.push(fault);
-        }
-    }
-    let mut deleted = 0;
-    for done in join_all(nsqds.iter().map(|http| admin.delete(http, &topic, node))).await {
-        match done {
-            Ok(had) => deleted += usize::from(had),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    if faults.is_empty() { Ok(deleted) } else { Err(faults.join("; ")) }
-}
-
-/// An nsqd where someone reads the node's channel, if there is one.
-///
-/// # Errors
-/// Which nsqds could not be asked.
-async fn reader(admin: &Admin, config: &config::Queue, node: &str) -> Result<Option<String>, String> {
-    let topic = Topics::new(config).live;
-    let (nsqds, mut faults) = admin.everywhere(config).await;
-    for http in nsqds {
-        match admin.stats(&http, &topic, node).await {
-            Ok(Some(channel)) if !channel.clients.is_empty() => return Ok(Some(http)),
-            Ok(_) => {}
-            Err(fault) => faults.push(fault),
-        }
-    }
-    if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_nsq::{NSQChannel, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQTopic};
@@ -20,14 +20,15 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use self::{health_check::HealthCheck, tokio_nsq_consumer::TokioNsqConsumer};
 use super::{
-    Backoff, CONNECT, LIVED, NsqContext,
+    CONNECT, LIVED, NsqContext, TopicConsumers,
     acker::{Acker, Generation, requeue_delay},
     admin::NsqdAddress,
+    backoff,
     health::PartHealth,
     liveness::LivenessConnection,
 };
 use crate::{
-    queue::{self, Job},
+    queue::{self, Job, OpenError},
     telemetry::labels::NsqSide,
 };
 
@@ -45,23 +46,49 @@ const PROMPT: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub(super) struct TopicContext {
     pub(super) nsq: NsqContext,
+    pub(super) consumers: TopicConsumers,
     /// live or raw.
     pub(super) group: &'static str,
     pub(super) name: String,
     pub(super) channel: String,
     /// Both in tokio-nsq's form.
-    pub(super) checked: (Arc<NSQTopic>, Arc<NSQChannel>),
+    checked: (Arc<NSQTopic>, Arc<NSQChannel>),
     /// The channel is this node's alone; where to say that it had a backlog.
-    pub(super) own: Option<watch::Sender<bool>>,
+    own: Option<watch::Sender<bool>>,
     /// When it was opened.
-    pub(super) started: Instant,
+    started: Instant,
     /// When `[queue] replay_hold` is over: counted from the moment in which the first nsqd was reached.
-    pub(super) hold: Arc<OnceLock<Instant>>,
-    pub(super) max_in_flight: usize,
-    /// One for each job in flight.
-    pub(super) permits: Arc<Semaphore>,
+    hold: Arc<OnceLock<Instant>>,
     /// Tells this process's consumers from others.
-    pub(super) client_id: String,
+    client_id: String,
+}
+
+impl TopicContext {
+    /// `own`: where to say that the channel had a backlog, if it is this node's alone.
+    pub(super) fn new(
+        nsq: &NsqContext,
+        group: &'static str,
+        name: &str,
+        channel: &str,
+        own: Option<watch::Sender<bool>>,
+        max_in_flight: usize,
+    ) -> Result<Self, OpenError> {
+        let bad_topic = || OpenError(format!("NSQ takes no topic {name:?}; correct [queue] topic"));
+        let bad_channel =
+            || OpenError(format!("NSQ takes no channel {channel:?}; correct [queue] channel or [node] id"));
+        Ok(Self {
+            nsq: nsq.clone(),
+            consumers: TopicConsumers::new(max_in_flight),
+            group,
+            name: name.into(),
+            channel: channel.into(),
+            checked: (NSQTopic::new(name).ok_or_else(bad_topic)?, NSQChannel::new(channel).ok_or_else(bad_channel)?),
+            own,
+            started: Instant::now(),
+            hold: Arc::default(),
+            client_id: format!("{}-{:016x}", nsq.node, fastrand::u64(..)),
+        })
+    }
 }
 
 /// Why a connection's consumer ended.
@@ -78,7 +105,6 @@ pub(super) struct Consumer {
     share: usize,
     /// `None` once stopped: then what comes waits, or is given back.
     jobs: Option<mpsc::Sender<Vec<Job>>>,
-    stopped: CancellationToken,
     /// [`super::Control::stop_jobs`] waits until it is dropped.
     stopping: Option<TaskTrackerToken>,
     /// The stop paused the channel.
@@ -100,18 +126,16 @@ impl Consumer {
         nsqd: NsqdAddress,
         share: usize,
         jobs: mpsc::Sender<Vec<Job>>,
-        stopped: CancellationToken,
-        stopping: TaskTrackerToken,
         closing: CancellationToken,
     ) -> Self {
         let reason = format!("{} was not connected yet", nsqd.tcp);
         topic.nsq.health.set(topic.group, &nsqd.tcp, PartHealth::Unhealthy(reason));
+        let stopping = topic.consumers.stopping.token();
         Self {
             topic,
             nsqd,
             share,
             jobs: Some(jobs),
-            stopped,
             stopping: Some(stopping),
             paused: false,
             hold_until: None,
@@ -136,10 +160,9 @@ impl Consumer {
             topic: topic.clone(),
             nsqd: nsqd.clone(),
             generation: self.generation.clone(),
-            stopped: self.stopped.clone(),
             hold_pauses_until: self.hold_pauses_until.subscribe(),
         };
-        let mut backoff = Backoff::new();
+        let mut backoff = backoff();
         loop {
             let started = Instant::now();
             let liveness = tokio::select! {
@@ -161,11 +184,11 @@ impl Consumer {
             }
             // an nsqd that refuses again and again is not asked in a hurry
             if started.elapsed() > LIVED {
-                backoff = Backoff::new();
+                backoff.reset();
             }
             tokio::select! {
                 () = closing.cancelled() => break,
-                () = sleep(backoff.next()) => {}
+                () = sleep(backoff.next_wait()) => {}
             }
         }
         topic.nsq.health.forget(topic.group, &nsqd.tcp);
@@ -175,8 +198,8 @@ impl Consumer {
     async fn reach(&mut self) -> LivenessConnection {
         let topic = self.topic.clone();
         let nsqd = self.nsqd.clone();
-        let stopped = self.stopped.clone();
-        let mut backoff = Backoff::new();
+        let stopped = topic.consumers.stopped.clone();
+        let mut backoff = backoff();
         let liveness = loop {
             // cancel-safe: an attempt that is cancelled by the stop is simply made again
             let connected = tokio::select! {
@@ -194,7 +217,7 @@ impl Consumer {
                 }
             }
             tokio::select! {
-                () = sleep(backoff.next()) => {}
+                () = sleep(backoff.next_wait()) => {}
                 () = stopped.cancelled(), if self.jobs.is_some() => self.stop_unconnected(),
             }
         };
@@ -239,8 +262,8 @@ impl Consumer {
         let mut consumer = self.build();
         let late = Instant::now() + self.topic.nsq.config.rebuild_after;
         let closing = self.closing.clone();
-        let stopped = self.stopped.clone();
-        let permits = self.topic.permits.clone();
+        let stopped = self.topic.consumers.stopped.clone();
+        let permits = self.topic.consumers.permits.clone();
         let mut number = 0;
         let end = loop {
             // cancel-safe: consume is a channel read; a permit that was waited for is only lost in its turn
@@ -302,7 +325,7 @@ impl Consumer {
         };
         let mut bundle = Vec::new();
         while self.hold_until.is_none() && !self.waiting.is_empty() {
-            let Ok(permit) = self.topic.permits.clone().try_acquire_owned() else { break };
+            let Ok(permit) = self.topic.consumers.permits.clone().try_acquire_owned() else { break };
             let Some(mut message) = self.waiting.pop_front() else { break };
             let waited = since(message.timestamp);
             self.topic.nsq.metrics.queue_seconds.observe(waited.as_secs_f64());

@@ -7,41 +7,18 @@ use tokio::{
     sync::{mpsc, watch},
     time::sleep,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     admin::NsqdAddress,
     consumer::{Consumer, TopicContext},
     health::PartHealth,
 };
-use crate::{lifecycle::Tasks, queue::Job};
-
-/// Where the consumers of one topic run, hand out, and are stopped.
-#[derive(Clone)]
-pub(super) struct ConsumerTasks {
-    pub(super) jobs: mpsc::Sender<Vec<Job>>,
-    pub(super) stopped: CancellationToken,
-    pub(super) closing: CancellationToken,
-    /// Waited for until each consumer has stopped.
-    pub(super) stopping: TaskTracker,
-    /// Waited for until each consumer has ended.
-    pub(super) tracker: TaskTracker,
-    pub(super) tasks: Tasks,
-}
-
-impl ConsumerTasks {
-    fn spawn(&self, topic: &TopicContext, nsqd: NsqdAddress, share: usize) -> RunningConsumer {
-        let closing = self.closing.child_token();
-        let name = format!("nsq {} consumer {}", topic.group, nsqd.tcp);
-        let jobs = self.jobs.clone();
-        let stopped = self.stopped.clone();
-        let stopping = self.stopping.token();
-        let consumer = Consumer::new(topic.clone(), nsqd, share, jobs, stopped, stopping, closing.clone());
-        let connected = consumer.connected();
-        self.tasks.spawn_until_done(name, self.tracker.track_future(consumer.run()));
-        RunningConsumer { connected, closing }
-    }
-}
+use crate::{
+    bundles,
+    lifecycle::Service,
+    queue::{Job, Jobs},
+};
 
 /// A consumer that runs.
 struct RunningConsumer {
@@ -51,28 +28,49 @@ struct RunningConsumer {
 }
 
 /// Starts the consumers of one topic, and with nsqlookupd the task that keeps their set.
-pub(super) fn start(topic: TopicContext, consumer_tasks: ConsumerTasks) {
+pub(super) fn start(topic: TopicContext, connections: &Service) -> Jobs {
+    let (jobs, bundles) = bundles::channel(topic.consumers.max_in_flight);
     let configured = topic.nsq.nsqds();
-    if topic.nsq.config.lookupd.is_empty() {
-        let share = (topic.max_in_flight / configured.len().max(1)).max(1);
+    let spawner = Spawner { topic, jobs, connections: connections.clone() };
+    if spawner.topic.nsq.config.lookupd.is_empty() {
+        let nsqds = configured.len();
         for nsqd in configured {
-            consumer_tasks.spawn(&topic, nsqd, share);
+            spawner.spawn(nsqd, nsqds);
         }
-        return;
+        return Jobs { bundles };
     }
+    let topic = &spawner.topic;
     topic.nsq.health.set(topic.group, "", PartHealth::Unhealthy("no nsqlookupd was asked yet".into()));
-    let tasks = consumer_tasks.tasks.clone();
-    let tracker = consumer_tasks.tracker.clone();
     let name = format!("nsq {} discovery", topic.group);
     let configured = configured.into_iter().map(|address| ConfiguredNsqd { address, listed_as: None }).collect();
-    let discovery = Discovery { topic, tasks: consumer_tasks, configured, consumers: BTreeMap::new() };
-    tasks.spawn_until_done(name, tracker.track_future(discovery.run()));
+    connections.spawn(name, Discovery { spawner, configured, consumers: BTreeMap::new() }.run());
+    Jobs { bundles }
+}
+
+/// Starts consumers.
+struct Spawner {
+    topic: TopicContext,
+    jobs: mpsc::Sender<Vec<Job>>,
+    connections: Service,
+}
+
+impl Spawner {
+    /// One for this nsqd, which is one of `nsqds`.
+    fn spawn(&self, nsqd: NsqdAddress, nsqds: usize) -> RunningConsumer {
+        let share = (self.topic.consumers.max_in_flight / nsqds.max(1)).max(1);
+        let closing = self.connections.stopping().child_token();
+        let name = format!("nsq {} consumer {}", self.topic.group, nsqd.tcp);
+        let consumer = Consumer::new(self.topic.clone(), nsqd, share, self.jobs.clone(), closing.clone());
+        let connected = consumer.connected();
+        // it may end before the others: see Discovery::reconcile
+        self.connections.spawn_until_done(name, consumer.run());
+        RunningConsumer { connected, closing }
+    }
 }
 
 /// Asks the nsqlookupds again and again.
 struct Discovery {
-    topic: TopicContext,
-    tasks: ConsumerTasks,
+    spawner: Spawner,
     configured: Vec<ConfiguredNsqd>,
     /// By the address that their nsqd has in nsqlookupd, where that is known.
     consumers: BTreeMap<String, RunningConsumer>,
@@ -103,8 +101,8 @@ struct DiscoveredNsqds {
 
 impl Discovery {
     async fn run(mut self) {
-        let closing = self.tasks.closing.clone();
-        let stopped = self.tasks.stopped.clone();
+        let closing = self.spawner.connections.stopping().clone();
+        let stopped = self.spawner.topic.consumers.stopped.clone();
         loop {
             // cancel-safe: a question that is cut short leaves nothing behind
             tokio::select! {
@@ -119,16 +117,19 @@ impl Discovery {
     }
 
     async fn round(&mut self) {
+        let topic = &self.spawner.topic;
         let none_yet = self.consumers.is_empty();
-        let (found, ()) = tokio::join!(ask(&self.topic, none_yet), identify(&self.topic, &mut self.configured));
+        let (found, ()) = tokio::join!(ask(topic, none_yet), identify(topic, &mut self.configured));
+        let interval = topic.nsq.config.lookup_interval;
         self.reconcile(found);
-        sleep(self.topic.nsq.config.lookup_interval).await;
+        sleep(interval).await;
     }
 
     /// A consumer ends only when no nsqlookupd lists its nsqd and it is not connected: an nsqlookupd that was restarted lists
     /// nothing for a while.
     fn reconcile(&mut self, found: DiscoveredNsqds) {
-        let Self { topic, tasks, configured, consumers } = self;
+        let Self { spawner, configured, consumers } = self;
+        let topic = &spawner.topic;
         // one that was consumed from before it was known by another address
         for one in configured.iter().filter(|one| one.key() != one.address.tcp) {
             if let Some(consumer) = consumers.remove(&one.address.tcp)
@@ -149,11 +150,11 @@ impl Discovery {
             }
             kept
         });
-        let share = (topic.max_in_flight / wanted.len().max(1)).max(1);
+        let nsqds = wanted.len();
         for (tcp, nsqd) in wanted {
             consumers.entry(tcp).or_insert_with_key(|tcp| {
                 tracing::info!(nsqd = tcp, topic = topic.name, "nsq: consumed from");
-                tasks.spawn(topic, nsqd, share)
+                spawner.spawn(nsqd, nsqds)
             });
         }
         // "" stood for no nsqd; without nsqlookupd the configured ones are consumed from

@@ -8,7 +8,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{NsqContext, admin::NsqdAddress, health::PartHealth, producer::Producer, protocol::SizeLimit};
+use super::{NsqContext, admin::NsqdAddress, channels, health::PartHealth, producer::Producer, protocol::SizeLimit};
+use crate::lifecycle::Backoff;
 
 /// nsqd's default `--max-msg-size`, until it is known to be another.
 pub(super) const MAX_MESSAGE: usize = 1 << 20;
@@ -16,8 +17,8 @@ pub(super) const MAX_MESSAGE: usize = 1 << 20;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// An nsqd that has not answered for this long is left to go on while the next of the list is tried.
 const STAGGER: Duration = Duration::from_millis(250);
-/// How often the wait of an nsqd that fails again and again is doubled.
-const DOUBLINGS: u32 = 6;
+/// The longest penalty of an nsqd that fails again and again, in times of the first.
+const LONGEST_PENALTY: u32 = 64;
 
 /// The nsqds of `[queue] nsqd`.
 pub(super) struct Nsqds {
@@ -31,6 +32,8 @@ pub(super) struct Nsqds {
 struct Nsqd {
     address: NsqdAddress,
     penalty: Option<Penalty>,
+    /// How long the penalties are: longer each time it fails again soon.
+    penalties: Backoff,
     /// The limits that it told by refusing what passes them, since it runs.
     max_record: Option<usize>,
     max_batch: Option<usize>,
@@ -62,7 +65,14 @@ pub(super) struct ConnectedNsqd {
 impl Nsqds {
     pub(super) fn new(nsq: NsqContext, members: watch::Receiver<Vec<String>>) -> Self {
         nsq.health.set("publisher", "", PartHealth::Unhealthy("the publisher was not connected yet".into()));
-        let nsqd = |address| Nsqd { address, penalty: None, max_record: None, max_batch: None };
+        let first = nsq.config.return_after;
+        let nsqd = |address| Nsqd {
+            address,
+            penalty: None,
+            penalties: Backoff::new(first, first * LONGEST_PENALTY),
+            max_record: None,
+            max_batch: None,
+        };
         let list = nsq.nsqds().into_iter().map(nsqd).collect();
         Self { nsq, list, members }
     }
@@ -74,10 +84,11 @@ impl Nsqds {
     /// This nsqd did not acknowledge, or refused for a reason of its own.
     pub(super) fn failed(&mut self, index: usize) {
         let now = Instant::now();
-        let first = self.nsq.config.return_after;
         let nsqd = &mut self.list[index];
-        let again = nsqd.penalty.filter(|before| before.until + before.wait > now);
-        let wait = again.map_or(first, |before| (before.wait * 2).min(first * 2_u32.pow(DOUBLINGS)));
+        if nsqd.penalty.is_some_and(|before| before.until + before.wait <= now) {
+            nsqd.penalties.reset();
+        }
+        let wait = nsqd.penalties.next_wait();
         nsqd.penalty = Some(Penalty { until: now + wait, wait });
     }
 
@@ -174,7 +185,7 @@ impl Nsqds {
         let NsqContext { config, admin, topics, node, .. } = &self.nsq;
         let mut nodes = self.members.borrow().clone();
         if nodes.is_empty() && self.list.len() + config.lookupd.len() > 1 {
-            nodes.extend(admin.known_channels(config, STAGGER).await);
+            nodes.extend(channels::known(admin, config, STAGGER).await);
         }
         if !nodes.iter().any(|known| **known == **node) {
             nodes.push(node.to_string());

@@ -65,9 +65,8 @@ impl Pending {
         self.commands.is_empty()
     }
 
-    /// Writes the next command to `out`: as many pushes for one destination as `batch` bytes hold, at least one.
-    /// False when there is none to write
-    /// now. What has more than `limit` bytes is refused.
+    /// Writes the next command to `out`: as many pushes for one destination as `batch` bytes hold, at least one. False when there
+    /// is none to write now. What has more than `limit` bytes is refused.
     pub(super) fn send(&mut self, out: &mut BytesMut, topics: &Topics, batch: usize, limit: usize) -> bool {
         if self.commands.len() >= WINDOW {
             return false;

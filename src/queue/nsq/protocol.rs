@@ -112,7 +112,7 @@ pub fn subscribe(out: &mut BytesMut, topic: &str, channel: &str) {
     command(out, "SUB", &[topic, channel]);
 }
 
-/// ResponseDecoder a heartbeat; nsqd says nothing to it.
+/// Answers a heartbeat; nsqd says nothing to it.
 pub fn nop(out: &mut BytesMut) {
     command(out, "NOP", &[]);
 }

@@ -13,17 +13,17 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Backoff, LIVED, LONGEST_WAIT, NsqContext, SHORTEST_WAIT,
+    LIVED, LONGEST_WAIT, NsqContext, SHORTEST_WAIT, backoff,
     nsqds::{ConnectedNsqd, MAX_MESSAGE, Nsqds},
     pending::{Pending, PendingPublish},
     producer::{ProducerError, ProducerEvent},
     protocol::SizeLimit,
 };
 use crate::{
-    lifecycle::Tasks,
+    lifecycle::{Backoff, Service},
     queue::{Destination, PublishError, waiter::Waiter},
     telemetry::{Metrics, labels::NsqSide},
 };
@@ -81,14 +81,8 @@ impl Publisher {
     }
 }
 
-/// Starts the publisher; it ends with `closing`.
-pub(super) fn start(
-    nsq: &NsqContext,
-    members: watch::Receiver<Vec<String>>,
-    closing: &CancellationToken,
-    tracker: &TaskTracker,
-    tasks: &Tasks,
-) -> Publisher {
+/// Starts the publisher; it ends with the other connections.
+pub(super) fn start(nsq: &NsqContext, members: watch::Receiver<Vec<String>>, connections: &Service) -> Publisher {
     let max_publishes = nsq.config.max_publishes;
     let (inbox, requests) = mpsc::channel(max_publishes);
     let publisher = Publisher {
@@ -105,10 +99,10 @@ pub(super) fn start(
         nsq: nsq.clone(),
         nsqds: Nsqds::new(nsq.clone(), members),
         pending: Pending::new(requests),
-        closing: closing.clone(),
+        closing: connections.stopping().clone(),
         publisher: publisher.clone(),
     };
-    tasks.spawn_until_done("nsq publisher", tracker.track_future(task.run()));
+    connections.spawn("nsq publisher", task.run());
     publisher
 }
 
@@ -141,6 +135,8 @@ struct PublisherTask {
 
 impl PublisherTask {
     async fn run(mut self) {
+        // an nsqd that ends every connection is not asked in a hurry
+        let mut backoff = Backoff::new(SHORTEST_WAIT / 4, LONGEST_WAIT);
         let mut pause = Duration::ZERO;
         let mut reason = "no nsqd was reached yet".to_owned();
         let mut better = None;
@@ -193,8 +189,12 @@ impl PublisherTask {
                     reason
                 }
             };
-            // an nsqd that ends every connection is not asked in a hurry
-            pause = if short { (pause * 2).clamp(SHORTEST_WAIT / 4, LONGEST_WAIT) } else { Duration::ZERO };
+            if short {
+                pause = backoff.next_wait();
+            } else {
+                backoff.reset();
+                pause = Duration::ZERO;
+            }
             self.nsq.rebuilt(NsqSide::Publisher, &address, &reason);
             reason = format!("nsqd {address}: {reason}");
         }
@@ -205,7 +205,7 @@ impl PublisherTask {
     async fn connect(&mut self, mut pause: Duration, mut reason: String) -> Option<ConnectedNsqd> {
         let Self { nsqds, pending, closing, .. } = self;
         let nsqds = &*nsqds;
-        let mut backoff = Backoff::new();
+        let mut backoff = backoff();
         loop {
             let connecting = async move {
                 sleep(pause).await;
@@ -233,7 +233,7 @@ impl PublisherTask {
                 }
                 Err(why) => reason = why,
             }
-            pause = backoff.next();
+            pause = backoff.next_wait();
         }
     }
 

@@ -1,13 +1,19 @@
 //! gopusher's dialect. What it sends is written as gopusher writes it, byte for byte: Go's `json.Encoder` ends each value with
 //! a newline and escapes what HTML or JavaScript could trip over. `gopusher/` has what the original sent.
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, fmt, io};
 
 use bytestring::ByteString;
-use serde::{Deserialize, Serialize};
-use serde_json::ser::{Formatter, Serializer};
+use serde::{
+    Deserialize, Serialize,
+    de::{Error as _, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::{
+    ser::{Formatter, Serializer},
+    value::RawValue,
+};
 
-use super::{ClientError, Command, Object};
+use super::{ClientError, Command, DialectCodec, JoinRequest, JsonObject};
 use crate::{
     push::Push,
     wire::{
@@ -19,69 +25,134 @@ use crate::{
 /// gopusher's own words; its clients may look for them.
 const UNKNOWN_EVENT: &str = "E_INVALID_EVENT - unknown event";
 
-/// Unknown fields are ignored here and below: gopusher ignores them.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, default)]
-    event: Cow<'a, str>,
+pub(super) struct Gopusher;
+
+impl DialectCodec for Gopusher {
+    fn label(&self) -> &'static str {
+        "gopusher"
+    }
+
+    fn parse(&self, text: &ByteString) -> Command {
+        let message: GopusherMessage<'_> = match serde_json::from_str(text) {
+            Ok(message) => message,
+            Err(error) => return bad_json(&error),
+        };
+        match &*message.event {
+            "join" => message.join().map_or_else(|error| bad_json(&error), Command::Join),
+            "ping" => Command::Ping,
+            "read" => Command::Nothing,
+            _ => Command::End(bad_message(Cow::Borrowed(UNKNOWN_EVENT))),
+        }
+    }
+
+    fn push(&self, push: &Push) -> Frame {
+        message(&push.content)
+    }
+
+    fn joined(&self, _joined: &JoinRequest) -> Frame {
+        message("ok")
+    }
+
+    fn pong(&self) -> Frame {
+        message("ok")
+    }
+
+    fn error(&self, error: &ClientError) -> Result<Frame, Ending> {
+        Err(bad_message(error.message.clone()))
+    }
 }
 
-#[derive(Deserialize)]
-struct JoinEnvelope {
-    #[serde(default)]
-    data: Option<Object<Join>>,
+/// A client's message. Other fields are ignored, as gopusher does, and of an event other than join `data` too.
+#[derive(Default)]
+struct GopusherMessage<'a> {
+    event: Cow<'a, str>,
+    data: Option<&'a RawValue>,
+    has_data_twice: bool,
 }
 
 #[derive(Default, Deserialize)]
-struct Join {
+struct GopusherJoin {
     #[serde(default)]
     card_id: Option<String>,
     #[serde(default)]
     app_id: Option<String>,
 }
 
-pub(super) fn parse(text: &ByteString) -> Command {
-    let Object(envelope): Object<Envelope<'_>> = match serde_json::from_str(text) {
-        Ok(envelope) => envelope,
-        Err(error) => return bad_json(&error),
-    };
-    match &*envelope.event {
-        "join" => match serde_json::from_str::<JoinEnvelope>(text) {
-            Ok(envelope) => {
-                let join = envelope.data.map(|Object(join)| join).unwrap_or_default();
-                let [card, app] = [join.card_id, join.app_id].map(|name| name.unwrap_or_default().into());
-                Command::Join { card, app }
-            }
-            Err(error) => bad_json(&error),
-        },
-        "ping" => Command::Ping,
-        "read" => Command::Nothing,
-        _ => Command::End(bad_message(Cow::Borrowed(UNKNOWN_EVENT))),
+impl GopusherMessage<'_> {
+    fn join(&self) -> serde_json::Result<JoinRequest> {
+        if self.has_data_twice {
+            return Err(serde_json::Error::duplicate_field("data"));
+        }
+        let data: Option<JsonObject<GopusherJoin>> = match self.data {
+            Some(data) => serde_json::from_str(data.get())?,
+            None => None,
+        };
+        let join = data.map(|JsonObject(join)| join).unwrap_or_default();
+        Ok(JoinRequest { card: join.card_id.unwrap_or_default().into(), app: join.app_id.unwrap_or_default().into() })
     }
 }
 
-pub(super) fn push(push: &Push) -> Frame {
-    message(&push.content)
+/// By hand, because `data` may stand there twice where nobody reads it.
+impl<'de> Deserialize<'de> for GopusherMessage<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(GopusherVisitor)
+    }
 }
 
-pub(super) fn ok() -> Frame {
-    message("ok")
+struct GopusherVisitor;
+
+impl<'de> Visitor<'de> for GopusherVisitor {
+    type Value = GopusherMessage<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Field {
+            Event,
+            Data,
+            #[serde(other)]
+            Other,
+        }
+        #[derive(Deserialize)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+        let mut message = GopusherMessage::default();
+        let mut event = None;
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Event if event.is_some() => return Err(A::Error::duplicate_field("event")),
+                Field::Event => event = Some(map.next_value::<Text<'_>>()?),
+                Field::Data => {
+                    message.has_data_twice = message.data.is_some();
+                    message.data = Some(map.next_value()?);
+                }
+                Field::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        message.event = event.map(|Text(event)| event).unwrap_or_default();
+        Ok(message)
+    }
 }
 
 /// All that gopusher sends has this form.
 fn message(data: &str) -> Frame {
     Frame::text_in_place(data.len() + 24, |json| {
         json.extend_from_slice(br#"{"type":1,"data":"#);
-        let written = data.serialize(&mut Serializer::with_formatter(&mut *json, GoEscapes));
+        let written = data.serialize(&mut Serializer::with_formatter(&mut *json, GoStrings));
         written.expect("invariant: a Vec takes every string");
         json.extend_from_slice(b"}\n");
     })
 }
 
 /// The escapes of Go's encoding/json beyond those that JSON asks for: `< > &`, U+2028 and U+2029.
-struct GoEscapes;
+struct GoStrings;
 
-impl Formatter for GoEscapes {
+impl Formatter for GoStrings {
     fn write_string_fragment<W: io::Write + ?Sized>(&mut self, to: &mut W, fragment: &str) -> io::Result<()> {
         let bytes = fragment.as_bytes();
         let (mut written, mut at) = (0, 0);
@@ -108,10 +179,6 @@ impl Formatter for GoEscapes {
     }
 }
 
-pub(super) fn ending(error: &ClientError) -> Ending {
-    bad_message(error.message.clone())
-}
-
 fn bad_json(error: &serde_json::Error) -> Command {
     Command::End(bad_message(Cow::Owned(format!("bad JSON: {error}"))))
 }
@@ -131,7 +198,7 @@ mod tests {
     };
 
     fn join(card: &str, app: &str) -> Command {
-        Command::Join { card: card.into(), app: app.into() }
+        Command::Join(JoinRequest { card: card.into(), app: app.into() })
     }
 
     fn parse(text: &str) -> Command {
@@ -155,6 +222,16 @@ mod tests {
         assert_eq!(parse(r#"{"event":"ping"}"#), Command::Ping);
         assert_eq!(parse(r#"{"event":"ping","data":[1,{"a":null}]}"#), Command::Ping);
         assert_eq!(parse(r#"{"event":"read"}"#), Command::Nothing);
+        assert_eq!(parse(r#"{"data":{"card_id":"c"},"event":"join"}"#), join("c", ""));
+    }
+
+    #[test]
+    fn data_is_read_for_a_join_only() {
+        assert_eq!(parse(r#"{"event":"ping","data":1,"data":2}"#), Command::Ping);
+        let twice = ended_with(r#"{"event":"join","data":null,"data":{"card_id":"c"}}"#);
+        assert_eq!(twice, "bad JSON: duplicate field `data`");
+        assert!(ended_with(r#"{"event":"ping","event":"ping"}"#).starts_with("bad JSON: duplicate field `event`"));
+        assert!(ended_with(r#"{"event":"ping","data":{]}"#).starts_with("bad JSON: "));
     }
 
     #[test]
@@ -209,7 +286,7 @@ mod tests {
             assert_eq!(pushed(&content), format!("{}\n", pair[1]), "{}", pair[0]);
         }
         let ok = "{\"type\":1,\"data\":\"ok\"}\n";
-        assert_eq!(payload(&Dialect::Gopusher.joined(&"c".into(), &"a".into())), ok);
+        assert_eq!(payload(&Dialect::Gopusher.joined(&JoinRequest { card: "c".into(), app: "a".into() })), ok);
         assert_eq!(payload(&Dialect::Gopusher.pong()), ok);
         assert_eq!(Dialect::Gopusher.left(), None);
     }
@@ -231,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_the_end() {
+    fn a_client_error_is_the_end() {
         let error = ClientError { code: "bad_name", message: "card_id is empty".into() };
         let ending = Dialect::Gopusher.error(&error).unwrap_err();
         assert_eq!(ending, Ending { close: Close::BadMessage, text: "card_id is empty".into() });

@@ -4,31 +4,100 @@ use std::{borrow::Cow, io::Write as _, time::Duration};
 
 use bytestring::ByteString;
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 
-use super::{ClientError, Command, Object};
+use super::{ClientError, Command, DialectCodec, JoinRequest, JsonObject};
 use crate::{
     push::Push,
-    wire::frame::{Frame, json_string},
+    wire::{
+        close::Ending,
+        frame::{Frame, json_string},
+    },
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    event: Cow<'a, str>,
-    #[serde(default, rename = "data")]
-    _data: Option<IgnoredAny>,
+pub(super) struct OxipushV1;
+
+impl DialectCodec for OxipushV1 {
+    fn label(&self) -> &'static str {
+        "oxipush.v1"
+    }
+
+    fn parse(&self, text: &ByteString) -> Command {
+        let JsonObject(message): JsonObject<V1Message<'_>> = match serde_json::from_str(text) {
+            Ok(message) => message,
+            Err(error) => return bad_json(&error),
+        };
+        match &*message.event {
+            "join" => match message.data.map_or(Ok(None), |data| serde_json::from_str(data.get())) {
+                Ok(data) => join(data.map(|JsonObject(join)| join).unwrap_or_default()),
+                Err(error) => bad_json(&error),
+            },
+            "leave" => Command::Leave,
+            "ping" => Command::Ping,
+            "subscribe" => unsupported("this gateway has no rooms yet; do not send `subscribe`"),
+            "unsubscribe" => unsupported("this gateway has no rooms yet; do not send `unsubscribe`"),
+            "ack" => unsupported("this gateway has no offline pushes yet; do not send `ack`"),
+            _ => client_error("unknown_event", "unknown event; send join, leave or ping"),
+        }
+    }
+
+    fn push(&self, push: &Push) -> Frame {
+        Frame::text_in_place(push.content.len() + push.from.len() + 128, |json| {
+            write(json, format_args!(r#"{{"event":"push","data":{{"id":"{}","from":"#, push.id));
+            json_string(json, &push.from);
+            write(json, format_args!(r#","ts":{},"content":"#, push.id.millis()));
+            json_string(json, &push.content);
+            json.extend_from_slice(b"}}");
+        })
+    }
+
+    fn joined(&self, joined: &JoinRequest) -> Frame {
+        Frame::text_in_place(joined.card.len() + joined.app.len() + 64, |json| {
+            json.extend_from_slice(br#"{"event":"joined","data":{"card_id":"#);
+            json_string(json, &joined.card);
+            json.extend_from_slice(br#","app_id":"#);
+            json_string(json, &joined.app);
+            json.extend_from_slice(b"}}");
+        })
+    }
+
+    fn left(&self) -> Option<Frame> {
+        Some(Frame::text(r#"{"event":"left"}"#))
+    }
+
+    fn pong(&self) -> Frame {
+        Frame::text(r#"{"event":"pong"}"#)
+    }
+
+    fn error(&self, error: &ClientError) -> Result<Frame, Ending> {
+        Ok(Frame::text_in_place(error.message.len() + 64, |json| {
+            json.extend_from_slice(br#"{"event":"error","data":{"code":"#);
+            json_string(json, error.code);
+            json.extend_from_slice(br#","message":"#);
+            json_string(json, &error.message);
+            json.extend_from_slice(b"}}");
+        }))
+    }
+
+    fn drain(&self, delay: Duration) -> Option<Frame> {
+        let text = format!(r#"{{"event":"drain","data":{{"reconnect_in_ms":{}}}}}"#, delay.as_millis());
+        Some(Frame::text(&text))
+    }
 }
 
 #[derive(Deserialize)]
-struct JoinEnvelope {
-    #[serde(default)]
-    data: Option<Object<Join>>,
+#[serde(deny_unknown_fields)]
+struct V1Message<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    /// Read for a join only.
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Join {
+struct V1Join {
     #[serde(default)]
     card_id: Option<String>,
     #[serde(default)]
@@ -41,26 +110,7 @@ struct Join {
     resume: Option<IgnoredAny>,
 }
 
-pub(super) fn parse(text: &ByteString) -> Command {
-    let Object(envelope): Object<Envelope<'_>> = match serde_json::from_str(text) {
-        Ok(envelope) => envelope,
-        Err(error) => return bad_json(&error),
-    };
-    match &*envelope.event {
-        "join" => match serde_json::from_str::<JoinEnvelope>(text) {
-            Ok(envelope) => join(envelope.data.map(|Object(join)| join).unwrap_or_default()),
-            Err(error) => bad_json(&error),
-        },
-        "leave" => Command::Leave,
-        "ping" => Command::Ping,
-        "subscribe" => unsupported("this gateway has no rooms yet; do not send `subscribe`"),
-        "unsubscribe" => unsupported("this gateway has no rooms yet; do not send `unsubscribe`"),
-        "ack" => unsupported("this gateway has no offline pushes yet; do not send `ack`"),
-        _ => client_error("unknown_event", "unknown event; send join, leave or ping"),
-    }
-}
-
-fn join(join: Join) -> Command {
+fn join(join: V1Join) -> Command {
     if join.device.is_some() {
         return unsupported("this gateway has no offline pushes yet; leave `device` out of join");
     }
@@ -73,49 +123,7 @@ fn join(join: Join) -> Command {
     let Some(card) = join.card_id else {
         return client_error("bad_name", "join names no card; give data.card_id");
     };
-    Command::Join { card: card.into(), app: join.app_id.unwrap_or_default().into() }
-}
-
-pub(super) fn push(push: &Push) -> Frame {
-    Frame::text_in_place(push.content.len() + push.from.len() + 128, |json| {
-        write(json, format_args!(r#"{{"event":"push","data":{{"id":"{}","from":"#, push.id));
-        json_string(json, &push.from);
-        write(json, format_args!(r#","ts":{},"content":"#, push.id.millis()));
-        json_string(json, &push.content);
-        json.extend_from_slice(b"}}");
-    })
-}
-
-pub(super) fn joined(card: &ByteString, app: &ByteString) -> Frame {
-    Frame::text_in_place(card.len() + app.len() + 64, |json| {
-        json.extend_from_slice(br#"{"event":"joined","data":{"card_id":"#);
-        json_string(json, card);
-        json.extend_from_slice(br#","app_id":"#);
-        json_string(json, app);
-        json.extend_from_slice(b"}}");
-    })
-}
-
-pub(super) fn left() -> Frame {
-    Frame::text(r#"{"event":"left"}"#)
-}
-
-pub(super) fn pong() -> Frame {
-    Frame::text(r#"{"event":"pong"}"#)
-}
-
-pub(super) fn error(error: &ClientError) -> Frame {
-    Frame::text_in_place(error.message.len() + 64, |json| {
-        json.extend_from_slice(br#"{"event":"error","data":{"code":"#);
-        json_string(json, error.code);
-        json.extend_from_slice(br#","message":"#);
-        json_string(json, &error.message);
-        json.extend_from_slice(b"}}");
-    })
-}
-
-pub(super) fn drain(delay: Duration) -> Frame {
-    Frame::text(&format!(r#"{{"event":"drain","data":{{"reconnect_in_ms":{}}}}}"#, delay.as_millis()))
+    Command::Join(JoinRequest { card: card.into(), app: join.app_id.unwrap_or_default().into() })
 }
 
 fn write(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -172,9 +180,9 @@ mod tests {
 
     #[test]
     fn join_leave_and_ping_are_understood() {
-        let join = Command::Join { card: "c".into(), app: "a".into() };
+        let join = Command::Join(JoinRequest { card: "c".into(), app: "a".into() });
         assert_eq!(parse(r#"{"event":"join","data":{"card_id":"c","app_id":"a"}}"#), join);
-        let join = Command::Join { card: "c".into(), app: "".into() };
+        let join = Command::Join(JoinRequest { card: "c".into(), app: "".into() });
         assert_eq!(parse(r#"{"data":{"card_id":"c","device":null},"event":"join"}"#), join);
         assert_eq!(parse(r#"{"event":"leave"}"#), Command::Leave);
         assert_eq!(parse(r#"{"event":"ping","data":{}}"#), Command::Ping);
@@ -195,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_and_do_not_end_the_connection() {
+    fn client_errors_are_told_and_do_not_end_the_connection() {
         for bad in ["", "{", r#"["ping"]"#, "null", "{}", r#"{"event":1}"#, r#"{"event":"ping","x":1}"#] {
             assert_eq!(error_of(bad).code, "bad_json", "{bad}");
         }
@@ -209,7 +217,7 @@ mod tests {
     fn answers_have_the_documented_form() {
         let v1 = Dialect::OxipushV1;
         assert_eq!(
-            json_of(&v1.joined(&"c\"".into(), &"".into())),
+            json_of(&v1.joined(&JoinRequest { card: "c\"".into(), app: "".into() })),
             json!({"event": "joined", "data": {"card_id": "c\"", "app_id": ""}})
         );
         assert_eq!(json_of(&v1.left().unwrap()), json!({"event": "left"}));

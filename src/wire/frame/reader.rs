@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::payload::Payload;
-use crate::wire::close::{Close, Ending};
+use crate::wire::close::{Close, CloseReason, Ending};
 
 /// What a client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,23 +19,23 @@ pub enum Message {
     Ping(Bytes),
     /// A pong, at most 125 bytes.
     Pong(Bytes),
-    /// A valid close frame's code, if it had one, and text.
-    Close(Option<u16>, ByteString),
+    /// A valid close frame's reason, if it had one.
+    Close(Option<CloseReason>),
 }
 
 /// Turns a client's bytes into [`Message`]s. After an error or a close frame nothing more is read: what comes is dropped.
 ///
-/// Between messages it holds no buffer, so that an idle connection costs three words.
+/// Between messages it holds no buffer, so that an idle connection costs two words.
 #[derive(Debug, Default)]
-pub struct Reader {
-    max_message: usize,
-    partial: Option<Box<Partial>>,
+pub struct FrameReader {
+    incomplete: Option<Box<IncompleteMessage>>,
+    max_message: u32,
     done: bool,
 }
 
 /// A message of which not everything has come.
 #[derive(Debug)]
-struct Partial {
+struct IncompleteMessage {
     text: bool,
     payload: Payload,
     /// Bytes of `payload` that are known to be UTF-8 (text only).
@@ -43,12 +43,12 @@ struct Partial {
     /// Fragments without payload: each counts as a byte, or a message could go on for ever.
     empty: usize,
     /// The data frame whose payload is still coming; `None` between fragments.
-    frame: Option<Rest>,
+    frame: Option<UnreadFrame>,
 }
 
 /// What is left of a data frame.
 #[derive(Clone, Copy, Debug)]
-struct Rest {
+struct UnreadFrame {
     fin: bool,
     remaining: usize,
     /// Turned so that its first byte is for the next byte of payload.
@@ -72,15 +72,16 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 
-impl Reader {
-    /// A reader whose messages (and frames) have at most `max_message` bytes of payload.
+impl FrameReader {
+    /// A reader whose messages (and frames) have at most `max_message` bytes of payload, and never more than 4 GiB.
     pub fn new(max_message: usize) -> Self {
-        Self { max_message, partial: None, done: false }
+        let max_message = u32::try_from(max_message).unwrap_or(u32::MAX);
+        Self { incomplete: None, max_message, done: false }
     }
 
     /// Whether a message began of which not everything has come.
     pub fn is_amid_message(&self) -> bool {
-        self.partial.is_some()
+        self.incomplete.is_some()
     }
 
     /// Takes the next whole message out of `buffer`, consuming the bytes it read; `None`: more bytes are needed, and what
@@ -95,20 +96,21 @@ impl Reader {
             return Ok(None);
         }
         let result = self.read(buffer);
-        if matches!(result, Err(_) | Ok(Some(Message::Close(..)))) {
+        if matches!(result, Err(_) | Ok(Some(Message::Close(_)))) {
             self.done = true;
-            self.partial = None;
+            self.incomplete = None;
         }
         result
     }
 
     fn read(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, Ending> {
         loop {
-            if self.partial.as_ref().is_some_and(|partial| partial.frame.is_some()) {
-                match self.take_payload(buffer)? {
-                    Progress::Message(message) => return Ok(Some(message)),
-                    Progress::Fragment => continue,
-                    Progress::Starved => return Ok(None),
+            if self.is_amid_frame() {
+                if let Some(message) = self.read_payload(buffer)? {
+                    return Ok(Some(message));
+                }
+                if self.is_amid_frame() {
+                    return Ok(None);
                 }
             }
             let Some(header) = Header::parse(buffer)? else { return Ok(None) };
@@ -116,27 +118,29 @@ impl Reader {
                 return control(header, buffer);
             }
             let length = self.admit(header)?;
-            if header.fin && self.partial.is_none() && buffer.len() >= header.size + length {
+            if header.fin && self.incomplete.is_none() && buffer.len() >= header.size + length {
                 return whole(header, length, buffer).map(Some);
             }
             buffer.advance(header.size);
-            let partial =
-                self.partial.get_or_insert_with(|| Box::new(Partial::new(header.opcode == TEXT, self.max_message)));
-            partial.empty += usize::from(length == 0);
-            partial.frame = Some(Rest { fin: header.fin, remaining: length, mask: header.mask });
+            let max_message = self.max_message as usize;
+            let message = self
+                .incomplete
+                .get_or_insert_with(|| Box::new(IncompleteMessage::new(header.opcode == TEXT, max_message)));
+            message.empty += usize::from(length == 0);
+            message.frame = Some(UnreadFrame { fin: header.fin, remaining: length, mask: header.mask });
         }
     }
 
     /// Decides by its header whether a data frame may come; its payload's length.
     fn admit(&self, header: Header) -> Result<usize, Ending> {
-        let held = match (&self.partial, header.opcode) {
-            (Some(partial), CONTINUATION) => partial.payload.len() + partial.empty,
+        let held = match (&self.incomplete, header.opcode) {
+            (Some(message), CONTINUATION) => message.payload.len() + message.empty,
             (None, CONTINUATION) => return Err(broken("a continuation frame continues nothing")),
             (Some(_), _) => return Err(broken("a new message began before the last fragment of the one before")),
             (None, _) => 0,
         };
         match usize::try_from(header.length) {
-            Ok(length) if held.saturating_add(length) <= self.max_message => Ok(length),
+            Ok(length) if held.saturating_add(length) <= self.max_message as usize => Ok(length),
             _ => Err(Ending {
                 close: Close::TooLarge,
                 text: Cow::Owned(format!("message too large: at most {} bytes are allowed", self.max_message)),
@@ -144,43 +148,35 @@ impl Reader {
         }
     }
 
-    fn take_payload(&mut self, buffer: &mut BytesMut) -> Result<Progress, Ending> {
-        let Some(partial) = &mut self.partial else { return Ok(Progress::Fragment) };
-        let Some(rest) = &mut partial.frame else { return Ok(Progress::Fragment) };
-        let count = rest.remaining.min(buffer.len());
-        let start = partial.payload.len();
-        partial.payload.extend(&buffer[..count]);
+    fn is_amid_frame(&self) -> bool {
+        self.incomplete.as_ref().is_some_and(|message| message.frame.is_some())
+    }
+
+    /// Reads on in the data frame that is still coming; the message, if that ended it.
+    fn read_payload(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, Ending> {
+        let Some(message) = &mut self.incomplete else { return Ok(None) };
+        let Some(frame) = &mut message.frame else { return Ok(None) };
+        let count = frame.remaining.min(buffer.len());
+        let start = message.payload.len();
+        message.payload.extend(&buffer[..count]);
         buffer.advance(count);
-        unmask(partial.payload.since(start), rest.mask);
-        rest.mask.rotate_left(count % 4);
-        rest.remaining -= count;
-        let (frame_ended, message_ended) = (rest.remaining == 0, rest.remaining == 0 && rest.fin);
+        unmask(message.payload.since(start), frame.mask);
+        frame.mask.rotate_left(count % 4);
+        frame.remaining -= count;
+        let frame_ended = frame.remaining == 0;
+        let message_ended = frame_ended && frame.fin;
         if frame_ended {
-            partial.frame = None;
+            message.frame = None;
         }
-        if partial.text {
-            partial.check_utf8(message_ended)?;
+        if message.text {
+            message.check_utf8(message_ended)?;
         }
-        match (frame_ended, message_ended) {
-            (false, _) => Ok(Progress::Starved),
-            (true, false) => Ok(Progress::Fragment),
-            (true, true) => {
-                let Some(partial) = self.partial.take() else { return Ok(Progress::Fragment) };
-                data(partial.text, partial.payload.into_bytes()).map(Progress::Message)
-            }
-        }
+        let Some(message) = self.incomplete.take_if(|_| message_ended) else { return Ok(None) };
+        data(message.text, message.payload.into_bytes()).map(Some)
     }
 }
 
-enum Progress {
-    Message(Message),
-    /// A frame ended, its message did not.
-    Fragment,
-    /// More bytes are needed.
-    Starved,
-}
-
-impl Partial {
+impl IncompleteMessage {
     fn new(text: bool, max_message: usize) -> Self {
         Self { text, payload: Payload::new(max_message), valid: 0, empty: 0, frame: None }
     }
@@ -255,7 +251,7 @@ fn control(header: Header, buffer: &mut BytesMut) -> Result<Option<Message>, End
 
 fn closing(payload: &[u8]) -> Result<Message, Ending> {
     match *payload {
-        [] => Ok(Message::Close(None, ByteString::new())),
+        [] => Ok(Message::Close(None)),
         [_] => Err(broken("a close frame's code has two bytes")),
         [high, low, ref text @ ..] => {
             let code = u16::from_be_bytes([high, low]);
@@ -263,7 +259,8 @@ fn closing(payload: &[u8]) -> Result<Message, Ending> {
                 return Err(broken("a close code that must not be sent"));
             }
             let text = std::str::from_utf8(text).map_err(|_| Ending::from(Close::InvalidUtf8))?;
-            Ok(Message::Close(Some(code), ByteString::from(text)))
+            let description = (!text.is_empty()).then(|| text.to_owned());
+            Ok(Message::Close(Some(CloseReason { code: code.into(), description })))
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Log, PATIENCE, config, eventually, text};
 use crate::{
+    lifecycle::Deadline,
     queue::{Job, PublishError},
     telemetry::labels::DropReason,
 };
@@ -57,7 +58,7 @@ async fn what_is_too_old_is_dropped_and_counted() {
     drop(log.jobs);
     eventually("none is left", || metrics.queue_records.get() == 0).await;
     assert_eq!((metrics.queue_bytes.get(), metrics.drops.get_or_create(&DropReason::Expired).get()), (0, 6));
-    log.control.close(PATIENCE).await;
+    log.control.close(Deadline::after(PATIENCE)).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::{Log, PATIENCE, disk::Disk, eventually, text, texts};
 use crate::{
     config,
+    lifecycle::Deadline,
     queue::{
         Destination, Job, PublishError, QueueState,
         embedded::{self, shared::LogLimits},
@@ -128,7 +129,7 @@ async fn cut_again_and_again(sync: config::Sync, rounds: u32, seed: u64, syncs_n
         for (writer, publishing) in publishing.into_iter().enumerate() {
             next[writer] = publishing.await.unwrap();
         }
-        log.control.close(PATIENCE).await;
+        log.control.close(Deadline::after(PATIENCE)).await;
         consuming.await.unwrap();
         // acknowledged in earlier rounds and on the disk since: their syncs are counted anew
         ledger.lock().unwrap().acknowledged.values_mut().for_each(|at| *at = 0);

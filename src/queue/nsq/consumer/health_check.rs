@@ -6,7 +6,6 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
@@ -25,7 +24,6 @@ pub(super) struct HealthCheck {
     pub(super) topic: TopicContext,
     pub(super) nsqd: NsqdAddress,
     pub(super) generation: Generation,
-    pub(super) stopped: CancellationToken,
     /// See [`super::Consumer`].
     pub(super) hold_pauses_until: watch::Receiver<Option<Instant>>,
 }
@@ -92,7 +90,7 @@ impl HealthCheck {
             ));
         }
         // a stop pauses it itself
-        if paused && !held && !self.is_held() && !self.stopped.is_cancelled() {
+        if paused && !held && !self.is_held() && !self.topic.consumers.stopped.is_cancelled() {
             return PartHealth::Unhealthy(format!(
                 "channel {name} of nsqd {nsqd} is paused: unpause it (nsqadmin, or POST /channel/unpause)"
             ));

@@ -24,7 +24,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn read_all(max: usize, bytes: &[u8]) -> (Vec<Message>, Option<Close>) {
-    let (mut reader, mut buffer, mut messages) = (Reader::new(max), BytesMut::from(bytes), Vec::new());
+    let (mut reader, mut buffer, mut messages) = (FrameReader::new(max), BytesMut::from(bytes), Vec::new());
     loop {
         match reader.next(&mut buffer) {
             Ok(Some(message)) => messages.push(message),
@@ -36,7 +36,7 @@ fn read_all(max: usize, bytes: &[u8]) -> (Vec<Message>, Option<Close>) {
 
 /// Byte by byte; also says after how many bytes the error came.
 fn read_slowly(max: usize, bytes: &[u8]) -> (Vec<Message>, Option<(Close, usize)>) {
-    let (mut reader, mut buffer, mut messages) = (Reader::new(max), BytesMut::new(), Vec::new());
+    let (mut reader, mut buffer, mut messages) = (FrameReader::new(max), BytesMut::new(), Vec::new());
     for (at, byte) in bytes.iter().enumerate() {
         buffer.put_u8(*byte);
         loop {
@@ -48,6 +48,10 @@ fn read_slowly(max: usize, bytes: &[u8]) -> (Vec<Message>, Option<(Close, usize)
         }
     }
     (messages, None)
+}
+
+fn close(code: u16, description: Option<&str>) -> Message {
+    Message::Close(Some(CloseReason { code: code.into(), description: description.map(str::to_owned) }))
 }
 
 fn text(text: &str) -> Message {
@@ -133,8 +137,9 @@ fn what_rfc_6455_forbids_is_a_protocol_error() {
 fn a_close_frame_is_the_last_message() {
     let mut bytes = masked(0x88, b"\x03\xE8bye");
     bytes.extend(masked(0x81, b"more"));
-    assert_eq!(read_all(100, &bytes), (vec![Message::Close(Some(1000), "bye".into())], None));
-    assert_eq!(read_all(100, &masked(0x88, b"")), (vec![Message::Close(None, "".into())], None));
+    assert_eq!(read_all(100, &bytes), (vec![close(1000, Some("bye"))], None));
+    assert_eq!(read_all(100, &masked(0x88, b"\x0F\xA0")), (vec![close(4000, None)], None));
+    assert_eq!(read_all(100, &masked(0x88, b"")), (vec![Message::Close(None)], None));
     assert_eq!(read_all(100, &masked(0x88, b"\x03\xE8\xFF")), (vec![], Some(Close::InvalidUtf8)));
 }
 
@@ -157,11 +162,11 @@ fn bad_utf8_fails_with_its_first_impossible_byte() {
 
 #[test]
 fn nothing_is_kept_between_messages_and_the_rest_of_a_dead_connection_is_dropped() {
-    let mut reader = Reader::new(100);
+    let mut reader = FrameReader::new(100);
     let mut buffer = BytesMut::from(&[masked(0x01, b"a"), masked(0x80, b"b")].concat()[..]);
     assert_eq!(reader.next(&mut buffer).unwrap(), Some(text("ab")));
-    assert!(reader.partial.is_none() && buffer.is_empty());
-    assert!(std::mem::size_of::<Reader>() <= 24);
+    assert!(reader.incomplete.is_none() && buffer.is_empty());
+    assert!(std::mem::size_of::<FrameReader>() <= 16);
     buffer.extend_from_slice(b"GET / HTTP/1.1");
     assert!(reader.next(&mut buffer).is_err());
     assert!(reader.next(&mut buffer).unwrap().is_none() && buffer.is_empty());

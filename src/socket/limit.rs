@@ -3,24 +3,27 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
+
+use tokio::sync::Notify;
 
 use crate::config;
 
 /// Counts the listener's connections against their bounds, from their accept on: those that are no clients (yet) hold a
 /// file descriptor and memory too.
-pub(super) struct Gate {
+pub(super) struct ConnectionLimit {
     max: usize,
     max_per_address: usize,
     max_refusals: usize,
     open: AtomicUsize,
     /// Those of `open` that are clients.
     clients: AtomicUsize,
+    last_client_left: Notify,
     refusals: AtomicUsize,
     /// Empty while there is no bound for an address.
     addresses: Mutex<HashMap<IpAddr, usize>>,
@@ -28,12 +31,12 @@ pub(super) struct Gate {
 
 /// Why one more is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
+pub(super) enum LimitReached {
     All,
     Address,
 }
 
-impl Gate {
+impl ConnectionLimit {
     pub(super) fn new(config: &config::Socket) -> Arc<Self> {
         Arc::new(Self {
             max: config.max_connections,
@@ -41,6 +44,7 @@ impl Gate {
             max_refusals: config.max_refusals,
             open: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
+            last_client_left: Notify::new(),
             refusals: AtomicUsize::new(0),
             addresses: Mutex::default(),
         })
@@ -48,25 +52,31 @@ impl Gate {
 
     /// One more, for as long as the result lives. Without an address (a trusted proxy's own says nothing) only the bound of
     /// all holds.
-    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Admitted, Full> {
-        let mut admitted = Admitted { gate: Arc::clone(self), address: None, is_client: false };
+    pub(super) fn acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, LimitReached> {
+        let mut permit = Permit { limit: Arc::clone(self), address: None, is_client: false };
         if self.open.fetch_add(1, Ordering::AcqRel) >= self.max {
-            return Err(Full::All);
+            return Err(LimitReached::All);
         }
-        admitted.count(address)?;
-        Ok(admitted)
+        permit.count(address)?;
+        Ok(permit)
     }
 
     /// One more of those that are told that there is no place; `None`: not even that.
-    pub(super) fn refuse(self: &Arc<Self>) -> Option<Refused> {
-        let refused = Refused(Arc::clone(self));
-        (self.refusals.fetch_add(1, Ordering::AcqRel) < self.max_refusals).then_some(refused)
+    pub(super) fn acquire_refusal(self: &Arc<Self>) -> Option<RefusalPermit> {
+        let permit = RefusalPermit(Arc::clone(self));
+        (self.refusals.fetch_add(1, Ordering::AcqRel) < self.max_refusals).then_some(permit)
     }
 
     /// Resolves once no client is left.
-    pub(super) async fn emptied(&self) {
-        while self.clients.load(Ordering::Acquire) > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    pub(super) async fn no_clients(&self) {
+        loop {
+            let mut left = pin!(self.last_client_left.notified());
+            // from here on it is told: what is counted next cannot pass unnoticed
+            left.as_mut().enable();
+            if self.clients.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            left.await;
         }
     }
 
@@ -76,29 +86,29 @@ impl Gate {
 }
 
 /// A counted connection; dropped, it is counted no more.
-pub(super) struct Admitted {
-    gate: Arc<Gate>,
+pub(super) struct Permit {
+    limit: Arc<ConnectionLimit>,
     address: Option<IpAddr>,
     is_client: bool,
 }
 
-impl Admitted {
+impl Permit {
     /// It is a client from now on, whose own address a trusted proxy told if it was not known before.
-    pub(super) fn enter(&mut self, address: IpAddr) -> Result<(), Full> {
+    pub(super) fn become_client(&mut self, address: IpAddr) -> Result<(), LimitReached> {
         if self.address.is_none() {
             self.count(Some(address))?;
         }
         self.is_client = true;
-        self.gate.clients.fetch_add(1, Ordering::AcqRel);
+        self.limit.clients.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 
-    fn count(&mut self, address: Option<IpAddr>) -> Result<(), Full> {
-        let Some(address) = address.filter(|_| self.gate.max_per_address > 0).map(counted_as) else { return Ok(()) };
-        let mut addresses = self.gate.addresses();
+    fn count(&mut self, address: Option<IpAddr>) -> Result<(), LimitReached> {
+        let Some(address) = address.filter(|_| self.limit.max_per_address > 0).map(counted_as) else { return Ok(()) };
+        let mut addresses = self.limit.addresses();
         let count = addresses.entry(address).or_insert(0);
-        if *count >= self.gate.max_per_address {
-            return Err(Full::Address);
+        if *count >= self.limit.max_per_address {
+            return Err(LimitReached::Address);
         }
         *count += 1;
         drop(addresses);
@@ -107,14 +117,14 @@ impl Admitted {
     }
 }
 
-impl Drop for Admitted {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.open.fetch_sub(1, Ordering::AcqRel);
-        if self.is_client {
-            self.gate.clients.fetch_sub(1, Ordering::AcqRel);
+        self.limit.open.fetch_sub(1, Ordering::AcqRel);
+        if self.is_client && self.limit.clients.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.limit.last_client_left.notify_waiters();
         }
         let Some(address) = self.address else { return };
-        let mut addresses = self.gate.addresses();
+        let mut addresses = self.limit.addresses();
         if let Some(count) = addresses.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
@@ -128,9 +138,9 @@ impl Drop for Admitted {
 }
 
 /// A counted connection that is only told so.
-pub(super) struct Refused(Arc<Gate>);
+pub(super) struct RefusalPermit(Arc<ConnectionLimit>);
 
-impl Drop for Refused {
+impl Drop for RefusalPermit {
     fn drop(&mut self) {
         self.0.refusals.fetch_sub(1, Ordering::AcqRel);
     }
@@ -149,14 +159,14 @@ fn counted_as(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn gate(all: usize, each: usize) -> Arc<Gate> {
+    fn limit(all: usize, each: usize) -> Arc<ConnectionLimit> {
         let settings = [
             ("SOCKET__MAX_CONNECTIONS", all),
             ("SOCKET__MAX_CONNECTIONS_PER_ADDRESS", each),
             ("SOCKET__MAX_REFUSALS", 1),
         ];
         let settings = settings.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_string()));
-        Gate::new(&config::load(None, settings).unwrap().socket)
+        ConnectionLimit::new(&config::load(None, settings).unwrap().socket)
     }
 
     fn address(text: &str) -> Option<IpAddr> {
@@ -172,36 +182,36 @@ mod tests {
             ("::ffff:1.2.3.4", "::ffff:1.2.3.5", false),
             ("1.2.3.4", "1.2.3.5", false),
         ] {
-            let gate = gate(10, 1);
-            let _held = gate.admit(address(first)).ok().unwrap();
-            assert_eq!(gate.admit(address(second)).is_err(), same, "{first} and {second}");
+            let limit = limit(10, 1);
+            let _held = limit.acquire(address(first)).ok().unwrap();
+            assert_eq!(limit.acquire(address(second)).is_err(), same, "{first} and {second}");
         }
     }
 
     #[test]
     fn what_was_refused_or_ended_leaves_its_place() {
-        let gate = gate(3, 1);
-        let mut proxied = gate.admit(None).ok().unwrap();
-        let direct = gate.admit(address("1.2.3.4")).ok().unwrap();
-        assert_eq!(gate.admit(address("1.2.3.4")).err(), Some(Full::Address));
-        assert_eq!(proxied.enter("1.2.3.4".parse().unwrap()).err(), Some(Full::Address));
+        let limit = limit(3, 1);
+        let mut proxied = limit.acquire(None).ok().unwrap();
+        let direct = limit.acquire(address("1.2.3.4")).ok().unwrap();
+        assert_eq!(limit.acquire(address("1.2.3.4")).err(), Some(LimitReached::Address));
+        assert_eq!(proxied.become_client("1.2.3.4".parse().unwrap()).err(), Some(LimitReached::Address));
         drop(direct);
-        assert!(proxied.enter("1.2.3.4".parse().unwrap()).is_ok());
-        assert_eq!(gate.admit(address("1.2.3.4")).err(), Some(Full::Address));
-        let rest = [gate.admit(None), gate.admit(None)];
-        assert_eq!(gate.admit(None).err(), Some(Full::All));
-        assert_eq!((gate.open.load(Ordering::Acquire), gate.clients.load(Ordering::Acquire)), (3, 1));
+        assert!(proxied.become_client("1.2.3.4".parse().unwrap()).is_ok());
+        assert_eq!(limit.acquire(address("1.2.3.4")).err(), Some(LimitReached::Address));
+        let rest = [limit.acquire(None), limit.acquire(None)];
+        assert_eq!(limit.acquire(None).err(), Some(LimitReached::All));
+        assert_eq!((limit.open.load(Ordering::Acquire), limit.clients.load(Ordering::Acquire)), (3, 1));
         drop((proxied, rest));
-        assert_eq!((gate.open.load(Ordering::Acquire), gate.clients.load(Ordering::Acquire)), (0, 0));
-        assert_eq!(gate.addresses().len(), 0);
+        assert_eq!((limit.open.load(Ordering::Acquire), limit.clients.load(Ordering::Acquire)), (0, 0));
+        assert_eq!(limit.addresses().len(), 0);
     }
 
     #[test]
     fn refusals_are_bounded_too() {
-        let gate = gate(1, 0);
-        let told = gate.refuse();
-        assert!(told.is_some() && gate.refuse().is_none());
+        let limit = limit(1, 0);
+        let told = limit.acquire_refusal();
+        assert!(told.is_some() && limit.acquire_refusal().is_none());
         drop(told);
-        assert!(gate.refuse().is_some());
+        assert!(limit.acquire_refusal().is_some());
     }
 }

@@ -1,0 +1,41 @@
+//! A client's socket as its shard holds it.
+
+use std::{cell::Cell, io};
+
+use super::stream::Stream;
+use crate::hub::Sink;
+
+/// Where a client's bytes go, and what time knows of it.
+pub(super) struct ClientSocket {
+    pub(super) stream: Stream,
+    pub(super) liveness: Liveness,
+}
+
+/// What a connection keeps for its [`Heartbeat`](super::heartbeat::Heartbeat), which alone changes it; in ticks.
+#[derive(Default)]
+pub(super) struct Liveness {
+    pub(super) opened: Cell<u32>,
+    pub(super) last_read: Cell<u32>,
+    pub(super) last_ping: Cell<u32>,
+    /// The tick of its one valid entry in the wheel.
+    pub(super) due: Cell<u32>,
+    /// Its close may take until then, or before that a message that began; 0: none did.
+    pub(super) done_by: Cell<u32>,
+    /// It joined once, or needs no card: no join is waited for.
+    pub(super) joined: Cell<bool>,
+    pub(super) closing: Cell<bool>,
+    /// Its close took too long: it must be dropped.
+    pub(super) cut: Cell<bool>,
+}
+
+impl ClientSocket {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, liveness: Liveness::default() }
+    }
+}
+
+impl Sink for ClientSocket {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.try_write(bytes)
+    }
+}
