@@ -7,4 +7,4 @@ mod metrics;
 mod spool;
 
 pub use log::{LogError, finish, init, root_cause, say};
-pub use metrics::{Count, Counted, Level, Metrics};
+pub use metrics::{Counter, Gauge, GaugeGuard, Metrics};

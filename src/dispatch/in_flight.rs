@@ -22,7 +22,7 @@ use crate::{
     push::PushId,
     queue::Job,
     telemetry::{
-        Count, Level, Metrics,
+        Counter, Gauge, Metrics,
         labels::{DropReason, JobOutcome},
     },
 };
@@ -39,10 +39,10 @@ pub(super) struct InFlight {
     /// How many jobs may wait here for the end of a drain, and how many did.
     max_aside: usize,
     aside: AtomicUsize,
-    in_flight: Level,
-    finished: Count,
-    unmatched: Count,
-    requeued: Count,
+    in_flight: Gauge,
+    finished: Counter,
+    unmatched: Counter,
+    requeued: Counter,
 }
 
 struct Hand {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{ClientKey, Item, Limits, Outbox};
-use crate::{telemetry::labels::PeerClose, wire::dialect::Dialect};
+use crate::{telemetry::labels::PeerCloseCode, wire::dialect::Dialect};
 
 /// Where a connection's bytes go: a socket, or memory in tests and benchmarks.
 pub trait Sink: 'static {
@@ -78,7 +78,7 @@ impl<S> Client<S> {
             state: Cell::new(ClientState::Open),
             write_scheduled: Cell::new(false),
             blocked: Cell::new(false),
-            label: Cell::new(PeerClose::Abnormal.word()),
+            label: Cell::new(PeerCloseCode::Abnormal.word()),
             waker: RefCell::new(None),
         })
     }

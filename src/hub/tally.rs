@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use crate::telemetry::{
-    Count, Metrics,
+    Counter, Metrics,
     labels::{DropReason, OfferOutcome},
 };
 
@@ -15,7 +15,7 @@ macro_rules! tally {
             shared: Shared,
         }
 
-        struct Shared { deliveries: Count, $($field: Count),* }
+        struct Shared { deliveries: Counter, $($field: Counter),* }
 
         impl Tally {
             pub(super) fn new(metrics: &Metrics) -> Self {
@@ -48,7 +48,7 @@ tally! {
     closed => drops[DropReason::Closed];
 }
 
-fn flush(here: &Cell<u64>, shared: &Count) {
+fn flush(here: &Cell<u64>, shared: &Counter) {
     let counted = here.take();
     if counted > 0 {
         shared.inc_by(counted);

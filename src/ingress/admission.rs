@@ -18,7 +18,7 @@ use crate::{
     push::{Push, PushId},
     queue::{Destination, Publisher, QueueState, record},
     telemetry::{
-        Count, Metrics,
+        Counter, Metrics,
         labels::{PushLabels, PushOutcome},
     },
 };
@@ -35,7 +35,7 @@ struct Inner {
     hub: Hub,
     phases: Phases,
     metrics: Arc<Metrics>,
-    accepted: [Count; 3],
+    accepted: [Counter; 3],
 }
 
 /// Where a push comes in.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     hub::{Client, Flush},
-    telemetry::labels::{ClientErrorLabels, CloseLabels, ConnectLabels, PeerClose},
+    telemetry::labels::{ClientErrorLabels, CloseLabels, ConnectLabels, PeerCloseCode},
     wire::{
         close::{Close, CloseCode, Ending},
         dialect::{ClientError, Command, Dialect, JoinRequest},
@@ -346,11 +346,11 @@ impl Rate {
 }
 
 /// As what a close is counted that the peer began.
-fn peer_close(code: Option<CloseCode>) -> PeerClose {
+fn peer_close(code: Option<CloseCode>) -> PeerCloseCode {
     match code {
-        None => PeerClose::NoCode,
-        Some(CloseCode::Normal) => PeerClose::Normal,
-        Some(CloseCode::Away) => PeerClose::GoingAway,
-        Some(_) => PeerClose::Other,
+        None => PeerCloseCode::NoCode,
+        Some(CloseCode::Normal) => PeerCloseCode::Normal,
+        Some(CloseCode::Away) => PeerCloseCode::GoingAway,
+        Some(_) => PeerCloseCode::Other,
     }
 }

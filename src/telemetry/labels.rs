@@ -44,7 +44,7 @@ macro_rules! label_values {
 
 label_values! {
     /// How a connection ended that the gateway did not close: the client's close code, or none.
-    PeerClose in "closes" by "code" {
+    PeerCloseCode in "closes" by "code" {
         Normal = "1000",
         GoingAway = "1001",
         NoCode = "1005",
@@ -132,7 +132,7 @@ pub struct RefusedConnectLabels {
 /// Of connections that ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CloseLabels {
-    /// The gateway's close code, or a [`PeerClose`].
+    /// The gateway's close code, or a [`PeerCloseCode`].
     pub code: &'static str,
 }
 

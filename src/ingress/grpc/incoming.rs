@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::telemetry::{Counted, Metrics, labels::GrpcCloseReason};
+use crate::telemetry::{GaugeGuard, Metrics, labels::GrpcCloseReason};
 
 /// Bytes of HTTP/2's preface and of the settings' header that follows.
 const GREETING: usize = 24 + 9;
@@ -56,7 +56,7 @@ pub(super) fn connections(
                             continue;
                         }
                         let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + greeting_within));
-                        let open = Counted::new(&metrics.grpc_connections);
+                        let open = GaugeGuard::new(&metrics.grpc_connections);
                         let greeting = Some((deadline, GREETING));
                         let connection = Connection { stream, greeting, metrics, _place: place, _open: open };
                         return Some((connection, (Ok(listener), places)));
@@ -79,7 +79,7 @@ pub(super) struct Connection {
     greeting: Option<(Pin<Box<Sleep>>, usize)>,
     metrics: Arc<Metrics>,
     _place: OwnedSemaphorePermit,
-    _open: Counted,
+    _open: GaugeGuard,
 }
 
 impl AsyncRead for Connection {
