@@ -11,7 +11,7 @@ mod source;
 mod subnet;
 mod tables;
 
-pub use source::{ConfigError, DEFAULTS, Setting, environment, load, settings};
+pub use source::{ConfigError, DEFAULTS, EffectiveSetting, environment, load, settings};
 pub use subnet::Subnet;
 
 /// The whole configuration, checked.
