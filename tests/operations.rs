@@ -1,4 +1,4 @@
-//! docs/operations.md and the program say the same: every key, every default, every metric.
+//! docs/operations.md and the program say the same: every key, every default, every metric; docs/adr/ has a whole index.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -132,4 +132,25 @@ fn the_pages_that_it_points_to_are_there() {
         let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(link);
         assert!(at.exists(), "docs/operations.md points to {link}, which is not there");
     }
+}
+
+#[test]
+fn every_adr_is_in_the_index_with_its_status_and_date() {
+    let index = page("docs/adr/README.md");
+    let rows: Vec<_> = index.lines().filter(|line| line.starts_with("| [")).collect();
+    let mut files = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/adr")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let Some((number, _)) = name.split_once('-').filter(|_| name.ends_with(".md")) else { continue };
+        let text = page(&format!("docs/adr/{name}"));
+        let title = text.lines().next().unwrap().strip_prefix(&format!("# {number}: "));
+        let title = title.unwrap_or_else(|| panic!("{name} begins with no `# {number}: …`"));
+        let status = text.lines().find_map(|line| line.strip_prefix("Status: ")?.strip_suffix('.'));
+        let status = status.unwrap_or_else(|| panic!("{name} has no line `Status: …`"));
+        let (status, date) = status.split_once(". ").unwrap_or_else(|| panic!("{name}: its status has no date"));
+        let row = format!("| [{number}]({name}) | {title} | {status} | {date} |");
+        assert!(rows.contains(&row.as_str()), "docs/adr/README.md has no row {row}");
+        files += 1;
+    }
+    assert_eq!(rows.len(), files, "docs/adr/README.md has a row without a file");
 }
