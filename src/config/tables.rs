@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Auth, Backend, Cluster, Config, Drain, Grpc, Http, Hub, Log, LogFormat, Node, NodeId, Outbox, Policy, PushLimits,
-    Queue, Secret, Socket, Sync,
+    Auth, Backend, Cluster, Config, Drain, Grpc, HostPort, Http, Hub, Log, LogFormat, Node, NodeId, Outbox, Policy,
+    PushLimits, Queue, Secret, Socket, Sync,
     reader::{SectionReader, duration},
 };
 
@@ -331,9 +331,7 @@ fn drain(r: &mut SectionReader<'_>) -> Drain {
 }
 
 fn is_host_and_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && !host.contains(|c: char| c == '/' || c.is_whitespace()) && port.parse::<u16>().is_ok()
-    })
+    text.parse::<HostPort>().is_ok()
 }
 
 fn cluster(r: &mut SectionReader<'_>) -> Cluster {
