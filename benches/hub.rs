@@ -9,8 +9,8 @@ use std::{hint::black_box, io, rc::Rc, sync::Arc, time::Duration};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use oxipush::{
     config,
-    hub::{Cards, Fanout, Hub, Item, Limits, Outbox, Part, Shard, Sink},
-    push::{Push, PushId, Target},
+    hub::{Fanout, Hub, Item, Limits, Outbox, Part, Recipients, Shard, Sink, WriteBudget},
+    push::{Address, Push, PushId, Target},
     telemetry::Metrics,
     wire::{dialect::Dialect, frame::Frame},
 };
@@ -35,7 +35,7 @@ fn push(card: &str) -> Push {
     Push {
         id: PushId::generate(),
         from: "bench".into(),
-        target: Target { cards: vec![card.into()], app: None },
+        target: Target::cards(vec![card.into()]),
         content: "x".repeat(78).into(),
         collapse_key: None,
     }
@@ -44,10 +44,10 @@ fn push(card: &str) -> Push {
 fn lookup(c: &mut Criterion) {
     let hub = hub();
     let (shard, _inbox): (Rc<Shard<Hole>>, _) = hub.claim_shard().unwrap().open();
-    let cards: Vec<String> = (0..15_000).map(|n| format!("card-{n}")).collect();
+    let cards: Vec<Address> = (0..15_000).map(|n| Address::Card(format!("card-{n}").into())).collect();
     for card in &cards {
         let client = shard.open(Hole, Dialect::Gopusher);
-        shard.join(&client, card, "");
+        shard.join(&client, card.name(), "");
     }
     let mut next = cards.iter().cycle();
     c.bench_function("hub/lookup of one of 15,000 cards", |b| b.iter(|| hub.shards(black_box(next.next().unwrap()))));
@@ -61,14 +61,16 @@ fn offer(c: &mut Criterion) {
         shard.join(&client, "all", "");
     }
     let (completions, mut told) = mpsc::unbounded_channel();
-    let part = || Part::new(Fanout::new(push("all"), 0, completions.clone()), Cards::All);
+    let part = || {
+        Part::new(Fanout::new(push("all"), 0, completions.clone()), Recipients::Address(Address::Card("all".into())))
+    };
     let mut group = c.benchmark_group("hub/1,000 connections");
     group.throughput(Throughput::Elements(1000));
     group.bench_function("send at once", |b| {
         b.iter_batched(
             &part,
             |part| {
-                shard.deliver(part.into(), || true);
+                shard.deliver(part.into(), &mut WriteBudget::unlimited());
                 told.try_recv().unwrap()
             },
             BatchSize::SmallInput,
@@ -78,7 +80,7 @@ fn offer(c: &mut Criterion) {
         b.iter_batched(
             &part,
             |part| {
-                shard.deliver(part.into(), || false);
+                shard.deliver(part.into(), &mut WriteBudget::none());
                 while shard.write() {}
                 told.try_recv().unwrap()
             },
@@ -90,7 +92,7 @@ fn offer(c: &mut Criterion) {
         b.iter_batched(
             || std::array::from_fn::<_, 10, _>(|_| part()),
             |burst| {
-                burst.into_iter().for_each(|part| shard.deliver(part.into(), || false));
+                burst.into_iter().for_each(|part| shard.deliver(part.into(), &mut WriteBudget::none()));
                 while shard.write() {}
             },
             BatchSize::SmallInput,

@@ -22,6 +22,7 @@ fn push(cards: usize, content: usize) -> Push {
         target: Target {
             cards: (0..cards).map(|n| format!("card-{n:06}").into()).collect(),
             app: Some(ByteString::from_static("web")),
+            ..Target::default()
         },
         content: "x".repeat(content).into(),
         collapse_key: None,

@@ -67,7 +67,7 @@ fn pushes(c: &mut Criterion) {
         let push = Push {
             id: PushId::from_parts(1_700_000_000_000, 1),
             from: "boss".into(),
-            target: Target { cards: vec!["card".into()], app: None },
+            target: Target::cards(vec!["card".into()]),
             content: content.into(),
             collapse_key: None,
         };

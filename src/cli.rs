@@ -22,7 +22,7 @@ const LONG_ABOUT: &str = "\
 A push gateway. Back ends hand it pushes over HTTP, gRPC or NSQ; a durable queue (its own, or nsqd) holds them; browsers and \
 apps that joined as a card get them over WebSocket.
 
-Without a command it runs the gateway, until SIGTERM or Ctrl-C: then it takes no more pushes, finishes those in hand, tells \
+Without a command it runs the gateway, until SIGTERM or Ctrl-C: then it takes no more pushes, finishes those in flight, tells \
 its clients to come back elsewhere and ends with code 0. A second signal ends it at once.";
 
 const AFTER_HELP: &str = "\

@@ -8,13 +8,17 @@ mod window;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::timeout,
-};
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{bundles, config, hub::Hub, lifecycle::Tasks, queue::Jobs, telemetry::Metrics};
+use crate::{
+    bundles, config,
+    hub::Hub,
+    lifecycle::{Deadline, Service, Tasks},
+    queue::Jobs,
+    telemetry::Metrics,
+};
 
 use in_flight::InFlight;
 use intake::Intake;
@@ -22,13 +26,14 @@ use pace::Pace;
 
 /// What is taken from the queue, or by a lane, at once: what it makes for the next one reaches that together.
 const BUNDLE: usize = 64;
+/// What the last requeues get when nothing is left of the time for a stop.
+const REQUEUE: Duration = Duration::from_secs(1);
 
 /// The running processors.
 pub struct Dispatch {
-    /// Gives everything up.
-    abort: CancellationToken,
-    /// Every job is finished or requeued.
-    settled: oneshot::Receiver<()>,
+    /// Ends by itself once the jobs' end was reached and each job in flight is finished or requeued; told to stop, it gives
+    /// them all back.
+    service: Service,
 }
 
 impl Dispatch {
@@ -42,8 +47,9 @@ impl Dispatch {
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let abort = tasks.cancelled().child_token();
-        let (completions, told) = mpsc::unbounded_channel();
+        let service = tasks.service();
+        let stopping = service.stopping().clone();
+        let (completions, completed) = mpsc::unbounded_channel();
         let in_flight = InFlight::new(config, metrics);
         let lanes = config.processors.max(1);
         // what waits in all lanes together is bounded by the jobs in flight
@@ -51,51 +57,45 @@ impl Dispatch {
         let lanes = (0..lanes).map(|number| {
             let (lane, parts) = bundles::channel(waiting);
             let work = lane::run(parts, hub.clone(), Arc::clone(metrics), config.job_timeout);
-            let abort = abort.clone();
-            tasks.spawn_until_done(format!("lane {number}"), async move {
-                // what is dropped in the middle counts as lost and is requeued
-                abort.run_until_cancelled(work).await;
-            });
+            // what is dropped in the middle counts as lost and is requeued
+            service.spawn_until_done(format!("lane {number}"), until_stopped(stopping.clone(), work));
             lane
         });
         let intake = Intake::new(config, lanes.collect(), completions, Arc::clone(&in_flight), metrics);
-        tasks.spawn_until_done("dispatch intake", {
-            let (pace, abort) = (Pace::new(config, hub, Arc::clone(&in_flight)), abort.clone());
-            async move {
-                // jobs that were taken and not yet dispatched are requeued by their drop
-                abort.run_until_cancelled(intake.run(jobs, backlog, pace)).await;
-            }
+        let pace = Pace::new(config, hub, Arc::clone(&in_flight));
+        // jobs that were taken and not yet dispatched are requeued by their drop
+        service.spawn_until_done("dispatch intake", until_stopped(stopping.clone(), intake.run(jobs, backlog, pace)));
+        service.spawn_until_done("dispatch completions", async move {
+            stopping.run_until_cancelled(in_flight.run(completed)).await;
+            in_flight.put_back_all();
         });
-        let (done, settled) = oneshot::channel();
-        tasks.spawn_until_done("dispatch completions", {
-            let abort = abort.clone();
-            async move {
-                abort.run_until_cancelled(in_flight.settle(told)).await;
-                in_flight.give_back();
-                let _ = done.send(());
-            }
-        });
-        Self { abort, settled }
+        Self { service }
     }
 
-    /// Waits until the jobs' end was reached and each job in flight is finished or requeued, `within` at most.
-    pub async fn drain(self, within: Duration) {
-        let Self { abort, mut settled } = self;
-        if timeout(within, &mut settled).await.is_err() {
+    /// Waits until the jobs' end was reached and each job in flight is finished or requeued; at the deadline they all are
+    /// requeued.
+    pub async fn drain(self, deadline: Deadline) {
+        if !self.service.ended(deadline).await {
             tracing::warn!("jobs are still in flight at the end of the time for a stop; they are requeued");
-            abort.cancel();
             // nothing is waited for on that way; the bound is only against a starved runtime
-            let _ = timeout(Duration::from_secs(1), settled).await;
+            self.service.stop_within(deadline.granting(REQUEUE)).await;
         }
     }
+}
+
+/// `work`, dropped when the service is told to stop.
+fn until_stopped(stopping: CancellationToken, work: impl Future<Output = ()>) -> impl Future<Output = ()> {
+    stopping.run_until_cancelled_owned(work).map(|_| ())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
     use crate::{
-        hub::Sink,
+        hub::{Sink, WriteBudget},
         push::Push,
         queue::{Job, record},
         telemetry::labels::{DropReason, JobOutcome},
@@ -131,13 +131,13 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(30), expired).await.unwrap();
-        assert_eq!(metrics.jobs_in_hand.get(), 0);
+        assert_eq!(metrics.jobs_in_flight.get(), 0);
         // taken after all: the job is another's by now, neither finished nor requeued again
-        shard.deliver(inbox.next().await.unwrap().into(), || false);
+        shard.deliver(inbox.next().await.unwrap().into(), &mut WriteBudget::none());
         drop(jobs);
-        dispatch.drain(Duration::from_secs(30)).await;
+        dispatch.drain(Deadline::after(Duration::from_secs(30))).await;
         let finished = metrics.jobs.get_or_create_owned(&JobOutcome::Finished);
-        assert_eq!((requeued.get(), finished.get(), metrics.jobs_in_hand.get()), (1, 0, 0));
+        assert_eq!((requeued.get(), finished.get(), metrics.jobs_in_flight.get()), (1, 0, 0));
     }
 
     #[tokio::test]
@@ -173,12 +173,12 @@ mod tests {
         drop(inbox.next().await.unwrap());
         // so it is new again; once finished, it is not
         hand_out().await;
-        shard.deliver(inbox.next().await.unwrap().into(), || false);
+        shard.deliver(inbox.next().await.unwrap().into(), &mut WriteBudget::none());
         reaches(JobOutcome::Finished, 1).await;
         hand_out().await;
         reaches(JobOutcome::Dropped, 2).await;
         assert_eq!(metrics.drops.get_or_create(&DropReason::Copy).get(), 2);
         drop(jobs);
-        dispatch.drain(Duration::from_secs(30)).await;
+        dispatch.drain(Deadline::after(Duration::from_secs(30))).await;
     }
 }

@@ -162,7 +162,7 @@ impl Gateway {
         // what comes for a client that was told to go is set aside, and put back once no more jobs are handed out
         let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, deadline).await;
         let _ = deadline.timeout(self.queue.stop_jobs()).await;
-        dispatch.drain(deadline.remaining()).await;
+        dispatch.drain(deadline).await;
         let cut = clients.gone(deadline).await;
         let rest = async {
             tokio::join!(http.stop(), grpc.stop(), clients.stop(deadline));
@@ -277,7 +277,7 @@ mod tests {
     }
 
     use crate::{
-        hub::{Cards, Fanout, Part},
+        hub::{Fanout, Part, Recipients},
         lifecycle::Death,
         push::Push,
     };
@@ -323,9 +323,8 @@ mod tests {
         assert_eq!((died.name.as_str(), died.how), ("a part", Death::Panicked));
     }
 
-    /// A part that names a card which its push does not have: a bug that no lane has, and that a shard does not survive.
     fn poison() -> Part {
-        Part::new(Fanout::new(Push::to("alice", ""), 0, mpsc::unbounded_channel().0), Cards::Some(vec![1]))
+        Part::new(Fanout::new(Push::to("alice", ""), 0, mpsc::unbounded_channel().0), Recipients::Panic)
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

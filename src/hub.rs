@@ -1,18 +1,21 @@
-//! Who is connected: card → group → connections, in one shard for each worker thread.
+//! Who is connected: address → group → clients, in one shard for each worker thread.
 //!
-//! A shard belongs to one thread and has no locks; [`Part`]s reach it through its bounded inbox. The index (card → shards)
-//! is shared by all threads, so that a push for one card wakes only the shards that hold it.
+//! A shard belongs to one thread and has no locks; [`Part`]s reach it through its bounded inbox. The index (address → shards)
+//! is shared by all threads, so that a push for an address wakes only the shards that hold it.
 
 mod burst;
 mod client;
 mod fanout;
 mod group;
 mod index;
+mod membership;
 mod outbox;
+mod registry;
 mod shard;
 mod slab;
 mod tally;
 mod unclaimed;
+mod writer;
 
 use std::{
     sync::{
@@ -27,16 +30,18 @@ use tokio::sync::mpsc;
 use crate::{
     bundles::{self, Bundles},
     config,
+    push::{Address, AddressKind},
     telemetry::Metrics,
 };
 
 pub use burst::Burst;
 pub use client::{Client, Flush, Sink};
-pub use fanout::{Cards, Completion, Fanout, Outcome, Part};
+pub use fanout::{Completion, Fanout, Outcome, Part, Recipients};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use shard::Shard;
 pub use slab::ClientKey;
 pub use unclaimed::UnclaimedShard;
+pub use writer::WriteBudget;
 
 pub(crate) use index::shrink;
 
@@ -126,14 +131,14 @@ impl Hub {
 
     /// The live connections of a card on this node.
     pub fn connections(&self, card: &str) -> usize {
-        self.core.index.connections(card)
+        self.core.index.clients(AddressKind::Card, card)
     }
 
     /// How many are there now.
     pub fn census(&self) -> Census {
         Census {
             connections: self.core.connections.load(Ordering::Relaxed),
-            groups: self.core.index.groups(),
+            groups: self.core.index.groups(AddressKind::Card),
             workers: self.workers(),
         }
     }
@@ -158,9 +163,9 @@ impl Hub {
         self.core.inboxes.len()
     }
 
-    /// The shards that hold `card`, a bit for each.
-    pub fn shards(&self, card: &str) -> u64 {
-        self.core.index.shards(card)
+    /// The shards that hold clients of `address`, a bit for each.
+    pub fn shards(&self, address: &Address) -> u64 {
+        self.core.index.shards(address.kind(), address.name())
     }
 
     /// Puts a bundle of parts into a shard's inbox if there is room now, or gives it back.

@@ -1,5 +1,6 @@
 //! The domain: a push, whom it is for, and its id. No I/O.
 
+mod address;
 mod id;
 mod name;
 
@@ -7,6 +8,7 @@ use std::collections::HashSet;
 
 use bytestring::ByteString;
 
+pub use address::{Address, AddressKind};
 pub use id::PushId;
 pub use name::{NameError, NameRule};
 
@@ -27,45 +29,95 @@ pub struct Push {
 
 #[cfg(test)]
 impl Push {
-    /// A push to one card, for the tests of other rooms.
+    /// A push to one card, for the tests of other modules.
     pub(crate) fn to(card: &str, content: &str) -> Self {
         Self {
             id: PushId::generate(),
             from: "test".into(),
-            target: Target { cards: vec![card.into()], app: None },
+            target: Target::cards(vec![card.into()]),
             content: content.into(),
             collapse_key: None,
         }
     }
 }
 
-/// Whom a push is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Whom a push is for: the first of cards, room, app and everyone that it names selects its clients, the others filter them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
-    /// Cards, each once, at least one.
+    /// Cards, each once.
     pub cards: Vec<ByteString>,
-    /// Only connections that joined as this app; `None`: of all apps.
+    /// Only clients that subscribed to this room; `None`: all.
+    pub room: Option<ByteString>,
+    /// Only clients that joined as this app; `None`: all.
     pub app: Option<ByteString>,
+    /// Every client, where nothing else is named. It has to be said: a target that names nothing is for nobody.
+    pub everyone: bool,
+}
+
+/// How the clients of a target are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection<'a> {
+    /// They are members of these.
+    Cards(&'a [ByteString]),
+    /// They are members of it.
+    Room(&'a ByteString),
+    /// They are among all clients.
+    App(&'a ByteString),
+    /// They are all clients.
+    Everyone,
+    /// There are none.
+    Nobody,
+}
+
+/// What a client that was selected must be besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filters<'a> {
+    /// Joined as this app.
+    pub app: Option<&'a str>,
+    /// Subscribed to this room.
+    pub room: Option<&'a str>,
 }
 
 /// Up to this many cards are compared with each other to find one that is named twice.
 const FEW: usize = 16;
 
 impl Target {
+    /// Clients of these cards, whatever their app and rooms are.
+    pub fn cards(cards: Vec<ByteString>) -> Self {
+        Self { cards, ..Self::default() }
+    }
+
+    /// How its clients are found.
+    pub fn selection(&self) -> Selection<'_> {
+        match self {
+            Self { cards, .. } if !cards.is_empty() => Selection::Cards(cards),
+            Self { room: Some(room), .. } => Selection::Room(room),
+            Self { app: Some(app), .. } => Selection::App(app),
+            Self { everyone: true, .. } => Selection::Everyone,
+            _ => Selection::Nobody,
+        }
+    }
+
+    /// What its clients must be besides being selected.
+    pub fn filters(&self) -> Filters<'_> {
+        Filters { app: self.app.as_deref(), room: self.room.as_deref().filter(|_| !self.cards.is_empty()) }
+    }
+
     /// Strikes cards that are named again, so that nobody gets a push twice; the order stays.
     pub fn name_each_once(&mut self) {
         let cards = &mut self.cards;
-        if cards.len() <= FEW {
-            let mut place = 1;
-            while place < cards.len() {
-                match cards[..place].contains(&cards[place]) {
-                    true => drop(cards.remove(place)),
-                    false => place += 1,
-                }
-            }
-        } else {
+        if cards.len() > FEW {
             let mut seen = HashSet::with_capacity(cards.len());
             cards.retain(|card| seen.insert(card.clone()));
+            return;
+        }
+        let mut place = 1;
+        while place < cards.len() {
+            if cards[..place].contains(&cards[place]) {
+                cards.remove(place);
+            } else {
+                place += 1;
+            }
         }
     }
 }
@@ -84,7 +136,7 @@ mod tests {
             (vec!["a"; FEW + 1], vec!["a"]),
             (twice.iter().map(String::as_str).collect(), many.iter().map(String::as_str).collect()),
         ] {
-            let mut target = Target { cards: to.into_iter().map(Into::into).collect(), app: None };
+            let mut target = Target::cards(to.into_iter().map(Into::into).collect());
             target.name_each_once();
             assert_eq!(target.cards, kept);
         }

@@ -279,6 +279,33 @@ fn foreign_crates_stay_in_their_cages() {
     assert!(escaped.is_empty(), "{}", escaped.join("\n"));
 }
 
+/// Imports between the files of a module, by the names of the files.
+fn siblings(file: &Source) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    for (at, up) in file.code.match_indices("super::") {
+        if !file.code[..at].ends_with("::") {
+            expand("", &file.code[at + up.len()..], &mut paths);
+        }
+    }
+    paths.iter().map(|path| path.split("::").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_files_of_socket_import_each_other_one_way() {
+    let mut files: Vec<Source> = sources().into_iter().filter(|file| file.path.starts_with("src/socket/")).collect();
+    assert!(files.len() > 8);
+    loop {
+        let names: BTreeSet<String> =
+            files.iter().map(|file| Path::new(&file.path).file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        let before = files.len();
+        files.retain(|file| !siblings(file).is_disjoint(&names));
+        if files.is_empty() {
+            return;
+        }
+        assert!(files.len() < before, "{names:?} import each other in a circle");
+    }
+}
+
 #[test]
 fn the_process_is_ended_in_one_place_only() {
     for file in

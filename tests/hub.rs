@@ -1,10 +1,11 @@
-//! A shard against a plain map, under random joins, leaves, pushes and sockets that take as many bytes as they please.
+//! A shard against a plain list, under random joins, subscriptions, leaves, pushes and sockets that take as many bytes as
+//! they please.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     rc::Rc,
     sync::Arc,
@@ -13,8 +14,8 @@ use std::{
 
 use oxipush::{
     config,
-    hub::{Cards, Client, Fanout, Hub, Outcome, Part, Shard, Sink},
-    push::{Push, PushId, Target},
+    hub::{Client, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, WriteBudget},
+    push::{Address, Push, PushId, Selection, Target},
     telemetry::Metrics,
     wire::dialect::Dialect,
 };
@@ -46,10 +47,21 @@ enum Step {
     Close(usize),
     Join(usize, u8, u8),
     Leave(usize),
+    Subscribe(usize, u8),
+    Unsubscribe(usize, u8),
+    LeaveAll(usize),
     /// The last: written as it is offered.
-    Push(Vec<u8>, Option<u8>, usize, bool),
+    Push(Whom, usize, bool),
     Write(usize),
     Room(usize, usize),
+}
+
+/// Whom a push is for: of cards, room, app and everyone the first one selects, and the others filter.
+#[derive(Clone, Debug)]
+struct Whom {
+    cards: Vec<u8>,
+    room: Option<u8>,
+    app: Option<u8>,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -59,18 +71,37 @@ fn step() -> impl Strategy<Value = Step> {
         1 => who.clone().prop_map(Step::Close),
         4 => (who.clone(), 0..4_u8, 0..3_u8).prop_map(|(who, card, app)| Step::Join(who, card, app)),
         1 => who.clone().prop_map(Step::Leave),
-        6 => (proptest::collection::btree_set(0..5_u8, 1..4), proptest::option::of(0..3_u8), 1..300_usize, any::<bool>())
-            .prop_map(|(cards, app, size, at_once)| Step::Push(cards.into_iter().collect(), app, size, at_once)),
+        4 => (who.clone(), 0..4_u8).prop_map(|(who, room)| Step::Subscribe(who, room)),
+        1 => (who.clone(), 0..4_u8).prop_map(|(who, room)| Step::Unsubscribe(who, room)),
+        1 => who.clone().prop_map(Step::LeaveAll),
+        8 => (whom(), 1..300_usize, any::<bool>()).prop_map(|(whom, size, at_once)| Step::Push(whom, size, at_once)),
         3 => (1..8_usize).prop_map(Step::Write),
         4 => (who, 0..600_usize).prop_map(|(who, room)| Step::Room(who, room)),
     ]
 }
 
-/// What the model knows of a connection.
+fn whom() -> impl Strategy<Value = Whom> {
+    let cards = prop_oneof![1 => Just(Vec::new()), 2 => proptest::collection::btree_set(0..5_u8, 1..4)
+        .prop_map(|cards| cards.into_iter().collect())];
+    let room = proptest::option::weighted(0.4, 0..4_u8);
+    let app = proptest::option::weighted(0.4, 1..3_u8);
+    (cards, room, app).prop_map(|(cards, room, app)| Whom { cards, room, app })
+}
+
+/// What the model knows of a client.
 struct Known {
     client: Rc<Client<Pipe>>,
-    place: Option<(u8, u8)>,
+    card: Option<(u8, u8)>,
+    rooms: BTreeSet<u8>,
     expected: Vec<u8>,
+}
+
+impl Known {
+    fn gets(&self, whom: &Whom) -> bool {
+        let has_card = whom.cards.is_empty() || self.card.is_some_and(|(card, _)| whom.cards.contains(&card));
+        let has_app = whom.app.is_none_or(|app| self.card.is_some_and(|(_, own)| own == app));
+        has_card && has_app && whom.room.is_none_or(|room| self.rooms.contains(&room))
+    }
 }
 
 fn hub(max_bytes: usize) -> (Hub, Arc<Metrics>) {
@@ -83,19 +114,37 @@ fn hub_of(outbox: config::Outbox) -> (Hub, Arc<Metrics>) {
     (Hub::new(&limits, &outbox, 1, &metrics), metrics)
 }
 
+fn card(card: u8) -> Address {
+    Address::Card(format!("card-{card}").into())
+}
+
 fn part(
     cards: &[u8],
     app: Option<u8>,
     size: usize,
     completions: &mpsc::UnboundedSender<oxipush::hub::Completion>,
 ) -> Part {
+    part_for(&Whom { cards: cards.into(), room: None, app }, size, completions)
+}
+
+/// As dispatch makes it.
+fn part_for(whom: &Whom, size: usize, completions: &mpsc::UnboundedSender<oxipush::hub::Completion>) -> Part {
     let target = Target {
-        cards: cards.iter().map(|card| format!("card-{card}").into()).collect(),
-        app: app.filter(|app| *app > 0).map(|app| format!("app-{app}").into()),
+        cards: whom.cards.iter().map(|number| card(*number).name().into()).collect(),
+        room: whom.room.map(|room| format!("room-{room}").into()),
+        app: whom.app.map(|app| app_name(app).into()),
+        everyone: true,
+    };
+    let recipients = match target.selection() {
+        Selection::Cards([card]) => Recipients::Address(Address::Card(card.clone())),
+        Selection::Cards(cards) => Recipients::Addresses(cards.iter().cloned().map(Address::Card).collect()),
+        Selection::Room(room) => Recipients::Address(Address::Room(room.clone())),
+        Selection::App(_) | Selection::Everyone => Recipients::Everyone,
+        Selection::Nobody => unreachable!(),
     };
     let content = format!("{size}").repeat(size).into();
     let push = Push { id: PushId::generate(), from: "".into(), target, content, collapse_key: None };
-    Part::new(Fanout::new(push, 7, completions.clone()), Cards::All)
+    Part::new(Fanout::new(push, 7, completions.clone()), recipients)
 }
 
 fn run(steps: Vec<Step>) {
@@ -108,7 +157,7 @@ fn run(steps: Vec<Step>) {
             Step::Open(v1) => {
                 let dialect = if v1 { Dialect::OxipushV1 } else { Dialect::Gopusher };
                 let client = shard.open(Pipe::default(), dialect);
-                known.push_back(Known { client, place: None, expected: Vec::new() });
+                known.push_back(Known { client, card: None, rooms: BTreeSet::new(), expected: Vec::new() });
             }
             Step::Close(who) if who < known.len() => {
                 let gone = known.remove(who).unwrap();
@@ -117,23 +166,33 @@ fn run(steps: Vec<Step>) {
             }
             Step::Join(who, card, app) if who < known.len() => {
                 shard.join(&known[who].client, &format!("card-{card}"), &app_name(app));
-                known[who].place = Some((card, app));
+                known[who].card = Some((card, app));
             }
             Step::Leave(who) if who < known.len() => {
-                assert_eq!(shard.leave(&known[who].client), known[who].place.take().is_some());
+                assert_eq!(shard.leave(&known[who].client), known[who].card.take().is_some());
             }
-            Step::Push(cards, app, size, at_once) => {
-                let part = part(&cards, app, size, &completions);
+            Step::Subscribe(who, room) if who < known.len() => {
+                let is_new = known[who].rooms.insert(room);
+                assert_eq!(shard.subscribe(&known[who].client, &format!("room-{room}")), is_new);
+            }
+            Step::Unsubscribe(who, room) if who < known.len() => {
+                let was_there = known[who].rooms.remove(&room);
+                assert_eq!(shard.unsubscribe(&known[who].client, &format!("room-{room}")), was_there);
+            }
+            Step::LeaveAll(who) if who < known.len() => {
+                shard.leave_all(&known[who].client);
+                (known[who].card, known[who].rooms) = (None, BTreeSet::new());
+            }
+            Step::Push(whom, size, at_once) => {
+                let part = part_for(&whom, size, &completions);
                 let fanout = Arc::clone(part.fanout());
                 let mut outcome = Outcome::Unmatched;
-                for one in &mut known {
-                    let Some((card, own)) = one.place else { continue };
-                    if cards.contains(&card) && app.is_none_or(|app| app == 0 || app == own) {
-                        outcome = Outcome::Offered;
-                        one.expected.extend_from_slice(fanout.frame(one.client.dialect()).bytes());
-                    }
+                for one in known.iter_mut().filter(|one| one.gets(&whom)) {
+                    outcome = Outcome::Offered;
+                    one.expected.extend_from_slice(fanout.frame(one.client.dialect()).bytes());
                 }
-                shard.deliver(part.into(), || at_once);
+                let mut budget = if at_once { WriteBudget::unlimited() } else { WriteBudget::none() };
+                shard.deliver(part.into(), &mut budget);
                 assert!(told.try_recv().is_err(), "told while a part was held");
                 drop(fanout);
                 assert_eq!(told.try_recv().unwrap().outcome, outcome);
@@ -179,14 +238,15 @@ fn check_prefix(one: &Known) {
 /// Hub and model know the same.
 fn agree(hub: &Hub, known: &VecDeque<Known>) {
     let mut groups: BTreeMap<u8, usize> = BTreeMap::new();
-    for (card, _) in known.iter().filter_map(|one| one.place) {
+    for (card, _) in known.iter().filter_map(|one| one.card) {
         *groups.entry(card).or_default() += 1;
     }
-    for card in 0..5 {
-        let name = format!("card-{card}");
-        let expected = groups.get(&card).copied().unwrap_or(0);
-        assert_eq!(hub.connections(&name), expected);
-        assert_eq!(hub.shards(&name), u64::from(expected > 0));
+    for number in 0..5 {
+        let expected = groups.get(&number).copied().unwrap_or(0);
+        assert_eq!(hub.connections(card(number).name()), expected);
+        assert_eq!(hub.shards(&card(number)), u64::from(expected > 0));
+        let room = Address::Room(format!("room-{number}").into());
+        assert_eq!(hub.shards(&room), u64::from(known.iter().any(|one| one.rooms.contains(&number))));
     }
     assert_eq!((hub.census().connections, hub.census().groups), (known.len(), groups.len()));
     known.iter().for_each(check_prefix);
@@ -196,7 +256,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_shard_delivers_what_a_plain_map_would(steps in proptest::collection::vec(step(), 1..120)) {
+    fn a_shard_delivers_what_a_plain_list_would(steps in proptest::collection::vec(step(), 1..120)) {
         run(steps);
     }
 }
@@ -205,7 +265,7 @@ proptest! {
 fn a_part_that_is_lost_makes_the_whole_push_come_again() {
     let (completions, mut told) = mpsc::unbounded_channel();
     let whole = part(&[1, 2], None, 3, &completions);
-    let part = Part::new(Arc::clone(whole.fanout()), Cards::Some(vec![1]));
+    let part = Part::new(Arc::clone(whole.fanout()), Recipients::Address(card(2)));
     whole.done();
     assert!(told.try_recv().is_err());
     drop(part);
@@ -222,7 +282,7 @@ fn an_outbox_that_is_full_ends_its_connection_and_forgets_what_waited() {
     client.sink.room.set(10);
     let mut most = 0;
     for _ in 0..100 {
-        shard.deliver(part(&[1], None, 50, &completions).into(), || false);
+        shard.deliver(part(&[1], None, 50, &completions).into(), &mut WriteBudget::none());
         most = most.max(client.waiting());
         shard.write();
     }
@@ -234,7 +294,7 @@ fn an_outbox_that_is_full_ends_its_connection_and_forgets_what_waited() {
     let bytes = client.sink.bytes.borrow();
     let first = usize::from(bytes[1]) + 2;
     assert_eq!((bytes[0], bytes[first] & 0xF), (0x81, 8), "{bytes:?}");
-    shard.publish();
+    shard.publish_counts();
     assert!(metrics.text().contains(r#"oxipush_offers_total{outcome="slow"} 1"#));
 }
 
@@ -247,7 +307,7 @@ fn a_burst_that_nobody_had_time_to_write_evicts_nobody() {
     shard.join(&client, "card-1", "");
     client.sink.room.set(usize::MAX / 2);
     for _ in 0..100 {
-        shard.deliver(part(&[1], None, 50, &completions).into(), || false);
+        shard.deliver(part(&[1], None, 50, &completions).into(), &mut WriteBudget::none());
     }
     assert!(!client.is_ending());
 }
@@ -361,7 +421,7 @@ async fn a_burst_leaves_in_one_write_for_each_connection_in_order_and_only_to_wh
         for (client, expected) in expected {
             assert_eq!(*client.sink.0.borrow(), [expected]);
         }
-        shard.publish();
+        shard.publish_counts();
         assert_eq!(metrics.deliveries.get(), 8 + 8 + 6 + 3);
         assert!(metrics.text().contains(r#"oxipush_offers_total{outcome="queued"} 25"#));
     }
@@ -416,6 +476,6 @@ async fn a_burst_to_a_socket_that_takes_nothing_stays_within_its_outbox() {
         () = all => {}
     }
     assert!(client.is_ending() && client.waiting() <= 2000, "{} bytes wait", client.waiting());
-    shard.publish();
+    shard.publish_counts();
     assert!(metrics.text().contains(r#"oxipush_offers_total{outcome="slow"}"#));
 }

@@ -67,10 +67,10 @@ fn stop_signal() -> io::Result<oneshot::Receiver<()>> {
     // it outlives the gateway's own tasks, to watch for the second signal to the very end
     tokio::spawn(async move {
         let (name, _) = next(&mut terminate, &mut interrupt).await;
-        tracing::info!(signal = name, "stopping: finishing what is in hand; a second signal ends at once");
+        tracing::info!(signal = name, "stopping: finishing what is in flight; a second signal ends at once");
         let _ = first.send(());
         let (name, code) = next(&mut terminate, &mut interrupt).await;
-        tracing::warn!(signal = name, "ended at once by a second signal; what was in hand comes again after a start");
+        tracing::warn!(signal = name, "ended at once by a second signal; what was in flight comes again after a start");
         telemetry::finish();
         #[expect(clippy::disallowed_methods, reason = "this is the one end without a drain, asked for twice")]
         std::process::exit(code);

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::window::{Place, Seen, Window};
+use super::window::{CopyWindow, Seen, WindowEntry};
 use crate::{
     config::{self, Backend},
     hub::{Completion, Outcome, shrink},
@@ -27,188 +27,193 @@ use crate::{
     },
 };
 
-/// Outcomes taken at once.
+/// Completions taken at once.
 const BATCH: usize = 256;
 
 /// Every job that was dispatched and is neither finished nor requeued, and the pushes that came last.
 pub(super) struct InFlight {
-    hand: Mutex<Hand>,
+    jobs: Mutex<Jobs>,
     next: AtomicU64,
     timeout: Duration,
     requeue_delay: Duration,
-    /// How many jobs may wait here for the end of a drain, and how many did.
-    max_aside: usize,
-    aside: AtomicUsize,
+    /// How many jobs may be kept here for the process that comes after this one, and how many were.
+    max_kept: usize,
+    kept: AtomicUsize,
     in_flight: Gauge,
     finished: Counter,
     unmatched: Counter,
     requeued: Counter,
 }
 
-struct Hand {
-    jobs: HashMap<u64, Ticket, RandomState>,
-    window: Window,
+struct Jobs {
+    by_number: HashMap<u64, InFlightJob, RandomState>,
+    window: CopyWindow,
 }
 
-struct Ticket {
+struct InFlightJob {
     job: Job,
     deadline: Instant,
-    place: Place,
-    /// For the process that comes after this one.
-    aside: bool,
+    window_entry: WindowEntry,
+    /// It is for the process that comes after this one: no completion is awaited, and it is never late.
+    is_kept: bool,
 }
 
 /// What becomes of a job that comes.
-pub(super) enum Kept {
-    /// It is kept by this number.
-    Ticket(u64),
+pub(super) enum Begun {
+    /// It is in flight under this number.
+    InFlight(u64),
     /// It is a copy of one that is in flight, whose end it must wait for.
-    Early(Job),
+    CopyOfInFlight(Job),
     /// It is a copy of one that was finished.
-    Copy(Job),
+    CopyOfFinished(Job),
 }
 
 impl InFlight {
     pub(super) fn new(config: &config::Queue, metrics: &Metrics) -> Arc<Self> {
-        let window = Window::new(match config.backend {
+        let window = CopyWindow::new(match config.backend {
             Backend::Nsq => config.copy_window,
             // a job of this process is never taken from it, and another process would not have the window
             Backend::Embedded => 0,
         });
         Arc::new(Self {
-            hand: Mutex::new(Hand { jobs: HashMap::default(), window }),
+            jobs: Mutex::new(Jobs { by_number: HashMap::default(), window }),
             next: AtomicU64::new(0),
             timeout: config.job_timeout,
             requeue_delay: config.requeue_delay,
-            max_aside: config.max_in_flight / 2,
-            aside: AtomicUsize::new(0),
-            in_flight: metrics.jobs_in_hand.clone(),
+            max_kept: config.max_in_flight / 2,
+            kept: AtomicUsize::new(0),
+            in_flight: metrics.jobs_in_flight.clone(),
             finished: metrics.jobs.get_or_create_owned(&JobOutcome::Finished),
             unmatched: metrics.drops.get_or_create_owned(&DropReason::NoMatch),
             requeued: metrics.jobs.get_or_create_owned(&JobOutcome::Requeued),
         })
     }
 
-    /// Keeps `job`, which is of push `id`, until its outcome is told; the number to tell it by.
-    pub(super) fn keep(&self, job: Job, id: PushId) -> Kept {
+    /// Holds `job`, which is of push `id`, until its completion comes, by the number that this gives.
+    pub(super) fn begin(&self, job: Job, id: PushId) -> Begun {
         let deadline = Instant::now() + self.timeout;
-        let mut hand = self.lock();
-        let place = match hand.window.begin(id) {
-            Seen::New(place) => place,
-            Seen::InFlight => return Kept::Early(job),
-            Seen::Finished => return Kept::Copy(job),
+        let mut jobs = self.lock();
+        let window_entry = match jobs.window.begin(id) {
+            Seen::New(entry) => entry,
+            Seen::InFlight => return Begun::CopyOfInFlight(job),
+            Seen::Finished => return Begun::CopyOfFinished(job),
         };
-        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        hand.jobs.insert(ticket, Ticket { job, deadline, place, aside: false });
-        drop(hand);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        jobs.by_number.insert(number, InFlightJob { job, deadline, window_entry, is_kept: false });
+        drop(jobs);
         self.in_flight.inc();
-        Kept::Ticket(ticket)
+        Begun::InFlight(number)
     }
 
-    /// Finishes or requeues jobs by their completions, or by time, until nobody is left who could tell one.
-    pub(super) async fn settle(&self, mut completions: mpsc::UnboundedReceiver<Completion>) {
+    /// Finishes or requeues jobs by their completions, or by time, until no more completions can come.
+    pub(super) async fn run(&self, mut completions: mpsc::UnboundedReceiver<Completion>) {
         let period = (self.timeout / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let mut clock = interval(period);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
+            // both cancel-safe
             tokio::select! {
                 taken = completions.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
                         return;
                     }
-                    batch.drain(..).for_each(|completion| self.end(completion));
+                    batch.drain(..).for_each(|completion| self.complete(completion));
                 }
-                _ = clock.tick() => self.expire(),
+                _ = clock.tick() => self.requeue_late(),
             }
         }
     }
 
-    /// Whether each job in flight was offered; as soon as some are set aside nobody needs to wait for the others.
+    /// Whether each job in flight was offered; as soon as some are kept for the next process nobody needs to wait for the
+    /// others.
     pub(super) fn all_offered(&self) -> bool {
-        self.lock().jobs.is_empty() || self.aside.load(Ordering::Relaxed) > 0
+        self.lock().by_number.is_empty() || self.kept.load(Ordering::Relaxed) > 0
     }
 
-    /// Puts back all that is left.
-    pub(super) fn give_back(&self) {
-        let mut left: Vec<_> = std::mem::take(&mut self.lock().jobs).into_iter().collect();
+    /// Puts back all that is left, in the order in which it came.
+    pub(super) fn put_back_all(&self) {
+        let mut left: Vec<_> = std::mem::take(&mut self.lock().by_number).into_iter().collect();
         left.sort_unstable_by_key(|(number, _)| *number);
-        for (_, ticket) in left {
-            self.put_back(ticket, Duration::ZERO);
+        for (_, in_flight) in left {
+            self.put_back(in_flight, Duration::ZERO);
         }
     }
 
-    fn end(&self, completion: Completion) {
-        // gone: it took longer than job_timeout
-        let mut hand = self.lock();
-        let Some(ticket) = hand.jobs.remove(&completion.ticket) else { return };
+    fn complete(&self, completion: Completion) {
+        let mut jobs = self.lock();
+        // none: it took longer than job_timeout, and was requeued
+        let Some(in_flight) = jobs.by_number.remove(&completion.number) else { return };
         match completion.outcome {
             Outcome::Lost => {
-                drop(hand);
-                return self.requeue(ticket, self.requeue_delay);
+                drop(jobs);
+                return self.requeue(in_flight);
             }
             Outcome::SentAway => {
-                drop(hand);
-                return self.set_aside(completion.ticket, ticket);
+                drop(jobs);
+                return self.keep(completion.number, in_flight);
             }
             Outcome::Unmatched => {
                 self.unmatched.inc();
             }
             Outcome::Offered => {}
         }
-        hand.window.finish(ticket.place);
-        drop(hand);
+        jobs.window.finish(in_flight.window_entry);
+        drop(jobs);
         self.in_flight.dec();
         self.finished.inc();
-        ticket.job.finish();
+        in_flight.job.finish();
     }
 
-    /// Keeps a job for the process that comes after this one: it is put back when no more are handed out. Beyond a bound it
-    /// goes back now, for so long that this process does not get it again: clients that are still here need hands too.
-    fn set_aside(&self, number: u64, mut ticket: Ticket) {
-        if self.aside.fetch_add(1, Ordering::Relaxed) < self.max_aside {
-            ticket.aside = true;
-            self.lock().jobs.insert(number, ticket);
+    /// Keeps a job for the process that comes after this one: it is put back once no more jobs are handed out. Beyond a bound
+    /// it is put back now, for so long that this process does not get it again: what comes for clients that are still here
+    /// has to be in flight too.
+    fn keep(&self, number: u64, mut in_flight: InFlightJob) {
+        if self.kept.fetch_add(1, Ordering::Relaxed) < self.max_kept {
+            in_flight.is_kept = true;
+            self.lock().by_number.insert(number, in_flight);
             return;
         }
-        self.put_back(ticket, self.timeout);
+        self.put_back(in_flight, self.timeout);
     }
 
-    /// As a requeue, and no attempt is counted.
-    fn put_back(&self, ticket: Ticket, delay: Duration) {
-        self.lock().window.give_back(ticket.place);
-        self.in_flight.dec();
-        self.requeued.inc();
-        ticket.job.put_back(delay);
-    }
-
-    fn expire(&self) {
+    fn requeue_late(&self) {
         let now = Instant::now();
-        let mut hand = self.lock();
-        // they are not late: they wait for the end of the drain
-        for ticket in hand.jobs.values_mut().filter(|ticket| ticket.aside && ticket.deadline <= now) {
-            ticket.job.touch();
-            ticket.deadline = now + self.timeout;
+        let mut jobs = self.lock();
+        for kept in jobs.by_number.values_mut().filter(|job| job.is_kept && job.deadline <= now) {
+            kept.job.touch();
+            kept.deadline = now + self.timeout;
         }
-        let late: Vec<_> = hand.jobs.extract_if(|_, ticket| ticket.deadline <= now).collect();
-        shrink(&mut hand.jobs);
-        drop(hand);
+        let late: Vec<_> = jobs.by_number.extract_if(|_, job| job.deadline <= now).collect();
+        shrink(&mut jobs.by_number);
+        drop(jobs);
         if !late.is_empty() {
             tracing::warn!(jobs = late.len(), "not offered within [queue] job_timeout: requeued");
         }
-        for (_, ticket) in late {
-            self.requeue(ticket, self.requeue_delay);
+        for (_, in_flight) in late {
+            self.requeue(in_flight);
         }
     }
 
-    fn requeue(&self, ticket: Ticket, delay: Duration) {
-        self.lock().window.give_back(ticket.place);
-        self.in_flight.dec();
-        self.requeued.inc();
-        ticket.job.requeue(delay);
+    fn requeue(&self, in_flight: InFlightJob) {
+        self.returned(in_flight.window_entry);
+        in_flight.job.requeue(self.requeue_delay);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Hand> {
-        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
+    /// As a requeue, and no attempt is counted.
+    fn put_back(&self, in_flight: InFlightJob, delay: Duration) {
+        self.returned(in_flight.window_entry);
+        in_flight.job.put_back(delay);
+    }
+
+    /// The push is to come again, and is no copy then.
+    fn returned(&self, entry: WindowEntry) {
+        self.lock().window.give_back(entry);
+        self.in_flight.dec();
+        self.requeued.inc();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

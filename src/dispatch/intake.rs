@@ -2,18 +2,18 @@
 
 use std::{hash::BuildHasher, sync::Arc};
 
-use bytestring::ByteString;
 use foldhash::fast::FixedState;
 use tokio::sync::{mpsc, watch};
 
 use super::{
     BUNDLE,
-    in_flight::{InFlight, Kept},
+    in_flight::{Begun, InFlight},
     pace::Pace,
 };
 use crate::{
     config,
-    hub::{Cards, Completion, Fanout, Part},
+    hub::{Completion, Fanout, Part, Recipients},
+    push::{Address, Selection},
     queue::{Job, Jobs, record},
     telemetry::{
         Metrics,
@@ -73,7 +73,7 @@ impl Intake {
         oldest
     }
 
-    /// Decodes a job and makes one part for each lane that has cards of it: one card's pushes always take the same lane. When
+    /// Decodes a job and makes one part for each lane that has recipients of it. When
     /// the push was accepted (ms); `None`: it is dropped.
     fn split(&self, job: Job, bundles: &mut [Vec<Part>], dropped: &mut Dropped) -> Option<u64> {
         if job.attempts > self.max_attempts {
@@ -94,37 +94,51 @@ impl Intake {
         let millis = push.id.millis();
         // admission did so already; a record of another origin must not deliver twice either
         push.target.name_each_once();
-        let ticket = match self.in_flight.keep(job, push.id) {
-            Kept::Ticket(ticket) => ticket,
-            // finished now, it would be lost with the one in flight, should that be given back
-            Kept::Early(job) => {
+        let number = match self.in_flight.begin(job, push.id) {
+            Begun::InFlight(number) => number,
+            // finished now, it would be lost with the one in flight, should that be put back
+            Begun::CopyOfInFlight(job) => {
                 self.count_drop(DropReason::Copy);
                 job.leave();
                 return Some(millis);
             }
-            Kept::Copy(job) => {
+            Begun::CopyOfFinished(job) => {
                 self.drop_job(job, DropReason::Copy);
                 return Some(millis);
             }
         };
-        let fanout = Fanout::new(push, ticket, self.completions.clone());
-        let cards = &fanout.push().target.cards;
-        if let [card] = &cards[..] {
-            bundles[self.lane(card)].push(Part::new(Arc::clone(&fanout), Cards::All));
-            return Some(millis);
-        }
-        let mut places = vec![Vec::new(); self.lanes.len()];
-        for (place, card) in cards.iter().enumerate() {
-            places[self.lane(card)].push(place as u32);
-        }
-        for (bundle, places) in bundles.iter_mut().zip(places).filter(|(_, places)| !places.is_empty()) {
-            bundle.push(Part::new(Arc::clone(&fanout), Cards::Some(places)));
-        }
+        let fanout = Fanout::new(push, number, self.completions.clone());
+        self.add_parts(&fanout, bundles);
         Some(millis)
     }
 
-    fn lane(&self, card: &ByteString) -> usize {
-        (FixedState::default().hash_one(&**card) % self.lanes.len() as u64) as usize
+    /// Adds the parts of a push to the lanes' bundles: pushes that the same card, room or app selects take the same lane.
+    fn add_parts(&self, fanout: &Arc<Fanout>, bundles: &mut [Vec<Part>]) {
+        let part = |recipients| Part::new(Arc::clone(fanout), recipients);
+        match fanout.push().target.selection() {
+            Selection::Cards([card]) => {
+                bundles[self.lane(card)].push(part(Recipients::Address(Address::Card(card.clone()))));
+            }
+            Selection::Cards(cards) => {
+                let mut by_lane = vec![Vec::new(); self.lanes.len()];
+                for card in cards {
+                    by_lane[self.lane(card)].push(Address::Card(card.clone()));
+                }
+                for (bundle, cards) in bundles.iter_mut().zip(by_lane).filter(|(_, cards)| !cards.is_empty()) {
+                    bundle.push(part(Recipients::Addresses(cards)));
+                }
+            }
+            Selection::Room(room) => {
+                bundles[self.lane(room)].push(part(Recipients::Address(Address::Room(room.clone()))));
+            }
+            Selection::App(app) => bundles[self.lane(app)].push(part(Recipients::Everyone)),
+            Selection::Everyone => bundles[0].push(part(Recipients::Everyone)),
+            Selection::Nobody => {}
+        }
+    }
+
+    fn lane(&self, name: &str) -> usize {
+        (FixedState::default().hash_one(name) % self.lanes.len() as u64) as usize
     }
 
     fn drop_job(&self, job: Job, reason: DropReason) {

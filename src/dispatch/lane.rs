@@ -1,13 +1,14 @@
-//! One processor: finds the shards of each card and sends them their parts, in order.
+//! One processor: finds the shards that have clients of each part, and sends them theirs, in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use super::BUNDLE;
 use crate::{
     bundles::Bundles,
-    hub::{Cards, Hub, Part},
+    hub::{Hub, Part, Recipients},
+    push::Address,
     telemetry::{Metrics, labels::DropReason},
 };
 
@@ -15,17 +16,16 @@ use crate::{
 pub(super) async fn run(mut parts: Bundles<Part>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
     let nobody = metrics.drops.get_or_create_owned(&DropReason::NoConnection);
     let mut taken = Vec::with_capacity(BUNDLE);
-    let mut places = vec![Vec::new(); hub.workers()];
-    let mut bundles: Vec<Vec<Part>> = (0..hub.workers()).map(|_| Vec::new()).collect();
+    let mut router = Router::new(hub);
     while let Some(some) = parts.some(BUNDLE).await {
         taken.extend(some);
         for part in &taken {
-            nobody.inc_by(route(part, &hub, &mut places, &mut bundles));
+            nobody.inc_by(router.route(part));
         }
-        for (shard, bundle) in bundles.iter_mut().enumerate().filter(|(_, bundle)| !bundle.is_empty()) {
-            let Err(bundle) = hub.try_send(shard, std::mem::take(bundle)) else { continue };
+        for (shard, bundle) in router.bundles.iter_mut().enumerate().filter(|(_, bundle)| !bundle.is_empty()) {
+            let Err(bundle) = router.hub.try_send(shard, mem::take(bundle)) else { continue };
             // too late, the bundle is dropped here, and so its jobs come again
-            if timeout(within, hub.send(shard, bundle)).await.is_err() {
+            if timeout(within, router.hub.send(shard, bundle)).await.is_err() {
                 tracing::warn!(shard, "a shard took no part within job_timeout");
             }
         }
@@ -33,28 +33,71 @@ pub(super) async fn run(mut parts: Bundles<Part>, hub: Hub, metrics: Arc<Metrics
     }
 }
 
-/// Makes of a part one for each shard that holds cards of it; how many of its cards no shard holds. `places` is empty before
-/// and after.
-fn route(part: &Part, hub: &Hub, places: &mut [Vec<u32>], bundles: &mut [Vec<Part>]) -> u64 {
-    let (fanout, cards) = (part.fanout(), part.cards());
-    let push = fanout.push();
-    let mut without = 0;
-    for nth in 0..cards.count(push) {
-        let place = cards.place(nth);
-        let mut holders = hub.shards(&push.target.cards[place]);
-        without += u64::from(holders == 0);
-        while holders != 0 {
-            places[holders.trailing_zeros() as usize].push(place as u32);
-            holders &= holders - 1;
+/// Makes the shards' parts out of a lane's.
+struct Router {
+    hub: Hub,
+    /// For each shard the parts that are ready to be sent.
+    bundles: Vec<Vec<Part>>,
+    /// For each shard the addresses of the part that is being routed; empty before and after.
+    addresses: Vec<Vec<Address>>,
+}
+
+impl Router {
+    fn new(hub: Hub) -> Self {
+        let shards = hub.workers();
+        Self { hub, bundles: (0..shards).map(|_| Vec::new()).collect(), addresses: vec![Vec::new(); shards] }
+    }
+
+    /// Makes of a part one for each shard that has clients of it; how many of its addresses no shard has.
+    fn route(&mut self, part: &Part) -> u64 {
+        match part.recipients() {
+            Recipients::Address(address) => {
+                let shards = self.hub.shards(address);
+                self.add_to_each(shards, part);
+                u64::from(shards == 0)
+            }
+            Recipients::Addresses(addresses) => self.split(part, addresses),
+            Recipients::Everyone | Recipients::Panic => {
+                self.add_to_each(u64::MAX >> (u64::BITS as usize - self.hub.workers()), part);
+                0
+            }
         }
     }
-    for (places, bundle) in places.iter_mut().zip(bundles).filter(|(places, _)| !places.is_empty()) {
-        let cards = match places.len() == push.target.cards.len() {
-            true => Cards::All,
-            false => Cards::Some(places.clone()),
-        };
-        places.clear();
-        bundle.push(Part::new(Arc::clone(fanout), cards));
+
+    /// A part for the same recipients to each of `shards`, a bit for each.
+    fn add_to_each(&mut self, shards: u64, part: &Part) {
+        for shard in bits(shards) {
+            self.bundles[shard].push(Part::new(Arc::clone(part.fanout()), part.recipients().clone()));
+        }
     }
-    without
+
+    /// A part to each shard, for those of `addresses` that it has.
+    fn split(&mut self, part: &Part, addresses: &[Address]) -> u64 {
+        let mut nowhere = 0;
+        for address in addresses {
+            let shards = self.hub.shards(address);
+            nowhere += u64::from(shards == 0);
+            for shard in bits(shards) {
+                self.addresses[shard].push(address.clone());
+            }
+        }
+        for (addresses, bundle) in self.addresses.iter_mut().zip(&mut self.bundles) {
+            if !addresses.is_empty() {
+                let recipients = Recipients::Addresses(mem::take(addresses));
+                bundle.push(Part::new(Arc::clone(part.fanout()), recipients));
+            }
+        }
+        nowhere
+    }
+}
+
+/// The places of the bits that are set.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = word.trailing_zeros();
+        (place < u64::BITS).then(|| {
+            word &= word - 1;
+            place as usize
+        })
+    })
 }

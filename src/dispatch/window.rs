@@ -13,23 +13,23 @@ use crate::push::PushId;
 /// What is known of a push that comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It is new, or was given back; it has this place now.
-    New(Place),
+    /// It is new, or was given back; this is its entry now.
+    New(WindowEntry),
     /// It came before and is not ended yet.
     InFlight,
     /// It came before and was finished.
     Finished,
 }
 
-/// Where a push stands in the window, for its end to be told.
+/// A push in the window, by which its end is noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct WindowEntry {
     slot: u32,
     id: PushId,
 }
 
 /// At most `size` ids; a new one takes the place of the oldest.
-pub(super) struct Window {
+pub(super) struct CopyWindow {
     size: usize,
     /// A ring, once it is full.
     ids: Vec<PushId>,
@@ -42,11 +42,17 @@ pub(super) struct Window {
     hasher: RandomState,
 }
 
-impl Window {
+impl CopyWindow {
     /// Memory is taken as ids come: 16 bytes for each, and up to 10 for finding it.
     pub(super) fn new(size: usize) -> Self {
-        let (ids, finished) = (Vec::new(), Vec::new());
-        Self { size, ids, next: 0, finished, slots: HashTable::new(), hasher: RandomState::default() }
+        Self {
+            size,
+            ids: Vec::new(),
+            next: 0,
+            finished: Vec::new(),
+            slots: HashTable::new(),
+            hasher: RandomState::default(),
+        }
     }
 
     /// A push comes.
@@ -54,14 +60,12 @@ impl Window {
         let Self { size, ids, next, finished, slots, hasher } = self;
         let slot = *next as u32;
         if *size == 0 {
-            return Seen::New(Place { slot, id });
+            return Seen::New(WindowEntry { slot, id });
         }
         if let Some(found) = slots.find(hasher.hash_one(id), |slot| ids[*slot as usize] == id) {
             let found = *found as usize;
-            return match finished[found / 64] >> (found % 64) & 1 {
-                1 => Seen::Finished,
-                _ => Seen::InFlight,
-            };
+            let is_finished = finished[found / 64] >> (found % 64) & 1 == 1;
+            return if is_finished { Seen::Finished } else { Seen::InFlight };
         }
         match ids.get_mut(*next) {
             Some(oldest) => {
@@ -79,11 +83,11 @@ impl Window {
         }
         finished[*next / 64] &= !(1 << (*next % 64));
         *next = (*next + 1) % *size;
-        Seen::New(Place { slot, id })
+        Seen::New(WindowEntry { slot, id })
     }
 
     /// The push at `place` is finished: when it comes again it is a copy.
-    pub(super) fn finish(&mut self, place: Place) {
+    pub(super) fn finish(&mut self, place: WindowEntry) {
         let slot = place.slot as usize;
         if self.ids.get(slot) == Some(&place.id) {
             self.finished[slot / 64] |= 1 << (slot % 64);
@@ -91,7 +95,7 @@ impl Window {
     }
 
     /// The push at `place` is given back: it is to come again.
-    pub(super) fn give_back(&mut self, place: Place) {
+    pub(super) fn give_back(&mut self, place: WindowEntry) {
         if let Ok(found) = self.slots.find_entry(self.hasher.hash_one(place.id), |slot| *slot == place.slot) {
             found.remove();
         }
@@ -106,7 +110,7 @@ mod tests {
         PushId::from_parts(1, n)
     }
 
-    fn begin(window: &mut Window, n: u128) -> Place {
+    fn begin(window: &mut CopyWindow, n: u128) -> WindowEntry {
         match window.begin(id(n)) {
             Seen::New(place) => place,
             seen => panic!("{n} is {seen:?}"),
@@ -114,8 +118,8 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_known_while_it_is_in_hand_and_once_it_is_finished_and_new_once_it_was_given_back() {
-        let mut window = Window::new(4);
+    fn a_push_is_known_while_it_is_in_flight_and_once_it_is_finished_and_new_once_it_was_given_back() {
+        let mut window = CopyWindow::new(4);
         let place = begin(&mut window, 1);
         assert_eq!(window.begin(id(1)), Seen::InFlight);
         window.give_back(place);
@@ -127,7 +131,7 @@ mod tests {
     #[test]
     fn the_window_holds_as_many_as_its_size_and_forgets_the_oldest_first() {
         for size in [1, 2, 63, 64, 65, 1000] {
-            let mut window = Window::new(size);
+            let mut window = CopyWindow::new(size);
             for n in 0..3 * size as u128 {
                 let place = begin(&mut window, n);
                 window.finish(place);
@@ -144,9 +148,9 @@ mod tests {
     fn whatever_comes_and_ends_in_whatever_order_it_is_seen_as_it_is() {
         let mut random = fastrand::Rng::with_seed(1);
         for size in [1, 7, 200] {
-            let mut window = Window::new(size);
+            let mut window = CopyWindow::new(size);
             // what should be known, oldest first: id, place, whether it is finished; `None` is a place that was given back
-            let mut known: std::collections::VecDeque<Option<(u128, Place, bool)>> = Default::default();
+            let mut known: std::collections::VecDeque<Option<(u128, WindowEntry, bool)>> = Default::default();
             for _ in 0..50_000 {
                 let n = random.u128(0..3 * size as u128);
                 let there = known.iter().position(|one| one.is_some_and(|(id, ..)| id == n));
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_forgotten_push_changes_nothing() {
-        let mut window = Window::new(1);
+        let mut window = CopyWindow::new(1);
         let (first, second) = (begin(&mut window, 1), begin(&mut window, 2));
         window.finish(first);
         assert_eq!(window.begin(id(2)), Seen::InFlight);
@@ -192,7 +196,7 @@ mod tests {
 
     #[test]
     fn without_a_size_every_push_is_new() {
-        let mut window = Window::new(0);
+        let mut window = CopyWindow::new(0);
         for _ in 0..3 {
             let place = begin(&mut window, 1);
             window.finish(place);

@@ -1,8 +1,8 @@
-//! Parts that follow each other to the same connections: a burst to a room.
+//! Parts that follow each other to the same clients: a burst to a room.
 
 use std::{iter, rc::Rc};
 
-use super::{Item, Limits, Part, fanout::Found, outbox::GATHER};
+use super::{Item, Limits, Part, Recipients, fanout::FoundClients, outbox::GATHER};
 use crate::{bundles::Bundles, config::Policy, push::Target, wire::dialect::Dialect};
 
 /// Parts in one burst, beside the bound in bytes.
@@ -10,7 +10,7 @@ const MAX_PARTS: usize = 64;
 /// What a frame has beside its content, about.
 const ENVELOPE: usize = 128;
 
-/// A part, and those behind it for the same connections: each of these is offered all frames at once.
+/// A part, and those behind it for the same clients: each of these is offered all frames at once.
 pub struct Burst {
     first: Part,
     rest: Vec<Part>,
@@ -46,18 +46,17 @@ impl Burst {
         1 + self.rest.len() as u64
     }
 
-    /// Whom all of it is for.
+    /// Whose filters hold for all of it.
     pub(super) fn target(&self) -> &Target {
         &self.first.fanout().push().target
     }
 
-    /// The cards that it names.
-    pub(super) fn cards(&self) -> impl Iterator<Item = &str> {
-        let (push, cards) = (self.first.fanout().push(), self.first.cards());
-        (0..cards.count(push)).map(|nth| &*push.target.cards[cards.place(nth)])
+    /// Whose clients all of it is for.
+    pub(super) fn recipients(&self) -> &Recipients {
+        self.first.recipients()
     }
 
-    /// What a connection that speaks `dialect` is offered.
+    /// What a client that speaks `dialect` is offered.
     pub(super) fn item(&self, dialect: Dialect) -> Rc<Item> {
         let first = self.first.fanout();
         if self.rest.is_empty() {
@@ -69,9 +68,9 @@ impl Burst {
         }
     }
 
-    /// It was offered to all that were found for it.
-    pub(super) fn done(self, found: Found) {
-        self.parts().for_each(|part| part.fanout().taken(found));
+    /// It was offered to all clients that were found for it.
+    pub(super) fn done(self, found: FoundClients) {
+        self.parts().for_each(|part| part.fanout().part_delivered(found));
         iter::once(self.first).chain(self.rest).for_each(Part::done);
     }
 

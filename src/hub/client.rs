@@ -4,14 +4,13 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     io,
     rc::Rc,
-    sync::Arc,
     task::Waker,
 };
 
-use super::{ClientKey, Item, Limits, Outbox};
-use crate::{telemetry::labels::PeerCloseCode, wire::dialect::Dialect};
+use super::{ClientKey, Item, Limits, Outbox, membership::Memberships};
+use crate::{push::Filters, telemetry::labels::PeerCloseCode, wire::dialect::Dialect};
 
-/// Where a connection's bytes go: a socket, or memory in tests and benchmarks.
+/// Where a client's bytes go: a socket, or memory in tests and benchmarks.
 pub trait Sink: 'static {
     /// Writes what fits now.
     ///
@@ -25,13 +24,13 @@ pub trait Sink: 'static {
 pub enum Flush {
     /// Nothing waits any more.
     Empty,
-    /// The kernel is full: the connection's task goes on when the socket is writable.
+    /// The kernel is full: the client's task goes on when the socket is writable.
     Blocked,
     /// The peer is gone.
     Gone,
 }
 
-/// How far a connection is.
+/// How far a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientState {
     Open,
@@ -41,29 +40,21 @@ pub(super) enum ClientState {
     Lost,
 }
 
-/// A connection, shared by its shard and its own task on the same thread.
+/// A client, shared by its shard and its own task on the same thread.
 pub struct Client<S> {
     /// Its socket and what the socket's owner keeps beside it.
     pub sink: S,
     pub(super) key: OnceCell<ClientKey>,
     pub(super) dialect: Dialect,
-    pub(super) membership: RefCell<Option<Membership>>,
-    /// Its position in its group.
-    pub(super) position: Cell<u32>,
+    pub(super) memberships: RefCell<Memberships>,
     pub(super) outbox: RefCell<Outbox>,
     pub(super) state: Cell<ClientState>,
-    /// It stands in the shard's list of those to be written.
+    /// It stands in the shard's list of those to be written to.
     pub(super) write_scheduled: Cell<bool>,
     /// The kernel was full: its task writes next, the shard does not.
     pub(super) blocked: Cell<bool>,
     label: Cell<&'static str>,
-    waker: RefCell<Option<Waker>>,
-}
-
-/// Where a connection joined.
-pub(super) struct Membership {
-    pub(super) card: Arc<str>,
-    pub(super) app: Box<str>,
+    waker: Cell<Option<Waker>>,
 }
 
 impl<S> Client<S> {
@@ -72,14 +63,13 @@ impl<S> Client<S> {
             sink,
             key: OnceCell::new(),
             dialect,
-            membership: RefCell::new(None),
-            position: Cell::new(0),
+            memberships: RefCell::default(),
             outbox: RefCell::default(),
             state: Cell::new(ClientState::Open),
             write_scheduled: Cell::new(false),
             blocked: Cell::new(false),
             label: Cell::new(PeerCloseCode::Abnormal.word()),
-            waker: RefCell::new(None),
+            waker: Cell::new(None),
         })
     }
 
@@ -95,7 +85,7 @@ impl<S> Client<S> {
 
     /// It joined a card.
     pub fn is_joined(&self) -> bool {
-        self.membership.borrow().is_some()
+        self.memberships.borrow().card().is_some()
     }
 
     /// A close frame waits or left, or the socket failed.
@@ -130,21 +120,21 @@ impl<S> Client<S> {
 
     /// Wakes `waker` when its task has something to do. Told anew by each poll.
     pub fn watch(&self, waker: &Waker) {
-        let mut known = self.waker.borrow_mut();
-        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *known = Some(waker.clone());
-        }
+        let known = self.waker.take().filter(|known| known.will_wake(waker));
+        self.waker.set(Some(known.unwrap_or_else(|| waker.clone())));
     }
 
     /// Wakes its task.
     pub fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
+        let waker = self.waker.take();
+        if let Some(waker) = &waker {
             waker.wake_by_ref();
         }
+        self.waker.set(waker);
     }
 
     pub(super) fn forget_waker(&self) {
-        self.waker.borrow_mut().take();
+        self.waker.take();
     }
 
     pub(super) fn lose(&self) {
@@ -153,8 +143,13 @@ impl<S> Client<S> {
         }
     }
 
-    pub(super) fn speaks_to(&self, app: Option<&str>) -> bool {
-        app.is_none_or(|app| self.membership.borrow().as_ref().is_some_and(|membership| *membership.app == *app))
+    pub(super) fn passes(&self, filters: Filters<'_>) -> bool {
+        if filters.app.is_none() && filters.room.is_none() {
+            return true;
+        }
+        let memberships = self.memberships.borrow();
+        filters.app.is_none_or(|app| memberships.app() == Some(app))
+            && filters.room.is_none_or(|room| memberships.is_in_room(room))
     }
 
     /// Lets `last` leave as its last frame; the pushes lost by that, or `None` if it was ending already.

@@ -1,14 +1,17 @@
 //! A push on its way through the shards, and what became of it.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    slice,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::mpsc;
 
 use crate::{
-    push::Push,
+    push::{Address, Push},
     wire::{dialect::Dialect, frame::Frame},
 };
 
@@ -16,7 +19,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// The number that dispatch gave it.
-    pub ticket: u64,
+    pub number: u64,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -34,11 +37,11 @@ pub enum Outcome {
     Lost,
 }
 
-/// The connections that a shard has for a push.
-#[derive(Clone, Copy)]
-pub(super) struct Found {
+/// The clients that a shard has for a part.
+#[derive(Clone, Copy, Default)]
+pub(super) struct FoundClients {
     /// At least one.
-    pub(super) open: bool,
+    pub(super) any: bool,
     /// It had others, that the node sends away.
     pub(super) sent_away: bool,
 }
@@ -47,20 +50,32 @@ pub(super) struct Found {
 pub struct Fanout {
     push: Push,
     frames: [OnceLock<Frame>; Dialect::ALL.len()],
-    ticket: u64,
+    number: u64,
+    /// A part was dropped on its way.
     lost: AtomicBool,
-    taken: AtomicBool,
+    /// A shard had a part, and found nobody for it.
+    delivered: AtomicBool,
+    /// A shard had a part, and found somebody for it.
     matched: AtomicBool,
+    /// A client it was for was sent away.
     sent_away: AtomicBool,
-    /// Unbounded, yet it holds no more than one outcome for each job in hand.
+    /// Unbounded, yet it holds no more than one completion for each job in flight.
     completions: mpsc::UnboundedSender<Completion>,
 }
 
 impl Fanout {
-    /// A push on its way; `completions` hears of `ticket` once the last part of it is dropped.
-    pub fn new(push: Push, ticket: u64, completions: mpsc::UnboundedSender<Completion>) -> Arc<Self> {
-        let (lost, taken, matched, sent_away) = Default::default();
-        Arc::new(Self { push, frames: Default::default(), ticket, lost, taken, matched, sent_away, completions })
+    /// A push on its way; `completions` gets `number` once the last part of it is dropped.
+    pub fn new(push: Push, number: u64, completions: mpsc::UnboundedSender<Completion>) -> Arc<Self> {
+        Arc::new(Self {
+            push,
+            frames: Default::default(),
+            number,
+            lost: AtomicBool::new(false),
+            delivered: AtomicBool::new(false),
+            matched: AtomicBool::new(false),
+            sent_away: AtomicBool::new(false),
+            completions,
+        })
     }
 
     /// The push.
@@ -68,10 +83,10 @@ impl Fanout {
         &self.push
     }
 
-    /// A shard took a part, and found this.
-    pub(super) fn taken(&self, found: Found) {
-        let told = if found.open { &self.matched } else { &self.taken };
-        told.store(true, Ordering::Relaxed);
+    /// A shard has offered a part to those that it found.
+    pub(super) fn part_delivered(&self, found: FoundClients) {
+        let delivered = if found.any { &self.matched } else { &self.delivered };
+        delivered.store(true, Ordering::Relaxed);
         if found.sent_away {
             self.sent_away.store(true, Ordering::Relaxed);
         }
@@ -85,42 +100,43 @@ impl Fanout {
 
 impl Drop for Fanout {
     fn drop(&mut self) {
-        let outcome = match (*self.lost.get_mut(), *self.matched.get_mut(), *self.taken.get_mut()) {
-            (true, ..) => Outcome::Lost,
-            _ if *self.sent_away.get_mut() => Outcome::SentAway,
-            (false, false, true) => Outcome::Unmatched,
-            (false, ..) => Outcome::Offered,
+        let outcome = if *self.lost.get_mut() {
+            Outcome::Lost
+        } else if *self.sent_away.get_mut() {
+            Outcome::SentAway
+        } else if *self.delivered.get_mut() && !*self.matched.get_mut() {
+            Outcome::Unmatched
+        } else {
+            Outcome::Offered
         };
         tracing::trace!(id = %self.push.id, ?outcome, "a push has been through the hub");
-        let completion = Completion { ticket: self.ticket, outcome };
+        let completion = Completion { number: self.number, outcome };
         // nobody listens any more: dispatch was stopped and the job requeued
         let _ = self.completions.send(completion);
     }
 }
 
-/// Which of a push's cards a part is for.
+/// Whose clients a part is for, of those that its push's filters let through.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cards {
-    /// All of them.
-    All,
-    /// Those with these places in the target.
-    Some(Vec<u32>),
+pub enum Recipients {
+    /// The members of an address.
+    Address(Address),
+    /// The members of several, none of whom is a member of two.
+    Addresses(Vec<Address>),
+    /// All clients of the shard.
+    Everyone,
+    /// A shard panics over it, as over a bug: for tests of what becomes of the others.
+    #[doc(hidden)]
+    Panic,
 }
 
-impl Cards {
-    /// How many cards of `push` it names.
-    pub fn count(&self, push: &Push) -> usize {
+impl Recipients {
+    /// The addresses; none for everyone.
+    pub fn addresses(&self) -> &[Address] {
         match self {
-            Self::All => push.target.cards.len(),
-            Self::Some(places) => places.len(),
-        }
-    }
-
-    /// The place of its `nth` card in the target.
-    pub fn place(&self, nth: usize) -> usize {
-        match self {
-            Self::All => nth,
-            Self::Some(places) => places[nth] as usize,
+            Self::Address(address) => slice::from_ref(address),
+            Self::Addresses(addresses) => addresses,
+            Self::Everyone | Self::Panic => &[],
         }
     }
 }
@@ -128,14 +144,14 @@ impl Cards {
 /// A part of a push. Dropped before it is [`Part::done`], the whole push counts as lost and comes again.
 pub struct Part {
     fanout: Arc<Fanout>,
-    cards: Cards,
+    recipients: Recipients,
     done: bool,
 }
 
 impl Part {
-    /// The part of `fanout` for `cards`.
-    pub fn new(fanout: Arc<Fanout>, cards: Cards) -> Self {
-        Self { fanout, cards, done: false }
+    /// The part of `fanout` for `recipients`.
+    pub fn new(fanout: Arc<Fanout>, recipients: Recipients) -> Self {
+        Self { fanout, recipients, done: false }
     }
 
     /// The push it is a part of.
@@ -143,17 +159,19 @@ impl Part {
         &self.fanout
     }
 
-    /// Which of its cards.
-    pub fn cards(&self) -> &Cards {
-        &self.cards
+    /// Whose clients it is for.
+    pub fn recipients(&self) -> &Recipients {
+        &self.recipients
     }
 
-    /// It goes to the same connections as `other`.
+    /// It goes to the same clients as `other`.
     pub(super) fn is_for_those_of(&self, other: &Self) -> bool {
-        self.cards == other.cards && self.fanout.push.target == other.fanout.push.target
+        let target = &self.fanout.push.target;
+        let theirs = &other.fanout.push.target;
+        self.recipients == other.recipients && target.app == theirs.app && target.room == theirs.room
     }
 
-    /// It was offered to all connections it is for, or handed on in smaller parts.
+    /// It was offered to all clients it is for, or handed on in smaller parts.
     pub fn done(mut self) {
         self.done = true;
     }

@@ -1,4 +1,4 @@
-//! Card → shards that hold it, shared by all threads.
+//! Address → shards that hold it, shared by all threads.
 
 use std::{
     hash::BuildHasher,
@@ -11,25 +11,62 @@ use std::{
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use super::group::ByKind;
+use crate::push::AddressKind;
+
 /// Locks are held for one look-up; this many keep threads out of each other's way.
 const STRIPES: usize = 64;
 
-type Stripe = HashMap<Arc<str>, Entry, RandomState>;
+type Stripe = HashMap<Arc<str>, Holders, RandomState>;
 
-pub(super) struct Index {
+/// Which shards hold which addresses.
+pub(super) struct Index(ByKind<KindIndex>);
+
+/// The addresses of one kind.
+struct KindIndex {
     stripes: Box<[Mutex<Stripe>]>,
     chooser: RandomState,
     groups: AtomicUsize,
 }
 
+/// Who holds an address.
 #[derive(Clone, Copy, Default)]
-struct Entry {
+struct Holders {
     shards: u64,
-    connections: u32,
+    clients: u32,
 }
 
 impl Index {
     pub(super) fn new() -> Self {
+        Self(ByKind { cards: KindIndex::new(), rooms: KindIndex::new() })
+    }
+
+    /// One client more at an address in `shard`; the name as all share it.
+    pub(super) fn enter(&self, kind: AddressKind, name: &str, shard: usize) -> Arc<str> {
+        self.0.get(kind).enter(name, shard)
+    }
+
+    /// One client less; `last`: the shard wants no more pushes for the address.
+    pub(super) fn leave(&self, kind: AddressKind, name: &str, shard: usize, last: bool) {
+        self.0.get(kind).leave(name, shard, last);
+    }
+
+    pub(super) fn shards(&self, kind: AddressKind, name: &str) -> u64 {
+        self.0.get(kind).find(name).shards
+    }
+
+    pub(super) fn clients(&self, kind: AddressKind, name: &str) -> usize {
+        self.0.get(kind).find(name).clients as usize
+    }
+
+    /// Addresses of a kind that have at least one client.
+    pub(super) fn groups(&self, kind: AddressKind) -> usize {
+        self.0.get(kind).groups.load(Ordering::Relaxed)
+    }
+}
+
+impl KindIndex {
+    fn new() -> Self {
         Self {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             chooser: RandomState::default(),
@@ -37,58 +74,48 @@ impl Index {
         }
     }
 
-    /// One connection more for `card` in `shard`; the name as all share it.
-    pub(super) fn enter(&self, card: &str, shard: usize) -> Arc<str> {
-        let mut stripe = self.stripe(card);
-        if let Some((name, _)) = stripe.get_key_value(card) {
-            let name = Arc::clone(name);
-            if let Some(entry) = stripe.get_mut(card) {
-                if entry.connections == 0 {
+    fn enter(&self, name: &str, shard: usize) -> Arc<str> {
+        let mut stripe = self.stripe(name);
+        if let Some((known, _)) = stripe.get_key_value(name) {
+            let known = Arc::clone(known);
+            if let Some(holders) = stripe.get_mut(name) {
+                if holders.clients == 0 {
                     self.groups.fetch_add(1, Ordering::Relaxed);
                 }
-                entry.shards |= 1 << shard;
-                entry.connections += 1;
+                holders.shards |= 1 << shard;
+                holders.clients += 1;
             }
-            return name;
+            return known;
         }
-        let name: Arc<str> = card.into();
-        stripe.insert(Arc::clone(&name), Entry { shards: 1 << shard, connections: 1 });
+        let name: Arc<str> = name.into();
+        stripe.insert(Arc::clone(&name), Holders { shards: 1 << shard, clients: 1 });
         self.groups.fetch_add(1, Ordering::Relaxed);
         name
     }
 
-    /// One connection less; `last`: the shard wants no more pushes for the card.
-    pub(super) fn leave(&self, card: &str, shard: usize, last: bool) {
-        let mut stripe = self.stripe(card);
-        let Some(entry) = stripe.get_mut(card) else { return };
-        entry.connections -= 1;
+    fn leave(&self, name: &str, shard: usize, last: bool) {
+        let mut stripe = self.stripe(name);
+        let Some(holders) = stripe.get_mut(name) else { return };
+        holders.clients -= 1;
         if last {
-            entry.shards &= !(1 << shard);
+            holders.shards &= !(1 << shard);
         }
-        if entry.connections > 0 {
+        if holders.clients > 0 {
             return;
         }
         self.groups.fetch_sub(1, Ordering::Relaxed);
-        if entry.shards == 0 {
-            stripe.remove(card);
+        if holders.shards == 0 {
+            stripe.remove(name);
             shrink(&mut stripe);
         }
     }
 
-    pub(super) fn shards(&self, card: &str) -> u64 {
-        self.stripe(card).get(card).map_or(0, |entry| entry.shards)
+    fn find(&self, name: &str) -> Holders {
+        self.stripe(name).get(name).copied().unwrap_or_default()
     }
 
-    pub(super) fn connections(&self, card: &str) -> usize {
-        self.stripe(card).get(card).map_or(0, |entry| entry.connections as usize)
-    }
-
-    pub(super) fn groups(&self) -> usize {
-        self.groups.load(Ordering::Relaxed)
-    }
-
-    fn stripe(&self, card: &str) -> MutexGuard<'_, Stripe> {
-        let stripe = (self.chooser.hash_one(card) >> 48) as usize % STRIPES;
+    fn stripe(&self, name: &str) -> MutexGuard<'_, Stripe> {
+        let stripe = (self.chooser.hash_one(name) >> 48) as usize % STRIPES;
         self.stripes[stripe].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -60,6 +60,10 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &Rc<T>> {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = ClientKey> + '_ {
         let used = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
         used.map(|(number, slot)| ClientKey { slot: number as u32, generation: slot.generation })

@@ -52,7 +52,7 @@ impl Draft {
         Push {
             id,
             from,
-            target: Target { cards: to, app: (!app.is_empty()).then_some(app) },
+            target: Target { app: (!app.is_empty()).then_some(app), ..Target::cards(to) },
             content,
             collapse_key: (!collapse_key.is_empty()).then_some(collapse_key),
         }

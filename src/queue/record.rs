@@ -6,7 +6,7 @@ use prost::Message;
 
 use crate::{
     proto::record::Record,
-    push::{Push, PushId, Target},
+    push::{Push, PushId, Selection, Target},
 };
 
 /// Encodes `push`.
@@ -14,6 +14,8 @@ pub fn encode(push: &Push) -> Bytes {
     let record = Record {
         from: push.from.as_bytes().clone(),
         to: push.target.cards.iter().map(|card| card.as_bytes().clone()).collect(),
+        room: push.target.room.as_ref().map(|room| room.as_bytes().clone()).unwrap_or_default(),
+        everyone: push.target.everyone,
         app_id: push.target.app.as_ref().map(|app| app.as_bytes().clone()).unwrap_or_default(),
         content: push.content.as_bytes().clone(),
         collapse_key: push.collapse_key.as_ref().map(|key| key.as_bytes().clone()).unwrap_or_default(),
@@ -34,8 +36,8 @@ pub enum RecordError {
     /// Its id has another length than 16 bytes.
     #[error("the id has {0} bytes instead of 16")]
     BadId(usize),
-    /// It names no card.
-    #[error("it names no card")]
+    /// It names no card, no room and no app, and does not say everyone.
+    #[error("it names nobody")]
     NoTarget,
 }
 
@@ -50,18 +52,28 @@ pub fn decode(record: Bytes) -> Result<Push, RecordError> {
     for card in record.to {
         cards.push(text(card, "to")?);
     }
-    if cards.is_empty() {
+    let target = Target {
+        cards,
+        room: optional(record.room, "room")?,
+        app: optional(record.app_id, "appID")?,
+        everyone: record.everyone,
+    };
+    if target.selection() == Selection::Nobody {
         return Err(RecordError::NoTarget);
     }
-    let collapse_key = text(record.collapse_key, "collapse_key")?;
-    let app = text(record.app_id, "appID")?;
     Ok(Push {
         id: PushId::from_bytes(id),
         from: text(record.from, "from")?,
-        target: Target { cards, app: (!app.is_empty()).then_some(app) },
+        target,
         content: text(record.content, "content")?,
-        collapse_key: (!collapse_key.is_empty()).then_some(collapse_key),
+        collapse_key: optional(record.collapse_key, "collapse_key")?,
     })
+}
+
+/// An empty one is none.
+fn optional(bytes: Bytes, field: &'static str) -> Result<Option<ByteString>, RecordError> {
+    let text = text(bytes, field)?;
+    Ok((!text.is_empty()).then_some(text))
 }
 
 fn text(bytes: Bytes, field: &'static str) -> Result<ByteString, RecordError> {

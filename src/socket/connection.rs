@@ -1,7 +1,8 @@
 //! One client: what it says is read, what it is told is written, until it ends.
 
+mod commands;
+
 use std::{
-    borrow::Cow,
     future::Future,
     io,
     pin::Pin,
@@ -11,22 +12,14 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{
-    client_socket::ClientSocket,
-    join::{Authorization, JoinDecision},
-    limit::Permit,
-    stream::Stream,
-    worker::Worker,
-};
+use super::{client_socket::ClientSocket, join::JoinDecision, limit::Permit, stream::Stream, worker::Worker};
 use crate::{
     hub::{Client, Flush},
-    telemetry::labels::{ClientErrorLabels, CloseLabels, ConnectLabels, PeerCloseCode},
-    wire::{
-        close::{Close, CloseCode, Ending},
-        dialect::{ClientError, Command, Dialect, JoinRequest},
-        frame::{Frame, FrameReader, Message},
-    },
+    telemetry::labels::{CloseLabels, ConnectLabels},
+    wire::{dialect::Dialect, frame::FrameReader},
 };
+
+use commands::Rate;
 
 /// Reads in one turn of a task; a peer that floods gives way to others then.
 const READS_PER_TURN: u32 = 8;
@@ -62,13 +55,6 @@ enum ConnectionState {
     Closing,
     /// Our side of the socket is shut: the peer's end is awaited.
     Shut,
-}
-
-/// Messages of the second that runs.
-#[derive(Default)]
-struct Rate {
-    second: u32,
-    messages: u32,
 }
 
 impl Connection {
@@ -153,65 +139,6 @@ impl Connection {
         }
     }
 
-    fn handle(&mut self, message: Message) {
-        if let Message::Close(reason) = message {
-            return self.answer_close(reason.map(|reason| reason.code));
-        }
-        if self.client.is_ending() {
-            return;
-        }
-        let limit = self.worker.max_messages_per_second;
-        if !self.rate.admits(self.worker.elapsed().as_secs() as u32, limit) {
-            let text = Cow::Owned(format!("too many messages; at most {limit} a second"));
-            return self.end(&Ending { close: Close::BadMessage, text });
-        }
-        let dialect = self.client.dialect();
-        match message {
-            Message::Text(text) => self.run(dialect.parse(&text)),
-            Message::Binary(bytes) => self.run(dialect.parse_binary(&bytes)),
-            Message::Ping(payload) => self.answer(Frame::pong(&payload)),
-            Message::Pong(_) | Message::Close(_) => {}
-        }
-    }
-
-    fn run(&mut self, command: Command) {
-        match command {
-            Command::Join(request) => self.join(request),
-            Command::Leave => self.leave(),
-            Command::Ping => self.answer(self.client.dialect().pong()),
-            Command::Nothing => {}
-            Command::ClientError(error) => self.answer_error(&error),
-            Command::End(ending) => self.end(&ending),
-        }
-    }
-
-    fn join(&mut self, request: JoinRequest) {
-        match self.worker.authorizer.authorize(request) {
-            Authorization::Decided(decision) => self.finish_join(decision),
-            Authorization::Pending(decision) => {
-                let client = Rc::clone(&self.client);
-                self.pending_join = Some(Box::new(Box::pin(async move {
-                    tokio::select! {
-                        decision = decision => Some(decision),
-                        () = client.sink.stream.peer_ended() => None,
-                    }
-                })));
-            }
-        }
-    }
-
-    fn finish_join(&mut self, decision: JoinDecision) {
-        match decision {
-            Ok(joined) => {
-                self.worker.shard.join(&self.client, &joined.card, &joined.app);
-                self.worker.heartbeat.joined(&self.client);
-                self.worker.metrics.joins.inc();
-                self.answer(self.client.dialect().joined(&joined));
-            }
-            Err(error) => self.answer_error(&error),
-        }
-    }
-
     /// Goes on with a join that waits, and drops it where the connection ends first; `Ready`: whether to go on.
     fn poll_join(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let Some(pending) = &mut self.pending_join
@@ -225,39 +152,6 @@ impl Connection {
         self.pending_join = None;
         self.read_messages();
         Poll::Ready(true)
-    }
-
-    fn leave(&mut self) {
-        if !self.worker.shard.leave(&self.client) {
-            let message = Cow::Borrowed("leave needs a join before it");
-            return self.answer_error(&ClientError { code: "not_joined", message });
-        }
-        if let Some(frame) = self.client.dialect().left() {
-            self.answer(frame);
-        }
-    }
-
-    fn answer_error(&self, error: &ClientError) {
-        self.worker.metrics.client_errors.get_or_create(&ClientErrorLabels { error: error.code }).inc();
-        match self.client.dialect().error(error) {
-            Ok(frame) => self.answer(frame),
-            Err(ending) => self.end(&ending),
-        }
-    }
-
-    fn answer(&self, frame: Frame) {
-        self.worker.shard.answer(&self.client, frame);
-    }
-
-    fn end(&self, ending: &Ending) {
-        self.worker.shard.end(&self.client, ending);
-    }
-
-    /// Answers the peer's close with its own code, unless it answers ours.
-    fn answer_close(&mut self, code: Option<CloseCode>) {
-        self.ignores_input = true;
-        self.peer_closed = true;
-        self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
     }
 
     /// Writes what waits; `true`: the peer is gone.
@@ -331,26 +225,5 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.worker.shard.close(&self.client);
         self.worker.metrics.closes.get_or_create(&CloseLabels { code: self.client.label() }).inc();
-    }
-}
-
-impl Rate {
-    /// Counts a message in `second`; `false`: one too many.
-    fn admits(&mut self, second: u32, limit: u32) -> bool {
-        if self.second != second {
-            *self = Self { second, messages: 0 };
-        }
-        self.messages += 1;
-        self.messages <= limit
-    }
-}
-
-/// As what a close is counted that the peer began.
-fn peer_close(code: Option<CloseCode>) -> PeerCloseCode {
-    match code {
-        None => PeerCloseCode::NoCode,
-        Some(CloseCode::Normal) => PeerCloseCode::Normal,
-        Some(CloseCode::Away) => PeerCloseCode::GoingAway,
-        Some(_) => PeerCloseCode::Other,
     }
 }

@@ -18,8 +18,8 @@ use super::{
     *,
 };
 use crate::{
-    hub::{Cards, Fanout, Part},
-    push::Push,
+    hub::{Fanout, Part, Recipients},
+    push::{Address, Push},
     telemetry::labels::CloseLabels,
     wire::{
         close::Close,
@@ -67,7 +67,8 @@ impl OneWorker {
     /// Pushes that wait together for the clients of `card`.
     async fn push(&self, card: &str, contents: &[&str]) {
         let completions = mpsc::unbounded_channel().0;
-        let part = |content: &&str| Part::new(Fanout::new(Push::to(card, content), 0, completions.clone()), Cards::All);
+        let to = Recipients::Address(Address::Card(card.into()));
+        let part = |content: &&str| Part::new(Fanout::new(Push::to(card, content), 0, completions.clone()), to.clone());
         assert!(self.setup.hub.try_send(0, contents.iter().map(part).collect()).is_ok());
     }
 
@@ -116,10 +117,13 @@ impl TestClient {
     }
 }
 
+/// A join, and where its decision is awaited.
+type UndecidedJoin = (JoinRequest, oneshot::Sender<JoinDecision>);
+
 /// Keeps each join waiting until the test decides.
 #[derive(Clone, Default)]
 struct Waits {
-    asked: Rc<RefCell<Vec<(JoinRequest, oneshot::Sender<JoinDecision>)>>>,
+    asked: Rc<RefCell<Vec<UndecidedJoin>>>,
 }
 
 impl Authorizer for Waits {
@@ -132,7 +136,7 @@ impl Authorizer for Waits {
 
 impl Waits {
     /// The join that was asked for first, once one was.
-    async fn next(&self) -> (JoinRequest, oneshot::Sender<JoinDecision>) {
+    async fn next(&self) -> UndecidedJoin {
         let asked = timeout(PATIENCE, async {
             while self.asked.borrow().is_empty() {
                 tokio::task::yield_now().await;

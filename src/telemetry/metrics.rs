@@ -72,7 +72,7 @@ metrics! {
     offers: Family<OfferOutcome, Counter> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
     drops: Family<DropReason, Counter> = Family::default(), "drops", "What was not delivered, by reason";
     jobs: Family<JobOutcome, Counter> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
-    jobs_in_hand: Gauge = Gauge::default(), "jobs_in_hand", "Jobs taken and neither finished nor requeued";
+    jobs_in_flight: Gauge = Gauge::default(), "jobs_in_flight", "Jobs taken and neither finished nor requeued";
     publishes: Gauge = Gauge::default(), "publishes_waiting", "Publishes that wait for the queue's acknowledgement";
     publish_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), "publish_seconds", "Time until the queue acknowledged a push";
     queue_ready: Gauge = Gauge::default(), "queue_ready", "1 while the queue can be used";

@@ -102,7 +102,7 @@ pub fn dialect(text: &str) {
         let push = Push {
             id: PushId::from_parts(1_700_000_000_000, 1),
             from: text.clone(),
-            target: Target { cards: vec!["c".into()], app: None },
+            target: Target::cards(vec!["c".into()]),
             content: text.clone(),
             collapse_key: None,
         };

@@ -76,7 +76,7 @@ pub fn push(cards: &[&str], content: &str) -> Push {
     Push {
         id: PushId::generate(),
         from: "test".into(),
-        target: Target { cards: cards.iter().map(|card| (*card).into()).collect(), app: None },
+        target: Target::cards(cards.iter().map(|card| (*card).into()).collect()),
         content: content.into(),
         collapse_key: None,
     }
@@ -125,7 +125,7 @@ impl Rig {
     /// Ends it all and sees that no task died.
     pub async fn stop(mut self) {
         self.jobs.take();
-        self.dispatch.drain(PATIENCE).await;
+        self.dispatch.drain(Deadline::after(PATIENCE)).await;
         assert!(self.clients.stop(patience()).await, "a worker did not end");
         assert!(self.tasks.stop(PATIENCE).await, "a task did not end");
         assert_eq!(self.deaths.try_recv().ok(), None);

@@ -15,7 +15,7 @@ pub fn push(card: &str, content: &str) -> Push {
     Push {
         id: PushId::generate(),
         from: "earlier".into(),
-        target: Target { cards: vec![card.into()], app: None },
+        target: Target::cards(vec![card.into()]),
         content: content.into(),
         collapse_key: None,
     }

@@ -268,7 +268,7 @@ mod tests {
         payload(&Dialect::Gopusher.push(&Push {
             id: PushId::from_parts(1, 2),
             from: "boss".into(),
-            target: Target { cards: vec!["c".into()], app: None },
+            target: Target::cards(vec!["c".into()]),
             content: content.into(),
             collapse_key: None,
         }))

@@ -239,7 +239,7 @@ mod tests {
             let push = Push {
                 id: PushId::from_parts(1_700_000_000_123, 7),
                 from: "the \"boss\"".into(),
-                target: Target { cards: vec!["c".into()], app: None },
+                target: Target::cards(vec!["c".into()]),
                 content: "\"".repeat(size).into(),
                 collapse_key: None,
             };

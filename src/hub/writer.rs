@@ -1,0 +1,242 @@
+//! What a shard writes: to a client at once where nothing waits before, else in the order in which clients got something.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    Client, Core, Flush, Item, Limits, Offer, Part, Sink,
+    client::ClientState,
+    outbox::{GATHER, Written},
+    tally::{Tally, add},
+};
+use crate::{
+    bundles::Bundles,
+    wire::{
+        close::{Close, Ending},
+        frame::Frame,
+    },
+};
+
+pub(super) struct Writer<S> {
+    core: Arc<Core>,
+    shard: usize,
+    /// Clients with frames that wait for the shard's loop, in the order in which they got the first of them.
+    queue: RefCell<VecDeque<Rc<Client<S>>>>,
+    /// Small frames are put together here for one write.
+    gather: RefCell<Vec<u8>>,
+    tally: Tally,
+    offers: Cell<u64>,
+    /// Clients whose kernel buffer was full at their last flush.
+    blocked: Cell<usize>,
+}
+
+/// How many writes a shard may still do at once, where nothing waits before.
+pub struct WriteBudget<'a> {
+    left: usize,
+    /// What comes in here meanwhile is taken first.
+    inbox: Option<&'a Bundles<Part>>,
+}
+
+impl<'a> WriteBudget<'a> {
+    /// Nothing is written at once.
+    pub fn none() -> Self {
+        Self { left: 0, inbox: None }
+    }
+
+    /// Everything is.
+    pub fn unlimited() -> Self {
+        Self { left: usize::MAX, inbox: None }
+    }
+
+    /// `left` writes, until a part waits in `inbox`.
+    pub(super) fn until_next(left: usize, inbox: &'a Bundles<Part>) -> Self {
+        Self { left, inbox: Some(inbox) }
+    }
+
+    /// What is left.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+}
+
+impl<S: Sink> Writer<S> {
+    pub(super) fn new(core: Arc<Core>, shard: usize) -> Self {
+        Self {
+            tally: Tally::new(&core.metrics),
+            core,
+            shard,
+            queue: RefCell::default(),
+            gather: RefCell::new(Vec::with_capacity(GATHER)),
+            offers: Cell::new(0),
+            blocked: Cell::new(0),
+        }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.core.limits
+    }
+
+    /// Offers to clients since [`Writer::begin_turn`].
+    pub(super) fn offers(&self) -> u64 {
+        self.offers.get()
+    }
+
+    pub(super) fn begin_turn(&self) {
+        self.offers.set(0);
+    }
+
+    /// Offers what is `pushes` pushes, and writes it now where nothing waits before and the budget has room.
+    pub(super) fn offer(&self, client: &Rc<Client<S>>, item: &Rc<Item>, pushes: u64, budget: &mut WriteBudget<'_>) {
+        self.offers.set(self.offers.get() + 1);
+        if client.is_ending() {
+            add(&self.tally.gone, pushes);
+            return;
+        }
+        if client.is_drained() && self.spend(budget) {
+            add(&self.tally.queued, pushes);
+            let sent =
+                client.outbox.borrow_mut().send(item, &client.sink, &mut self.gather.borrow_mut(), self.limits());
+            if self.count_write(client, sent) != Flush::Empty {
+                client.wake();
+            }
+            return;
+        }
+        match self.enqueue(client, item) {
+            Offer::Queued => {
+                self.schedule_write(client);
+                add(&self.tally.queued, pushes);
+            }
+            Offer::Slow => add(&self.tally.slow, pushes),
+        }
+    }
+
+    /// Whether a write may be done at once, which is counted.
+    fn spend(&self, budget: &mut WriteBudget<'_>) -> bool {
+        let may = budget.left > 0 && !self.has_writes() && budget.inbox.is_none_or(Bundles::is_empty);
+        budget.left -= usize::from(may);
+        may
+    }
+
+    /// Lets an answer wait, whatever the policy; the client's task, which calls this, writes it.
+    pub(super) fn answer(&self, client: &Rc<Client<S>>, frame: &Frame) {
+        if !client.is_ending() {
+            self.enqueue(client, &Item::control(frame));
+        }
+    }
+
+    /// As [`Writer::answer`], for a frame that many share and that the shard's loop writes.
+    pub(super) fn broadcast(&self, client: &Rc<Client<S>>, item: &Rc<Item>) {
+        if !client.is_ending() && self.enqueue(client, item) == Offer::Queued {
+            self.schedule_write(client);
+        }
+    }
+
+    pub(super) fn end(&self, client: &Client<S>, ending: &Ending) {
+        let close = Item::control(&Frame::close(ending));
+        let discard = ending.close == Close::SlowConsumer;
+        if let Some(lost) = client.end(close, ending.close.label(), discard, self.limits()) {
+            add(&self.tally.evicted, lost);
+        }
+    }
+
+    /// Writes what waits for `client`, as far as its socket takes it.
+    pub(super) fn flush(&self, client: &Client<S>) -> Flush {
+        let written = client.outbox.borrow_mut().write(&client.sink, &mut self.gather.borrow_mut());
+        self.count_write(client, written)
+    }
+
+    /// Counts the pushes that left whole, and notes where the write ended.
+    fn count_write(&self, client: &Client<S>, (pushes, result): (u64, io::Result<Written>)) -> Flush {
+        add(&self.tally.deliveries, pushes);
+        self.set_blocked(client, matches!(result, Ok(Written::Some)));
+        match result {
+            Ok(Written::All) => Flush::Empty,
+            Ok(Written::Some) => Flush::Blocked,
+            Err(_) => {
+                client.lose();
+                Flush::Gone
+            }
+        }
+    }
+
+    fn enqueue(&self, client: &Rc<Client<S>>, item: &Rc<Item>) -> Offer {
+        let limits = self.limits();
+        // full only because nobody wrote yet is not slow
+        if !client.blocked.get()
+            && client.outbox.borrow().is_full_for(item, limits)
+            && self.flush(client) != Flush::Empty
+        {
+            client.wake();
+        }
+        let offered = client.outbox.borrow_mut().offer(item, limits);
+        add(&self.tally.dropped, offered.dropped);
+        add(&self.tally.conflated, offered.conflated.into());
+        if offered.offer == Offer::Slow {
+            self.end(client, &Close::SlowConsumer.into());
+        }
+        offered.offer
+    }
+
+    /// The shard's loop writes next for `client`, unless its task does.
+    fn schedule_write(&self, client: &Rc<Client<S>>) {
+        if !client.blocked.get() && !client.write_scheduled.replace(true) {
+            self.queue.borrow_mut().push_back(Rc::clone(client));
+        }
+    }
+
+    /// Writes for the client that waits longest; `true`: more wait.
+    pub(super) fn write_next(&self) -> bool {
+        let next = self.queue.borrow_mut().pop_front();
+        if let Some(client) = next {
+            client.write_scheduled.set(false);
+            if !client.blocked.get() && !client.is_lost() && self.flush(&client) != Flush::Empty {
+                client.wake();
+            }
+        }
+        let mut queue = self.queue.borrow_mut();
+        if queue.is_empty() && queue.capacity() > 1024 {
+            queue.shrink_to(64);
+        }
+        !queue.is_empty()
+    }
+
+    pub(super) fn has_writes(&self) -> bool {
+        !self.queue.borrow().is_empty()
+    }
+
+    /// Drops what waits for a client that is gone.
+    pub(super) fn forget(&self, client: &Client<S>) {
+        self.set_blocked(client, false);
+        client.state.set(ClientState::Lost);
+        add(&self.tally.closed, client.outbox.borrow().pushes());
+        client.outbox.borrow_mut().clear();
+        client.forget_waker();
+    }
+
+    /// Adds what this turn counted to the metrics.
+    pub(super) fn publish_counts(&self) {
+        self.tally.publish();
+        self.publish_waiting();
+    }
+
+    /// Tells how many clients have frames that wait, where somebody asks.
+    pub(super) fn publish_waiting(&self) {
+        if self.core.counting.load(Ordering::Relaxed) {
+            let waiting = self.queue.borrow().len() + self.blocked.get();
+            self.core.waiting[self.shard].store(waiting, Ordering::Relaxed);
+        }
+    }
+
+    fn set_blocked(&self, client: &Client<S>, blocked: bool) {
+        if client.blocked.replace(blocked) == blocked {
+            return;
+        }
+        self.blocked.set(if blocked { self.blocked.get() + 1 } else { self.blocked.get() - 1 });
+        self.publish_waiting();
+    }
+}

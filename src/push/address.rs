@@ -1,0 +1,38 @@
+//! Where a push goes to, and what a client is a member of.
+
+use bytestring::ByteString;
+
+/// What a push is sent to and a client is a member of. A card and a room of one name are two addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A user, or a group of tabs.
+    Card(ByteString),
+    /// A named set of clients that subscribed.
+    Room(ByteString),
+}
+
+/// Which kind of address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressKind {
+    /// [`Address::Card`].
+    Card,
+    /// [`Address::Room`].
+    Room,
+}
+
+impl Address {
+    /// Its kind.
+    pub fn kind(&self) -> AddressKind {
+        match self {
+            Self::Card(_) => AddressKind::Card,
+            Self::Room(_) => AddressKind::Room,
+        }
+    }
+
+    /// Its name, which only its kind makes one of one thing.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Card(name) | Self::Room(name) => name,
+        }
+    }
+}
