@@ -91,16 +91,22 @@ fn until_stopped(stopping: CancellationToken, work: impl Future<Output = ()>) ->
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::rc::Rc;
+
+    use bytes::Bytes;
     use tokio::time::timeout;
 
     use super::*;
     use crate::{
-        hub::{Sink, WriteBudget},
+        bundles::Bundles,
+        hub::{Part, Shard, Sink, WriteBudget},
         push::Push,
         queue::{Job, record},
         telemetry::labels::{DropReason, JobOutcome},
         wire::dialect::Dialect,
     };
+
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     struct Nowhere;
 
@@ -110,75 +116,109 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_job_that_a_shard_does_not_take_within_job_timeout_is_requeued_once() {
-        let settings = [("OXIPUSH__QUEUE__JOB_TIMEOUT".to_owned(), "1s".to_owned())];
-        let config = config::load(None, settings).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let (tasks, _deaths) = Tasks::new();
-        let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
-        // nobody runs the shard: what is sent to it stays in its inbox
-        let (shard, mut inbox) = hub.claim_shard().unwrap().open::<Nowhere>();
-        shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
-        let (jobs, bundles) = bundles::channel(1);
-        let (_backlog, backlog) = watch::channel(false);
-        let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
-        jobs.send(vec![Job::detached(record::encode(&Push::to("alice", "late")), 1)]).await.unwrap();
-        let requeued = metrics.jobs.get_or_create_owned(&JobOutcome::Requeued);
-        let expired = async {
-            while requeued.get() == 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(Duration::from_secs(30), expired).await.unwrap();
-        assert_eq!(metrics.jobs_in_flight.get(), 0);
-        // taken after all: the job is another's by now, neither finished nor requeued again
-        shard.deliver(inbox.next().await.unwrap().into(), &mut WriteBudget::none());
-        drop(jobs);
-        dispatch.drain(Deadline::after(Duration::from_secs(30))).await;
-        let finished = metrics.jobs.get_or_create_owned(&JobOutcome::Finished);
-        assert_eq!((requeued.get(), finished.get(), metrics.jobs_in_flight.get()), (1, 0, 0));
+    /// A dispatch whose one shard, which nobody runs, has a client of the card alice.
+    struct Setup {
+        jobs: mpsc::Sender<Vec<Job>>,
+        dispatch: Dispatch,
+        shard: Rc<Shard<Nowhere>>,
+        inbox: Bundles<Part>,
+        metrics: Arc<Metrics>,
+        _backlog: watch::Sender<bool>,
     }
 
-    #[tokio::test]
-    async fn a_copy_of_a_push_that_was_finished_reaches_nobody_and_one_that_was_given_back_does() {
-        let settings = [("QUEUE__JOB_TIMEOUT", "1s"), ("QUEUE__BACKEND", "nsq"), ("NODE__ID", "a")];
-        let settings = settings.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_owned()));
-        let config = config::load(None, settings).unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let (tasks, _deaths) = Tasks::new();
-        let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
-        // what is sent to the shard waits in its inbox until the test takes it
-        let (shard, mut inbox) = hub.claim_shard().unwrap().open::<Nowhere>();
-        shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
-        let (jobs, bundles) = bundles::channel(8);
-        let (_backlog, backlog) = watch::channel(false);
-        let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
-        let record = record::encode(&Push::to("alice", "once"));
-        let hand_out = async || jobs.send(vec![Job::detached(record.clone(), 1)]).await.unwrap();
-        let reaches = async |outcome: JobOutcome, count: u64| {
-            let jobs = metrics.jobs.get_or_create_owned(&outcome);
+    impl Setup {
+        fn new(settings: &[(&str, &str)]) -> Self {
+            let settings = settings.iter().map(|(key, value)| (format!("OXIPUSH__{key}"), (*value).to_owned()));
+            let config = config::load(None, settings).unwrap();
+            let metrics = Arc::new(Metrics::new());
+            let (tasks, _deaths) = Tasks::new();
+            let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
+            let (shard, inbox) = hub.claim_shard().unwrap().open();
+            shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
+            let (jobs, bundles) = bundles::channel(8);
+            let (_backlog, backlog) = watch::channel(false);
+            let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
+            Self { jobs, dispatch, shard, inbox, metrics, _backlog }
+        }
+
+        async fn hand_out(&self, record: &Bytes) {
+            self.jobs.send(vec![Job::detached(record.clone(), 1)]).await.unwrap();
+        }
+
+        /// The part that the shard was sent.
+        async fn part(&mut self) -> Part {
+            timeout(PATIENCE, self.inbox.next()).await.unwrap().unwrap()
+        }
+
+        /// The shard takes the part that it was sent.
+        async fn deliver(&mut self) {
+            let part = self.part().await;
+            self.shard.deliver(part.into(), &mut WriteBudget::none());
+        }
+
+        fn jobs(&self, outcome: JobOutcome) -> u64 {
+            self.metrics.jobs.get_or_create(&outcome).get()
+        }
+
+        async fn reaches(&self, outcome: JobOutcome, count: u64) {
             let reached = async {
-                while jobs.get() < count {
+                while self.jobs(outcome) < count {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };
-            timeout(Duration::from_secs(30), reached).await.unwrap_or_else(|_| panic!("{outcome:?} is not {count}"));
-        };
+            timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{outcome:?} is not {count}"));
+        }
+
+        /// No more jobs come, and those in flight end.
+        async fn drain(self) -> Arc<Metrics> {
+            drop(self.jobs);
+            self.dispatch.drain(Deadline::after(PATIENCE)).await;
+            self.metrics
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_a_shard_does_not_take_within_job_timeout_is_requeued_once() {
+        let mut setup = Setup::new(&[("QUEUE__JOB_TIMEOUT", "1s")]);
+        setup.hand_out(&record::encode(&Push::to("alice", "late"))).await;
+        setup.reaches(JobOutcome::Requeued, 1).await;
+        assert_eq!(setup.metrics.jobs_in_flight.get(), 0);
+        // taken after all: the job is another's by now, neither finished nor requeued again
+        setup.deliver().await;
+        let metrics = setup.drain().await;
+        let jobs = |outcome| metrics.jobs.get_or_create(&outcome).get();
+        assert_eq!((jobs(JobOutcome::Requeued), jobs(JobOutcome::Finished), metrics.jobs_in_flight.get()), (1, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_of_a_push_that_was_finished_reaches_nobody_and_one_that_was_given_back_does() {
+        let mut setup = Setup::new(&[("QUEUE__JOB_TIMEOUT", "1s"), ("QUEUE__BACKEND", "nsq"), ("NODE__ID", "a")]);
+        let record = record::encode(&Push::to("alice", "once"));
         // in flight, and given back after job_timeout
-        hand_out().await;
-        hand_out().await;
-        reaches(JobOutcome::Dropped, 1).await;
-        reaches(JobOutcome::Requeued, 1).await;
-        drop(inbox.next().await.unwrap());
+        setup.hand_out(&record).await;
+        setup.hand_out(&record).await;
+        setup.reaches(JobOutcome::Dropped, 1).await;
+        setup.reaches(JobOutcome::Requeued, 1).await;
+        drop(setup.part().await);
         // so it is new again; once finished, it is not
-        hand_out().await;
-        shard.deliver(inbox.next().await.unwrap().into(), &mut WriteBudget::none());
-        reaches(JobOutcome::Finished, 1).await;
-        hand_out().await;
-        reaches(JobOutcome::Dropped, 2).await;
-        assert_eq!(metrics.drops.get_or_create(&DropReason::Copy).get(), 2);
+        setup.hand_out(&record).await;
+        setup.deliver().await;
+        setup.reaches(JobOutcome::Finished, 1).await;
+        setup.hand_out(&record).await;
+        setup.reaches(JobOutcome::Dropped, 2).await;
+        assert_eq!(setup.metrics.drops.get_or_create(&DropReason::Copy).get(), 2);
+        setup.drain().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_deadline_of_a_drain_what_is_in_flight_is_put_back() {
+        let setup = Setup::new(&[("QUEUE__JOB_TIMEOUT", "15m")]);
+        setup.hand_out(&record::encode(&Push::to("alice", "stays"))).await;
+        let Setup { jobs, dispatch, metrics, .. } = setup;
+        // the jobs' end does not come
+        dispatch.drain(Deadline::after(Duration::from_secs(5))).await;
         drop(jobs);
-        dispatch.drain(Deadline::after(Duration::from_secs(30))).await;
+        assert_eq!(metrics.jobs.get_or_create(&JobOutcome::Requeued).get(), 1);
+        assert_eq!(metrics.jobs_in_flight.get(), 0);
     }
 }

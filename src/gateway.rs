@@ -12,11 +12,15 @@ use socket2::{Domain, Socket, Type};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    auth::Keys,
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Backend, Config},
     dispatch::Dispatch,
     hub::Hub,
-    ingress::{self, admission::Admission, grpc, http},
+    ingress::{
+        self, Api, admission::Admission, grpc::GrpcListener, http::HttpListener, queries::Queries,
+        readiness::NodeReadiness,
+    },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopic},
     socket::ClientListener,
@@ -44,8 +48,8 @@ pub struct Gateway {
     raw: Option<RawTopic>,
     queue: queue::Control,
     admission: Admission,
-    http: http::Bound,
-    grpc: grpc::Bound,
+    http: HttpListener,
+    grpc: GrpcListener,
 }
 
 /// Why a gateway cannot start, and what to do.
@@ -88,11 +92,17 @@ impl Gateway {
         let state = queue.control.state.clone();
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
-        let admission = Admission::new(&config, queue.publisher, state, hub.clone(), phases.clone(), &metrics);
+        let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
+        let api = Api {
+            keys: Keys::new(&config.auth.keys),
+            admission: admission.clone(),
+            queries: Queries::new(&config.push, hub.clone()),
+            readiness: NodeReadiness::new(state, phases.clone()),
+        };
         let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
         let details = cluster.details.clone();
-        let http = http::Bound::new(http_listener, &config, admission.clone(), details, socket, &metrics);
-        let grpc = grpc::Bound::new(grpc_listener, &config, admission.clone(), &metrics);
+        let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
+        let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
         Ok(Self {
             config,
             metrics,
@@ -135,7 +145,7 @@ impl Gateway {
         let backlog = self.queue.backlog.clone();
         let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, tasks, metrics);
         let clients = self.clients.serve(tasks);
-        let inlet = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, self.admission, tasks));
+        let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.admission, tasks));
         let http = self.http.serve(tasks);
         let grpc = self.grpc.serve(tasks);
         self.phases.enter(Phase::Serving);
@@ -156,8 +166,8 @@ impl Gateway {
         self.phases.enter(Phase::Draining);
         tracing::info!("the node drains: it takes no new pushes, and sends its clients away");
         // what a raw push became must be published, and pushes of other nodes go on to reach clients that are still here
-        if let Some(inlet) = inlet {
-            inlet.drain(deadline.remaining()).await;
+        if let Some(raw) = raw {
+            raw.drain(deadline).await;
         }
         // what comes for a client that was told to go is set aside, and put back once no more jobs are handed out
         let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, deadline).await;
@@ -165,7 +175,7 @@ impl Gateway {
         dispatch.drain(deadline).await;
         let cut = clients.gone(deadline).await;
         let rest = async {
-            tokio::join!(http.stop(), grpc.stop(), clients.stop(deadline));
+            tokio::join!(http.stop(deadline), grpc.stop(deadline), clients.stop(deadline));
             self.queue.close(deadline.granting(LAST_FLUSH)).await;
             self.cluster.leave().await;
         };

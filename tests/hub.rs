@@ -273,6 +273,36 @@ fn a_part_that_is_lost_makes_the_whole_push_come_again() {
 }
 
 #[test]
+fn a_push_for_whom_the_node_sent_away_waits_for_their_return() {
+    let (hub, _metrics) = hub(1 << 20);
+    let (shard, _inbox) = hub.claim_shard().unwrap().open::<Pipe>();
+    let (completions, mut told) = mpsc::unbounded_channel();
+    let gone = shard.open(Pipe::default(), Dialect::Gopusher);
+    shard.join(&gone, "card-1", "app-1");
+    shard.subscribe(&gone, "room-1");
+    let stays = shard.open(Pipe::default(), Dialect::Gopusher);
+    shard.join(&stays, "card-2", "app-2");
+    shard.subscribe(&stays, "room-2");
+    shard.send_away();
+    shard.close(&gone);
+    let whom = |cards: &[u8], room, app| Whom { cards: cards.into(), room, app };
+    for (whom, outcome) in [
+        (whom(&[1], None, None), Outcome::SentAway),
+        (whom(&[1, 2], None, None), Outcome::SentAway),
+        (whom(&[2], None, None), Outcome::Offered),
+        (whom(&[], Some(1), None), Outcome::SentAway),
+        (whom(&[], Some(2), None), Outcome::Offered),
+        (whom(&[], None, Some(1)), Outcome::SentAway),
+        (whom(&[], None, None), Outcome::SentAway),
+    ] {
+        shard.deliver(part_for(&whom, 1, &completions).into(), &mut WriteBudget::none());
+        assert_eq!(told.try_recv().unwrap().outcome, outcome, "{whom:?}");
+    }
+    // a shard that held the room goes on to want its pushes
+    assert_eq!(hub.shards(&Address::Room("room-1".into())), 1);
+}
+
+#[test]
 fn an_outbox_that_is_full_ends_its_connection_and_forgets_what_waited() {
     let (hub, metrics) = hub(1000);
     let (shard, _inbox): (Rc<Shard<Pipe>>, _) = hub.claim_shard().unwrap().open();

@@ -1,4 +1,4 @@
-//! Jobs in flight, by the number that their pushes carry through the hub.
+//! JobTable in flight, by the number that their pushes carry through the hub.
 
 use std::{
     sync::{
@@ -32,7 +32,7 @@ const BATCH: usize = 256;
 
 /// Every job that was dispatched and is neither finished nor requeued, and the pushes that came last.
 pub(super) struct InFlight {
-    jobs: Mutex<Jobs>,
+    jobs: Mutex<JobTable>,
     next: AtomicU64,
     timeout: Duration,
     requeue_delay: Duration,
@@ -45,7 +45,7 @@ pub(super) struct InFlight {
     requeued: Counter,
 }
 
-struct Jobs {
+struct JobTable {
     by_number: HashMap<u64, InFlightJob, RandomState>,
     window: CopyWindow,
 }
@@ -76,7 +76,7 @@ impl InFlight {
             Backend::Embedded => 0,
         });
         Arc::new(Self {
-            jobs: Mutex::new(Jobs { by_number: HashMap::default(), window }),
+            jobs: Mutex::new(JobTable { by_number: HashMap::default(), window }),
             next: AtomicU64::new(0),
             timeout: config.job_timeout,
             requeue_delay: config.requeue_delay,
@@ -213,7 +213,7 @@ impl InFlight {
         self.requeued.inc();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Jobs> {
+    fn lock(&self) -> MutexGuard<'_, JobTable> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,9 +27,9 @@ pub struct Completion {
 /// What became of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every part was offered to the connections it is for; there may be none whose card nobody joined as.
+    /// Every part was offered to the clients it is for; there may be none at an address that no shard has.
     Offered,
-    /// Shards had connections of its cards, and none was for it: another app, or gone on the way.
+    /// Shards had a part of it, and none a client that it is for: another app or room, or gone on the way.
     Unmatched,
     /// A connection that it was for is no more, because the node sends its clients away: the job must wait for their return.
     SentAway,

@@ -1,12 +1,13 @@
-//! A connection's bounded queue of frames.
+//! A client's bounded queue of frames.
+
+mod collapse;
 
 use std::{collections::VecDeque, io, rc::Rc};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 
+use self::collapse::CollapseKeys;
 use super::{Limits, client::Sink};
 use crate::{config::Policy, wire::frame::Frame};
 
@@ -114,7 +115,7 @@ pub struct Outbox {
     /// Bytes of all waiting frames, whole.
     bytes: u32,
     /// Policy conflate: the number of each key's waiting push in `rest`.
-    keys: Option<Box<HashMap<ByteString, u32, RandomState>>>,
+    keys: CollapseKeys,
 }
 
 impl Outbox {
@@ -189,7 +190,7 @@ impl Outbox {
             && let Some(key) = &item.collapse_key
         {
             let number = self.base.wrapping_add(self.rest.len() as u32);
-            self.keys.get_or_insert_default().insert(key.clone(), number);
+            self.keys.insert(key, number);
         }
         if self.rest.capacity() == 0 {
             self.rest.reserve(16);
@@ -204,8 +205,8 @@ impl Outbox {
             self.leave_front();
             return true;
         }
-        let Some(number) = self.keys.as_mut().and_then(|keys| keys.remove(key)) else { return false };
-        self.dig(number.wrapping_sub(self.base) as usize)
+        let Some(number) = self.keys.remove(key) else { return false };
+        self.take_out(number.wrapping_sub(self.base) as usize)
     }
 
     /// Drops the oldest pushes that wait as one and are not partly written: how many; 0: there are none.
@@ -220,12 +221,12 @@ impl Outbox {
         }
         let mut pushes = self.rest.iter().map(|item| item.as_ref().map_or(0, |item| item.count())).enumerate();
         let Some((place, dropped)) = pushes.find(|(_, count)| *count > 0) else { return 0 };
-        self.dig(place);
+        self.take_out(place);
         dropped
     }
 
     /// Makes a hole at `place` of `rest`.
-    fn dig(&mut self, place: usize) -> bool {
+    fn take_out(&mut self, place: usize) -> bool {
         let Some(item) = self.rest.get_mut(place).and_then(Option::take) else { return false };
         self.bytes -= item.len() as u32;
         self.forget_key(&item);
@@ -250,14 +251,8 @@ impl Outbox {
     fn compact(&mut self) {
         self.rest.retain(Option::is_some);
         (self.holes, self.base) = (0, 0);
-        if let Some(keys) = &mut self.keys {
-            keys.clear();
-            for (number, item) in self.rest.iter().enumerate() {
-                if let Some(key) = item.as_ref().and_then(|item| item.collapse_key.clone()) {
-                    keys.insert(key, number as u32);
-                }
-            }
-        }
+        let keys = self.rest.iter().flatten().map(|item| item.collapse_key.as_ref());
+        self.keys.renumber(keys);
     }
 
     /// The front is gone: written, dropped or replaced.
@@ -279,8 +274,8 @@ impl Outbox {
     }
 
     fn forget_key(&mut self, item: &Item) {
-        if let (Some(keys), Some(key)) = (&mut self.keys, &item.collapse_key) {
-            keys.remove(key);
+        if let Some(key) = &item.collapse_key {
+            self.keys.remove(key);
         }
     }
 

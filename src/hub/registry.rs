@@ -34,6 +34,7 @@ pub(super) struct Registry<S> {
 #[derive(Default)]
 struct LeftAddresses {
     names: ByKind<HashSet<Arc<str>, RandomState>>,
+    /// One left at least. For which app is not noted: a push to an app is kept for the next process then, and may come twice.
     any: bool,
 }
 

@@ -5,7 +5,9 @@ use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::{Burst, Client, ClientKey, Flush, Hub, Item, Part, Sink, WriteBudget, registry::Registry, writer::Writer};
+use super::{
+    Burst, Client, ClientKey, Flush, Hub, Item, Part, Sink, WriteBudget, registry::Registry, writer::ShardWriter,
+};
 use crate::{
     bundles::Bundles,
     wire::{close::Ending, dialect::Dialect, frame::Frame},
@@ -17,12 +19,12 @@ const OFFERS_PER_TURN: u64 = 8192;
 /// Clients, groups and waiting writes of one thread. Nothing is awaited while a part of it is borrowed.
 pub struct Shard<S> {
     registry: Registry<S>,
-    writer: Writer<S>,
+    writer: ShardWriter<S>,
 }
 
 impl<S: Sink> Shard<S> {
     pub(super) fn new(hub: Hub, index: usize) -> Self {
-        Self { registry: Registry::new(Arc::clone(&hub.core), index), writer: Writer::new(hub.core, index) }
+        Self { registry: Registry::new(Arc::clone(&hub.core), index), writer: ShardWriter::new(hub.core, index) }
     }
 
     /// From now on clients leave because the node does: pushes for them are to wait for their return.

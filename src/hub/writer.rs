@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-pub(super) struct Writer<S> {
+pub(super) struct ShardWriter<S> {
     core: Arc<Core>,
     shard: usize,
     /// Clients with frames that wait for the shard's loop, in the order in which they got the first of them.
@@ -38,7 +38,7 @@ pub(super) struct Writer<S> {
 /// How many writes a shard may still do at once, where nothing waits before.
 pub struct WriteBudget<'a> {
     left: usize,
-    /// What comes in here meanwhile is taken first.
+    /// What comes in here meanwhile is taken first, and what was scheduled before is written first.
     inbox: Option<&'a Bundles<Part>>,
 }
 
@@ -48,12 +48,12 @@ impl<'a> WriteBudget<'a> {
         Self { left: 0, inbox: None }
     }
 
-    /// Everything is.
+    /// Everything is, for which nothing of its client waits before.
     pub fn unlimited() -> Self {
         Self { left: usize::MAX, inbox: None }
     }
 
-    /// `left` writes, until a part waits in `inbox`.
+    /// `left` writes, until a part waits in `inbox` or a write was scheduled.
     pub(super) fn until_next(left: usize, inbox: &'a Bundles<Part>) -> Self {
         Self { left, inbox: Some(inbox) }
     }
@@ -64,7 +64,7 @@ impl<'a> WriteBudget<'a> {
     }
 }
 
-impl<S: Sink> Writer<S> {
+impl<S: Sink> ShardWriter<S> {
     pub(super) fn new(core: Arc<Core>, shard: usize) -> Self {
         Self {
             tally: Tally::new(&core.metrics),
@@ -81,7 +81,7 @@ impl<S: Sink> Writer<S> {
         &self.core.limits
     }
 
-    /// Offers to clients since [`Writer::begin_turn`].
+    /// Offers to clients since [`ShardWriter::begin_turn`].
     pub(super) fn offers(&self) -> u64 {
         self.offers.get()
     }
@@ -117,7 +117,7 @@ impl<S: Sink> Writer<S> {
 
     /// Whether a write may be done at once, which is counted.
     fn spend(&self, budget: &mut WriteBudget<'_>) -> bool {
-        let may = budget.left > 0 && !self.has_writes() && budget.inbox.is_none_or(Bundles::is_empty);
+        let may = budget.left > 0 && budget.inbox.is_none_or(|inbox| !self.has_writes() && inbox.is_empty());
         budget.left -= usize::from(may);
         may
     }
@@ -129,7 +129,7 @@ impl<S: Sink> Writer<S> {
         }
     }
 
-    /// As [`Writer::answer`], for a frame that many share and that the shard's loop writes.
+    /// As [`ShardWriter::answer`], for a frame that many share and that the shard's loop writes.
     pub(super) fn broadcast(&self, client: &Rc<Client<S>>, item: &Rc<Item>) {
         if !client.is_ending() && self.enqueue(client, item) == Offer::Queued {
             self.schedule_write(client);

@@ -1,71 +1,36 @@
-//! What every entrance has in common: bounds checked, id given, record published, outcome counted.
+//! What every push passes, whichever way it comes in: its limits checked, an id given, its record published, its outcome counted.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
-use bytestring::ByteString;
 use tokio::time::Instant;
 
 use super::{
-    bounds::Bounds,
     draft::Draft,
-    refusal::{Kind, Refusal},
+    limits::LimitCheck,
+    refusal::{Refusal, RefusalKind},
 };
 use crate::{
-    auth::Keys,
+    auth::Caller,
     config::{Config, PushLimits},
-    hub::{Census, Hub},
     lifecycle::{Phase, Phases},
     push::{Push, PushId},
-    queue::{Destination, Publisher, QueueState, record},
+    queue::{Destination, PublishError, Publisher, record},
     telemetry::{
         Counter, Metrics,
         labels::{PushLabels, PushOutcome},
     },
 };
 
-/// Shared by all entrances; a cheap clone.
-#[derive(Clone)]
-pub struct Admission(Arc<Inner>);
-
-struct Inner {
-    bounds: Bounds,
-    keys: Keys,
-    publisher: Publisher,
-    queue: tokio::sync::watch::Receiver<QueueState>,
-    hub: Hub,
-    phases: Phases,
-    metrics: Arc<Metrics>,
-    accepted: [Counter; 3],
-}
-
 /// Where a push comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Source {
+pub enum PushSource {
     Http,
     Grpc,
     Nsq,
 }
 
-/// Who waits for the outcome of a push, and until when.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller {
-    source: Source,
-    until: Option<Instant>,
-}
-
-impl From<Source> for Caller {
-    fn from(source: Source) -> Self {
-        Self { source, until: None }
-    }
-}
-
-impl Source {
-    /// A caller that waits until then; `None`: for ever.
-    pub fn until(self, until: Option<Instant>) -> Caller {
-        Caller { source: self, until }
-    }
-
+impl PushSource {
     const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Nsq];
 
     fn label(self) -> &'static str {
@@ -77,216 +42,177 @@ impl Source {
     }
 }
 
+/// Admits pushes; a cheap clone.
+#[derive(Clone)]
+pub struct Admission(Arc<AdmissionCore>);
+
+struct AdmissionCore {
+    limits: LimitCheck,
+    publisher: Publisher,
+    phases: Phases,
+    metrics: Arc<Metrics>,
+    accepted: [Counter; 3],
+}
+
 impl Admission {
-    /// `queue` is the queue's state, for readiness.
-    pub fn new(
-        config: &Config,
-        publisher: Publisher,
-        queue: tokio::sync::watch::Receiver<QueueState>,
-        hub: Hub,
-        phases: Phases,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
-        let accepted = Source::ALL.map(|source| {
+    /// Of pushes that `publisher` takes.
+    pub fn new(config: &Config, publisher: Publisher, phases: Phases, metrics: &Arc<Metrics>) -> Self {
+        let accepted = PushSource::ALL.map(|source| {
             metrics
                 .pushes
                 .get_or_create_owned(&PushLabels { source: source.label(), outcome: PushOutcome::Accepted.word() })
         });
-        Self(Arc::new(Inner {
-            bounds: Bounds::of(config),
-            keys: Keys::new(&config.auth.keys),
-            publisher,
-            queue,
-            hub,
-            phases,
-            metrics: metrics.clone(),
-            accepted,
-        }))
+        let limits = LimitCheck::of(config);
+        Self(Arc::new(AdmissionCore { limits, publisher, phases, metrics: metrics.clone(), accepted }))
     }
 
-    /// The bounds of one push, for parsers that stop early.
+    /// The limits of one push, for parsers that stop early.
     pub fn limits(&self) -> &PushLimits {
-        self.0.bounds.limits()
+        self.0.limits.limits()
     }
 
-    /// Whether an `Authorization` header's value may push and query.
-    pub fn admits(&self, authorization: Option<&[u8]>) -> bool {
-        self.0.keys.admit(authorization)
+    /// For the pushes of one request, one stream, or all raw ones.
+    pub fn submitter(&self, source: PushSource, caller: Caller) -> Submitter {
+        Submitter { admission: self.clone(), source, caller, deadline: None }
     }
 
-    /// Publishes one push and counts its outcome.
+    fn count(&self, source: PushSource, outcome: &'static str) {
+        self.0.metrics.pushes.get_or_create(&PushLabels { source: source.label(), outcome }).inc();
+    }
+
+    /// A draft as the push that may be published.
+    fn admit(&self, draft: Draft) -> Result<Push, Refusal> {
+        if self.0.phases.now() == Phase::Draining {
+            return Err(Refusal::draining());
+        }
+        self.0.limits.check(draft.with(PushId::generate()))
+    }
+
+    fn publish(&self, push: &Push) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        self.0.publisher.publish(Destination::Live, record::encode(push))
+    }
+}
+
+/// Submits pushes for one caller, and counts what becomes of them.
+pub struct Submitter {
+    admission: Admission,
+    source: PushSource,
+    caller: Caller,
+    /// When the caller no longer waits for the outcomes.
+    deadline: Option<Instant>,
+}
+
+impl Submitter {
+    /// The caller waits until then; `None`: for ever.
+    #[must_use]
+    pub fn until(self, deadline: Option<Instant>) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Publishes one push.
     ///
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may still arrive.
-    pub async fn push(&self, caller: impl Into<Caller>, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        self.push_each(caller, vec![draft]).pop().expect("invariant: one push, one outcome").await
+    pub async fn push(&self, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
+        let push = draft.and_then(|draft| self.admission.admit(draft)).inspect_err(|refusal| self.refused(refusal))?;
+        let published = self.admission.publish(&push);
+        let waiting = WaitingCaller { submitter: self, answered: false };
+        waiting.answer(published.await.map_err(Refusal::from).map(|()| push.id))
     }
 
     /// Publishes many together, in order; each has its own outcome.
-    pub async fn push_all(
-        &self,
-        caller: impl Into<Caller>,
-        drafts: Vec<Result<Draft, Refusal>>,
-    ) -> Vec<Result<PushId, Refusal>> {
-        let mut outcomes = Vec::new();
-        for outcome in self.push_each(caller, drafts) {
+    pub async fn push_all(self, drafts: Vec<Result<Draft, Refusal>>) -> Vec<Result<PushId, Refusal>> {
+        let mut outcomes = Vec::with_capacity(drafts.len());
+        for outcome in Arc::new(self).push_each(drafts) {
             outcomes.push(outcome.await);
         }
         outcomes
     }
 
-    /// As [`Admission::push_all`], for a caller that waits for each apart. The records are on their way when this returns: a
+    /// As [`Submitter::push_all`], for a caller that waits for each apart. The records are on their way when this returns: a
     /// caller that goes away does not take them back.
-    pub fn push_each<C: Into<Caller>>(
-        &self,
-        caller: C,
+    pub fn push_each(
+        self: &Arc<Self>,
         drafts: Vec<Result<Draft, Refusal>>,
-    ) -> Vec<impl Future<Output = Result<PushId, Refusal>> + Send + use<C>> {
-        let caller = caller.into();
+    ) -> Vec<impl Future<Output = Result<PushId, Refusal>> + Send + use<>> {
         let mut records = Vec::with_capacity(drafts.len());
         let ids: Vec<Result<PushId, Refusal>> = drafts
             .into_iter()
             .map(|draft| {
-                let push = draft.and_then(|draft| self.admit(draft))?;
+                let push = draft.and_then(|draft| self.admission.admit(draft))?;
                 records.push((Destination::Live, record::encode(&push)));
                 Ok(push.id)
             })
             .collect();
-        let mut published = self.0.publisher.publish_all(records).into_iter();
-        let waits = ids.into_iter().map(|id| {
+        let mut published = self.admission.0.publisher.publish_all(records).into_iter();
+        let outcomes = ids.into_iter().map(|id| {
             let admitted = id.and_then(|id| {
                 let published = published.next().expect("invariant: each record has an outcome")?;
-                Ok((id, published, Waits { caller, admission: self.clone(), answered: false }))
+                Ok((id, published, WaitingCaller { submitter: Arc::clone(self), answered: false }))
             });
-            let admitted = admitted.inspect_err(|refusal| self.tell(caller.source, refusal.kind.name()));
+            let admitted = admitted.inspect_err(|refusal| self.refused(refusal));
             async move {
-                let (id, published, waits) = admitted?;
-                waits.answered(published.await.map_err(Refusal::from).map(|()| id))
+                let (id, published, waiting) = admitted?;
+                waiting.answer(published.await.map_err(Refusal::from).map(|()| id))
             }
         });
-        waits.collect()
+        outcomes.collect()
     }
 
-    /// As [`Admission::push`], under an id that the push has already and in a drain too: for one that is in hand.
+    /// As [`Submitter::push`], under an id that the push has already and in a drain too: for one that was taken before.
     ///
     /// # Errors
-    /// As [`Admission::push`].
-    pub async fn push_in_hand(
-        &self,
-        source: Source,
-        id: PushId,
-        draft: Result<Draft, Refusal>,
-    ) -> Result<PushId, Refusal> {
-        let outcome = match draft.and_then(|draft| self.0.bounds.check(draft.with(id))) {
-            Ok(push) => self.publish(&push).await,
+    /// As [`Submitter::push`].
+    pub async fn push_as(&self, id: PushId, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
+        let outcome = match draft.and_then(|draft| self.admission.0.limits.check(draft.with(id))) {
+            Ok(push) => self.admission.publish(&push).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
-        self.count(source, outcome)
+        self.counted(outcome.map(|()| id))
     }
 
     /// Counts a push that was given up before it could be admitted (raw, attempts used up).
-    pub fn give_up(&self, source: Source) {
-        self.tell(source, PushOutcome::GivenUp.word());
+    pub fn give_up(&self) {
+        self.admission.count(self.source, PushOutcome::GivenUp.word());
     }
 
-    /// The live connections on this node of the card that a query names.
-    ///
-    /// # Errors
-    /// It is no card's name.
-    pub fn connections(&self, card: &ByteString) -> Result<usize, Refusal> {
-        self.0.bounds.check_card(card)?;
-        Ok(self.0.hub.connections(card))
+    fn refused(&self, refusal: &Refusal) {
+        self.admission.count(self.source, refusal.kind.name());
     }
 
-    /// How many are there now.
-    pub fn census(&self) -> Census {
-        self.0.hub.census()
-    }
-
-    /// Why this node should get no requests now; `Ok` when it should.
-    ///
-    /// # Errors
-    /// The reason, for people.
-    pub fn ready(&self) -> Result<(), String> {
-        match self.0.phases.now() {
-            Phase::Starting => return Err("the node is starting".into()),
-            Phase::Leaving | Phase::Draining => return Err("the node is draining".into()),
-            Phase::Serving => {}
-        }
-        match &*self.0.queue.borrow() {
-            QueueState::Ready => Ok(()),
-            QueueState::NotReady(reason) => Err(format!("the queue is not ready: {reason}")),
-        }
-    }
-
-    /// Returns once [`Admission::ready`] may have changed. Cancel-safe.
-    pub async fn changed(&self, seen: &mut Seen) {
-        let Seen { queue, phase } = seen;
-        tokio::select! {
-            gone = queue.changed() => if gone.is_err() { std::future::pending::<()>().await },
-            gone = phase.changed() => if gone.is_err() { std::future::pending::<()>().await },
-        }
-    }
-
-    /// What [`Admission::changed`] compares with.
-    pub fn seen(&self) -> Seen {
-        Seen { queue: self.0.queue.clone(), phase: self.0.phases.watch() }
-    }
-
-    fn count(&self, source: Source, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
+    fn counted(&self, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
         match &outcome {
             Ok(id) => {
-                tracing::trace!(%id, source = source.label(), "a push is in the queue");
-                self.0.accepted[source as usize].inc();
+                tracing::trace!(%id, source = self.source.label(), caller = self.caller.name(), "a push is in the queue");
+                self.admission.0.accepted[self.source as usize].inc();
             }
-            Err(refusal) => self.tell(source, refusal.kind.name()),
-        };
-        outcome
-    }
-
-    fn tell(&self, source: Source, outcome: &'static str) {
-        self.0.metrics.pushes.get_or_create(&PushLabels { source: source.label(), outcome }).inc();
-    }
-
-    async fn publish(&self, push: &Push) -> Result<PushId, Refusal> {
-        self.0.publisher.publish(Destination::Live, record::encode(push)).await?;
-        Ok(push.id)
-    }
-
-    fn admit(&self, draft: Draft) -> Result<Push, Refusal> {
-        if self.0.phases.now() == Phase::Draining {
-            return Err(Refusal::draining());
+            Err(refusal) => self.refused(refusal),
         }
-        self.0.bounds.check(draft.with(PushId::generate()))
+        outcome
     }
 }
 
 /// A caller that waits for the answer to an admitted push, which is counted then; dropped without one, it left.
-struct Waits {
-    caller: Caller,
-    admission: Admission,
+struct WaitingCaller<S: Deref<Target = Submitter>> {
+    submitter: S,
     answered: bool,
 }
 
-impl Waits {
-    fn answered(mut self, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
+impl<S: Deref<Target = Submitter>> WaitingCaller<S> {
+    fn answer(mut self, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
         self.answered = true;
-        self.admission.count(self.caller.source, outcome)
+        self.submitter.counted(outcome)
     }
 }
 
-impl Drop for Waits {
+impl<S: Deref<Target = Submitter>> Drop for WaitingCaller<S> {
     fn drop(&mut self) {
-        if !self.answered {
-            let passed = self.caller.until.is_some_and(|until| until <= Instant::now());
-            let outcome = if passed { Kind::DeadlinePassed.name() } else { PushOutcome::CallerLeft.word() };
-            self.admission.tell(self.caller.source, outcome);
+        if self.answered {
+            return;
         }
+        let Submitter { admission, source, deadline, .. } = &*self.submitter;
+        let passed = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let outcome = if passed { RefusalKind::DeadlinePassed.name() } else { PushOutcome::CallerLeft.word() };
+        admission.count(*source, outcome);
     }
-}
-
-/// What a waiter has seen of readiness.
-pub struct Seen {
-    queue: tokio::sync::watch::Receiver<QueueState>,
-    phase: tokio::sync::watch::Receiver<Phase>,
 }

@@ -8,16 +8,13 @@ mod exposition;
 mod hosts;
 mod json;
 mod openapi;
-mod patient;
 mod query;
+mod read_timer;
 mod routes;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,17 +23,17 @@ use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::{App, HttpRequest, dev::AppConfig, web};
 use socket2::SockRef;
-use tokio::{net::TcpStream, sync::watch, time::Instant};
+use tokio::{net::TcpStream, sync::watch};
 
-use super::admission::Admission;
+use super::{Api, timed_stream::TimedStream};
 use crate::{
     config::{self, Config},
-    lifecycle::Tasks,
+    lifecycle::{Deadline, Service, Tasks},
     telemetry::Metrics,
 };
 
-use patient::Patient;
-use routes::Site;
+use read_timer::{ReadTimes, RequestTimer};
+use routes::Handlers;
 
 /// Threads that serve; a push waits for the queue, not for them.
 const WORKERS: usize = 2;
@@ -46,81 +43,82 @@ const LINGER: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A bound listener that does not serve yet.
-pub struct Bound {
+pub struct HttpListener {
     listener: TcpListener,
     config: Config,
-    site: Arc<Site>,
+    handlers: Arc<Handlers>,
 }
 
 /// The serving workers.
-pub struct Serving {
+pub struct HttpServer {
     handle: ServerHandle,
-    stopping: Arc<AtomicBool>,
-    in_hand: Arc<AtomicUsize>,
-    patience: Duration,
+    service: Service,
+    handlers: Arc<Handlers>,
+    /// Time for the answers to what came in.
+    answer_time: Duration,
 }
 
-impl Bound {
+impl HttpListener {
     /// On a listener that is bound and non-blocking. `details` are lines that `/readyz` shows beside the queue's state (the
     /// cluster's); `socket` is where clients connect, for the page.
     pub fn new(
         listener: TcpListener,
         config: &Config,
-        admission: Admission,
+        api: Api,
         details: watch::Receiver<Vec<String>>,
         socket: SocketAddr,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let listen = listener.local_addr().unwrap_or(config.http.listen);
-        let site = Arc::new(Site::new(config, admission, details, (listen, socket), metrics));
-        Self { listener, config: config.clone(), site }
+        let handlers = Arc::new(Handlers::new(config, api, details, (listen, socket), metrics));
+        Self { listener, config: config.clone(), handlers }
     }
 
     /// Serves.
-    pub fn serve(self, tasks: &Tasks) -> Serving {
-        let Self { listener, config, site } = self;
-        let in_hand = Arc::clone(&site.in_hand);
-        let last_words = config.queue.publish_timeout + LAST_WORDS;
-        // while a push waits for the queue, its caller is silent
-        let patience = config.http.keep_alive + config.queue.publish_timeout;
+    pub fn serve(self, tasks: &Tasks) -> HttpServer {
+        let Self { listener, config, handlers } = self;
+        let answer_time = config.queue.publish_timeout + LAST_WORDS;
+        let served = Arc::clone(&handlers);
+        let times = ReadTimes::of(&config);
         let server = Server::build()
             .workers(WORKERS)
             .worker_max_blocking_threads(1)
             .max_concurrent_connections(config.http.max_connections.div_ceil(WORKERS))
             .shutdown_timeout(1)
             .disable_signals()
-            .listen("http", listener, move || connections(&config.http, patience, &site))
+            .listen("http", listener, move || connections(&config.http, times, &served))
             .expect("invariant: a listener that is non-blocking and has an address can be served")
             .run();
-        let (handle, stopping) = (server.handle(), Arc::new(AtomicBool::new(false)));
-        let (stop, told, cancelled) = (handle.clone(), Arc::clone(&stopping), tasks.cancelled());
-        tasks.spawn("http", async move {
+        let handle = server.handle();
+        let service = tasks.service();
+        let (stop, stopping) = (handle.clone(), service.stopping().clone());
+        service.spawn("http", async move {
             tokio::pin!(server);
             tokio::select! {
                 ended = &mut server => match ended {
-                    Ok(()) if told.load(Ordering::Acquire) => cancelled.cancelled().await,
                     Ok(()) => tracing::error!("the HTTP server ended unasked"),
                     Err(error) => tracing::error!(%error, "the HTTP server failed"),
                 },
-                () = cancelled.cancelled() => {
+                () = stopping.cancelled() => {
                     let _ = tokio::join!(stop.stop(false), server);
                 }
             }
         });
-        Serving { handle, stopping, in_hand, patience: last_words }
+        HttpServer { handle, service, handlers, answer_time }
     }
 }
 
 /// What one worker does with accepted connections.
 fn connections(
     config: &config::Http,
-    patience: Duration,
-    site: &Arc<Site>,
+    times: ReadTimes,
+    handlers: &Arc<Handlers>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
-    let (site, user_timeout) = (Arc::clone(site), config.user_timeout);
+    let handlers = Arc::clone(handlers);
+    let user_timeout = config.user_timeout;
     let app = App::new().default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
-        let site = Arc::clone(&site);
-        async move { site.answer(request, payload).await }
+        let handlers = Arc::clone(&handlers);
+        async move { handlers.answer(request, payload).await }
     }));
     let app = app.into_factory().map_err(|error: actix_web::Error| error.error_response());
     let http = HttpService::build()
@@ -135,22 +133,22 @@ fn connections(
             tracing::debug!(%error, "a caller's socket takes no options");
         }
         let peer = stream.peer_addr().ok();
-        Ok::<_, DispatchError>((Patient::new(stream, patience), peer))
+        Ok::<_, DispatchError>((TimedStream::new(stream, RequestTimer::new(times)), peer))
     });
     accepted.and_then(http)
 }
 
-impl Serving {
-    /// Answers what came in and ends.
-    pub async fn stop(self) {
-        self.stopping.store(true, Ordering::Release);
+impl HttpServer {
+    /// Answers what came in and ends, at the deadline at the latest.
+    pub async fn stop(self, deadline: Deadline) {
         self.handle.pause().await;
-        // idle connections need no patience; answers do, and their last bytes
-        let end = Instant::now() + self.patience;
-        while self.in_hand.load(Ordering::Acquire) > 0 && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        // idle connections are not waited for; an answer is written in the same turn of its worker in which it is ready, and
+        // the worker hears of the stop after that turn
+        let in_progress = self.handlers.in_progress();
+        in_progress.close();
+        if deadline.within(self.answer_time).timeout(in_progress.wait()).await.is_err() {
+            tracing::warn!("some HTTP requests were not answered in time");
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        self.handle.stop(false).await;
+        self.service.stop_within(deadline).await;
     }
 }

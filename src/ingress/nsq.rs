@@ -7,16 +7,16 @@ use futures_util::{
     stream::{self, FuturesUnordered},
 };
 use prost::Message;
-use tokio::sync::oneshot;
 
 use super::{
-    admission::{Admission, Source},
+    admission::{Admission, PushSource, Submitter},
     draft::Draft,
-    refusal::{Kind, Refusal},
+    refusal::{Refusal, RefusalKind},
 };
 use crate::{
+    auth::Caller,
     config,
-    lifecycle::Tasks,
+    lifecycle::{Deadline, Service, Tasks},
     proto::rpc::PushRequest,
     push::PushId,
     queue::{
@@ -29,53 +29,50 @@ use crate::{
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// Takes `raw` until its end: each push admitted, published, then finished; what cannot be is finished, counted and logged.
-pub fn start(config: &config::Queue, raw: RawTopic, admission: Admission, tasks: &Tasks) -> Inlet {
+pub fn start(config: &config::Queue, raw: RawTopic, admission: &Admission, tasks: &Tasks) -> RawIngress {
     let control = raw.control();
-    let raw = stream::unfold(raw, async |mut raw| Some((raw.next().await?, raw)));
-    let (ended, done) = oneshot::channel();
-    let taker = Taker::new(config, admission);
-    let (limit, cancelled) = (config.max_in_flight, tasks.cancelled());
-    tasks.spawn_until_done("raw pushes", async move {
+    let jobs = stream::unfold(raw, async |mut raw| Some((raw.next().await?, raw)));
+    let service = tasks.service();
+    let stopping = service.stopping().clone();
+    let consumer = RawConsumer::new(config, admission);
+    let max_in_flight = config.max_in_flight;
+    service.spawn_until_done("raw pushes", async move {
         tokio::select! {
-            () = taker.run(raw, limit) => {}
+            () = consumer.run(jobs, max_in_flight) => {}
             // what is in flight is requeued as it is dropped
-            () = cancelled.cancelled() => {}
+            () = stopping.cancelled() => {}
         }
-        drop(ended);
     });
-    Inlet { control, done }
+    RawIngress { control, service }
 }
 
 /// The running ingress of raw pushes.
-pub struct Inlet {
+pub struct RawIngress {
     control: RawControl,
-    done: oneshot::Receiver<()>,
+    service: Service,
 }
 
-impl Inlet {
-    /// Takes no more, and returns once each push in flight is published or requeued, `within` at most.
-    pub async fn drain(self, within: Duration) {
-        let drained = async {
-            self.control.stop().await;
-            let _ = self.done.await;
-        };
-        if tokio::time::timeout(within, drained).await.is_err() {
+impl RawIngress {
+    /// Takes no more, and returns once each push in flight is published or requeued, at the deadline at the latest.
+    pub async fn drain(self, deadline: Deadline) {
+        let stopped = deadline.timeout(self.control.stop()).await.is_ok();
+        if !(stopped && self.service.ended(deadline).await) {
             tracing::warn!("raw pushes were still in flight when the drain's time was over; they come again");
         }
     }
 }
 
-struct Taker {
-    admission: Admission,
+struct RawConsumer {
+    submitter: Submitter,
     max_attempts: u32,
     requeue_delay: Duration,
     touch_every: Duration,
 }
 
-impl Taker {
-    fn new(config: &config::Queue, admission: Admission) -> Self {
+impl RawConsumer {
+    fn new(config: &config::Queue, admission: &Admission) -> Self {
         Self {
-            admission,
+            submitter: admission.submitter(PushSource::Nsq, Caller::open()),
             max_attempts: config.max_attempts,
             requeue_delay: config.requeue_delay,
             // well before the backend would hand it out again
@@ -83,32 +80,32 @@ impl Taker {
         }
     }
 
-    async fn run(&self, raw: impl Stream<Item = RawJob>, limit: usize) {
-        let mut raw = pin!(raw);
+    async fn run(&self, jobs: impl Stream<Item = RawJob>, max_in_flight: usize) {
+        let mut jobs = pin!(jobs);
         // polled first in the order in which they came, which is the order in which they are published
-        let mut waiting = FuturesUnordered::new();
+        let mut in_flight = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
-                Some(()) = waiting.next(), if !waiting.is_empty() => {}
-                job = raw.next(), if waiting.len() < limit => match job {
-                    Some(job) => waiting.push(self.take(job)),
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+                job = jobs.next(), if in_flight.len() < max_in_flight => match job {
+                    Some(job) => in_flight.push(self.push(job)),
                     None => break,
                 },
             }
         }
-        while waiting.next().await.is_some() {}
+        while in_flight.next().await.is_some() {}
     }
 
-    async fn take(&self, RawJob { job, origin }: RawJob) {
+    async fn push(&self, RawJob { job, origin }: RawJob) {
         if job.attempts > self.max_attempts {
-            self.admission.give_up(Source::Nsq);
+            self.submitter.give_up();
             log_drop(&job, "given_up", "it came more often than [queue] max_attempts");
             return job.finish();
         }
         let id = id_of(origin, &job.record);
         let draft = read(&job.record);
-        let mut push = pin!(self.admission.push_in_hand(Source::Nsq, id, draft));
+        let mut push = pin!(self.submitter.push_as(id, draft));
         let outcome = loop {
             match tokio::time::timeout(self.touch_every, &mut push).await {
                 Ok(outcome) => break outcome,
@@ -117,7 +114,7 @@ impl Taker {
         };
         match outcome {
             Ok(_) => job.finish(),
-            Err(refusal) if passes(&refusal) => {
+            Err(refusal) if is_transient(&refusal) => {
                 tracing::debug!(attempts = job.attempts, reason = refusal.kind.name(), "a raw push waits");
                 let delay = delay(self.requeue_delay, job.attempts);
                 job.requeue(delay);
@@ -138,7 +135,8 @@ fn log_drop(job: &Job, reason: &str, message: &str) {
 
 fn read(raw: &[u8]) -> Result<Draft, Refusal> {
     let request = PushRequest::decode(raw);
-    let fault = |error| Refusal::new(Kind::BadField, format!("the message is not a protobuf PushRequest: {error}"));
+    let fault =
+        |error| Refusal::new(RefusalKind::BadField, format!("the message is not a protobuf PushRequest: {error}"));
     request.map_err(fault).and_then(Draft::of)
 }
 
@@ -155,8 +153,15 @@ fn fnv1a(parts: &[&[u8]]) -> u128 {
 }
 
 /// Whether another try can go better.
-fn passes(refusal: &Refusal) -> bool {
-    matches!(refusal.kind, Kind::Full | Kind::Unavailable | Kind::TimedOut | Kind::Draining | Kind::Internal)
+fn is_transient(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.kind,
+        RefusalKind::Full
+            | RefusalKind::Unavailable
+            | RefusalKind::TimedOut
+            | RefusalKind::Draining
+            | RefusalKind::Internal
+    )
 }
 
 /// Twice as long with each attempt, so that max_attempts outlasts more than a moment.
@@ -173,7 +178,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        hub::Hub,
         lifecycle::{Phase, Phases},
         queue::{self, record},
         telemetry::{Metrics, labels::PushLabels},
@@ -202,9 +206,7 @@ mod tests {
         let config = config::load(None, env).unwrap();
         let (metrics, (tasks, _deaths), phases) = (Arc::new(Metrics::new()), Tasks::new(), Phases::new());
         let mut queue = queue::embedded::open(&config.queue, &tasks, &metrics).await.unwrap();
-        let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
-        let state = queue.control.state.clone();
-        let admission = Admission::new(&config, queue.publisher, state, hub, phases.clone(), &metrics);
+        let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
         // what is in flight in a drain is published all the same
         phases.enter(Phase::Draining);
 
@@ -230,8 +232,8 @@ mod tests {
             job: Job::detached(record, attempts),
             origin: Origin { millis: 1_700_000_000_000, id: [n; 16] },
         });
-        let taker = Taker::new(&config.queue, admission);
-        let all = taker.run(stream::iter(raw), config.queue.max_in_flight);
+        let consumer = RawConsumer::new(&config.queue, &admission);
+        let all = consumer.run(stream::iter(raw), config.queue.max_in_flight);
         tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
 
         let mut published = Vec::new();

@@ -9,7 +9,7 @@ use crate::queue::PublishError;
 /// Every kind of refusal; docs/errors.md says what causes each and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // `name` is the word that the table explains
-pub enum Kind {
+pub enum RefusalKind {
     BadJson,
     NotUtf8,
     BadField,
@@ -32,7 +32,7 @@ pub enum Kind {
     DeadlinePassed,
 }
 
-impl Kind {
+impl RefusalKind {
     /// All of them, for the table's test.
     pub const ALL: [Self; 20] = [
         Self::BadJson,
@@ -135,20 +135,20 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The row of the table.
-    pub kind: Kind,
+    pub kind: RefusalKind,
     /// For the caller; never a content.
     pub message: Cow<'static, str>,
 }
 
 impl Refusal {
     /// A refusal with its text.
-    pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(kind: RefusalKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, message: message.into() }
     }
 
     /// A field that is not as it must be.
     pub fn field(field: &str, problem: impl fmt::Display) -> Self {
-        Self::new(Kind::BadField, format!("`{field}` {problem}"))
+        Self::new(RefusalKind::BadField, format!("`{field}` {problem}"))
     }
 
     /// No key came, or a wrong one. `given` is the `authorization` that came, `place` where one belongs.
@@ -160,37 +160,37 @@ impl Refusal {
             }
             Some(_) => "this authorization is no Bearer key",
         };
-        Self::new(Kind::NoKey, format!("{problem}: send {place} authorization: Bearer <one of [auth] keys>"))
+        Self::new(RefusalKind::NoKey, format!("{problem}: send {place} authorization: Bearer <one of [auth] keys>"))
     }
 
     /// A panic was caught; the log says where.
     pub fn internal() -> Self {
-        Self::new(Kind::Internal, "a bug of the gateway; its log says where")
+        Self::new(RefusalKind::Internal, "a bug of the gateway; its log says where")
     }
 
     /// A drain takes no more pushes.
     pub fn draining() -> Self {
-        Self::new(Kind::Draining, "the node is draining; push to another one")
+        Self::new(RefusalKind::Draining, "the node is draining; push to another one")
     }
 
     /// An option that the design has and this version has not.
     pub fn not_built(option: &str) -> Self {
-        Self::new(Kind::NotBuilt, format!("`{option}` is not supported yet; leave it out"))
+        Self::new(RefusalKind::NotBuilt, format!("`{option}` is not supported yet; leave it out"))
     }
 }
 
 impl From<PublishError> for Refusal {
     fn from(error: PublishError) -> Self {
         let kind = match error {
-            PublishError::Full(_) => Kind::Full,
-            PublishError::TooLarge { .. } => Kind::PushTooLarge,
-            PublishError::Unavailable(_) => Kind::Unavailable,
-            PublishError::TimedOut => Kind::TimedOut,
+            PublishError::Full(_) => RefusalKind::Full,
+            PublishError::TooLarge { .. } => RefusalKind::PushTooLarge,
+            PublishError::Unavailable(_) => RefusalKind::Unavailable,
+            PublishError::TimedOut => RefusalKind::TimedOut,
         };
         let advice = match kind {
-            Kind::PushTooLarge => "; send a shorter content to fewer cards",
+            RefusalKind::PushTooLarge => "; send a shorter content to fewer cards",
             // the backend says which bound it met, and to try again later
-            Kind::Full => "",
+            RefusalKind::Full => "",
             _ => "; it may still arrive: try again later",
         };
         Self::new(kind, format!("{error}{advice}"))

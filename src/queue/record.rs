@@ -79,3 +79,26 @@ fn optional(bytes: Bytes, field: &'static str) -> Result<Option<ByteString>, Rec
 fn text(bytes: Bytes, field: &'static str) -> Result<ByteString, RecordError> {
     ByteString::try_from(bytes).map_err(|_| RecordError::NotUtf8(field))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_target_is_read_as_it_was_written_and_nobody_is_refused() {
+        let cards = Target::cards(vec!["a".into(), "b".into()]);
+        for target in [
+            cards.clone(),
+            Target { room: Some("r".into()), app: Some("web".into()), ..cards },
+            Target { room: Some("r".into()), ..Target::default() },
+            Target { app: Some("web".into()), ..Target::default() },
+            Target { everyone: true, ..Target::default() },
+        ] {
+            let push = Push { target, ..Push::to("a", "content") };
+            assert_eq!(decode(encode(&push)).unwrap(), push);
+        }
+        let nobody = Push { target: Target::default(), ..Push::to("a", "content") };
+        assert_eq!(decode(encode(&nobody)), Err(RecordError::NoTarget));
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oxipush::{
-    ingress::refusal::Kind,
+    ingress::refusal::RefusalKind,
     proto::rpc::{PushRequest, rpc_client::RpcClient},
 };
 use reqwest::{Method, StatusCode};
@@ -151,7 +151,7 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
         let told = answer["message"].as_str().unwrap();
         assert!(told.starts_with(message), "{method} {path} {shown}: {told}");
         let reason = answer["reason"].as_str().unwrap();
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == reason).expect(reason);
+        let kind = RefusalKind::ALL.into_iter().find(|kind| kind.name() == reason).expect(reason);
         assert_eq!(kind.http(), *status, "{method} {path} {shown}: {reason}");
     }
     let answer = raw(
@@ -364,6 +364,28 @@ async fn callers_that_never_read_or_never_end_a_head_are_cut() {
     let asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
     let cut = async { while deaf.write_all(&asked).await.is_ok() {} };
     tokio::time::timeout(PATIENCE, cut).await.expect("cut within 30 s");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_byte_by_byte_is_cut_though_its_caller_was_answered_before() {
+    let settings =
+        [("HTTP__KEEP_ALIVE", "1h"), ("HTTP__REQUEST_TIMEOUT", "500ms"), ("QUEUE__PUBLISH_TIMEOUT", "100ms")];
+    let node = Node::start(&settings).await;
+    let mut caller = TcpStream::connect(node.listeners.http).await.unwrap();
+    caller.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(caller.read(&mut [0; 1024]).await.unwrap() > 0);
+    caller.write_all(b"GET /healthz HTTP/1.1\r\nX: ").await.unwrap();
+    let dripped = async {
+        loop {
+            match tokio::time::timeout(Duration::from_millis(50), caller.read(&mut [0; 1024])).await {
+                Ok(ended) => break ended,
+                Err(_) => drop(caller.write_all(b"x").await),
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, dripped).await.expect("an end within 30 s");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     node.stop().await;
 }
 

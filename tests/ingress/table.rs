@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use oxipush::ingress::refusal::Kind;
+use oxipush::ingress::refusal::RefusalKind;
 
 /// Rows of the section by their word: HTTP status, gRPC status.
 fn rows() -> BTreeMap<String, (String, String)> {
@@ -24,7 +24,7 @@ fn rows() -> BTreeMap<String, (String, String)> {
 #[test]
 fn every_refusal_stands_in_the_table_with_its_statuses() {
     let mut rows = rows();
-    for kind in Kind::ALL {
+    for kind in RefusalKind::ALL {
         let (http, grpc) = rows.remove(kind.name()).unwrap_or_else(|| panic!("{} is missing", kind.name()));
         assert_eq!(http, kind.http().to_string(), "{}", kind.name());
         // INVALID_ARGUMENT is what tonic calls InvalidArgument

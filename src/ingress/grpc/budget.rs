@@ -1,4 +1,4 @@
-//! Bytes of messages that have not arrived whole: bounded for each connection, and for all of the listener together.
+//! Bytes that messages which have not arrived whole will take: bounded for each connection, and for all of the listener together.
 
 use std::sync::{
     Arc,

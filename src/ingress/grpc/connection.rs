@@ -22,7 +22,7 @@ use tonic::{
     service::Routes,
 };
 
-use super::{budget::Budget, incoming::Connection, peer::Peer};
+use super::{budget::Budget, incoming::GrpcConnection, interceptor::CallContext, peer::Peer};
 use crate::{
     config::Grpc,
     telemetry::{Metrics, labels::GrpcCloseReason},
@@ -39,12 +39,12 @@ pub(super) struct Connections {
     idle_timeout: Duration,
     max_unfinished: usize,
     unfinished: Arc<Budget>,
-    stop: CancellationToken,
+    stopping: CancellationToken,
     metrics: Arc<Metrics>,
 }
 
 impl Connections {
-    pub(super) fn new(config: &Grpc, routes: Routes, stop: &CancellationToken, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(config: &Grpc, routes: Routes, stopping: &CancellationToken, metrics: &Arc<Metrics>) -> Self {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .max_concurrent_streams(config.max_streams)
@@ -59,36 +59,37 @@ impl Connections {
             idle_timeout: config.idle_timeout,
             max_unfinished: config.max_unfinished_per_connection,
             unfinished: Budget::new(config.max_unfinished),
-            stop: stop.clone(),
+            stopping: stopping.clone(),
             metrics: Arc::clone(metrics),
         }
     }
 
     /// Serves one to its end.
-    pub(super) async fn serve(self, stream: Connection) {
+    pub(super) async fn serve(self, connection: GrpcConnection) {
+        let GrpcConnection { stream, place: _place } = connection;
         let peer = Peer::new(self.max_unfinished, &self.unfinished);
-        let calls = TowerToHyperService::new(Calls { routes: self.routes, peer: peer.clone() });
+        let calls = TowerToHyperService::new(ConnectionService { routes: self.routes, peer: peer.clone() });
         let served = self.http.serve_connection(TokioIo::new(stream), calls);
         tokio::pin!(served);
         tokio::select! {
-            ended = &mut served => return tell(ended),
-            () = self.stop.cancelled() => {
+            ended = &mut served => return log_end(ended),
+            () = self.stopping.cancelled() => {
                 served.as_mut().graceful_shutdown();
-                return tell(served.await);
+                return log_end(served.await);
             }
             () = peer.idle(self.idle_timeout) => {}
         }
         self.metrics.closed_grpc.get_or_create(&GrpcCloseReason::Idle).inc();
         served.as_mut().graceful_shutdown();
         tokio::select! {
-            ended = &mut served => tell(ended),
+            ended = &mut served => log_end(ended),
             // nobody whose calls count is left
             () = async { tokio::time::sleep(CROSSING).await; peer.idle(CROSSING).await } => {}
         }
     }
 }
 
-fn tell(ended: hyper::Result<()>) {
+fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a gRPC connection ended");
     }
@@ -96,12 +97,12 @@ fn tell(ended: hyper::Result<()>) {
 
 /// Sends each call of a connection to its service, with whose it is.
 #[derive(Clone)]
-struct Calls {
+struct ConnectionService {
     routes: Routes,
     peer: Peer,
 }
 
-impl Service<Request<Incoming>> for Calls {
+impl Service<Request<Incoming>> for ConnectionService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = <Routes as Service<Request<Body>>>::Future;
@@ -112,7 +113,7 @@ impl Service<Request<Incoming>> for Calls {
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().insert(CallContext::of(&self.peer));
         self.routes.call(request)
     }
 }

@@ -5,30 +5,24 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::codegen::http::HeaderMap;
 
-use crate::ingress::refusal::{Kind, Refusal};
+use crate::ingress::refusal::{Refusal, RefusalKind};
 
-/// When its caller no longer waits for a call's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Deadline(pub(super) Instant);
-
-impl Deadline {
-    /// Of a call that has just come in; `None`: its caller waits for ever.
-    ///
-    /// # Errors
-    /// `grpc-timeout` is not as gRPC writes it.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, Refusal> {
-        let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
-        let within = value.to_str().ok().and_then(parse).ok_or_else(|| {
-            Refusal::field("grpc-timeout", "is not 1 to 8 digits and one of H, M, S, m, u and n; use a gRPC library")
-        })?;
-        // a time past the clock's end is none
-        Ok(Instant::now().checked_add(within).map(Self))
-    }
+/// When the caller of a call that has just come in no longer waits for its answer; `None`: it waits for ever.
+///
+/// # Errors
+/// `grpc-timeout` is not as gRPC writes it.
+pub(super) fn of(headers: &HeaderMap) -> Result<Option<Instant>, Refusal> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let timeout = value.to_str().ok().and_then(parse).ok_or_else(|| {
+        Refusal::field("grpc-timeout", "is not 1 to 8 digits and one of H, M, S, m, u and n; use a gRPC library")
+    })?;
+    // a time past the clock's end is none
+    Ok(Instant::now().checked_add(timeout))
 }
 
 /// What a call whose deadline has passed ends with.
 pub(super) fn passed() -> Refusal {
-    Refusal::new(Kind::DeadlinePassed, "the call's deadline has passed; a push in it may still arrive")
+    Refusal::new(RefusalKind::DeadlinePassed, "the call's deadline has passed; a push in it may still arrive")
 }
 
 fn parse(text: &str) -> Option<Duration> {

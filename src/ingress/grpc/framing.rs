@@ -15,23 +15,25 @@ pub(super) struct Framing {
 
 /// What some more bytes were.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Advance {
+pub(super) struct Progress {
     /// So many of them belong to messages that are whole now.
-    pub(super) whole: usize,
+    pub(super) complete: usize,
     /// The message that begins there is longer than allowed: so long.
     pub(super) too_long: Option<usize>,
 }
 
 impl Framing {
     /// Reads on; what follows a message that is too long is not looked at.
-    pub(super) fn advance(&mut self, bytes: &[u8], max: usize) -> Advance {
-        let (mut at, mut whole) = (0, 0);
+    pub(super) fn advance(&mut self, bytes: &[u8], max: usize) -> Progress {
+        let mut at = 0;
+        let mut complete = 0;
         while at < bytes.len() {
             // most come whole: no state is needed for them
             if let (0, Some([_, length @ ..])) = (self.arrived, bytes[at..].first_chunk::<HEAD>()) {
                 let end = at + HEAD + u32::from_be_bytes(*length) as usize;
                 if end - at - HEAD <= max && end <= bytes.len() {
-                    (at, whole) = (end, end);
+                    at = end;
+                    complete = end;
                     continue;
                 }
             }
@@ -43,7 +45,7 @@ impl Framing {
                     let [_, length @ ..] = self.head;
                     self.missing = u32::from_be_bytes(length) as usize;
                     if self.missing > max {
-                        return Advance { whole, too_long: Some(self.missing) };
+                        return Progress { complete, too_long: Some(self.missing) };
                     }
                 }
             } else {
@@ -54,15 +56,20 @@ impl Framing {
             }
             if self.arrived >= HEAD && self.missing == 0 {
                 self.arrived = 0;
-                whole = at;
+                complete = at;
             }
         }
-        Advance { whole, too_long: None }
+        Progress { complete, too_long: None }
     }
 
-    /// Bytes of the unfinished message that have arrived; 0: there is none.
-    pub(super) fn unfinished(&self) -> usize {
-        self.arrived
+    /// Whether a message has begun and not arrived whole.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.arrived > 0
+    }
+
+    /// Bytes that are kept for the unfinished message, once its head is there: its whole length, which tonic reserves.
+    pub(super) fn reserved(&self) -> usize {
+        (self.arrived + self.missing).saturating_sub(HEAD)
     }
 }
 
@@ -84,13 +91,22 @@ mod tests {
             let mut framing = Framing::default();
             let (mut sent, mut whole) = (0, 0);
             for piece in bytes.chunks(cut) {
-                let advance = framing.advance(piece, 300);
-                assert_eq!(advance.too_long, None);
-                if advance.whole > 0 {
-                    whole = sent + advance.whole;
+                let progress = framing.advance(piece, 300);
+                assert_eq!(progress.too_long, None);
+                if progress.complete > 0 {
+                    whole = sent + progress.complete;
                 }
                 sent += piece.len();
-                assert_eq!(framing.unfinished(), sent - whole, "cut {cut}");
+                let unfinished = sent - whole;
+                assert_eq!(framing.is_unfinished(), unfinished > 0, "cut {cut}");
+                // by where they begin
+                let length = match whole {
+                    5 => 300,
+                    310 => 1,
+                    316 => 70,
+                    _ => 0,
+                };
+                assert_eq!(framing.reserved(), if unfinished < HEAD { 0 } else { length }, "cut {cut}");
             }
             assert_eq!(whole, bytes.len());
         }
@@ -99,9 +115,9 @@ mod tests {
     #[test]
     fn a_message_that_is_too_long_is_told_at_its_head_and_what_stood_before_it_is_whole() {
         let bytes = [message(20), message(301)].concat();
-        let advance = Framing::default().advance(&bytes[..30 + 1], 300);
-        assert_eq!(advance, Advance { whole: 25, too_long: Some(301) });
-        let advance = Framing::default().advance(&bytes[..29], 300);
-        assert_eq!(advance, Advance { whole: 25, too_long: None });
+        let progress = Framing::default().advance(&bytes[..30 + 1], 300);
+        assert_eq!(progress, Progress { complete: 25, too_long: Some(301) });
+        let progress = Framing::default().advance(&bytes[..29], 300);
+        assert_eq!(progress, Progress { complete: 25, too_long: None });
     }
 }

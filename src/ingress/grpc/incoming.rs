@@ -1,36 +1,54 @@
 //! The gRPC listener's connections: bounded in number, and each in the time it may take to say that it speaks HTTP/2.
 
 use std::{
-    io,
     net::TcpListener,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use futures_util::Stream;
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep},
+    time::Sleep,
 };
 
-use crate::telemetry::{GaugeGuard, Metrics, labels::GrpcCloseReason};
+use crate::{
+    config::Config,
+    ingress::timed_stream::{ReadTimer, TimedStream},
+    telemetry::{GaugeGuard, Metrics, labels::GrpcCloseReason},
+};
 
 /// Bytes of HTTP/2's preface and of the settings' header that follows.
 const GREETING: usize = 24 + 9;
+
+/// The times of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConnectionTimes {
+    /// For the greeting.
+    greeting: Duration,
+    /// For what was written, to be acknowledged by the peer's system.
+    user_timeout: Duration,
+}
+
+impl ConnectionTimes {
+    /// As on `[http]`.
+    pub(super) fn of(config: &Config) -> Self {
+        Self { greeting: config.http.request_timeout, user_timeout: config.http.user_timeout }
+    }
+}
 
 /// Accepts while fewer than `max` are open; the others wait in the system's queue.
 pub(super) fn connections(
     listener: TcpListener,
     max: usize,
-    greeting_within: Duration,
+    times: ConnectionTimes,
     metrics: Arc<Metrics>,
-) -> impl Stream<Item = Connection> + Send + 'static {
-    let places = Arc::new(Semaphore::new(max));
-    futures_util::stream::unfold((Err(listener), places), move |(listener, places)| {
+) -> impl Stream<Item = GrpcConnection> + Send + 'static {
+    let permits = Arc::new(Semaphore::new(max));
+    futures_util::stream::unfold((Err(listener), permits), move |(listener, permits)| {
         let metrics = Arc::clone(&metrics);
         async move {
             let listener = match listener {
@@ -44,22 +62,23 @@ pub(super) fn connections(
                     }
                 },
             };
-            if places.available_permits() == 0 {
+            if permits.available_permits() == 0 {
                 tracing::warn!(max, "[grpc] max_connections are open; new ones wait");
             }
-            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => {
-                        if let Err(error) = stream.set_nodelay(true) {
+                        let socket = SockRef::from(&stream);
+                        let options = socket.set_tcp_nodelay(true);
+                        if let Err(error) = options.and(socket.set_tcp_user_timeout(Some(times.user_timeout))) {
                             tracing::debug!(%error, "a gRPC connection went before it was served");
                             continue;
                         }
-                        let deadline = Box::pin(tokio::time::sleep_until(Instant::now() + greeting_within));
                         let open = GaugeGuard::new(&metrics.grpc_connections);
-                        let greeting = Some((deadline, GREETING));
-                        let connection = Connection { stream, greeting, metrics, _place: place, _open: open };
-                        return Some((connection, (Ok(listener), places)));
+                        let stream = TimedStream::new(stream, GreetingTimer::new(times.greeting, metrics));
+                        let place = ConnectionPlace { _permit: permit, _open: open };
+                        return Some((GrpcConnection { stream, place }, (Ok(listener), permits)));
                     }
                     Err(error) => {
                         metrics.closed_grpc.get_or_create(&GrpcCloseReason::Accept).inc();
@@ -72,59 +91,66 @@ pub(super) fn connections(
     })
 }
 
-/// A connection and its place among the bounded number.
-pub(super) struct Connection {
-    stream: TcpStream,
-    /// Until the client has said enough: when it must have, and how many bytes are missing. Keep-alive guards what follows.
-    greeting: Option<(Pin<Box<Sleep>>, usize)>,
-    metrics: Arc<Metrics>,
-    _place: OwnedSemaphorePermit,
+/// A connection, and its place among the bounded number.
+pub(super) struct GrpcConnection {
+    pub(super) stream: TimedStream<GreetingTimer>,
+    /// For as long as it is open.
+    pub(super) place: ConnectionPlace,
+}
+
+/// A connection's place among the bounded number, until it is dropped.
+pub(super) struct ConnectionPlace {
+    _permit: OwnedSemaphorePermit,
     _open: GaugeGuard,
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let Some((deadline, missing)) = &mut self.greeting else { return read };
-        *missing = missing.saturating_sub(buffer.filled().len() - before);
-        if *missing == 0 {
-            self.greeting = None;
-        } else if deadline.as_mut().poll(context).is_ready() {
-            self.greeting = None;
-            self.metrics.closed_grpc.get_or_create(&GrpcCloseReason::Silent).inc();
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        read
+/// Until the client has said enough: when it must have, and how many bytes are missing. Keep-alive guards what follows.
+pub(super) struct GreetingTimer {
+    missing: usize,
+    deadline: Option<Pin<Box<Sleep>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl GreetingTimer {
+    fn new(timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        Self { missing: GREETING, deadline: Some(Box::pin(tokio::time::sleep(timeout))), metrics }
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+impl ReadTimer for GreetingTimer {
+    fn has_read(&mut self, bytes: usize) {
+        self.missing = self.missing.saturating_sub(bytes);
+        if self.missing == 0 {
+            self.deadline = None;
+        }
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(context));
+        self.deadline = None;
+        self.metrics.closed_grpc.get_or_create(&GrpcCloseReason::Silent).inc();
+        Poll::Ready(())
     }
+}
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures_util::StreamExt;
+    use tokio::net::TcpStream;
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
+    use super::*;
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    #[tokio::test]
+    async fn a_peer_that_stops_reading_is_not_written_to_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let times = ConnectionTimes { greeting: Duration::from_secs(10), user_timeout: Duration::from_secs(7) };
+        let mut incoming = Box::pin(connections(listener, 1, times, Arc::new(Metrics::new())));
+        let _peer = TcpStream::connect(address).await.unwrap();
+        let connection = incoming.next().await.unwrap();
+        assert_eq!(SockRef::from(connection.stream.get_ref()).tcp_user_timeout().unwrap(), Some(times.user_timeout));
     }
 }

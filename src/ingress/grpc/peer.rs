@@ -11,18 +11,18 @@ use super::budget::{Budget, Share};
 
 /// One connection's state, shared by its calls.
 #[derive(Clone, Debug)]
-pub(super) struct Peer(Arc<Inner>);
+pub(super) struct Peer(Arc<PeerState>);
 
 #[derive(Debug)]
-struct Inner {
-    calls: Mutex<Calls>,
+struct PeerState {
+    calls: Mutex<CallCount>,
     budget: Arc<Budget>,
     listener: Arc<Budget>,
 }
 
 /// The calls of callers who may make them; any others do not keep a connection.
 #[derive(Debug)]
-struct Calls {
+struct CallCount {
     open: usize,
     /// When the last one ended, or the connection began.
     since: Instant,
@@ -30,22 +30,22 @@ struct Calls {
 
 /// An open call, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Call(Peer);
+pub(super) struct OpenCall(Peer);
 
 impl Peer {
     /// Of a connection that has just begun.
     pub(super) fn new(max_unfinished: usize, listener: &Arc<Budget>) -> Self {
-        Self(Arc::new(Inner {
-            calls: Mutex::new(Calls { open: 0, since: Instant::now() }),
+        Self(Arc::new(PeerState {
+            calls: Mutex::new(CallCount { open: 0, since: Instant::now() }),
             budget: Budget::new(max_unfinished),
             listener: Arc::clone(listener),
         }))
     }
 
     /// A call of a caller who may make it.
-    pub(super) fn begin(&self) -> Call {
+    pub(super) fn begin(&self) -> OpenCall {
         self.calls().open += 1;
-        Call(self.clone())
+        OpenCall(self.clone())
     }
 
     /// For a request's unfinished messages.
@@ -71,12 +71,12 @@ impl Peer {
         (calls.open == 0).then_some(calls.since)
     }
 
-    fn calls(&self) -> MutexGuard<'_, Calls> {
+    fn calls(&self) -> MutexGuard<'_, CallCount> {
         self.0.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Call {
+impl Drop for OpenCall {
     fn drop(&mut self) {
         let mut calls = self.0.calls();
         calls.open -= 1;

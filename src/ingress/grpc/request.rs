@@ -16,73 +16,73 @@ use tonic::{
 };
 
 use super::{budget::Share, framing::Framing};
-use crate::ingress::refusal::{Kind, Refusal};
+use crate::ingress::refusal::{Refusal, RefusalKind};
 
-/// The bounds of a service's requests.
+/// The limits of a service's requests.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(super) struct RequestLimits {
     /// Bytes of a message.
-    pub(super) message: usize,
+    pub(super) message_bytes: usize,
     /// Time for a request to arrive whole; of a stream, for a message that has begun.
-    pub(super) within: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// A request's body.
-pub(super) struct Arriving {
+pub(super) struct RequestBody {
     body: Body,
-    bounds: Bounds,
+    limits: RequestLimits,
     framing: Framing,
     /// `None`: its messages are too short to count.
     share: Option<Share>,
-    wait: Wait,
+    timer: ArrivalTimer,
     /// What ends it, once what came before is read.
     end: Option<Refusal>,
 }
 
 /// What must be there in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum MustArrive {
     /// The whole request.
-    Request,
+    WholeRequest,
     /// Each message once it has begun.
-    Message,
+    EachMessage,
 }
 
 /// Since when something is waited for.
-struct Wait {
-    of: Of,
+struct ArrivalTimer {
+    what: MustArrive,
     since: Option<Instant>,
     /// Never later than what is waited for must be there: set anew only when it fires, not with each message.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
-impl Arriving {
-    pub(super) fn new(body: Body, of: Of, bounds: Bounds, share: Option<Share>) -> Self {
-        let wait = Wait { of, since: (of == Of::Request).then(Instant::now), alarm: None };
-        Self { body, bounds, framing: Framing::default(), share, wait, end: None }
+impl RequestBody {
+    pub(super) fn new(body: Body, what: MustArrive, limits: RequestLimits, share: Option<Share>) -> Self {
+        let since = (what == MustArrive::WholeRequest).then(Instant::now);
+        let timer = ArrivalTimer { what, since, alarm: None };
+        Self { body, limits, framing: Framing::default(), share, timer, end: None }
     }
 
     /// What of these bytes may be read.
     fn admit(&mut self, mut data: Bytes) -> Bytes {
-        let advance = self.framing.advance(&data, self.bounds.message);
-        let unfinished = self.framing.unfinished();
-        self.wait.after(advance.whole > 0, unfinished > 0);
-        if let Some(bytes) = advance.too_long {
-            let message = format!("a message of {bytes} bytes; at most {} are allowed", self.bounds.message);
-            self.end = Some(Refusal::new(Kind::BodyTooLarge, message));
-        } else if self.share.as_mut().is_some_and(|share| !share.hold(unfinished)) {
+        let progress = self.framing.advance(&data, self.limits.message_bytes);
+        self.timer.after(progress.complete > 0, self.framing.is_unfinished());
+        if let Some(bytes) = progress.too_long {
+            let message = format!("a message of {bytes} bytes; at most {} are allowed", self.limits.message_bytes);
+            self.end = Some(Refusal::new(RefusalKind::BodyTooLarge, message));
+        } else if self.share.as_mut().is_some_and(|share| !share.hold(self.framing.reserved())) {
             let message = "too many bytes of messages that have not arrived whole ([grpc] max_unfinished, \
                            max_unfinished_per_connection); send fewer large messages at once";
-            self.end = Some(Refusal::new(Kind::Full, message));
+            self.end = Some(Refusal::new(RefusalKind::Full, message));
         }
         if self.end.is_some() {
-            data.truncate(advance.whole);
+            data.truncate(progress.complete);
         }
         data
     }
 }
 
-impl HttpBody for Arriving {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -98,9 +98,9 @@ impl HttpBody for Arriving {
                 return Poll::Ready(Some(Err(refusal.into())));
             }
             let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
-                ready!(this.wait.poll(this.bounds.within, context));
+                ready!(this.timer.poll(this.limits.timeout, context));
                 let message = "the message did not arrive within [grpc] message_timeout; send it at once";
-                this.end = Some(Refusal::new(Kind::TooSlow, message));
+                this.end = Some(Refusal::new(RefusalKind::TooSlow, message));
                 continue;
             };
             let frame = match frame {
@@ -128,10 +128,10 @@ impl HttpBody for Arriving {
     }
 }
 
-impl Wait {
+impl ArrivalTimer {
     /// Some bytes came: a message ended among them, one is unfinished.
     fn after(&mut self, ended: bool, unfinished: bool) {
-        if self.of == Of::Message {
+        if self.what == MustArrive::EachMessage {
             self.since = match self.since {
                 _ if !unfinished => None,
                 Some(since) if !ended => Some(since),
@@ -141,9 +141,9 @@ impl Wait {
     }
 
     /// Ready once what is waited for has taken longer than allowed.
-    fn poll(&mut self, within: Duration, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, timeout: Duration, context: &mut Context<'_>) -> Poll<()> {
         let Some(since) = self.since else { return Poll::Pending };
-        let due = since + within;
+        let due = since + timeout;
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         loop {
             ready!(alarm.as_mut().poll(context));

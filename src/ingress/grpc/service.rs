@@ -10,12 +10,13 @@ use futures_util::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{deadline::Deadline, status};
+use super::{interceptor::CallContext, status};
 use crate::{
     ingress::{
-        admission::{Admission, Caller, Source},
-        bounds::too_many_pushes,
+        admission::{Admission, PushSource, Submitter},
         draft::Draft,
+        limits::too_many_pushes,
+        queries::Queries,
         refusal::Refusal,
     },
     proto::rpc::{
@@ -31,32 +32,34 @@ const TOGETHER: usize = 64;
 
 /// Answers the calls.
 #[derive(Clone)]
-pub(super) struct Service {
+pub(super) struct RpcService {
     pub(super) admission: Admission,
+    pub(super) queries: Queries,
     /// Pushes of one stream that wait for the queue at once.
     pub(super) max_unacknowledged: usize,
     /// Ends open streams.
-    pub(super) stop: CancellationToken,
+    pub(super) stopping: CancellationToken,
     pub(super) metrics: Arc<Metrics>,
 }
 
 #[tonic::async_trait]
-impl Rpc for Service {
+impl Rpc for RpcService {
     type PushStreamStream = BoxStream<'static, Result<PushReply, Status>>;
 
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Status> {
-        let caller = caller(&request);
-        let id = self.admission.push(caller, Draft::of(request.into_inner())).await?;
+        let submitter = self.submitter(&request);
+        let id = submitter.push(Draft::of(request.into_inner())).await?;
         Ok(Response::new(reply(Ok(id))))
     }
 
     async fn push_batch(&self, request: Request<PushBatchRequest>) -> Result<Response<PushBatchReply>, Status> {
-        let caller = caller(&request);
-        let (pushes, limit) = (request.into_inner().pushes, self.admission.limits().max_batch);
+        let submitter = self.submitter(&request);
+        let pushes = request.into_inner().pushes;
+        let limit = self.admission.limits().max_batch;
         if pushes.len() > limit {
             return Err(too_many_pushes(limit).into());
         }
-        let outcomes = self.admission.push_all(caller, pushes.into_iter().map(Draft::of).collect()).await;
+        let outcomes = submitter.push_all(pushes.into_iter().map(Draft::of).collect()).await;
         Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect() }))
     }
 
@@ -64,14 +67,16 @@ impl Rpc for Service {
         &self,
         request: Request<Streaming<PushRequest>>,
     ) -> Result<Response<Self::PushStreamStream>, Status> {
-        let (service, stop, caller) = (self.clone(), self.stop.clone(), caller(&request));
+        let submitter = Arc::new(self.submitter(&request));
+        let metrics = Arc::clone(&self.metrics);
+        let stopping = self.stopping.clone();
         let last = stream::once(async { Err(Status::from(Refusal::draining())) });
         let mut broken = false;
         // a push that came before the stop is answered; the end after it says why there are no more
-        let stopped = stop.clone();
+        let stopped = stopping.clone();
         let pushes = request
             .into_inner()
-            .take_until(stop.cancelled_owned())
+            .take_until(stopping.cancelled_owned())
             .chain(last.filter(move |_| future::ready(stopped.is_cancelled())))
             // what follows a message that cannot be read is none
             .take_while(move |push| future::ready(!mem::replace(&mut broken, push.is_err())));
@@ -79,13 +84,13 @@ impl Rpc for Service {
         let together = (self.max_unacknowledged / 2).clamp(1, TOGETHER);
         let replies = pushes
             .ready_chunks(together)
-            .flat_map(move |pushes| stream::iter(service.replies(caller, pushes)))
+            .flat_map(move |pushes| stream::iter(replies(&submitter, &metrics, pushes)))
             .buffered(self.max_unacknowledged - together + 1);
         Ok(Response::new(replies.boxed()))
     }
 
     async fn system(&self, _: Request<SystemRequest>) -> Result<Response<SystemReply>, Status> {
-        let census = self.admission.census();
+        let census = self.queries.census().await;
         Ok(Response::new(SystemReply {
             cpu_num: std::thread::available_parallelism().map_or(1, |cores| cores.get() as i64),
             goroutine_num: census.workers as i64,
@@ -95,13 +100,13 @@ impl Rpc for Service {
     }
 
     async fn is_online(&self, request: Request<IsOnlineRequest>) -> Result<Response<IsOnlineReply>, Status> {
-        let connections = self.admission.connections(&request.into_inner().card_id.into())?;
+        let connections = self.queries.connections(&request.into_inner().card_id.into()).await?;
         let result = if connections > 0 { "yes" } else { "no" };
         Ok(Response::new(IsOnlineReply { result: result.into() }))
     }
 
     async fn group(&self, request: Request<GroupRequest>) -> Result<Response<GroupReply>, Status> {
-        let client_num = match self.admission.connections(&request.into_inner().card_id.into())? {
+        let client_num = match self.queries.connections(&request.into_inner().card_id.into()).await? {
             0 => -1,
             many => many as i64,
         };
@@ -109,33 +114,38 @@ impl Rpc for Service {
     }
 }
 
-impl Service {
-    /// The replies to pushes that came together; an error is the last of them.
-    fn replies(
-        &self,
-        caller: Caller,
-        pushes: Vec<Result<PushRequest, Status>>,
-    ) -> Vec<impl Future<Output = Result<PushReply, Status>> + use<>> {
-        let (mut drafts, mut end) = (Vec::with_capacity(pushes.len()), None);
-        for push in pushes {
-            match push {
-                Ok(push) => drafts.push(Draft::of(push)),
-                Err(status) => {
-                    // not a caller that left, or a node that stops
-                    if matches!(status.code(), Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal) {
-                        status::count(&self.metrics, status.code());
-                    }
-                    end = Some(Either::Right(future::ready(Err(status))));
-                }
-            }
-        }
-        let outcomes = self.admission.push_each(caller, drafts).into_iter();
-        outcomes.map(|outcome| Either::Left(outcome.map(|outcome| Ok(reply(outcome))))).chain(end).collect()
+impl RpcService {
+    fn submitter<T>(&self, request: &Request<T>) -> Submitter {
+        let context: Option<&CallContext> = request.extensions().get();
+        let caller = context.and_then(|context| context.caller.clone());
+        let caller = caller.expect("invariant: this service is for callers with a key");
+        let deadline = context.and_then(|context| context.deadline);
+        self.admission.submitter(PushSource::Grpc, caller).until(deadline)
     }
 }
 
-fn caller<T>(request: &Request<T>) -> Caller {
-    Source::Grpc.until(request.extensions().get().map(|Deadline(at)| *at))
+/// The replies to pushes that came together; an error is the last of them.
+fn replies(
+    submitter: &Arc<Submitter>,
+    metrics: &Metrics,
+    pushes: Vec<Result<PushRequest, Status>>,
+) -> Vec<impl Future<Output = Result<PushReply, Status>> + use<>> {
+    let mut drafts = Vec::with_capacity(pushes.len());
+    let mut end = None;
+    for push in pushes {
+        match push {
+            Ok(push) => drafts.push(Draft::of(push)),
+            Err(status) => {
+                // not a caller that left, or a node that stops
+                if matches!(status.code(), Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal) {
+                    status::count(metrics, status.code());
+                }
+                end = Some(Either::Right(future::ready(Err(status))));
+            }
+        }
+    }
+    let outcomes = submitter.push_each(drafts).into_iter();
+    outcomes.map(|outcome| Either::Left(outcome.map(|outcome| Ok(reply(outcome))))).chain(end).collect()
 }
 
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {

@@ -15,7 +15,7 @@ use actix_web::{
 };
 use bytes::Bytes;
 
-use crate::{ingress::refusal::Kind, ingress::refusal::Refusal, push::PushId};
+use crate::{ingress::refusal::Refusal, ingress::refusal::RefusalKind, push::PushId};
 
 /// JSON with status 200.
 pub(super) fn json(body: String) -> HttpResponse {
@@ -82,7 +82,7 @@ fn write_refused(body: &mut String, refusal: &Refusal) {
 }
 
 /// What every answer begins with: `{"code":…,"reason":…,"message":…`.
-fn write_top(body: &mut String, code: u16, reason: Option<Kind>, message: &str) {
+fn write_top(body: &mut String, code: u16, reason: Option<RefusalKind>, message: &str) {
     let _ = write!(body, r#"{{"code":{code}"#);
     if let Some(kind) = reason {
         let _ = write!(body, r#","reason":"{}""#, kind.name());
@@ -98,21 +98,21 @@ pub(super) fn refused(refusal: &Refusal, allow: &'static str) -> HttpResponse {
 }
 
 /// The status of a refusal and the headers that it asks for.
-fn head(kind: Kind, allow: &'static str) -> HttpResponseBuilder {
+fn head(kind: RefusalKind, allow: &'static str) -> HttpResponseBuilder {
     let status = StatusCode::from_u16(kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = HttpResponse::build(status);
     if let Some(seconds) = kind.retry_after() {
         answer.insert_header((header::RETRY_AFTER, seconds));
     }
     match kind {
-        Kind::NoKey => {
+        RefusalKind::NoKey => {
             answer.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
-        Kind::WrongMethod => {
+        RefusalKind::WrongMethod => {
             answer.insert_header((header::ALLOW, allow));
         }
         // the rest of the body is not read
-        Kind::TooSlow | Kind::BodyTooLarge | Kind::Draining => {
+        RefusalKind::TooSlow | RefusalKind::BodyTooLarge | RefusalKind::Draining => {
             answer.force_close();
         }
         _ => {}
@@ -126,21 +126,21 @@ fn finish(mut answer: HttpResponseBuilder, body: String) -> HttpResponse {
 
 /// An answer that keeps the request's unread payload until it is written. actix reads a payload that was let go of to its
 /// end, however long that takes; one that is still held ends the connection.
-pub(super) fn holding(answer: HttpResponse, payload: web::Payload) -> HttpResponse {
+pub(super) fn keeping_payload(answer: HttpResponse, payload: web::Payload) -> HttpResponse {
     answer
         .map_body(|_, body| match body.try_into_bytes() {
-            Ok(bytes) => BoxBody::new(Holding { bytes, _payload: payload }),
+            Ok(bytes) => BoxBody::new(BodyBesidePayload { bytes, _payload: payload }),
             Err(body) => body,
         })
         .map_into_boxed_body()
 }
 
-struct Holding {
+struct BodyBesidePayload {
     bytes: Bytes,
     _payload: web::Payload,
 }
 
-impl MessageBody for Holding {
+impl MessageBody for BodyBesidePayload {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 
 use crate::{
     config,
-    ingress::refusal::{Kind, Refusal},
+    ingress::refusal::{Refusal, RefusalKind},
 };
 
 /// Reads bodies.
@@ -33,13 +33,13 @@ impl BodyReader {
         let end = takes_the_connection(request).then_some(announced.unwrap_or(0));
         let whole = tokio::time::timeout(self.request_timeout, self.collect(payload, end)).await;
         whole.unwrap_or_else(|_| {
-            Err(Refusal::new(Kind::TooSlow, "the body did not arrive within [http] request_timeout"))
+            Err(Refusal::new(RefusalKind::TooSlow, "the body did not arrive within [http] request_timeout"))
         })
     }
 
     /// `end`: the length of a body whose payload does not end by itself.
     async fn collect(&self, payload: &mut web::Payload, end: Option<usize>) -> Result<Bytes, Refusal> {
-        let broken = |_| Refusal::new(Kind::BadJson, "the body ended early or is badly framed");
+        let broken = |_| Refusal::new(RefusalKind::BadJson, "the body ended early or is badly framed");
         if end == Some(0) {
             return Ok(Bytes::new());
         }
@@ -73,7 +73,7 @@ impl BodyReader {
 
     fn too_large(&self) -> Refusal {
         let message = format!("the body is larger than [http] max_body ({} bytes)", self.max_body);
-        Refusal::new(Kind::BodyTooLarge, message)
+        Refusal::new(RefusalKind::BodyTooLarge, message)
     }
 }
 
@@ -91,7 +91,7 @@ fn takes_the_connection(request: &HttpRequest) -> bool {
 fn check_content_type(request: &HttpRequest) -> Result<(), Refusal> {
     let encoding = request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes);
     if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
-        return Err(Refusal::new(Kind::WrongType, "a Content-Encoding is not taken; send the body as it is"));
+        return Err(Refusal::new(RefusalKind::WrongType, "a Content-Encoding is not taken; send the body as it is"));
     }
     let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
     let value = value.as_bytes();
@@ -100,5 +100,5 @@ fn check_content_type(request: &HttpRequest) -> Result<(), Refusal> {
     if known.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
         return Ok(());
     }
-    Err(Refusal::new(Kind::WrongType, "this Content-Type is not taken; send JSON as application/json"))
+    Err(Refusal::new(RefusalKind::WrongType, "this Content-Type is not taken; send JSON as application/json"))
 }

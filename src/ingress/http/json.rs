@@ -3,30 +3,33 @@
 //! A mistake inside a push (a wrong type, an unknown field) does not stop the reading, so that in a batch it costs only that
 //! push. What serde cannot read does stop it: then the batch is taken apart by its brackets, and each push read by itself.
 
+mod expected;
+
 use std::fmt;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::{
     config::PushLimits,
     ingress::{
-        bounds::{too_many_cards, too_many_pushes},
         draft::{Draft, NOT_BUILT},
-        refusal::{Kind, Refusal},
+        limits::{too_many_cards, too_many_pushes},
+        refusal::{Refusal, RefusalKind},
     },
 };
 
-type Outcome<T> = Result<T, Refusal>;
+use expected::{Expected, ValueSeed};
 
 /// Reads the body of `POST /push`.
-pub(super) fn push(body: &Bytes, limits: &PushLimits) -> Outcome<Draft> {
+pub(super) fn push(body: &Bytes, limits: &PushLimits) -> Result<Draft, Refusal> {
     parse("body", text(body)?, PushSeed { body, limits })?
 }
 
 /// Reads the body of `POST /push/batch`: an array of pushes.
-pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Outcome<Vec<Outcome<Draft>>> {
+pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     let (text, push) = (text(body)?, PushSeed { body, limits });
     parse("body", text, BatchSeed(push)).unwrap_or_else(|refusal| match elements(text, limits.max_batch) {
         Some(pushes) if pushes.len() > limits.max_batch => Err(too_many_pushes(limits.max_batch)),
@@ -36,18 +39,19 @@ pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Outcome<Vec<Outcome<Dr
 }
 
 /// The body as text, without the byte order mark that some editors and shells put before it.
-fn text(body: &Bytes) -> Outcome<&str> {
-    let text = simdutf8::basic::from_utf8(body).map_err(|_| Refusal::new(Kind::NotUtf8, "the body is not UTF-8"))?;
+fn text(body: &Bytes) -> Result<&str, Refusal> {
+    let text =
+        simdutf8::basic::from_utf8(body).map_err(|_| Refusal::new(RefusalKind::NotUtf8, "the body is not UTF-8"))?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-fn parse<'de, S: DeserializeSeed<'de>>(what: &str, text: &'de str, seed: S) -> Outcome<S::Value> {
+fn parse<'de, T: Expected<'de>>(what: &str, text: &'de str, expected: T) -> Result<T::Output, Refusal> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let parsed = seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    let parsed = ValueSeed(expected).deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     parsed.map_err(|error| {
         let why = if is_a_form(text) { "it is a form".into() } else { error.to_string() };
         let example = r#"send {"to":["card"],"content":"text"}"#;
-        Refusal::new(Kind::BadJson, format!("the {what} is not JSON: {why}; {example}"))
+        Refusal::new(RefusalKind::BadJson, format!("the {what} is not JSON: {why}; {example}"))
     })
 }
 
@@ -87,64 +91,23 @@ fn elements(list: &str, most: usize) -> Option<Vec<&str>> {
     whole.then_some(elements)
 }
 
-/// The visits of values that are not what was expected: drained, then told by their kind.
-macro_rules! other_kinds {
-    ($kind:ident => $outcome:expr; $($visit:tt)*) => {
-        $(other_kinds!(@ $visit $kind $outcome);)*
-    };
-    (@ bool $kind:ident $outcome:expr) => {
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> { let $kind = "a boolean"; Ok($outcome) }
-    };
-    (@ number $kind:ident $outcome:expr) => {
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> { let $kind = "a number"; Ok($outcome) }
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> { let $kind = "a number"; Ok($outcome) }
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> { let $kind = "a number"; Ok($outcome) }
-    };
-    (@ text $kind:ident $outcome:expr) => {
-        fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> { let $kind = "a string"; Ok($outcome) }
-    };
-    (@ null $kind:ident $outcome:expr) => {
-        fn visit_unit<E>(self) -> Result<Self::Value, E> { let $kind = "null"; Ok($outcome) }
-    };
-    (@ list $kind:ident $outcome:expr) => {
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            while list.next_element::<IgnoredAny>()?.is_some() {}
-            let $kind = "a list";
-            Ok($outcome)
-        }
-    };
-    (@ object $kind:ident $outcome:expr) => {
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            let $kind = "an object";
-            Ok($outcome)
-        }
-    };
-}
-
+/// A push.
 #[derive(Clone, Copy)]
 struct PushSeed<'b> {
     body: &'b Bytes,
     limits: &'b PushLimits,
 }
 
-impl<'de> DeserializeSeed<'de> for PushSeed<'_> {
-    type Value = Outcome<Draft>;
+impl<'de> Expected<'de> for PushSeed<'_> {
+    type Output = Result<Draft, Refusal>;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for PushSeed<'_> {
-    type Value = Outcome<Draft>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a push")
+    fn other(self, kind: &'static str) -> Self::Output {
+        Err(Refusal::new(RefusalKind::BadJson, format!("a push must be an object, not {kind}")))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut draft, mut seen) = (Draft::default(), 0_u8);
+    fn object<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Output, A::Error> {
+        let mut draft = Draft::default();
+        let mut seen = 0_u8;
         // the first mistake is the one that is told
         let mut mistake = None;
         while let Some(key) = map.next_key_seed(KeySeed)? {
@@ -154,20 +117,22 @@ impl<'de> Visitor<'de> for PushSeed<'_> {
                     map.next_value::<IgnoredAny>().map(|_| Err(Refusal::field(field.name(), "is given twice")))
                 }
                 Key::Known(Field::To) => {
-                    map.next_value_seed(CardsSeed(self)).map(|cards| cards.map(|cards| draft.to = cards))
+                    map.next_value_seed(ValueSeed(CardsSeed(self))).map(|cards| cards.map(|cards| draft.to = cards))
                 }
-                Key::Known(field) => map.next_value_seed(TextSeed { body: self.body }).map(|text| match text {
-                    Ok(text) => {
-                        *field.of(&mut draft) = text;
-                        Ok(())
-                    }
-                    // it counts as absent, as gopusher's gateway has it; but a push needs its content
-                    Err("null") if !matches!(field, Field::Content) => Ok(()),
-                    Err(kind) => Err(Refusal::field(field.name(), format_args!("is {kind}; it must be a string"))),
-                }),
+                Key::Known(field) => {
+                    map.next_value_seed(ValueSeed(TextSeed { body: self.body })).map(|text| match text {
+                        Ok(text) => {
+                            *field.of(&mut draft) = text;
+                            Ok(())
+                        }
+                        // it counts as absent, as gopusher's gateway has it; but a push needs its content
+                        Err("null") if !matches!(field, Field::Content) => Ok(()),
+                        Err(kind) => Err(Refusal::field(field.name(), format_args!("is {kind}; it must be a string"))),
+                    })
+                }
                 Key::NotBuilt(option) => map
-                    .next_value_seed(AskedSeed)
-                    .map(|asked| if asked { Err(Refusal::not_built(option)) } else { Ok(()) }),
+                    .next_value::<&RawValue>()
+                    .map(|value| if asks(value) { Err(Refusal::not_built(option)) } else { Ok(()) }),
                 Key::Unknown(name) => map.next_value::<IgnoredAny>().map(|_| Err(no_field(name))),
             };
             let given = given.map_err(|error| A::Error::custom(format_args!("`{}`: {error}", key.name())))?;
@@ -180,32 +145,23 @@ impl<'de> Visitor<'de> for PushSeed<'_> {
             None => Ok(draft),
         })
     }
-
-    other_kinds!(kind => Err(Refusal::new(Kind::BadJson, format!("a push must be an object, not {kind}")));
-        bool number text null list);
 }
 
+/// A list of pushes.
 struct BatchSeed<'b>(PushSeed<'b>);
 
-impl<'de> DeserializeSeed<'de> for BatchSeed<'_> {
-    type Value = Outcome<Vec<Outcome<Draft>>>;
+impl<'de> Expected<'de> for BatchSeed<'_> {
+    type Output = Result<Vec<Result<Draft, Refusal>>, Refusal>;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for BatchSeed<'_> {
-    type Value = Outcome<Vec<Outcome<Draft>>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of pushes")
+    fn other(self, kind: &'static str) -> Self::Output {
+        Err(Refusal::new(RefusalKind::BadJson, format!("a batch must be a list of pushes, not {kind}")))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let (mut pushes, limit) = (Vec::new(), self.0.limits.max_batch);
+    fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Output, A::Error> {
+        let mut pushes = Vec::new();
+        let limit = self.0.limits.max_batch;
         while pushes.len() < limit {
-            match list.next_element_seed(self.0)? {
+            match list.next_element_seed(ValueSeed(self.0))? {
                 Some(push) => pushes.push(push),
                 None => return Ok(Ok(pushes)),
             }
@@ -216,9 +172,6 @@ impl<'de> Visitor<'de> for BatchSeed<'_> {
         }
         Ok(if more { Err(too_many_pushes(limit)) } else { Ok(pushes) })
     }
-
-    other_kinds!(kind => Err(Refusal::new(Kind::BadJson, format!("a batch must be a list of pushes, not {kind}")));
-        bool number text null object);
 }
 
 #[derive(Clone, Copy)]
@@ -281,7 +234,7 @@ fn no_field(name: &str) -> Refusal {
         Some(known) => format!("write `{known}`"),
         None => "a push has from, to, appID, content and collapse_key".into(),
     };
-    Refusal::new(Kind::UnknownField, format!("`{name}` is no field; {advice}"))
+    Refusal::new(RefusalKind::UnknownField, format!("`{name}` is no field; {advice}"))
 }
 
 struct KeySeed;
@@ -314,105 +267,51 @@ impl Visitor<'_> for KeySeed {
 
 /// Whether an option that is not built is asked for. null, false, 0 and "" ask for nothing, as in protobuf, which cannot tell them
 /// from an option that is left out.
-struct AskedSeed;
-
-impl<'de> DeserializeSeed<'de> for AskedSeed {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
-        json.deserialize_any(self)
+fn asks(value: &RawValue) -> bool {
+    match value.get() {
+        "null" | "false" | r#""""# => false,
+        other => other.parse() != Ok(0.0),
     }
-}
-
-impl<'de> Visitor<'de> for AskedSeed {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an option")
-    }
-
-    fn visit_bool<E>(self, given: bool) -> Result<bool, E> {
-        Ok(given)
-    }
-
-    fn visit_u64<E>(self, given: u64) -> Result<bool, E> {
-        Ok(given != 0)
-    }
-
-    fn visit_i64<E>(self, given: i64) -> Result<bool, E> {
-        Ok(given != 0)
-    }
-
-    fn visit_f64<E>(self, given: f64) -> Result<bool, E> {
-        Ok(given != 0.0)
-    }
-
-    fn visit_str<E>(self, given: &str) -> Result<bool, E> {
-        Ok(!given.is_empty())
-    }
-
-    fn visit_unit<E>(self) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    other_kinds!(_kind => true; list object);
 }
 
 /// A text. An error is the kind of what stood there instead.
-#[derive(Clone, Copy)]
 struct TextSeed<'b> {
     body: &'b Bytes,
 }
 
-impl<'de> DeserializeSeed<'de> for TextSeed<'_> {
-    type Value = Result<ByteString, &'static str>;
+impl<'de> Expected<'de> for TextSeed<'_> {
+    type Output = Result<ByteString, &'static str>;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TextSeed<'_> {
-    type Value = Result<ByteString, &'static str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
+    fn other(self, kind: &'static str) -> Self::Output {
+        Err(kind)
     }
 
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+    fn borrowed_text<E: Error>(self, text: &'de str) -> Result<Self::Output, E> {
         // it lies in the body, so that it can share its bytes
         let shared = self.body.slice_ref(text.as_bytes());
         ByteString::try_from(shared).map(Ok).map_err(E::custom)
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+    fn text<E: Error>(self, text: &str) -> Result<Self::Output, E> {
         Ok(Ok(ByteString::from(text)))
     }
-
-    other_kinds!(kind => Err(kind); bool number null list object);
 }
 
+/// A list of cards.
 struct CardsSeed<'b>(PushSeed<'b>);
 
-impl<'de> DeserializeSeed<'de> for CardsSeed<'_> {
-    type Value = Outcome<Vec<ByteString>>;
+impl<'de> Expected<'de> for CardsSeed<'_> {
+    type Output = Result<Vec<ByteString>, Refusal>;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for CardsSeed<'_> {
-    type Value = Outcome<Vec<ByteString>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of cards")
+    fn other(self, kind: &'static str) -> Self::Output {
+        Err(Refusal::field("to", format_args!("is {kind}; it must be a list of cards")))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+    fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Output, A::Error> {
         let PushSeed { body, limits } = self.0;
-        let (mut cards, mut mistake) = (Vec::new(), None);
-        while let Some(card) = list.next_element_seed(TextSeed { body })? {
+        let mut cards = Vec::new();
+        let mut mistake = None;
+        while let Some(card) = list.next_element_seed(ValueSeed(TextSeed { body }))? {
             match card {
                 _ if mistake.is_some() => {}
                 _ if cards.len() == limits.max_cards => mistake = Some(too_many_cards(limits.max_cards)),
@@ -425,9 +324,6 @@ impl<'de> Visitor<'de> for CardsSeed<'_> {
         }
         Ok(mistake.map_or(Ok(cards), Err))
     }
-
-    other_kinds!(kind => Err(Refusal::field("to", format_args!("is {kind}; it must be a list of cards")));
-        bool number text null object);
 }
 
 #[cfg(test)]
@@ -437,7 +333,7 @@ mod tests {
 
     const LIMITS: PushLimits = PushLimits { max_content: 1000, max_cards: 3, max_name: 8, max_batch: 2 };
 
-    fn read(body: &str) -> Outcome<Draft> {
+    fn read(body: &str) -> Result<Draft, Refusal> {
         push(&Bytes::copy_from_slice(body.as_bytes()), &LIMITS)
     }
 
@@ -460,54 +356,62 @@ mod tests {
     #[test]
     fn a_bad_body_is_refused_with_what_was_wrong() {
         for (body, kind, message) in [
-            ("", Kind::BadJson, "the body is not JSON: EOF"),
-            ("from=a&to=b", Kind::BadJson, "the body is not JSON: it is a form; send {"),
-            ("a=b", Kind::BadJson, "the body is not JSON: it is a form; send {"),
+            ("", RefusalKind::BadJson, "the body is not JSON: EOF"),
+            ("from=a&to=b", RefusalKind::BadJson, "the body is not JSON: it is a form; send {"),
+            ("a=b", RefusalKind::BadJson, "the body is not JSON: it is a form; send {"),
             (
                 "{\"to\":[\"a\"],\"content\":\"\\q\"}",
-                Kind::BadJson,
+                RefusalKind::BadJson,
                 "the body is not JSON: `content`: invalid escape at",
             ),
             (
                 "{\"to\":[1e999],\"content\":\"\"}",
-                Kind::BadJson,
+                RefusalKind::BadJson,
                 "the body is not JSON: `to`: number out of range at line 1 ",
             ),
-            ("{\"to\":[\"a\"],\"content\":null}", Kind::BadField, "`content` is null; it must be a string"),
-            ("{\"to\":null,\"content\":\"x\"}", Kind::BadField, "`to` is null; it must be a list"),
-            ("{\"to\":[null],\"content\":\"x\"}", Kind::BadField, "`to[0]` is null; it must be a string"),
+            ("{\"to\":[\"a\"],\"content\":null}", RefusalKind::BadField, "`content` is null; it must be a string"),
+            ("{\"to\":null,\"content\":\"x\"}", RefusalKind::BadField, "`to` is null; it must be a list"),
+            ("{\"to\":[null],\"content\":\"x\"}", RefusalKind::BadField, "`to[0]` is null; it must be a string"),
             (
                 "{\"to\":[\"a\"],\"content\":\"x\",\"app_id\":1}",
-                Kind::UnknownField,
+                RefusalKind::UnknownField,
                 "`app_id` is no field; write `appID`",
             ),
-            ("{\"TO\":[\"a\"]}", Kind::UnknownField, "`TO` is no field; write `to`"),
-            ("{\"collapseKey\":1}", Kind::UnknownField, "`collapseKey` is no field; write `collapse_key`"),
-            ("{\"deliverAt\":1}", Kind::UnknownField, "`deliverAt` is no field; write `deliver_at`"),
-            ("{\"to\":[\"a\"],\"content\":\"x\"", Kind::BadJson, "the body is not JSON"),
-            ("{\"to\":[\"a\"],\"content\":\"x\"} x", Kind::BadJson, "the body is not JSON: trailing"),
-            ("{\"to\":[\"a\"],\"content\":\"\\ud800\"}", Kind::BadJson, "the body is not JSON"),
-            ("[]", Kind::BadJson, "a push must be an object, not a list"),
-            ("5", Kind::BadJson, "a push must be an object, not a number"),
-            ("\"x\"", Kind::BadJson, "a push must be an object, not a string"),
-            ("null", Kind::BadJson, "a push must be an object, not null"),
-            ("{}", Kind::BadField, "`to` is missing"),
-            ("{\"to\":[\"a\"]}", Kind::BadField, "`content` is missing"),
-            ("{\"to\":\"a\",\"content\":\"x\"}", Kind::BadField, "`to` is a string; it must be a list of cards"),
-            ("{\"to\":[\"a\",5],\"content\":\"x\"}", Kind::BadField, "`to[1]` is a number"),
-            ("{\"to\":[\"a\",\"b\",\"c\",\"d\"],\"content\":\"x\"}", Kind::BadField, "`to` names more than 3"),
-            ("{\"to\":[\"a\"],\"content\":{\"x\":[1]}}", Kind::BadField, "`content` is an object; it must be a string"),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"to\":[]}", Kind::BadField, "`to` is given twice"),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"app\":1}", Kind::UnknownField, "`app` is no field"),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"offline\":true}", Kind::NotBuilt, "`offline` is not supported yet"),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"room\":\"r\"}", Kind::NotBuilt, "`room` is not supported yet"),
+            ("{\"TO\":[\"a\"]}", RefusalKind::UnknownField, "`TO` is no field; write `to`"),
+            ("{\"collapseKey\":1}", RefusalKind::UnknownField, "`collapseKey` is no field; write `collapse_key`"),
+            ("{\"deliverAt\":1}", RefusalKind::UnknownField, "`deliverAt` is no field; write `deliver_at`"),
+            ("{\"to\":[\"a\"],\"content\":\"x\"", RefusalKind::BadJson, "the body is not JSON"),
+            ("{\"to\":[\"a\"],\"content\":\"x\"} x", RefusalKind::BadJson, "the body is not JSON: trailing"),
+            ("{\"to\":[\"a\"],\"content\":\"\\ud800\"}", RefusalKind::BadJson, "the body is not JSON"),
+            ("[]", RefusalKind::BadJson, "a push must be an object, not a list"),
+            ("5", RefusalKind::BadJson, "a push must be an object, not a number"),
+            ("\"x\"", RefusalKind::BadJson, "a push must be an object, not a string"),
+            ("null", RefusalKind::BadJson, "a push must be an object, not null"),
+            ("{}", RefusalKind::BadField, "`to` is missing"),
+            ("{\"to\":[\"a\"]}", RefusalKind::BadField, "`content` is missing"),
+            ("{\"to\":\"a\",\"content\":\"x\"}", RefusalKind::BadField, "`to` is a string; it must be a list of cards"),
+            ("{\"to\":[\"a\",5],\"content\":\"x\"}", RefusalKind::BadField, "`to[1]` is a number"),
+            ("{\"to\":[\"a\",\"b\",\"c\",\"d\"],\"content\":\"x\"}", RefusalKind::BadField, "`to` names more than 3"),
+            (
+                "{\"to\":[\"a\"],\"content\":{\"x\":[1]}}",
+                RefusalKind::BadField,
+                "`content` is an object; it must be a string",
+            ),
+            ("{\"to\":[\"a\"],\"content\":\"x\",\"to\":[]}", RefusalKind::BadField, "`to` is given twice"),
+            ("{\"to\":[\"a\"],\"content\":\"x\",\"app\":1}", RefusalKind::UnknownField, "`app` is no field"),
+            (
+                "{\"to\":[\"a\"],\"content\":\"x\",\"offline\":true}",
+                RefusalKind::NotBuilt,
+                "`offline` is not supported yet",
+            ),
+            ("{\"to\":[\"a\"],\"content\":\"x\",\"room\":\"r\"}", RefusalKind::NotBuilt, "`room` is not supported yet"),
         ] {
             let refusal = read(body).unwrap_err();
             assert_eq!(refusal.kind, kind, "{body}: {}", refusal.message);
             assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);
         }
         let refusal = push(&Bytes::from_static(b"{\"to\":[\"\xff\"]}"), &LIMITS).unwrap_err();
-        assert_eq!(refusal.kind, Kind::NotUtf8);
+        assert_eq!(refusal.kind, RefusalKind::NotUtf8);
     }
 
     #[test]
@@ -551,7 +455,7 @@ mod tests {
                     "{body}"
                 );
                 let refusal = refused[0].as_ref().unwrap_err();
-                assert_eq!((refused.len(), refusal.kind), (1, Kind::BadJson), "{body}");
+                assert_eq!((refused.len(), refusal.kind), (1, RefusalKind::BadJson), "{body}");
                 assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);
             }
         }

@@ -43,7 +43,7 @@ pub(super) fn description(config: &Config, mut listen: SocketAddr) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::ingress::http::routes::{ROUTES, Route};
+    use crate::ingress::http::routes::{KeyedRoute, OpenRoute, ROUTES, Route};
 
     #[test]
     fn the_description_names_every_route_method_and_status() {
@@ -61,18 +61,20 @@ mod tests {
             let operations = paths[path].as_object().unwrap();
             let methods: Vec<_> = operations.keys().map(|method| method.to_uppercase()).collect();
             assert_eq!(methods.join(", "), allow, "{path}");
+            let open = matches!(route, Route::Open(_));
             for operation in operations.values() {
-                assert_eq!(operation["security"] == json!([]), route.is_open(), "{path}: security");
+                assert_eq!(operation["security"] == json!([]), open, "{path}: security");
                 let mut statuses = vec!["200", "403"];
-                if !route.is_open() {
+                if !open {
                     statuses.push("401");
                 }
                 match route {
-                    Route::Push => statuses.extend(["400", "408", "413", "415", "429", "503"]),
-                    Route::Batch => statuses.extend(["400", "408", "413", "415", "429", "503"]),
-                    Route::IsOnline | Route::Group => statuses.push("400"),
-                    Route::Ready => statuses.push("503"),
-                    Route::Page => statuses.push("404"),
+                    Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch) => {
+                        statuses.extend(["400", "408", "413", "415", "429", "503"]);
+                    }
+                    Route::Keyed(KeyedRoute::IsOnline | KeyedRoute::Group) => statuses.push("400"),
+                    Route::Open(OpenRoute::Ready) => statuses.push("503"),
+                    Route::Open(OpenRoute::Page) => statuses.push("404"),
                     _ => {}
                 }
                 for status in statuses {

@@ -2,7 +2,7 @@
 
 use bytestring::ByteString;
 
-use crate::ingress::refusal::{Kind, Refusal};
+use crate::ingress::refusal::{Refusal, RefusalKind};
 
 const CARD: &str = "cardID";
 
@@ -14,7 +14,7 @@ pub(super) fn card(query: &str) -> Result<ByteString, Refusal> {
         let key = decode(key)?;
         if key != CARD {
             let key: String = key.chars().take(64).collect();
-            return Err(Refusal::new(Kind::UnknownField, format!("`{key}` is no parameter; use {CARD}")));
+            return Err(Refusal::new(RefusalKind::UnknownField, format!("`{key}` is no parameter; use {CARD}")));
         }
         if card.replace(decode(value)?).is_some() {
             return Err(Refusal::field(CARD, "is given twice"));
@@ -27,7 +27,10 @@ pub(super) fn card(query: &str) -> Result<ByteString, Refusal> {
 pub(super) fn none(query: &str) -> Result<(), Refusal> {
     let Some(pair) = query.split('&').find(|pair| !pair.is_empty()) else { return Ok(()) };
     let key: String = decode(pair.split('=').next().unwrap_or_default())?.chars().take(64).collect();
-    Err(Refusal::new(Kind::UnknownField, format!("`{key}` is no parameter; what a push asks for stands in its body")))
+    Err(Refusal::new(
+        RefusalKind::UnknownField,
+        format!("`{key}` is no parameter; what a push asks for stands in its body"),
+    ))
 }
 
 /// Takes `+` and `%XX` out.
@@ -41,13 +44,13 @@ fn decode(text: &str) -> Result<String, Refusal> {
                 let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
                 match (digit(rest.next()), digit(rest.next())) {
                     (Some(high), Some(low)) => (high * 16 + low) as u8,
-                    _ => return Err(Refusal::new(Kind::BadField, "the query has a `%` without two hex digits")),
+                    _ => return Err(Refusal::new(RefusalKind::BadField, "the query has a `%` without two hex digits")),
                 }
             }
             byte => byte,
         });
     }
-    String::from_utf8(bytes).map_err(|_| Refusal::new(Kind::NotUtf8, "the query is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| Refusal::new(RefusalKind::NotUtf8, "the query is not UTF-8"))
 }
 
 #[cfg(test)]
@@ -60,7 +63,7 @@ mod tests {
         assert_eq!((none(""), none("&")), (Ok(()), Ok(())));
         for query in ["ttl=5", "&ttl", "%74tl=5&to=a"] {
             let refusal = none(query).unwrap_err();
-            assert_eq!(refusal.kind, Kind::UnknownField);
+            assert_eq!(refusal.kind, RefusalKind::UnknownField);
             assert!(refusal.message.starts_with("`ttl` is no parameter"), "{query}: {}", refusal.message);
         }
     }
@@ -69,12 +72,12 @@ mod tests {
     fn a_query_names_one_card() {
         assert_eq!(card("cardID=ma+y%C3%BC%26").unwrap(), "ma yü&");
         for (query, kind, message) in [
-            ("", Kind::BadField, "`cardID` is missing"),
-            ("cardID=a&cardID=b", Kind::BadField, "`cardID` is given twice"),
-            ("card=a", Kind::UnknownField, "`card` is no parameter"),
-            ("cardID=%0", Kind::BadField, "the query has a `%`"),
-            ("cardID=%zz", Kind::BadField, "the query has a `%`"),
-            ("cardID=%ff", Kind::NotUtf8, "the query is not UTF-8"),
+            ("", RefusalKind::BadField, "`cardID` is missing"),
+            ("cardID=a&cardID=b", RefusalKind::BadField, "`cardID` is given twice"),
+            ("card=a", RefusalKind::UnknownField, "`card` is no parameter"),
+            ("cardID=%0", RefusalKind::BadField, "the query has a `%`"),
+            ("cardID=%zz", RefusalKind::BadField, "the query has a `%`"),
+            ("cardID=%ff", RefusalKind::NotUtf8, "the query is not UTF-8"),
         ] {
             let refusal = card(query).unwrap_err();
             assert_eq!(refusal.kind, kind, "{query}");

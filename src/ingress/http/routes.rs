@@ -1,13 +1,6 @@
 //! Every route, what must hold before it is served, and what it answers.
 
-use std::{
-    net::SocketAddr,
-    panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -18,13 +11,16 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use super::{answer, body::BodyReader, exposition, hosts::Hosts, json, openapi, query};
 use crate::{
+    auth::Caller,
     config::Config,
     ingress::{
-        admission::{Admission, Source},
-        refusal::{Kind, Refusal},
+        Api,
+        admission::{PushSource, Submitter},
+        refusal::{Refusal, RefusalKind},
     },
     telemetry::{
         Metrics,
@@ -35,37 +31,44 @@ use crate::{
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
+    Open(OpenRoute),
+    Keyed(KeyedRoute),
+}
+
+/// Routes that anybody may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OpenRoute {
+    Health,
+    Ready,
+    OpenApi,
+    Page,
+}
+
+/// Routes for callers with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyedRoute {
     Push,
     Batch,
     System,
     IsOnline,
     Group,
-    Health,
-    Ready,
     Metrics,
-    OpenApi,
-    Page,
 }
 
-impl Route {
-    /// It needs no key.
-    pub(super) fn is_open(self) -> bool {
-        matches!(self, Self::Health | Self::Ready | Self::Page | Self::OpenApi)
-    }
-}
+const PAGE_ROUTE: Route = Route::Open(OpenRoute::Page);
 
 /// Each path with its route and the methods for `Allow`.
 pub(super) const ROUTES: [(&str, Route, &str); 10] = [
-    ("/push", Route::Push, "POST"),
-    ("/push/batch", Route::Batch, "POST"),
-    ("/system", Route::System, "GET, HEAD"),
-    ("/isOnline", Route::IsOnline, "GET, HEAD"),
-    ("/group", Route::Group, "GET, HEAD"),
-    ("/healthz", Route::Health, "GET, HEAD"),
-    ("/readyz", Route::Ready, "GET, HEAD"),
-    ("/metrics", Route::Metrics, "GET, HEAD"),
-    ("/openapi.json", Route::OpenApi, "GET, HEAD"),
-    ("/", Route::Page, "GET, HEAD"),
+    ("/push", Route::Keyed(KeyedRoute::Push), "POST"),
+    ("/push/batch", Route::Keyed(KeyedRoute::Batch), "POST"),
+    ("/system", Route::Keyed(KeyedRoute::System), "GET, HEAD"),
+    ("/isOnline", Route::Keyed(KeyedRoute::IsOnline), "GET, HEAD"),
+    ("/group", Route::Keyed(KeyedRoute::Group), "GET, HEAD"),
+    ("/healthz", Route::Open(OpenRoute::Health), "GET, HEAD"),
+    ("/readyz", Route::Open(OpenRoute::Ready), "GET, HEAD"),
+    ("/metrics", Route::Keyed(KeyedRoute::Metrics), "GET, HEAD"),
+    ("/openapi.json", Route::Open(OpenRoute::OpenApi), "GET, HEAD"),
+    ("/", PAGE_ROUTE, "GET, HEAD"),
 ];
 
 /// Options of a push that other services take as a header; refused, so that none is ignored.
@@ -74,9 +77,9 @@ const OPTION_HEADERS: [&str; 2] = ["idempotency-key", "ttl"];
 /// The page for trying out.
 const PAGE: &str = include_str!("page.html");
 
-/// What all workers share.
-pub(super) struct Site {
-    admission: Admission,
+/// Answers requests; shared by all workers.
+pub(super) struct Handlers {
+    api: Api,
     details: watch::Receiver<Vec<String>>,
     metrics: Arc<Metrics>,
     allowed_origins: Vec<String>,
@@ -85,20 +88,20 @@ pub(super) struct Site {
     openapi: Bytes,
     page: Option<Bytes>,
     /// Requests that are not answered yet.
-    pub(super) in_hand: Arc<AtomicUsize>,
+    in_progress: TaskTracker,
 }
 
-impl Site {
+impl Handlers {
     pub(super) fn new(
         config: &Config,
-        admission: Admission,
+        api: Api,
         details: watch::Receiver<Vec<String>>,
         (listen, socket): (SocketAddr, SocketAddr),
         metrics: &Arc<Metrics>,
     ) -> Self {
         let http = &config.http;
         Self {
-            admission,
+            api,
             details,
             metrics: Arc::clone(metrics),
             allowed_origins: http.allowed_origins.clone(),
@@ -106,13 +109,18 @@ impl Site {
             bodies: BodyReader::new(http),
             openapi: openapi::description(config, listen).into(),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
-            in_hand: Arc::default(),
+            in_progress: TaskTracker::new(),
         }
+    }
+
+    /// Requests that are not answered yet: each is counted until then, or until its caller went away.
+    pub(super) fn in_progress(&self) -> &TaskTracker {
+        &self.in_progress
     }
 
     /// Answers one request; a refusal is counted by its status.
     pub(super) async fn answer(&self, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
-        let _in_hand = InHand::new(&self.in_hand);
+        let _in_progress = self.in_progress.token();
         let origin = request.headers().get(header::ORIGIN).cloned();
         let found = self.find(request.path());
         // a bug costs its own request only
@@ -128,7 +136,7 @@ impl Site {
         // a body of no announced length that nobody read may never end
         let endless = request.headers().contains_key(header::TRANSFER_ENCODING);
         if endless || matches!(answer.status().as_u16(), 408 | 413) {
-            answer = answer::holding(answer, payload);
+            answer = answer::keeping_payload(answer, payload);
         }
         // actix would say `connection: upgrade`, though nothing is upgraded, and close
         if request.head().upgrade() {
@@ -146,9 +154,11 @@ impl Site {
     fn find(&self, path: &str) -> Option<(Route, &'static str)> {
         let (_, route, allow) = ROUTES.into_iter().find(|(known, route, _)| {
             // callers that join a path to a base leave a slash at its end; what proxies keep to themselves stays one path
-            *known == path || matches!(route, Route::Push | Route::Batch) && path.strip_suffix('/') == Some(*known)
+            *known == path
+                || matches!(route, Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch))
+                    && path.strip_suffix('/') == Some(*known)
         })?;
-        (route != Route::Page || self.page.is_some()).then_some((route, allow))
+        (route != PAGE_ROUTE || self.page.is_some()).then_some((route, allow))
     }
 
     async fn serve(
@@ -163,43 +173,76 @@ impl Site {
             let path = request.path();
             let slash = path.strip_suffix('/').is_some_and(|path| self.find(path).is_some());
             let advice = if slash { "leave the slash at its end out" } else { "/openapi.json lists them" };
-            return Err(Refusal::new(Kind::NoSuchRoute, format!("there is no such path; {advice}")));
+            return Err(Refusal::new(RefusalKind::NoSuchRoute, format!("there is no such path; {advice}")));
         };
         let method = request.method();
         if method == Method::OPTIONS && is_preflight(request) {
             return Ok(preflight(allow));
         }
         if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
-            return Err(Refusal::new(Kind::WrongMethod, format!("this path answers {allow} only")));
-        }
-        let authorization = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
-        if !route.is_open() && !self.admission.admits(authorization) {
-            return Err(Refusal::no_key(authorization, "the header"));
+            return Err(Refusal::new(RefusalKind::WrongMethod, format!("this path answers {allow} only")));
         }
         match route {
-            Route::Push => self.push(request, payload).await,
-            Route::Batch => self.batch(request, payload).await,
-            Route::System => Ok(self.system()),
-            Route::IsOnline => self.is_online(request.query_string()),
-            Route::Group => self.group(request.query_string()),
-            Route::Health => Ok(answer::typed("text/plain; charset=utf-8", "ok\n")),
-            Route::Ready => Ok(self.ready()),
-            Route::Metrics => Ok(exposition::answer(request, &self.metrics)),
-            Route::OpenApi => Ok(answer::typed("application/json", self.openapi.clone())),
-            Route::Page => Ok(self.page()),
+            Route::Open(route) => Ok(self.serve_open(route)),
+            Route::Keyed(route) => {
+                let authorization = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
+                let caller = self.api.keys.caller(authorization);
+                let caller = caller.ok_or_else(|| Refusal::no_key(authorization, "the header"))?;
+                self.serve_keyed(route, caller, request, payload).await
+            }
         }
     }
 
-    async fn push(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
-        let body = self.body(request, payload).await;
-        let draft = body.and_then(|body| json::push(&body, self.admission.limits()));
-        self.admission.push(Source::Http, draft).await.map(answer::accepted)
+    fn serve_open(&self, route: OpenRoute) -> HttpResponse {
+        match route {
+            OpenRoute::Health => answer::typed("text/plain; charset=utf-8", "ok\n"),
+            OpenRoute::Ready => self.ready(),
+            OpenRoute::OpenApi => answer::typed("application/json", self.openapi.clone()),
+            OpenRoute::Page => self.page(),
+        }
     }
 
-    async fn batch(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<HttpResponse, Refusal> {
+    async fn serve_keyed(
+        &self,
+        route: KeyedRoute,
+        caller: &Caller,
+        request: &HttpRequest,
+        payload: &mut web::Payload,
+    ) -> Result<HttpResponse, Refusal> {
+        match route {
+            KeyedRoute::Push => self.push(caller, request, payload).await,
+            KeyedRoute::Batch => self.batch(caller, request, payload).await,
+            KeyedRoute::System => Ok(self.system().await),
+            KeyedRoute::IsOnline => self.is_online(request.query_string()).await,
+            KeyedRoute::Group => self.group(request.query_string()).await,
+            KeyedRoute::Metrics => Ok(exposition::answer(request, &self.metrics)),
+        }
+    }
+
+    async fn push(
+        &self,
+        caller: &Caller,
+        request: &HttpRequest,
+        payload: &mut web::Payload,
+    ) -> Result<HttpResponse, Refusal> {
+        let body = self.body(request, payload).await;
+        let draft = body.and_then(|body| json::push(&body, self.api.admission.limits()));
+        self.submitter(caller).push(draft).await.map(answer::accepted)
+    }
+
+    async fn batch(
+        &self,
+        caller: &Caller,
+        request: &HttpRequest,
+        payload: &mut web::Payload,
+    ) -> Result<HttpResponse, Refusal> {
         let body = self.body(request, payload).await?;
-        let drafts = json::batch(&body, self.admission.limits())?;
-        Ok(answer::replies(&self.admission.push_all(Source::Http, drafts).await))
+        let drafts = json::batch(&body, self.api.admission.limits())?;
+        Ok(answer::replies(&self.submitter(caller).push_all(drafts).await))
+    }
+
+    fn submitter(&self, caller: &Caller) -> Submitter {
+        self.api.admission.submitter(PushSource::Http, caller.clone())
     }
 
     /// The body of a push, which alone says what is asked for.
@@ -220,8 +263,8 @@ impl Site {
         page
     }
 
-    fn system(&self) -> HttpResponse {
-        let census = self.admission.census();
+    async fn system(&self) -> HttpResponse {
+        let census = self.api.queries.census().await;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // gopusher's gateway writes int64 as strings
         let (workers, clients, groups) = (census.workers, census.connections, census.groups);
@@ -230,26 +273,26 @@ impl Site {
         ))
     }
 
-    fn is_online(&self, query: &str) -> Result<HttpResponse, Refusal> {
-        let result = if self.count(query)? > 0 { "yes" } else { "no" };
+    async fn is_online(&self, query: &str) -> Result<HttpResponse, Refusal> {
+        let result = if self.connections(query).await? > 0 { "yes" } else { "no" };
         Ok(answer::json(format!(r#"{{"result":"{result}"}}"#)))
     }
 
-    fn group(&self, query: &str) -> Result<HttpResponse, Refusal> {
-        let number = match self.count(query)? {
+    async fn group(&self, query: &str) -> Result<HttpResponse, Refusal> {
+        let number = match self.connections(query).await? {
             0 => -1,
             many => many as i64,
         };
         Ok(answer::json(format!(r#"{{"clientNum":"{number}"}}"#)))
     }
 
-    fn count(&self, query: &str) -> Result<usize, Refusal> {
-        self.admission.connections(&query::card(query)?)
+    async fn connections(&self, query: &str) -> Result<usize, Refusal> {
+        self.api.queries.connections(&query::card(query)?).await
     }
 
     fn ready(&self) -> HttpResponse {
         let details = &*self.details.borrow();
-        match self.admission.ready() {
+        match self.api.readiness.check() {
             Ok(()) => answer::json(json!({"code": 0, "message": "ok", "details": details}).to_string()),
             Err(reason) => HttpResponse::ServiceUnavailable()
                 .insert_header((header::RETRY_AFTER, 1))
@@ -266,7 +309,7 @@ impl Site {
             return Ok(());
         }
         let remedy = "call its address, name the host in [http] allowed_hosts, or set [auth] keys";
-        Err(Refusal::new(Kind::ForeignHost, format!("this Host is no name of the node: {remedy}")))
+        Err(Refusal::new(RefusalKind::ForeignHost, format!("this Host is no name of the node: {remedy}")))
     }
 
     /// A browser's page of another origin must not push: form-typed JSON needs no preflight. Its own origin is the host that it
@@ -280,23 +323,7 @@ impl Site {
         if own || self.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             return Ok(());
         }
-        Err(Refusal::new(Kind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))
-    }
-}
-
-/// One more request in hand, until it is answered or its caller went away.
-struct InHand<'a>(&'a AtomicUsize);
-
-impl<'a> InHand<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
-    }
-}
-
-impl Drop for InHand<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        Err(Refusal::new(RefusalKind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))
     }
 }
 

@@ -1,8 +1,6 @@
-//! The bounds that every push and query meets, whichever way it comes in.
+//! The limits that every push is held to, whichever way it comes in.
 
-use bytestring::ByteString;
-
-use super::refusal::{Kind, Refusal};
+use super::refusal::{Refusal, RefusalKind};
 use crate::{
     config::{Config, PushLimits},
     push::{NameRule, Push},
@@ -13,13 +11,13 @@ const ENVELOPE: usize = 256;
 
 /// `[push]`, and what an outbox can hold.
 #[derive(Clone, Debug)]
-pub(super) struct Bounds {
+pub(super) struct LimitCheck {
     limits: PushLimits,
     name: NameRule,
     outbox: usize,
 }
 
-impl Bounds {
+impl LimitCheck {
     pub(super) fn of(config: &Config) -> Self {
         Self::new(config.push.clone(), config.outbox.max_bytes)
     }
@@ -38,11 +36,6 @@ impl Bounds {
         self.check_size(&push)?;
         push.target.name_each_once();
         Ok(push)
-    }
-
-    /// The card that a query names.
-    pub(super) fn check_card(&self, card: &ByteString) -> Result<(), Refusal> {
-        self.name.check(card).map_err(|error| Refusal::field("cardID", error))
     }
 
     fn check_names(&self, push: &Push) -> Result<(), Refusal> {
@@ -71,14 +64,14 @@ impl Bounds {
         let (bytes, outbox) = (push.content.len(), self.outbox);
         if bytes > self.limits.max_content {
             let message = format!("`content` has {bytes} bytes; at most {} are allowed", self.limits.max_content);
-            return Err(Refusal::new(Kind::PushTooLarge, message));
+            return Err(Refusal::new(RefusalKind::PushTooLarge, message));
         }
         // exact lengths are counted only where escapes could matter
         if (bytes + push.from.len()) * 6 + ENVELOPE > outbox {
             let frame = escaped(&push.content) + escaped(&push.from) + ENVELOPE;
             if frame > outbox {
                 let message = format!("`content` makes a frame of {frame} bytes; a connection's outbox holds {outbox}");
-                return Err(Refusal::new(Kind::PushTooLarge, message));
+                return Err(Refusal::new(RefusalKind::PushTooLarge, message));
             }
         }
         Ok(())
@@ -112,8 +105,8 @@ mod tests {
     use super::*;
     use crate::{ingress::draft::Draft, push::PushId};
 
-    fn bounds() -> Bounds {
-        Bounds::new(PushLimits { max_content: 1000, max_cards: 20, max_name: 8, max_batch: 10 }, 2000)
+    fn limits() -> LimitCheck {
+        LimitCheck::new(PushLimits { max_content: 1000, max_cards: 20, max_name: 8, max_batch: 10 }, 2000)
     }
 
     fn draft(to: &[&str], content: &str) -> Draft {
@@ -121,23 +114,27 @@ mod tests {
     }
 
     fn check(draft: Draft) -> Result<Push, Refusal> {
-        bounds().check(draft.with(PushId::generate()))
+        limits().check(draft.with(PushId::generate()))
     }
 
     #[test]
     fn a_bad_push_is_refused_with_its_field() {
         let long = "x".repeat(9);
-        let rows: Vec<(Draft, Kind, &str)> = vec![
-            (draft(&[], "x"), Kind::BadField, "`to` names no card"),
-            (draft(&["a"; 21], "x"), Kind::BadField, "`to` names more than 20"),
-            (draft(&["a", ""], "x"), Kind::BadField, "`to[1]` is empty"),
-            (draft(&["a\u{7}"], "x"), Kind::BadField, "`to[0]` has the control character U+0007"),
-            (draft(&[&long], "x"), Kind::BadField, "`to[0]` has 9 bytes; at most 8"),
-            (Draft { from: long.as_str().into(), ..draft(&["a"], "") }, Kind::BadField, "`from` has 9"),
-            (Draft { app: long.as_str().into(), ..draft(&["a"], "") }, Kind::BadField, "`appID` has 9"),
-            (Draft { collapse_key: long.as_str().into(), ..draft(&["a"], "") }, Kind::BadField, "`collapse_key` has 9"),
-            (draft(&["a"], &"x".repeat(1001)), Kind::PushTooLarge, "`content` has 1001 bytes"),
-            (draft(&["a"], &"\u{1}".repeat(400)), Kind::PushTooLarge, "`content` makes a frame of 2656 bytes"),
+        let rows: Vec<(Draft, RefusalKind, &str)> = vec![
+            (draft(&[], "x"), RefusalKind::BadField, "`to` names no card"),
+            (draft(&["a"; 21], "x"), RefusalKind::BadField, "`to` names more than 20"),
+            (draft(&["a", ""], "x"), RefusalKind::BadField, "`to[1]` is empty"),
+            (draft(&["a\u{7}"], "x"), RefusalKind::BadField, "`to[0]` has the control character U+0007"),
+            (draft(&[&long], "x"), RefusalKind::BadField, "`to[0]` has 9 bytes; at most 8"),
+            (Draft { from: long.as_str().into(), ..draft(&["a"], "") }, RefusalKind::BadField, "`from` has 9"),
+            (Draft { app: long.as_str().into(), ..draft(&["a"], "") }, RefusalKind::BadField, "`appID` has 9"),
+            (
+                Draft { collapse_key: long.as_str().into(), ..draft(&["a"], "") },
+                RefusalKind::BadField,
+                "`collapse_key` has 9",
+            ),
+            (draft(&["a"], &"x".repeat(1001)), RefusalKind::PushTooLarge, "`content` has 1001 bytes"),
+            (draft(&["a"], &"\u{1}".repeat(400)), RefusalKind::PushTooLarge, "`content` makes a frame of 2656 bytes"),
         ];
         for (draft, kind, message) in rows {
             let refusal = check(draft).unwrap_err();
@@ -151,15 +148,5 @@ mod tests {
         let push = check(draft(&["a", "b", "a"], &"x".repeat(1000))).unwrap();
         assert_eq!(push.target.cards, ["a", "b"]);
         assert_eq!((push.target.app, push.collapse_key), (None, None), "an empty one is none");
-    }
-
-    #[test]
-    fn a_query_names_its_card_by_the_same_rule() {
-        assert_eq!(bounds().check_card(&"ma yü&".into()), Ok(()));
-        for (card, message) in [("", "`cardID` is empty"), ("123456789", "`cardID` has 9 bytes")] {
-            let refusal = bounds().check_card(&card.into()).unwrap_err();
-            assert_eq!(refusal.kind, Kind::BadField);
-            assert!(refusal.message.starts_with(message), "{}", refusal.message);
-        }
     }
 }

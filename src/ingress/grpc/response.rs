@@ -7,36 +7,32 @@ use std::{
 };
 
 use http_body::{Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::{
     Status,
     body::Body,
     codegen::{Body as HttpBody, Bytes, http::HeaderMap},
 };
 
-use super::{
-    deadline::{self, Deadline},
-    peer::Call,
-    status,
-};
+use super::{deadline, peer::OpenCall, status};
 use crate::telemetry::Metrics;
 
 /// An answer's body.
-pub(super) struct Answer {
+pub(super) struct ResponseBody {
     body: Body,
     deadline: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
-    _call: Option<Call>,
+    _call: Option<OpenCall>,
 }
 
-impl Answer {
-    pub(super) fn new(body: Body, deadline: Option<Deadline>, metrics: Arc<Metrics>, call: Option<Call>) -> Self {
-        let deadline = deadline.map(|Deadline(at)| Box::pin(tokio::time::sleep_until(at)));
+impl ResponseBody {
+    pub(super) fn new(body: Body, deadline: Option<Instant>, metrics: Arc<Metrics>, call: Option<OpenCall>) -> Self {
+        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         Self { body, deadline, metrics, _call: call }
     }
 }
 
-impl HttpBody for Answer {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = Status;
 

@@ -9,13 +9,14 @@ use std::{
 };
 
 use futures_util::{FutureExt, future};
+use tokio::time::Instant;
 use tonic::{
     Code, Status,
     body::Body,
     codegen::{
         BoxFuture, Service,
         http::{
-            HeaderMap, Method, Request, Response, StatusCode,
+            Method, Request, Response, StatusCode,
             header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
         },
     },
@@ -23,78 +24,106 @@ use tonic::{
 };
 
 use super::{
-    answer::Answer,
-    deadline::{self, Deadline},
-    peer::{Call, Peer},
-    request::{Arriving, Bounds, Of},
+    budget::Share,
+    deadline,
+    peer::{OpenCall, Peer},
+    request::{MustArrive, RequestBody, RequestLimits},
+    response::ResponseBody,
     status::{count, count_as},
 };
 use crate::{
-    ingress::{
-        admission::Admission,
-        refusal::{Kind, Refusal},
-    },
+    auth::{Caller, Keys},
+    ingress::refusal::{Refusal, RefusalKind},
     telemetry::Metrics,
 };
 
 /// The longest request of a service that is open to all: the name of a service.
 const OPEN_MESSAGE: usize = 1024;
 
-/// A service behind its guard.
+/// What is known of a call before its service sees it: an extension of the request.
+#[derive(Clone, Debug)]
+pub(super) struct CallContext {
+    peer: Peer,
+    /// `None`: its service is open to all.
+    pub(super) caller: Option<Caller>,
+    /// When its caller no longer waits; `None`: never.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl CallContext {
+    /// Of a call on this connection.
+    pub(super) fn of(peer: &Peer) -> Self {
+        Self { peer: peer.clone(), caller: None, deadline: None }
+    }
+}
+
+/// A service whose calls are checked first.
 #[derive(Clone)]
-pub(super) struct Guard<S> {
+pub(super) struct Intercepted<S> {
     inner: S,
     /// `None`: open to all.
-    keys: Option<Admission>,
-    bounds: Bounds,
+    keys: Option<Keys>,
+    limits: RequestLimits,
     /// Calls whose requests are streams.
     streams: &'static [&'static str],
     metrics: Arc<Metrics>,
 }
 
-impl<S> Guard<S> {
+impl<S> Intercepted<S> {
     /// Of a service for those who have a key.
-    pub(super) fn keyed(inner: S, keys: &Admission, bounds: Bounds, metrics: &Arc<Metrics>) -> Self {
-        Self { inner, keys: Some(keys.clone()), bounds, streams: &["/PushStream"], metrics: Arc::clone(metrics) }
+    pub(super) fn keyed(inner: S, keys: &Keys, limits: RequestLimits, metrics: &Arc<Metrics>) -> Self {
+        Self { inner, keys: Some(keys.clone()), limits, streams: &["/PushStream"], metrics: Arc::clone(metrics) }
     }
 
     /// Of a service that anybody may ask.
-    pub(super) fn open(inner: S, bounds: Bounds, metrics: &Arc<Metrics>) -> Self {
-        let bounds = Bounds { message: bounds.message.min(OPEN_MESSAGE), ..bounds };
-        Self { inner, keys: None, bounds, streams: &["/ServerReflectionInfo"], metrics: Arc::clone(metrics) }
+    pub(super) fn open(inner: S, limits: RequestLimits, metrics: &Arc<Metrics>) -> Self {
+        let limits = RequestLimits { message_bytes: limits.message_bytes.min(OPEN_MESSAGE), ..limits };
+        Self { inner, keys: None, limits, streams: &["/ServerReflectionInfo"], metrics: Arc::clone(metrics) }
     }
 
     /// Whose call it is, and until when its caller waits.
-    fn admit(&self, headers: &HeaderMap, peer: &Peer) -> Result<(Option<Call>, Option<Deadline>), Refusal> {
-        let call = match &self.keys {
-            Some(keys) if !keys.admits(headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)) => {
+    fn admit(&self, request: &mut Request<Body>) -> Result<AdmittedCall, Refusal> {
+        let caller = match &self.keys {
+            Some(keys) => {
+                let caller = keys.caller(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
                 let message = "a key is needed: send the metadata authorization: Bearer <one of [auth] keys>";
-                return Err(Refusal::new(Kind::NoKey, message));
+                Some(caller.ok_or_else(|| Refusal::new(RefusalKind::NoKey, message))?.clone())
             }
-            Some(_) => Some(peer.begin()),
             None => None,
         };
-        Ok((call, Deadline::of(headers)?))
+        let deadline = deadline::of(request.headers())?;
+        let context: &mut CallContext =
+            request.extensions_mut().get_mut().expect("invariant: each call comes with its connection");
+        context.caller = caller;
+        context.deadline = deadline;
+        let keyed = context.caller.is_some();
+        let open = keyed.then(|| context.peer.begin());
+        let share = keyed.then(|| context.peer.share());
+        Ok(AdmittedCall { open, share, deadline })
     }
 
-    /// The request as the service sees it: its messages bounded, its deadline beside it.
-    fn bound(&self, request: Request<Body>, peer: &Peer, deadline: Option<Deadline>) -> Request<Body> {
+    /// The request as the service sees it, its messages bounded.
+    fn bound(&self, request: Request<Body>, share: Option<Share>) -> Request<Body> {
         let path = request.uri().path();
-        let of = if self.streams.iter().any(|name| path.ends_with(name)) { Of::Message } else { Of::Request };
-        let share = self.keys.is_some().then(|| peer.share());
-        let mut request = request.map(|body| Body::new(Arriving::new(body, of, self.bounds, share)));
-        if let Some(deadline) = deadline {
-            request.extensions_mut().insert(deadline);
-        }
-        request
+        let is_stream = self.streams.iter().any(|name| path.ends_with(name));
+        let what = if is_stream { MustArrive::EachMessage } else { MustArrive::WholeRequest };
+        request.map(|body| Body::new(RequestBody::new(body, what, self.limits, share)))
     }
 }
 
-impl<S: NamedService> NamedService for Guard<S> {
+/// A call that may be made.
+struct AdmittedCall {
+    /// Both for callers with a key only.
+    open: Option<OpenCall>,
+    share: Option<Share>,
+    deadline: Option<Instant>,
+}
+
+impl<S: NamedService> NamedService for Intercepted<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for Guard<S>
+impl<S> Service<Request<Body>> for Intercepted<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
@@ -111,9 +140,8 @@ where
         if let Some(refused) = not_grpc(&request, &self.metrics) {
             return Box::pin(future::ready(Ok(refused)));
         }
-        let peer: Peer = request.extensions_mut().remove().expect("invariant: each call comes with its connection");
         let metrics = Arc::clone(&self.metrics);
-        let (call, deadline) = match self.admit(request.headers(), &peer) {
+        let AdmittedCall { open, share, deadline } = match self.admit(&mut request) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 let refused = Status::from(refusal);
@@ -121,11 +149,11 @@ where
                 return Box::pin(future::ready(Ok(refused.into_http())));
             }
         };
-        let answer = AssertUnwindSafe(self.inner.call(self.bound(request, &peer, deadline))).catch_unwind();
+        let answer = AssertUnwindSafe(self.inner.call(self.bound(request, share))).catch_unwind();
         Box::pin(async move {
             let answer = match deadline {
                 None => answer.await,
-                Some(Deadline(at)) => match tokio::time::timeout_at(at, answer).await {
+                Some(at) => match tokio::time::timeout_at(at, answer).await {
                     Ok(answer) => answer,
                     Err(_) => Ok(Ok(Status::from(deadline::passed()).into_http())),
                 },
@@ -146,15 +174,17 @@ where
                 }
                 _ => answer,
             };
-            Ok(answer.map(|body| Body::new(Answer::new(body, deadline, metrics, call))))
+            Ok(answer.map(|body| Body::new(ResponseBody::new(body, deadline, metrics, open))))
         })
     }
 }
 
 /// The refusal of a call that no service has.
 pub(super) fn no_such_call(metrics: &Metrics) -> Response<Body> {
-    let refused =
-        Status::from(Refusal::new(Kind::NoSuchRoute, "there is no such call; gRPC reflection lists what there is"));
+    let refused = Status::from(Refusal::new(
+        RefusalKind::NoSuchRoute,
+        "there is no such call; gRPC reflection lists what there is",
+    ));
     count(metrics, refused.code());
     refused.into_http()
 }

@@ -1,0 +1,114 @@
+//! When a connection is given up on which nothing comes, or a request that never becomes whole. actix has a time for the first
+//! request's head and for the pause between requests, and none for a head that was begun after one.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+use crate::{config::Config, ingress::timed_stream::ReadTimer};
+
+/// The times of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadTimes {
+    /// Without a byte of the peer.
+    silence: Duration,
+    /// From the first byte that came after an answer until the next answer is written.
+    request: Duration,
+}
+
+impl ReadTimes {
+    pub(super) fn of(config: &Config) -> Self {
+        // while a push waits for the queue, its caller is silent
+        let publish = config.queue.publish_timeout;
+        let silence = config.http.keep_alive + publish;
+        // a head and a body have the same time each
+        Self { silence, request: config.http.request_timeout * 2 + publish }
+    }
+}
+
+/// The timer of a connection.
+pub(super) struct RequestTimer {
+    times: ReadTimes,
+    heard: Instant,
+    /// When bytes came that were not answered yet.
+    begun: Option<Instant>,
+    /// Not moved with each read: when it ends, `heard` and `begun` tell how much longer it is.
+    check: Pin<Box<Sleep>>,
+}
+
+impl RequestTimer {
+    pub(super) fn new(times: ReadTimes) -> Self {
+        let heard = Instant::now();
+        let check = Box::pin(tokio::time::sleep_until(heard + times.silence.min(times.request)));
+        Self { times, heard, begun: None, check }
+    }
+}
+
+impl ReadTimer for RequestTimer {
+    fn has_read(&mut self, _: usize) {
+        self.heard = Instant::now();
+        self.begun.get_or_insert(self.heard);
+    }
+
+    fn has_written(&mut self) {
+        self.begun = None;
+    }
+
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.check.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            let silent = self.heard + self.times.silence;
+            let due = self.begun.map_or(silent, |begun| silent.min(begun + self.times.request));
+            if due <= now {
+                return Poll::Ready(());
+            }
+            // a request that begins meanwhile is due in `request` at the earliest
+            self.check.as_mut().reset(due.min(now + self.times.request));
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const TIMES: ReadTimes = ReadTimes { silence: Duration::from_secs(75), request: Duration::from_secs(25) };
+
+    /// A timer of a peer that sends a byte each second, and the answer to it at once if `answered`.
+    async fn late_within(seconds: u64, sends: bool, answered: bool) -> bool {
+        let mut timer = RequestTimer::new(TIMES);
+        for _ in 0..seconds {
+            if sends {
+                timer.has_read(1);
+            }
+            if answered {
+                timer.has_written();
+            }
+            let late = poll_fn(|context| timer.poll_late(context));
+            if tokio::time::timeout(Duration::from_secs(1), late).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_dripped_is_late_whenever_it_began() {
+        assert!(!late_within(20, true, false).await);
+        assert!(late_within(52, true, false).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_answered_is_late_only_once_it_is_silent() {
+        assert!(!late_within(1000, true, true).await);
+        assert!(!late_within(70, false, false).await);
+        assert!(late_within(80, false, false).await);
+    }
+}

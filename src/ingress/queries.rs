@@ -1,0 +1,58 @@
+//! What back ends ask. Async: other nodes and the store will be asked too.
+
+use bytestring::ByteString;
+
+use super::refusal::Refusal;
+use crate::{
+    config::PushLimits,
+    hub::{Census, Hub},
+    push::NameRule,
+};
+
+/// Answers what a back end asks about clients; a cheap clone.
+#[derive(Clone)]
+pub struct Queries {
+    hub: Hub,
+    name: NameRule,
+}
+
+impl Queries {
+    /// About the clients of this node.
+    pub fn new(limits: &PushLimits, hub: Hub) -> Self {
+        Self { hub, name: NameRule { max: limits.max_name } }
+    }
+
+    /// The live connections of a card.
+    ///
+    /// # Errors
+    /// It is no card's name.
+    pub async fn connections(&self, card: &ByteString) -> Result<usize, Refusal> {
+        self.name.check(card).map_err(|error| Refusal::field("cardID", error))?;
+        Ok(self.hub.connections(card))
+    }
+
+    /// How many are there now.
+    pub async fn census(&self) -> Census {
+        self.hub.census()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{config, ingress::refusal::RefusalKind, telemetry::Metrics};
+
+    #[tokio::test]
+    async fn a_query_names_its_card_by_the_same_rule() {
+        let config = config::load(None, []).unwrap();
+        let limits = PushLimits { max_name: 8, ..config.push.clone() };
+        let queries = Queries::new(&limits, Hub::new(&config.hub, &config.outbox, 1, &Metrics::new().into()));
+        assert_eq!(queries.connections(&"ma yü&".into()).await, Ok(0));
+        for (card, message) in [("", "`cardID` is empty"), ("123456789", "`cardID` has 9 bytes")] {
+            let refusal = queries.connections(&card.into()).await.unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::BadField);
+            assert!(refusal.message.starts_with(message), "{}", refusal.message);
+        }
+    }
+}

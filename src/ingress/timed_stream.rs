@@ -1,0 +1,91 @@
+//! A back end's connection, whose reads fail once its peer has not sent in time what it must send.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// What a peer must send, and by when.
+pub(super) trait ReadTimer: Unpin {
+    /// So many bytes came; 0: the peer sends no more.
+    fn has_read(&mut self, bytes: usize);
+
+    /// Bytes were written.
+    fn has_written(&mut self) {}
+
+    /// Ready once the peer is late. Asked while nothing more has come.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()>;
+}
+
+/// A stream and its timer.
+pub(super) struct TimedStream<T> {
+    stream: TcpStream,
+    timer: T,
+}
+
+impl<T: ReadTimer> TimedStream<T> {
+    pub(super) fn new(stream: TcpStream, timer: T) -> Self {
+        Self { stream, timer }
+    }
+
+    #[cfg(test)]
+    pub(super) fn get_ref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl<T: ReadTimer> AsyncRead for TimedStream<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            self.timer.has_read(buffer.filled().len() - before);
+            return read;
+        }
+        self.timer.poll_late(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if written.is_ready() {
+            self.timer.has_written();
+        }
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        if written.is_ready() {
+            self.timer.has_written();
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
