@@ -65,20 +65,20 @@ docs/close-codes.md every close code.";
 #[command(args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(flatten)]
-    source: Source,
+    source: ConfigSource,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 /// Where the configuration comes from.
 #[derive(Args)]
-struct Source {
+struct ConfigSource {
     /// The configuration file; default: config.ini in the working directory, if there is one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-impl Source {
+impl ConfigSource {
     /// The file that is read, if any.
     fn file(&self) -> Option<&Path> {
         let local = Path::new("config.ini");
@@ -87,19 +87,19 @@ impl Source {
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum CliCommand {
     /// Print the configuration that would be used, secrets masked, or every mistake in it
     #[command(long_about = check::LONG_ABOUT, after_long_help = check::AFTER_HELP)]
-    CheckConfig(Source),
+    CheckConfig(ConfigSource),
     /// Ask the node on this machine whether it is ready
     #[command(long_about = health::LONG_ABOUT, after_long_help = health::AFTER_HELP)]
-    Health(Source),
+    Health(ConfigSource),
     /// Push to cards through a running node
     #[command(long_about = push::LONG_ABOUT, after_long_help = push::AFTER_HELP)]
-    Push(push::Arguments),
+    Push(push::PushArguments),
     /// Join as a card and print what arrives, one line each
     #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::AFTER_HELP)]
-    Tail(tail::Arguments),
+    Tail(tail::TailArguments),
     /// Print a shell's completion script
     #[command(after_long_help = "EXAMPLES\n  oxipush completions bash > /etc/bash_completion.d/oxipush\n  \
                                  oxipush completions zsh > ~/.zfunc/_oxipush\n  \
@@ -115,11 +115,11 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         None => serve::run(cli.source.file()),
-        Some(Command::CheckConfig(source)) => check::run(source.file()),
-        Some(Command::Health(source)) => health::run(source.file()),
-        Some(Command::Push(arguments)) => client(push::run(arguments)),
-        Some(Command::Tail(arguments)) => client(tail::run(arguments)),
-        Some(Command::Completions { shell }) => completions(shell),
+        Some(CliCommand::CheckConfig(source)) => check::run(source.file()),
+        Some(CliCommand::Health(source)) => health::run(source.file()),
+        Some(CliCommand::Push(arguments)) => client(push::run(arguments)),
+        Some(CliCommand::Tail(arguments)) => client(tail::run(arguments)),
+        Some(CliCommand::Completions { shell }) => completions(shell),
     }
 }
 

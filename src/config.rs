@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+mod host;
 mod ini;
 mod origin;
 mod reader;
@@ -11,7 +12,8 @@ mod source;
 mod subnet;
 mod tables;
 
-pub use source::{ConfigError, DEFAULTS, Setting, environment, load, settings};
+pub use host::{HostPort, HostPortError};
+pub use source::{ConfigError, DEFAULTS, EffectiveSetting, environment, load, settings};
 pub use subnet::Subnet;
 
 /// The whole configuration, checked.

@@ -102,6 +102,7 @@ mod tests {
         hub::{Part, Shard, Sink, WriteBudget},
         push::Push,
         queue::{Job, record},
+        telemetry::labels::{DropReason, JobOutcome},
         wire::dialect::Dialect,
     };
 
@@ -155,17 +156,17 @@ mod tests {
             self.shard.deliver(part.into(), &mut WriteBudget::none());
         }
 
-        fn jobs(&self, outcome: &'static str) -> u64 {
-            self.metrics.jobs.get_or_create(&[("outcome", outcome)]).get()
+        fn jobs(&self, outcome: JobOutcome) -> u64 {
+            self.metrics.jobs.get_or_create(&outcome).get()
         }
 
-        async fn reaches(&self, outcome: &'static str, count: u64) {
+        async fn reaches(&self, outcome: JobOutcome, count: u64) {
             let reached = async {
                 while self.jobs(outcome) < count {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };
-            timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{outcome} is not {count}"));
+            timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{outcome:?} is not {count}"));
         }
 
         /// No more jobs come, and those in flight end.
@@ -180,13 +181,13 @@ mod tests {
     async fn a_job_that_a_shard_does_not_take_within_job_timeout_is_requeued_once() {
         let mut setup = Setup::new(&[("QUEUE__JOB_TIMEOUT", "1s")]);
         setup.hand_out(&record::encode(&Push::to("alice", "late"))).await;
-        setup.reaches("requeued", 1).await;
+        setup.reaches(JobOutcome::Requeued, 1).await;
         assert_eq!(setup.metrics.jobs_in_flight.get(), 0);
         // taken after all: the job is another's by now, neither finished nor requeued again
         setup.deliver().await;
         let metrics = setup.drain().await;
-        let jobs = |outcome| metrics.jobs.get_or_create(&[("outcome", outcome)]).get();
-        assert_eq!((jobs("requeued"), jobs("finished"), metrics.jobs_in_flight.get()), (1, 0, 0));
+        let jobs = |outcome| metrics.jobs.get_or_create(&outcome).get();
+        assert_eq!((jobs(JobOutcome::Requeued), jobs(JobOutcome::Finished), metrics.jobs_in_flight.get()), (1, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -196,16 +197,16 @@ mod tests {
         // in flight, and given back after job_timeout
         setup.hand_out(&record).await;
         setup.hand_out(&record).await;
-        setup.reaches("dropped", 1).await;
-        setup.reaches("requeued", 1).await;
+        setup.reaches(JobOutcome::Dropped, 1).await;
+        setup.reaches(JobOutcome::Requeued, 1).await;
         drop(setup.part().await);
         // so it is new again; once finished, it is not
         setup.hand_out(&record).await;
         setup.deliver().await;
-        setup.reaches("finished", 1).await;
+        setup.reaches(JobOutcome::Finished, 1).await;
         setup.hand_out(&record).await;
-        setup.reaches("dropped", 2).await;
-        assert_eq!(setup.metrics.drops.get_or_create(&[("reason", "copy")]).get(), 2);
+        setup.reaches(JobOutcome::Dropped, 2).await;
+        assert_eq!(setup.metrics.drops.get_or_create(&DropReason::Copy).get(), 2);
         setup.drain().await;
     }
 
@@ -217,7 +218,7 @@ mod tests {
         // the jobs' end does not come
         dispatch.drain(Deadline::after(Duration::from_secs(5))).await;
         drop(jobs);
-        assert_eq!(metrics.jobs.get_or_create(&[("outcome", "requeued")]).get(), 1);
+        assert_eq!(metrics.jobs.get_or_create(&JobOutcome::Requeued).get(), 1);
         assert_eq!(metrics.jobs_in_flight.get(), 0);
     }
 }

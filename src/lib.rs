@@ -10,6 +10,37 @@
 //! [`gateway`] builds these parts in order and drains them in reverse; [`cluster`] tells the others that this node is there.
 //! Arrows point one way (`tests/architecture.rs` holds them): gateway → {ingress, dispatch, socket} → {hub, queue, cluster,
 //! auth} → wire → push.
+//!
+//! # Which thread one is on
+//!
+//! - **tokio's workers** (`[node] workers`; 0: one for each core) run all that is a named task of [`lifecycle`]: gRPC, nsq's
+//!   producer and consumers, the intake, the lanes and the completions of dispatch, cluster. Any of them may run on any of
+//!   these threads, so what they share is `Send`.
+//! - **Socket workers**, actix's, as many again, 64 at most. Each owns one shard of the hub and all connections that it
+//!   accepted, from handshake to close. They are `!Send`, and a push is delivered to them without a lock: other threads reach
+//!   a shard by its inbox only.
+//! - **HTTP workers**, actix's, two: requests, queries and the exposition of metrics. A push waits for the queue there without
+//!   keeping its thread.
+//! - **The embedded log's thread**, `queue`, if there is one: the only one that writes, syncs and reads its files.
+//! - **The log lines' thread**, `log`: whoever logs leaves the line in a buffer and goes on.
+//!
+//! # What joins the threads
+//!
+//! Each of these is bounded, and its bound has a key in config.ini, or follows from one.
+//!
+//! | from → to | by | bound |
+//! |---|---|---|
+//! | ingress → embedded log | the log's memory under a mutex, which is held for no I/O | `[queue] max_publishes`, `max_bytes` |
+//! | ingress → nsq's publisher | a channel | `[queue] max_publishes` |
+//! | queue → dispatch | a channel of bundles ([`bundles`]) of jobs | `[queue] max_in_flight` |
+//! | intake → each lane | a channel of bundles of parts | `[queue] max_in_flight` shared among `[queue] processors` lanes |
+//! | lane → each shard | a channel of bundles of parts, the shard's inbox | `[hub] inbox` |
+//! | shard → dispatch | an unbounded channel of completions, one for each job | the jobs in flight: `[queue] max_in_flight` |
+//! | shard → a client | its outbox, on one thread | `[outbox] max_bytes` |
+//! | any → the log lines' thread | a buffer under a mutex; what finds no room is counted | `[log] buffer` |
+//!
+//! Which shards hold a card stands in the hub's index: lanes read it, and joins and leaves change it, each under a lock for one
+//! look-up.
 
 pub mod auth;
 pub mod bundles;

@@ -40,6 +40,8 @@ const USERS: &[(&str, &[&str])] = &[
     ("clap_complete", &["cli"]),
     ("tokio_tungstenite", &["cli"]),
     ("prost", &["queue/record", "ingress/nsq"]),
+    ("ipnet", &["config/subnet"]),
+    ("url", &["config/host", "cluster/addresses"]),
     ("tonic", &["ingress", "cli", "lib.rs", "cluster"]),
     ("tonic_health", &["ingress"]),
     ("tonic_reflection", &["ingress"]),

@@ -1,10 +1,13 @@
-//! docs/operations.md and the program say the same: every key, every default, every metric.
+//! docs/operations.md and the program say the same: every key, every default, every metric; docs/adr/ has a whole index.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use oxipush::{config::DEFAULTS, telemetry::Metrics};
+use oxipush::{
+    config::DEFAULTS,
+    telemetry::{Metrics, labels::LABEL_WORDS},
+};
 
 fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -83,25 +86,26 @@ fn every_metric_stands_in_operations_md() {
     }
 }
 
-/// Words that the code gives to labels by themselves, not from a table of its own.
+/// In the row of its metric, or in the table that its metric has of its own.
 #[test]
 fn every_word_of_a_label_is_explained() {
     let operations = page("docs/operations.md");
-    for (source, opening, words) in [
-        ("src/socket/connection/commands.rs", "fn peers_label", &["1000", "1001", "1005", "other"][..]),
-        ("src/hub/client.rs", "label: Cell::new(", &["abnormal"]),
-        ("src/ingress/admission.rs", "pub fn give_up", &["given_up"]),
-        ("src/ingress/admission.rs", "let outcome = if passed", &["caller_left"]),
-        ("src/hub/tally.rs", "drops[", &["drop_oldest", "conflated", "slow", "closed"]),
-        ("src/dispatch/lane.rs", "drops", &["no_connection"]),
-        ("src/telemetry/log.rs", "let limit = Limit::new(", &["repeated", "full", "failed"]),
-        ("src/dispatch/intake.rs", "self.drop_job(", &["attempts", "undecodable"]),
-    ] {
-        let source = page(source);
-        let made = source.split_once(opening).unwrap().1;
-        for word in words {
-            assert!(made.contains(&format!("\"{word}\"")), "{opening} has no {word} any more");
-            assert!(operations.contains(word), "docs/operations.md does not explain {word}");
+    let rows = &tables(&operations)["Metrics"];
+    let is_of = |name: &str, row: &[String]| {
+        let metric = code(&row[0]).trim_start_matches("oxipush_");
+        metric == name || metric.strip_suffix("_total") == Some(name)
+    };
+    for (name, label, words) in LABEL_WORDS {
+        let row = rows.iter().find(|row| is_of(name, row)).unwrap_or_else(|| panic!("there is no metric {name}"));
+        assert!(row[2].split(", ").any(|shown| shown == *label), "{name} is not said to be by {label}");
+        let heading = format!("The {label}s of `{}`:", code(&row[0]));
+        let table = operations.split_once(&heading).map(|(_, rest)| rest.trim_start());
+        let table = table.map(|table| table.split("\n\n").next().unwrap());
+        let cells = table.map(|table| table.lines().filter_map(|line| line.split('|').nth(1)).collect::<String>());
+        let explained = cells.unwrap_or_else(|| row[3].clone());
+        let explained: Vec<_> = explained.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+        for word in *words {
+            assert!(explained.contains(word), "docs/operations.md does not explain {name}{{{label}=\"{word}\"}}");
         }
     }
 }
@@ -128,4 +132,25 @@ fn the_pages_that_it_points_to_are_there() {
         let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(link);
         assert!(at.exists(), "docs/operations.md points to {link}, which is not there");
     }
+}
+
+#[test]
+fn every_adr_is_in_the_index_with_its_status_and_date() {
+    let index = page("docs/adr/README.md");
+    let rows: Vec<_> = index.lines().filter(|line| line.starts_with("| [")).collect();
+    let mut files = 0;
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/adr")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let Some((number, _)) = name.split_once('-').filter(|_| name.ends_with(".md")) else { continue };
+        let text = page(&format!("docs/adr/{name}"));
+        let title = text.lines().next().unwrap().strip_prefix(&format!("# {number}: "));
+        let title = title.unwrap_or_else(|| panic!("{name} begins with no `# {number}: …`"));
+        let status = text.lines().find_map(|line| line.strip_prefix("Status: ")?.strip_suffix('.'));
+        let status = status.unwrap_or_else(|| panic!("{name} has no line `Status: …`"));
+        let (status, date) = status.split_once(". ").unwrap_or_else(|| panic!("{name}: its status has no date"));
+        let row = format!("| [{number}]({name}) | {title} | {status} | {date} |");
+        assert!(rows.contains(&row.as_str()), "docs/adr/README.md has no row {row}");
+        files += 1;
+    }
+    assert_eq!(rows.len(), files, "docs/adr/README.md has a row without a file");
 }

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::Path, process::ExitCode};
 
 use super::{failed, print};
-use crate::config::{self, Setting};
+use crate::config::{self, EffectiveSetting};
 
 pub(super) const LONG_ABOUT: &str = "\
 Prints every key with the value that the gateway would use, in config.ini's own form, on stdout; what differs from the default \
@@ -55,7 +55,7 @@ pub(super) fn sources(file: Option<&Path>) -> String {
     text
 }
 
-fn listing(file: Option<&Path>, settings: &[Setting]) -> String {
+fn listing(file: Option<&Path>, settings: &[EffectiveSetting]) -> String {
     let mut text = format!("; what oxipush {} would use: {}\n", env!("CARGO_PKG_VERSION"), sources(file));
     let mut section = "";
     for setting in settings {

@@ -40,7 +40,7 @@ EXIT CODES
 const MOST: u64 = 256 << 20;
 
 #[derive(Args)]
-pub(super) struct Arguments {
+pub(super) struct PushArguments {
     /// A card to push to; give it again for more cards
     #[arg(long, value_name = "CARD", required = true)]
     to: Vec<String>,
@@ -69,8 +69,8 @@ pub(super) struct Arguments {
     text: Option<String>,
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
-    let Arguments { to, app, from, collapse_key, file, grpc, key, timeout, text } = arguments;
+pub(super) async fn run(arguments: PushArguments) -> Result<(), String> {
+    let PushArguments { to, app, from, collapse_key, file, grpc, key, timeout, text } = arguments;
     let content = match (text, file) {
         (Some(text), _) => text,
         (None, Some(file)) => from_file(&file)?,

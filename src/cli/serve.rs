@@ -48,26 +48,27 @@ fn run_with(config: Config, sources: String) -> Result<(), String> {
 async fn serve(config: Config, sources: String) -> Result<(), String> {
     // before anything is built, so that a signal finds its handler at any time
     let mut stop = stop_signal().map_err(|error| format!("signals cannot be watched: {error}"))?;
-    let welcome = Welcome::new(&config, sources);
+    let banner = Banner::new(&config, sources);
     // dropping a half-built gateway is safe: it serves nobody yet, and its lease, if it has one, ends by itself
     let gateway = tokio::select! {
         built = Gateway::build(config) => built.map_err(|error| error.to_string())?,
         _ = &mut stop => return Ok(()),
     };
-    welcome.show(&gateway.listeners(), &gateway.queue_name());
+    banner.show(&gateway.listeners(), &gateway.queue_name());
     let outcome = gateway.run(async { drop(stop.await) }).await;
     outcome.map_err(|died| format!("{died}; the log above may say why"))
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the process.
 fn stop_signal() -> io::Result<oneshot::Receiver<()>> {
-    let (told, stop) = oneshot::channel();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (first, stop) = oneshot::channel();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     // it outlives the gateway's own tasks, to watch for the second signal to the very end
     tokio::spawn(async move {
         let (name, _) = next(&mut terminate, &mut interrupt).await;
         tracing::info!(signal = name, "stopping: finishing what is in flight; a second signal ends at once");
-        let _ = told.send(());
+        let _ = first.send(());
         let (name, code) = next(&mut terminate, &mut interrupt).await;
         tracing::warn!(signal = name, "ended at once by a second signal; what was in flight comes again after a start");
         telemetry::finish();
@@ -85,8 +86,8 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, 
     }
 }
 
-/// What is told at the start.
-struct Welcome {
+/// What is said at the start.
+struct Banner {
     node: String,
     sources: String,
     page: bool,
@@ -94,7 +95,7 @@ struct Welcome {
     json: bool,
 }
 
-impl Welcome {
+impl Banner {
     fn new(config: &Config, sources: String) -> Self {
         Self {
             node: config.node.id.as_str().to_owned(),
@@ -113,12 +114,12 @@ impl Welcome {
                 queue, config, "serving");
             return;
         }
-        let banner = self.banner(at, queue);
+        let banner = self.text(at, queue);
         // a pipe that nobody reads must not hold the start up
         drop(thread::Builder::new().name("banner".into()).spawn(move || print(&banner)));
     }
 
-    fn banner(&self, at: &Listeners, queue: &str) -> String {
+    fn text(&self, at: &Listeners, queue: &str) -> String {
         let Self { node, sources, .. } = self;
         let (socket, http, grpc) = (near(at.socket), near(at.http), near(at.grpc));
         let mut text = format!(

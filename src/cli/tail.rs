@@ -18,7 +18,7 @@ use tokio_tungstenite::{
 };
 
 use super::{note, print};
-use crate::telemetry::root_cause;
+use crate::{lifecycle::Backoff, telemetry::root_cause};
 
 pub(super) const LONG_ABOUT: &str = "\
 Joins a running node as a card, in the protocol oxipush.v1, and prints each push that arrives: its id, who sent it and its \
@@ -37,8 +37,9 @@ EXIT CODES
   1  no node answers, or it refused the join
   2  wrong arguments";
 
-/// The delay before a further try grows from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(20));
+/// Bounds of the delay before a further try.
+const SHORTEST_BACKOFF: Duration = Duration::from_millis(250);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 /// The longest delay that a node may ask for.
 const LONGEST_DELAY: Duration = Duration::from_secs(120);
 /// For TCP, the handshake and the answer to the join together.
@@ -47,7 +48,7 @@ const CONNECT: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
-pub(super) struct Arguments {
+pub(super) struct TailArguments {
     /// The card to join as
     #[arg(long, value_name = "CARD")]
     card: String,
@@ -65,10 +66,10 @@ pub(super) struct Arguments {
     tries: u32,
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type TailSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Why a connection is over.
-enum End {
+enum TailEnd {
     /// Ctrl-C, or stdout is closed.
     Done,
     /// Come back, after this delay if the node named one.
@@ -77,18 +78,20 @@ enum End {
     Never(String),
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
+pub(super) async fn run(arguments: TailArguments) -> Result<(), String> {
     if arguments.url.starts_with("wss://") {
         return Err(format!("{}: this program speaks WebSocket without TLS: use ws://", arguments.url));
     }
     let mut stop = std::pin::pin!(async { drop(tokio::signal::ctrl_c().await) });
     let mut failures = 0;
+    let mut backoff = Backoff::new(SHORTEST_BACKOFF, LONGEST_BACKOFF);
     let mut ever = false;
     loop {
         let end = tokio::select! {
             opened = timeout(CONNECT, open(&arguments)) => match opened {
                 Ok(Ok(mut socket)) => {
                     failures = 0;
+                    backoff.reset();
                     ever = true;
                     note(format_args!("joined {} as {}", arguments.url, escaped(&arguments.card)));
                     let end = follow(&mut socket, arguments.json, stop.as_mut()).await;
@@ -97,21 +100,23 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
                     end
                 }
                 Ok(Err(end)) => end,
-                Err(_) => End::Back { why: "no answer in time".into(), delay: None },
+                Err(_) => TailEnd::Back { why: "no answer in time".into(), delay: None },
             },
-            () = &mut stop => End::Done,
+            () = &mut stop => TailEnd::Done,
         };
         let (why, delay) = match end {
-            End::Done => return Ok(()),
-            End::Never(why) => return Err(why),
+            TailEnd::Done => return Ok(()),
+            TailEnd::Never(why) => return Err(why),
             // a first try that fails is most likely a wrong address
-            End::Back { why, .. } if !ever => {
+            TailEnd::Back { why, .. } if !ever => {
                 return Err(format!("{}: {why}; is a node running there?", arguments.url));
             }
-            End::Back { why, .. } if failures >= arguments.tries => {
+            TailEnd::Back { why, .. } if failures >= arguments.tries => {
                 return Err(format!("{}: {why}; gave up after {failures} tries", arguments.url));
             }
-            End::Back { why, delay } => (why, delay.unwrap_or_else(|| backoff(failures)).min(LONGEST_DELAY)),
+            TailEnd::Back { why, delay } => {
+                (why, delay.map_or_else(|| backoff.next_wait(), |delay| delay.min(LONGEST_DELAY)))
+            }
         };
         failures += 1;
         note(format_args!("{why}; joining again in {:.1} s", delay.as_secs_f64()));
@@ -122,63 +127,60 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), String> {
     }
 }
 
-/// Doubles with each failure, and is anything up to that, so that many clients do not come back in step.
-fn backoff(failures: u32) -> Duration {
-    let (least, most) = BACKOFF;
-    let ceiling = least.saturating_mul(1 << failures.min(16)).min(most);
-    least + (ceiling - least).mul_f64(fastrand::f64())
-}
-
 /// Connects and joins; the node's answer is awaited.
-async fn open(arguments: &Arguments) -> Result<Socket, End> {
+async fn open(arguments: &TailArguments) -> Result<TailSocket, TailEnd> {
     let mut request = arguments
         .url
         .as_str()
         .into_client_request()
-        .map_err(|error| End::Never(format!("--url {}: {error}; write ws://host:port/ws", arguments.url)))?;
+        .map_err(|error| TailEnd::Never(format!("--url {}: {error}; write ws://host:port/ws", arguments.url)))?;
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("oxipush.v1"));
     let (mut socket, _) = connect_async(request).await.map_err(|error| unopened(&error))?;
     let join = json!({"event": "join", "data": {"card_id": arguments.card, "app_id": arguments.app}});
     say(&mut socket, &join).await?;
     loop {
         let message = socket.next().await;
-        match heard(message)? {
-            Some(Event { event, .. }) if event == "joined" => return Ok(socket),
-            Some(Event { event, data }) if event == "error" => return Err(End::Never(mistake(&data))),
+        match parse(message)? {
+            Some(NodeEvent { event, .. }) if event == "joined" => return Ok(socket),
+            Some(NodeEvent { event, data }) if event == "error" => return Err(TailEnd::Never(mistake(&data))),
             _ => {}
         }
     }
 }
 
-fn unopened(error: &tungstenite::Error) -> End {
+fn unopened(error: &tungstenite::Error) -> TailEnd {
     match error {
         tungstenite::Error::Http(answer) => {
             let body = answer.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
             let why = format!("the node answered {}: {}", answer.status(), escaped(body.trim()));
             // 503: full, or leaving; what else it may say will not change
             match answer.status().as_u16() {
-                503 => End::Back { why, delay: None },
-                _ => End::Never(why),
+                503 => TailEnd::Back { why, delay: None },
+                _ => TailEnd::Never(why),
             }
         }
-        tungstenite::Error::Url(_) => End::Never(format!("{error}; write ws://host:port/ws")),
-        error => End::Back { why: root_cause(error), delay: None },
+        tungstenite::Error::Url(_) => TailEnd::Never(format!("{error}; write ws://host:port/ws")),
+        error => TailEnd::Back { why: root_cause(error), delay: None },
     }
 }
 
 /// Prints pushes until the connection ends.
-async fn follow(socket: &mut Socket, json: bool, mut stop: std::pin::Pin<&mut impl Future<Output = ()>>) -> End {
+async fn follow(
+    socket: &mut TailSocket,
+    json: bool,
+    mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
+) -> TailEnd {
     let mut delay = None;
     let mut silent = false;
     loop {
         // both are cancel-safe: `next` keeps what it has read in the socket, and `stop` is polled on
         let message = tokio::select! {
             message = timeout(SILENCE, socket.next()) => message,
-            () = &mut stop => return End::Done,
+            () = &mut stop => return TailEnd::Done,
         };
         let Ok(message) = message else {
             if silent {
-                return End::Back { why: "the node is silent".into(), delay };
+                return TailEnd::Back { why: "the node is silent".into(), delay };
             }
             silent = true;
             if let Err(end) = say(socket, &json!({"event": "ping", "data": {}})).await {
@@ -187,54 +189,54 @@ async fn follow(socket: &mut Socket, json: bool, mut stop: std::pin::Pin<&mut im
             continue;
         };
         silent = false;
-        match heard(message) {
+        match parse(message) {
             Ok(Some(event)) => match event.event.as_str() {
-                "push" if !print(&line(&event.data, json)) => return End::Done,
+                "push" if !print(&line(&event.data, json)) => return TailEnd::Done,
                 "drain" => delay = event.data.get("reconnect_in_ms").and_then(Value::as_u64).map(Duration::from_millis),
                 "error" => note(mistake(&event.data)),
                 _ => {}
             },
             Ok(None) => {}
-            Err(End::Back { why, .. }) => return End::Back { why, delay },
+            Err(TailEnd::Back { why, .. }) => return TailEnd::Back { why, delay },
             Err(end) => return end,
         }
     }
 }
 
-async fn say(socket: &mut Socket, event: &Value) -> Result<(), End> {
+async fn say(socket: &mut TailSocket, event: &Value) -> Result<(), TailEnd> {
     let sent = socket.send(Message::text(event.to_string())).await;
-    sent.map_err(|error| End::Back { why: root_cause(&error), delay: None })
+    sent.map_err(|error| TailEnd::Back { why: root_cause(&error), delay: None })
 }
 
 /// What the node says in an `{"event":…,"data":…}`.
 #[derive(Deserialize)]
-struct Event {
+struct NodeEvent {
     event: String,
     #[serde(default)]
     data: Value,
 }
 
 /// An event; `None` for what needs no answer here.
-fn heard(message: Option<Result<Message, tungstenite::Error>>) -> Result<Option<Event>, End> {
+fn parse(message: Option<Result<Message, tungstenite::Error>>) -> Result<Option<NodeEvent>, TailEnd> {
     match message {
         Some(Ok(Message::Text(text))) => Ok(serde_json::from_str(&text).ok()),
         Some(Ok(Message::Close(frame))) => Err(closed(frame)),
         Some(Ok(_)) => Ok(None),
-        Some(Err(error)) => Err(End::Back { why: root_cause(&error), delay: None }),
-        None => Err(End::Back { why: "the connection broke".into(), delay: None }),
+        Some(Err(error)) => Err(TailEnd::Back { why: root_cause(&error), delay: None }),
+        None => Err(TailEnd::Back { why: "the connection broke".into(), delay: None }),
     }
 }
 
 /// What a close code means for a client; docs/close-codes.md is the table.
-fn closed(frame: Option<CloseFrame>) -> End {
+fn closed(frame: Option<CloseFrame>) -> TailEnd {
     let Some(CloseFrame { code, reason }) = frame else {
-        return End::Back { why: "closed without a code".into(), delay: None };
+        return TailEnd::Back { why: "closed without a code".into(), delay: None };
     };
     let code = u16::from(code);
     let why = format!("closed with {code} ({})", escaped(&reason));
     match code {
-        1001 | 1006 | 1011..=1014 | 3000..=3499 => End::Back { why, delay: None },
-        _ => End::Never(why),
+        1001 | 1006 | 1011..=1014 | 3000..=3499 => TailEnd::Back { why, delay: None },
+        _ => TailEnd::Never(why),
     }
 }
 
@@ -279,16 +281,10 @@ mod tests {
     fn codes_below_3500_say_come_back_and_those_above_do_not() {
         let end = |code: u16| closed(Some(CloseFrame { code: code.into(), reason: "".into() }));
         for code in [1001, 1011, 3000, 3001, 3002, 3003, 3499] {
-            assert!(matches!(end(code), End::Back { .. }), "{code}");
+            assert!(matches!(end(code), TailEnd::Back { .. }), "{code}");
         }
         for code in [1000, 1002, 3500, 3504, 3999] {
-            assert!(matches!(end(code), End::Never(_)), "{code}");
+            assert!(matches!(end(code), TailEnd::Never(_)), "{code}");
         }
-    }
-
-    #[test]
-    fn the_delay_grows_and_is_bounded() {
-        assert!((0..40).all(|failures| backoff(failures) >= BACKOFF.0 && backoff(failures) <= BACKOFF.1));
-        assert!(backoff(0) == BACKOFF.0);
     }
 }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use tokio::{net::TcpStream, sync::watch};
+use url::Host;
 
-use crate::config;
+use crate::config::{self, HostPort};
 
 use super::Listeners;
 
@@ -85,23 +86,26 @@ fn unknown(name: &str) -> String {
 }
 
 fn check(name: &str, address: &str) -> Result<(), String> {
-    let valid = address.rsplit_once(':').is_some_and(|(host, port)| {
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        !host.is_empty()
-            && (bracketed || !host.contains(':'))
-            && !host.contains(char::is_whitespace)
-            && port.parse::<u16>().is_ok_and(|port| port != 0)
+    let is_reachable = address.parse::<HostPort>().is_ok_and(|HostPort { host, port }| {
+        let is_unspecified = match host {
+            Host::Domain(_) => false,
+            Host::Ipv4(ip) => ip.is_unspecified(),
+            Host::Ipv6(ip) => ip.is_unspecified(),
+        };
+        port != 0 && !is_unspecified
     });
-    let unspecified = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
-    match valid && !unspecified {
-        true => Ok(()),
-        false => Err(format!("advertise_{name} = {address}: write the host:port by which others reach this node")),
+    if is_reachable {
+        return Ok(());
     }
+    Err(format!("advertise_{name} = {address}: write the host:port by which others reach this node"))
 }
 
 fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    address.parse::<HostPort>().is_ok_and(|address| match address.host {
+        Host::Domain(name) => name.eq_ignore_ascii_case("localhost"),
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
+    })
 }
 
 async fn reachable(listener: IpAddr) -> Option<IpAddr> {

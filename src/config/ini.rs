@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::source::Values;
+use super::source::RawValues;
 
 /// What a file holds, and each mistake in its form.
-pub(super) fn read(text: &str) -> (Values, Vec<String>) {
-    let (mut values, mut faults) = (Values::new(), Vec::new());
+pub(super) fn read(text: &str) -> (RawValues, Vec<String>) {
+    let (mut values, mut faults) = (RawValues::new(), Vec::new());
     let mut section = None;
     let mut lines = BTreeMap::new();
     // an editor of Windows may leave a mark at the beginning

@@ -13,19 +13,19 @@ use std::{
 
 use super::{
     Config, Secret, ini, origin,
-    source::{ConfigError, Values},
+    source::{ConfigError, RawValues},
 };
 
 /// The values, and the mistakes found so far.
-pub(super) struct Reader<'a> {
-    values: &'a Values,
+pub(super) struct SectionReader<'a> {
+    values: &'a RawValues,
     faults: Vec<String>,
     /// A value was replaced.
     replaced: bool,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(values: &'a Values, faults: Vec<String>) -> Self {
+impl<'a> SectionReader<'a> {
+    pub(super) fn new(values: &'a RawValues, faults: Vec<String>) -> Self {
         Self { values, faults, replaced: false }
     }
 

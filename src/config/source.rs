@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use config::{Map, Source, Value};
 
-use super::{Config, ini, reader::Reader, tables};
+use super::{Config, ini, reader::SectionReader, tables};
 
 /// The repository's config.ini: every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config.ini");
@@ -17,7 +17,7 @@ const PREFIX: &str = "OXIPUSH__";
 pub struct ConfigError(pub Vec<String>);
 
 /// The values by section and key, before they mean anything.
-pub(super) type Values = BTreeMap<String, BTreeMap<String, String>>;
+pub(super) type RawValues = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The variables of this process that are for the configuration. Those of others may be any bytes.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
@@ -33,12 +33,12 @@ pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
-    Layers::read(file, environment)?.check()
+    LayeredConfig::read(file, environment)?.check()
 }
 
 /// One key with the value that is used, for `check-config`: secrets show as `***`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
+pub struct EffectiveSetting {
     /// Its section.
     pub section: String,
     /// Its name.
@@ -56,8 +56,8 @@ pub struct Setting {
 pub fn settings(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<Vec<Setting>, ConfigError> {
-    let layers = Layers::read(file, environment)?;
+) -> Result<Vec<EffectiveSetting>, ConfigError> {
+    let layers = LayeredConfig::read(file, environment)?;
     layers.check()?;
     let mut settings = Vec::new();
     let mut section = "";
@@ -68,7 +68,7 @@ pub fn settings(
             let (key, default) = (key.trim(), default.trim().to_owned());
             let value = layers.values.get(section).and_then(|keys| keys.get(key)).map_or("", String::as_str);
             let value = masked(section, key, value.trim());
-            settings.push(Setting { section: section.to_owned(), key: key.to_owned(), value, default });
+            settings.push(EffectiveSetting { section: section.to_owned(), key: key.to_owned(), value, default });
         }
     }
     Ok(settings)
@@ -85,9 +85,9 @@ fn masked(section: &str, key: &str, value: &str) -> String {
 
 /// The known values of one place, for the config crate to lay over those of the places before.
 #[derive(Clone, Debug)]
-struct Layer(Values);
+struct ConfigLayer(RawValues);
 
-impl Source for Layer {
+impl Source for ConfigLayer {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
         Box::new(self.clone())
     }
@@ -101,15 +101,15 @@ impl Source for Layer {
 }
 
 /// The values of all layers, laid over each other, and what was wrong with them.
-struct Layers {
-    values: Values,
+struct LayeredConfig {
+    values: RawValues,
     faults: Vec<String>,
 }
 
-impl Layers {
+impl LayeredConfig {
     fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let (known, mut faults) = ini::read(DEFAULTS);
-        let mut all = config::Config::builder().add_source(Layer(known.clone()));
+        let mut all = config::Config::builder().add_source(ConfigLayer(known.clone()));
         if let Some(path) = file {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
@@ -123,16 +123,16 @@ impl Layers {
 
     /// What they mean.
     fn check(&self) -> Result<Config, ConfigError> {
-        let mut reader = Reader::new(&self.values, self.faults.clone());
+        let mut reader = SectionReader::new(&self.values, self.faults.clone());
         let config = tables::read(&mut reader);
         reader.finish(config)
     }
 }
 
-fn of_file(text: &str, known: &Values, faults: &mut Vec<String>) -> Layer {
+fn of_file(text: &str, known: &RawValues, faults: &mut Vec<String>) -> ConfigLayer {
     let (read, wrong) = ini::read(text);
     faults.extend(wrong);
-    let mut layer = Layer(Values::new());
+    let mut layer = ConfigLayer(RawValues::new());
     for (section, keys) in read {
         for (key, value) in keys {
             match unknown(known, &section, &key) {
@@ -146,10 +146,10 @@ fn of_file(text: &str, known: &Values, faults: &mut Vec<String>) -> Layer {
 
 fn of_environment(
     environment: impl IntoIterator<Item = (String, String)>,
-    known: &Values,
+    known: &RawValues,
     faults: &mut Vec<String>,
-) -> Layer {
-    let mut layer = Layer(Values::new());
+) -> ConfigLayer {
+    let mut layer = ConfigLayer(RawValues::new());
     let mut seen = BTreeMap::new();
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
@@ -174,7 +174,7 @@ fn of_environment(
 }
 
 /// What is wrong with a key that there is not.
-fn unknown(known: &Values, section: &str, key: &str) -> Option<String> {
+fn unknown(known: &RawValues, section: &str, key: &str) -> Option<String> {
     let Some(keys) = known.get(section) else {
         let remedy = match nearest(section, known.keys()) {
             Some(nearest) => format!("did you mean [{nearest}]?"),

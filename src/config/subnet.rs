@@ -2,46 +2,40 @@
 
 use std::{net::IpAddr, str::FromStr};
 
-/// A network in CIDR form; a bare address is a network of one.
+use ipnet::{AddrParseError, IpNet, Ipv4Net};
+
+/// Bits of the prefix under which IPv6 shows IPv4 addresses, `::ffff:0:0/96`.
+const MAPPED: u8 = 96;
+
+/// A network in CIDR form; a bare address is a network of one. One of IPv4 addresses mapped into IPv6 is that of IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet {
-    address: IpAddr,
-    bits: u8,
-}
+pub struct Subnet(IpNet);
 
 /// The text is no network.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a network")]
-pub struct NotASubnet;
+pub struct SubnetError(#[from] AddrParseError);
 
 impl FromStr for Subnet {
-    type Err = NotASubnet;
+    type Err = SubnetError;
 
-    fn from_str(text: &str) -> Result<Self, NotASubnet> {
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: IpAddr = address.parse().map_err(|_| NotASubnet)?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(most), |bits| bits.parse().map_err(|_| NotASubnet))?;
-        if bits > most { Err(NotASubnet) } else { Ok(Self { address, bits }) }
+    fn from_str(text: &str) -> Result<Self, SubnetError> {
+        let network = match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => text.parse()?,
+        };
+        let IpAddr::V4(address) = network.addr().to_canonical() else { return Ok(Self(network)) };
+        let bits = if network.addr().is_ipv6() { network.prefix_len().checked_sub(MAPPED) } else { None };
+        let mapped = bits.and_then(|bits| Ipv4Net::new(address, bits).ok());
+        Ok(Self(mapped.map_or(network, IpNet::V4)))
     }
 }
 
 impl Subnet {
     /// Whether `address` is of this network; an IPv4 address mapped into IPv6 counts as itself.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address.to_canonical(), address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                same(u32::from(own).into(), u32::from(other).into(), 32 - u32::from(self.bits.min(32)))
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.into(), other.into(), 128 - u32::from(self.bits)),
-            _ => false,
-        }
+        self.0.contains(&address.to_canonical())
     }
-}
-
-/// Whether two numbers are the same but for their `free` lowest bits.
-fn same(one: u128, other: u128, free: u32) -> bool {
-    (one ^ other).checked_shr(free).unwrap_or(0) == 0
 }
 
 #[cfg(test)]
@@ -55,6 +49,8 @@ mod tests {
         assert!(!net.contains("10.2.0.1".parse().unwrap()) && !net.contains("fe80::1".parse().unwrap()));
         let all: Subnet = "::/0".parse().unwrap();
         assert!(all.contains("fe80::1".parse().unwrap()));
+        let mapped: Subnet = "::ffff:10.1.0.0/112".parse().unwrap();
+        assert!(mapped.contains("10.1.2.3".parse().unwrap()) && !mapped.contains("10.2.0.1".parse().unwrap()));
         let one: Subnet = "192.168.0.1".parse().unwrap();
         assert!(one.contains("192.168.0.1".parse().unwrap()) && !one.contains("192.168.0.2".parse().unwrap()));
     }
@@ -62,7 +58,7 @@ mod tests {
     #[test]
     fn what_is_no_network_is_refused() {
         for text in ["", "10.0.0.0/33", "10.0.0.0/x", "example.org", "::/129"] {
-            assert_eq!(text.parse::<Subnet>(), Err(NotASubnet), "{text}");
+            assert!(text.parse::<Subnet>().is_err(), "{text}");
         }
     }
 }

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    Auth, Backend, Cluster, Config, Drain, Grpc, Http, Hub, Log, LogFormat, Node, NodeId, Outbox, Policy, PushLimits,
-    Queue, Secret, Socket, Sync,
-    reader::{Reader, duration},
+    Auth, Backend, Cluster, Config, Drain, Grpc, HostPort, Http, Hub, Log, LogFormat, Node, NodeId, Outbox, Policy,
+    PushLimits, Queue, Secret, Socket, Sync,
+    reader::{SectionReader, duration},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -22,7 +22,7 @@ const TIB: u64 = 1 << 40;
 const FRAME_HEAD: usize = 5;
 
 /// The whole configuration, or what could be read of it (the reader has the mistakes).
-pub(super) fn read(r: &mut Reader<'_>) -> Config {
+pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
     let config = Config {
         node: node(r),
         socket: socket(r),
@@ -48,7 +48,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Config {
 const LEAST_KEY: usize = 16;
 
 /// What is wrong only beside another key.
-fn together(r: &mut Reader<'_>, config: &Config) {
+fn together(r: &mut SectionReader<'_>, config: &Config) {
     for (section, address) in [("http", config.http.listen), ("grpc", config.grpc.listen)] {
         if address.ip().is_loopback() || config.auth.insecure {
             continue;
@@ -124,7 +124,7 @@ fn is_one_place(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// A node that is full must be able to leave in time.
-fn drain_fits(r: &mut Reader<'_>, config: &Config) {
+fn drain_fits(r: &mut SectionReader<'_>, config: &Config) {
     let shown = humantime::format_duration;
     let (grace, all) = (config.drain.grace, config.node.shutdown_timeout);
     let left = all.saturating_sub(grace);
@@ -152,12 +152,12 @@ fn fits_nsq(c: char) -> bool {
 }
 
 /// A topic's or channel's name of at most so many characters.
-fn nsq_name(r: &mut Reader<'_>, key: &str, most: usize) -> String {
+fn nsq_name(r: &mut SectionReader<'_>, key: &str, most: usize) -> String {
     let right = format!("1 to {most} of a-z, A-Z, 0-9, '.', '-' and '_'");
     r.matching("queue", key, &right, |text| (1..=most).contains(&text.len()) && text.chars().all(fits_nsq))
 }
 
-fn node(r: &mut Reader<'_>) -> Node {
+fn node(r: &mut SectionReader<'_>) -> Node {
     let s = "node";
     // nothing to choose yet, so that nothing is kept
     let all = |text: &str| (text == "all").then_some(());
@@ -169,7 +169,7 @@ fn node(r: &mut Reader<'_>) -> Node {
     }
 }
 
-fn node_id(r: &mut Reader<'_>) -> NodeId {
+fn node_id(r: &mut SectionReader<'_>) -> NodeId {
     let given = r.text("node", "id");
     if given.is_empty() {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
@@ -184,7 +184,7 @@ fn node_id(r: &mut Reader<'_>) -> NodeId {
     NodeId(given)
 }
 
-fn socket(r: &mut Reader<'_>) -> Socket {
+fn socket(r: &mut SectionReader<'_>) -> Socket {
     let s = "socket";
     Socket {
         listen: r.address(s, "listen"),
@@ -206,7 +206,7 @@ fn socket(r: &mut Reader<'_>) -> Socket {
     }
 }
 
-fn outbox(r: &mut Reader<'_>) -> Outbox {
+fn outbox(r: &mut SectionReader<'_>) -> Outbox {
     let policies =
         [("disconnect", Policy::Disconnect), ("drop_oldest", Policy::DropOldest), ("conflate", Policy::Conflate)];
     Outbox {
@@ -216,14 +216,14 @@ fn outbox(r: &mut Reader<'_>) -> Outbox {
     }
 }
 
-fn hub(r: &mut Reader<'_>) -> Hub {
+fn hub(r: &mut SectionReader<'_>) -> Hub {
     Hub {
         inbox: r.number("hub", "inbox", 1, 1_000_000),
         writes_per_turn: r.number("hub", "writes_per_turn", 1, 1_000_000),
     }
 }
 
-fn http(r: &mut Reader<'_>) -> Http {
+fn http(r: &mut SectionReader<'_>) -> Http {
     let s = "http";
     Http {
         listen: r.address(s, "listen"),
@@ -240,7 +240,7 @@ fn http(r: &mut Reader<'_>) -> Http {
     }
 }
 
-fn grpc(r: &mut Reader<'_>) -> Grpc {
+fn grpc(r: &mut SectionReader<'_>) -> Grpc {
     let s = "grpc";
     Grpc {
         listen: r.address(s, "listen"),
@@ -259,7 +259,7 @@ fn grpc(r: &mut Reader<'_>) -> Grpc {
     }
 }
 
-fn auth(r: &mut Reader<'_>) -> Auth {
+fn auth(r: &mut SectionReader<'_>) -> Auth {
     let keys = r.list("auth", "keys");
     for nth in keys.iter().enumerate().filter(|(_, key)| !key.chars().all(|c| c.is_ascii_graphic())).map(|(nth, _)| nth)
     {
@@ -269,7 +269,7 @@ fn auth(r: &mut Reader<'_>) -> Auth {
     Auth { keys: keys.into_iter().map(Secret).collect(), insecure: r.switch("auth", "insecure") }
 }
 
-fn push(r: &mut Reader<'_>) -> PushLimits {
+fn push(r: &mut SectionReader<'_>) -> PushLimits {
     PushLimits {
         max_content: r.bytes("push", "max_content", 1, 256 * MIB),
         max_cards: r.number("push", "max_cards", 1, 1_000_000),
@@ -278,7 +278,7 @@ fn push(r: &mut Reader<'_>) -> PushLimits {
     }
 }
 
-fn queue(r: &mut Reader<'_>) -> Queue {
+fn queue(r: &mut SectionReader<'_>) -> Queue {
     let s = "queue";
     let host = |text: &str| is_host_and_port(text).then(|| text.to_owned());
     Queue {
@@ -315,14 +315,14 @@ fn queue(r: &mut Reader<'_>) -> Queue {
     }
 }
 
-fn data_dir(r: &mut Reader<'_>) -> PathBuf {
+fn data_dir(r: &mut SectionReader<'_>) -> PathBuf {
     r.path("data", "dir").unwrap_or_else(|| {
         r.fault("data", "dir", "it is empty; name a folder");
         PathBuf::new()
     })
 }
 
-fn drain(r: &mut Reader<'_>) -> Drain {
+fn drain(r: &mut SectionReader<'_>) -> Drain {
     Drain {
         rate: r.number("drain", "rate", 0, 10_000_000),
         reconnect_jitter: r.time("drain", "reconnect_jitter", Duration::ZERO, HOUR),
@@ -331,12 +331,10 @@ fn drain(r: &mut Reader<'_>) -> Drain {
 }
 
 fn is_host_and_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && !host.contains(|c: char| c == '/' || c.is_whitespace()) && port.parse::<u16>().is_ok()
-    })
+    text.parse::<HostPort>().is_ok()
 }
 
-fn cluster(r: &mut Reader<'_>) -> Cluster {
+fn cluster(r: &mut SectionReader<'_>) -> Cluster {
     let s = "cluster";
     let url = |text: &str| {
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
@@ -366,7 +364,7 @@ fn cluster(r: &mut Reader<'_>) -> Cluster {
     }
 }
 
-fn log(r: &mut Reader<'_>) -> Log {
+fn log(r: &mut SectionReader<'_>) -> Log {
     Log {
         level: r.matching("log", "level", "error, warn, info, debug or trace", |text| {
             ["error", "warn", "info", "debug", "trace"].contains(&text)

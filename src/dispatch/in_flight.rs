@@ -21,7 +21,10 @@ use crate::{
     hub::{Completion, Outcome, shrink},
     push::PushId,
     queue::Job,
-    telemetry::{Count, Level, Metrics},
+    telemetry::{
+        Counter, Gauge, Metrics,
+        labels::{DropReason, JobOutcome},
+    },
 };
 
 /// Completions taken at once.
@@ -36,10 +39,10 @@ pub(super) struct InFlight {
     /// How many jobs may be kept here for the process that comes after this one, and how many were.
     max_kept: usize,
     kept: AtomicUsize,
-    in_flight: Level,
-    finished: Count,
-    unmatched: Count,
-    requeued: Count,
+    in_flight: Gauge,
+    finished: Counter,
+    unmatched: Counter,
+    requeued: Counter,
 }
 
 struct JobTable {
@@ -80,9 +83,9 @@ impl InFlight {
             max_kept: config.max_in_flight / 2,
             kept: AtomicUsize::new(0),
             in_flight: metrics.jobs_in_flight.clone(),
-            finished: metrics.jobs.get_or_create_owned(&[("outcome", "finished")]),
-            unmatched: metrics.drops.get_or_create_owned(&[("reason", "no_match")]),
-            requeued: metrics.jobs.get_or_create_owned(&[("outcome", "requeued")]),
+            finished: metrics.jobs.get_or_create_owned(&JobOutcome::Finished),
+            unmatched: metrics.drops.get_or_create_owned(&DropReason::NoMatch),
+            requeued: metrics.jobs.get_or_create_owned(&JobOutcome::Requeued),
         })
     }
 

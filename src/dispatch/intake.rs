@@ -15,7 +15,10 @@ use crate::{
     hub::{Completion, Fanout, Part, Recipients},
     push::{Address, Selection},
     queue::{Job, Jobs, record},
-    telemetry::Metrics,
+    telemetry::{
+        Metrics,
+        labels::{DropReason, JobOutcome},
+    },
 };
 
 pub(super) struct Intake {
@@ -75,7 +78,7 @@ impl Intake {
     fn split(&self, job: Job, bundles: &mut [Vec<Part>], dropped: &mut Dropped) -> Option<u64> {
         if job.attempts > self.max_attempts {
             dropped.attempts += 1;
-            self.drop_job(job, "attempts");
+            self.drop_job(job, DropReason::Attempts);
             return None;
         }
         let mut push = match record::decode(job.record.clone()) {
@@ -83,7 +86,7 @@ impl Intake {
             Err(error) => {
                 dropped.undecodable += 1;
                 dropped.error = Some(error.to_string());
-                self.drop_job(job, "undecodable");
+                self.drop_job(job, DropReason::Undecodable);
                 return None;
             }
         };
@@ -95,12 +98,12 @@ impl Intake {
             Begun::InFlight(number) => number,
             // finished now, it would be lost with the one in flight, should that be put back
             Begun::CopyOfInFlight(job) => {
-                self.count_drop("copy");
+                self.count_drop(DropReason::Copy);
                 job.leave();
                 return Some(millis);
             }
             Begun::CopyOfFinished(job) => {
-                self.drop_job(job, "copy");
+                self.drop_job(job, DropReason::Copy);
                 return Some(millis);
             }
         };
@@ -138,14 +141,14 @@ impl Intake {
         (FixedState::default().hash_one(name) % self.lanes.len() as u64) as usize
     }
 
-    fn drop_job(&self, job: Job, reason: &'static str) {
+    fn drop_job(&self, job: Job, reason: DropReason) {
         self.count_drop(reason);
         job.finish();
     }
 
-    fn count_drop(&self, reason: &'static str) {
-        self.metrics.drops.get_or_create(&[("reason", reason)]).inc();
-        self.metrics.jobs.get_or_create(&[("outcome", "dropped")]).inc();
+    fn count_drop(&self, reason: DropReason) {
+        self.metrics.drops.get_or_create(&reason).inc();
+        self.metrics.jobs.get_or_create(&JobOutcome::Dropped).inc();
     }
 }
 

@@ -9,12 +9,12 @@ use crate::{
     bundles::Bundles,
     hub::{Hub, Part, Recipients},
     push::Address,
-    telemetry::Metrics,
+    telemetry::{Metrics, labels::DropReason},
 };
 
 /// Works until nobody can send `parts` any more.
 pub(super) async fn run(mut parts: Bundles<Part>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
-    let nobody = metrics.drops.get_or_create_owned(&[("reason", "no_connection")]);
+    let nobody = metrics.drops.get_or_create_owned(&DropReason::NoConnection);
     let mut taken = Vec::with_capacity(BUNDLE);
     let mut router = Router::new(hub);
     while let Some(some) = parts.some(BUNDLE).await {

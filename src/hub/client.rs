@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{ClientKey, Item, Limits, Outbox, membership::Memberships};
-use crate::{push::Filters, wire::dialect::Dialect};
+use crate::{push::Filters, telemetry::labels::PeerCloseCode, wire::dialect::Dialect};
 
 /// Where a client's bytes go: a socket, or memory in tests and benchmarks.
 pub trait Sink: 'static {
@@ -68,7 +68,7 @@ impl<S> Client<S> {
             state: Cell::new(ClientState::Open),
             write_scheduled: Cell::new(false),
             blocked: Cell::new(false),
-            label: Cell::new("abnormal"),
+            label: Cell::new(PeerCloseCode::Abnormal.word()),
             waker: Cell::new(None),
         })
     }

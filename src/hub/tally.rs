@@ -2,17 +2,20 @@
 
 use std::cell::Cell;
 
-use crate::telemetry::{Count, Metrics};
+use crate::telemetry::{
+    Counter, Metrics,
+    labels::{DropReason, OfferOutcome},
+};
 
 macro_rules! tally {
-    ($($field:ident => $family:ident[$label:literal = $value:literal];)*) => {
+    ($($field:ident => $family:ident[$label:expr];)*) => {
         pub(super) struct Tally {
             pub(super) deliveries: Cell<u64>,
             $(pub(super) $field: Cell<u64>,)*
             shared: Shared,
         }
 
-        struct Shared { deliveries: Count, $($field: Count),* }
+        struct Shared { deliveries: Counter, $($field: Counter),* }
 
         impl Tally {
             pub(super) fn new(metrics: &Metrics) -> Self {
@@ -21,7 +24,7 @@ macro_rules! tally {
                     $($field: Cell::new(0),)*
                     shared: Shared {
                         deliveries: metrics.deliveries.clone(),
-                        $($field: metrics.$family.get_or_create_owned(&[($label, $value)]),)*
+                        $($field: metrics.$family.get_or_create_owned(&$label),)*
                     },
                 }
             }
@@ -36,16 +39,16 @@ macro_rules! tally {
 }
 
 tally! {
-    queued => offers["outcome" = "queued"];
-    slow => offers["outcome" = "slow"];
-    gone => offers["outcome" = "gone"];
-    dropped => drops["reason" = "drop_oldest"];
-    conflated => drops["reason" = "conflated"];
-    evicted => drops["reason" = "slow"];
-    closed => drops["reason" = "closed"];
+    queued => offers[OfferOutcome::Queued];
+    slow => offers[OfferOutcome::Slow];
+    gone => offers[OfferOutcome::Gone];
+    dropped => drops[DropReason::DropOldest];
+    conflated => drops[DropReason::Conflated];
+    evicted => drops[DropReason::Slow];
+    closed => drops[DropReason::Closed];
 }
 
-fn flush(here: &Cell<u64>, shared: &Count) {
+fn flush(here: &Cell<u64>, shared: &Counter) {
     let counted = here.take();
     if counted > 0 {
         shared.inc_by(counted);

@@ -15,7 +15,10 @@ use crate::{
     lifecycle::{Phase, Phases},
     push::{Push, PushId},
     queue::{Destination, PublishError, Publisher, record},
-    telemetry::{Count, Metrics},
+    telemetry::{
+        Counter, Metrics,
+        labels::{PushLabels, PushOutcome},
+    },
 };
 
 /// Where a push comes in.
@@ -48,14 +51,17 @@ struct AdmissionCore {
     publisher: Publisher,
     phases: Phases,
     metrics: Arc<Metrics>,
-    accepted: [Count; 3],
+    accepted: [Counter; 3],
 }
 
 impl Admission {
     /// Of pushes that `publisher` takes.
     pub fn new(config: &Config, publisher: Publisher, phases: Phases, metrics: &Arc<Metrics>) -> Self {
-        let accepted = PushSource::ALL
-            .map(|source| metrics.pushes.get_or_create(&[("source", source.label()), ("outcome", "accepted")]).clone());
+        let accepted = PushSource::ALL.map(|source| {
+            metrics
+                .pushes
+                .get_or_create_owned(&PushLabels { source: source.label(), outcome: PushOutcome::Accepted.word() })
+        });
         let limits = LimitCheck::of(config);
         Self(Arc::new(AdmissionCore { limits, publisher, phases, metrics: metrics.clone(), accepted }))
     }
@@ -71,7 +77,7 @@ impl Admission {
     }
 
     fn count(&self, source: PushSource, outcome: &'static str) {
-        self.0.metrics.pushes.get_or_create(&[("source", source.label()), ("outcome", outcome)]).inc();
+        self.0.metrics.pushes.get_or_create(&PushLabels { source: source.label(), outcome }).inc();
     }
 
     /// A draft as the push that may be published.
@@ -167,7 +173,7 @@ impl Submitter {
 
     /// Counts a push that was given up before it could be admitted (raw, attempts used up).
     pub fn give_up(&self) {
-        self.admission.count(self.source, "given_up");
+        self.admission.count(self.source, PushOutcome::GivenUp.word());
     }
 
     fn refused(&self, refusal: &Refusal) {
@@ -206,7 +212,7 @@ impl<S: Deref<Target = Submitter>> Drop for WaitingCaller<S> {
         }
         let Submitter { admission, source, deadline, .. } = &*self.submitter;
         let passed = deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let outcome = if passed { RefusalKind::DeadlinePassed.name() } else { "caller_left" };
+        let outcome = if passed { RefusalKind::DeadlinePassed.name() } else { PushOutcome::CallerLeft.word() };
         admission.count(*source, outcome);
     }
 }

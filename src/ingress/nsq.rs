@@ -180,7 +180,7 @@ mod tests {
     use crate::{
         lifecycle::{Phase, Phases},
         queue::{self, record},
-        telemetry::Metrics,
+        telemetry::{Metrics, labels::PushLabels},
     };
 
     #[test]
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(published[0].id, published[2].id, "a redelivery keeps its id");
         assert_ne!(published[0].id, published[1].id);
         assert_eq!(published[0].id.millis(), 1_700_000_000_000);
-        let count = |outcome| metrics.pushes.get_or_create(&[("source", "nsq"), ("outcome", outcome)]).get();
+        let count = |outcome| metrics.pushes.get_or_create(&PushLabels { source: "nsq", outcome }).get();
         assert_eq!((count("accepted"), count("bad_field"), count("given_up"), count("not_built")), (3, 2, 1, 2));
         tasks.stop(Duration::from_secs(10)).await;
     }

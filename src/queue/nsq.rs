@@ -38,7 +38,7 @@ use super::{BackendControl, Control as QueueControl, OpenError, Publisher as Que
 use crate::{
     config,
     lifecycle::{Backoff, Deadline, Service, Tasks},
-    telemetry::Metrics,
+    telemetry::{Metrics, labels::NsqSide},
 };
 
 pub(crate) use acker::Acker;
@@ -137,9 +137,9 @@ impl NsqContext {
         self.config.nsqd.iter().cloned().zip(http).map(|(tcp, http)| NsqdAddress { tcp, http }).collect()
     }
 
-    fn rebuilt(&self, side: &'static str, address: &str, reason: &str) {
-        tracing::warn!(side, nsqd = address, reason, "nsq: the connection is built anew");
-        self.metrics.queue_rebuilds.get_or_create(&[("side", side)]).inc();
+    fn rebuilt(&self, side: NsqSide, address: &str, reason: &str) {
+        tracing::warn!(side = side.word(), nsqd = address, reason, "nsq: the connection is built anew");
+        self.metrics.queue_rebuilds.get_or_create(&side).inc();
     }
 
     /// What each of tokio-nsq's clients is built with.

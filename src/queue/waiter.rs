@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Instant};
 use tokio::sync::oneshot;
 
 use super::PublishError;
-use crate::telemetry::{Counted, Metrics};
+use crate::telemetry::{GaugeGuard, Metrics};
 
 /// Told the outcome once; counted as waiting until then, whether or not anyone reads it.
 pub(crate) struct Waiter {
     answer: oneshot::Sender<Result<(), PublishError>>,
     since: Instant,
     metrics: Arc<Metrics>,
-    counted: Counted,
+    counted: GaugeGuard,
 }
 
 /// Where the outcome comes out.
@@ -21,7 +21,7 @@ pub(crate) type Acknowledgement = oneshot::Receiver<Result<(), PublishError>>;
 impl Waiter {
     pub(crate) fn new(metrics: &Arc<Metrics>) -> (Self, Acknowledgement) {
         let (answer, outcome) = oneshot::channel();
-        let counted = Counted::new(&metrics.publishes);
+        let counted = GaugeGuard::new(&metrics.publishes);
         (Self { answer, since: Instant::now(), metrics: metrics.clone(), counted }, outcome)
     }
 

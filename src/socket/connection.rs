@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use super::{client_socket::ClientSocket, join::JoinDecision, limit::Permit, stream::Stream, worker::Worker};
 use crate::{
     hub::{Client, Flush},
+    telemetry::labels::{CloseLabels, ConnectLabels},
     wire::{dialect::Dialect, frame::FrameReader},
 };
 
@@ -61,7 +62,7 @@ impl Connection {
     pub(super) fn start(worker: &Rc<Worker>, stream: Stream, dialect: Dialect, permit: Permit, early: &[u8]) {
         let client = worker.shard.open(ClientSocket::new(stream), dialect);
         worker.heartbeat.start(&client);
-        worker.metrics.connects.get_or_create(&[("dialect", dialect.label())]).inc();
+        worker.metrics.connects.get_or_create(&ConnectLabels { dialect: dialect.label() }).inc();
         if let Some(greeting) = dialect.greeting() {
             worker.shard.answer(&client, greeting);
         }
@@ -223,6 +224,6 @@ impl Future for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.worker.shard.close(&self.client);
-        self.worker.metrics.closes.get_or_create(&[("code", self.client.label())]).inc();
+        self.worker.metrics.closes.get_or_create(&CloseLabels { code: self.client.label() }).inc();
     }
 }

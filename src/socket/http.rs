@@ -31,7 +31,7 @@ use super::{
 use crate::{
     config,
     lifecycle::{Phase, Phases},
-    telemetry::Metrics,
+    telemetry::{Metrics, labels::RefusedConnectLabels},
     wire::dialect::DialectRoute,
 };
 
@@ -136,7 +136,7 @@ impl HandshakeServer {
     }
 
     fn count_refusal(&self, reason: &'static str) {
-        self.metrics.refused_connects.get_or_create(&[("reason", reason)]).inc();
+        self.metrics.refused_connects.get_or_create(&RefusedConnectLabels { reason }).inc();
     }
 
     fn answer<B>(&self, requests: &mut Requests, request: &Request<B>) -> Response<String> {

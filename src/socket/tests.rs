@@ -20,6 +20,7 @@ use super::{
 use crate::{
     hub::{Fanout, Part, Recipients},
     push::{Address, Push},
+    telemetry::labels::CloseLabels,
     wire::{
         close::Close,
         dialect::{ClientError, Dialect, JoinRequest},
@@ -72,7 +73,7 @@ impl OneWorker {
     }
 
     fn closes(&self, code: &'static str) -> u64 {
-        self.setup.metrics.closes.get_or_create(&[("code", code)]).get()
+        self.setup.metrics.closes.get_or_create(&CloseLabels { code }).get()
     }
 }
 

@@ -10,71 +10,78 @@ use std::{
 use tracing::{Event, Level, Metadata, Subscriber, callsite::Identifier};
 use tracing_subscriber::{Layer, layer::Context};
 
-use super::Count;
+use super::Counter;
 
 /// The target of the lines that tell of others: each place has one in a period, so they are not limited themselves.
 const OWN: &str = "oxipush::log";
 
 /// A cheap clone.
 #[derive(Clone)]
-pub(super) struct Limit {
+pub(super) struct RepeatLimit {
     /// Lines of one place in a period; 0: no bound.
     max: u32,
     period: Duration,
-    held: Count,
+    withheld: Counter,
     /// No more than the program has places.
-    places: Arc<Mutex<HashMap<Identifier, Place>>>,
+    places: Arc<Mutex<HashMap<Identifier, LinePlace>>>,
 }
 
 /// A place of the program that writes lines.
-struct Place {
+struct LinePlace {
     metadata: &'static Metadata<'static>,
     /// When the period began.
     since: Instant,
     shown: u32,
-    held: u64,
-    /// Held in periods before this one, and not told yet.
+    withheld: u64,
+    /// Withheld in periods before this one, and not reported yet.
     due: u64,
 }
 
-impl Limit {
-    /// Counts in `held` what is not shown.
-    pub(super) fn new(max: u32, period: Duration, held: Count) -> Self {
-        Self { max, period, held, places: Arc::default() }
+impl RepeatLimit {
+    /// Counts in `withheld` what is not shown.
+    pub(super) fn new(max: u32, period: Duration, withheld: Counter) -> Self {
+        Self { max, period, withheld, places: Arc::default() }
     }
 
     /// Whether one more line of this place is shown.
     fn admits(&self, metadata: &'static Metadata<'static>, now: Instant) -> bool {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let place =
-            places.entry(metadata.callsite()).or_insert(Place { metadata, since: now, shown: 0, held: 0, due: 0 });
+        let place = places.entry(metadata.callsite()).or_insert(LinePlace {
+            metadata,
+            since: now,
+            shown: 0,
+            withheld: 0,
+            due: 0,
+        });
         if now.duration_since(place.since) >= self.period {
-            (place.since, place.shown) = (now, 0);
-            place.due += std::mem::take(&mut place.held);
+            place.since = now;
+            place.shown = 0;
+            place.due += std::mem::take(&mut place.withheld);
         }
         let shown = place.shown < self.max;
-        match shown {
-            true => place.shown += 1,
-            false => place.held += 1,
+        if shown {
+            place.shown += 1;
+        } else {
+            place.withheld += 1;
         }
         shown
     }
 
-    /// Takes what was held back in periods that are over, or in all.
-    fn take(&self, now: Instant, all: bool) -> Vec<(&'static Metadata<'static>, u64)> {
+    /// Takes what was withheld in periods that are over, or in all.
+    fn take_withheld(&self, now: Instant, all: bool) -> Vec<(&'static Metadata<'static>, u64)> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = places.values_mut().map(|place| {
+        let withheld = places.values_mut().map(|place| {
             if all || now.duration_since(place.since) >= self.period {
-                place.due += std::mem::take(&mut place.held);
+                place.due += std::mem::take(&mut place.withheld);
             }
             (place.metadata, std::mem::take(&mut place.due))
         });
-        told.filter(|(_, more)| *more > 0).collect()
+        withheld.filter(|(_, more)| *more > 0).collect()
     }
 
-    /// Tells of what was held back in periods that are over; at the end of the log of all.
-    pub(super) fn tell(&self, all: bool) {
-        for (metadata, more) in self.take(Instant::now(), all) {
+    /// Reports what was withheld in periods that are over; at the end of the log of all.
+    pub(super) fn report(&self, all: bool) {
+        for (metadata, more) in self.take_withheld(Instant::now(), all) {
             let place = format!("{}:{}", metadata.target(), metadata.line().unwrap_or(0));
             // as the lines that it stands for, so that no filter parts them
             match *metadata.level() {
@@ -86,7 +93,7 @@ impl Limit {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Limit {
+impl<S: Subscriber> Layer<S> for RepeatLimit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
         // who turns debug or trace on wants every line
@@ -95,7 +102,7 @@ impl<S: Subscriber> Layer<S> for Limit {
         }
         let shown = self.admits(metadata, Instant::now());
         if !shown {
-            self.held.inc();
+            self.withheld.inc();
         }
         shown
     }
@@ -111,9 +118,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct LogLines(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Lines {
+    impl io::Write for LogLines {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(text)
         }
@@ -123,15 +130,15 @@ mod tests {
         }
     }
 
-    impl Lines {
+    impl LogLines {
         fn with(&self, what: &str) -> usize {
             let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
             text.lines().filter(|line| line.contains(what)).count()
         }
     }
 
-    fn log(limit: &Limit) -> (Lines, tracing::subscriber::DefaultGuard) {
-        let lines = Lines::default();
+    fn log(limit: &RepeatLimit) -> (LogLines, tracing::subscriber::DefaultGuard) {
+        let lines = LogLines::default();
         let writer = lines.clone();
         let fmt = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
         let subscriber = tracing_subscriber::registry().with(limit.clone()).with(fmt);
@@ -140,52 +147,52 @@ mod tests {
 
     #[test]
     fn of_many_lines_of_one_place_some_are_shown_and_the_rest_is_counted_and_told() {
-        let limit = Limit::new(3, Duration::from_secs(3600), Count::default());
+        let limit = RepeatLimit::new(3, Duration::from_secs(3600), Counter::default());
         let (lines, _log) = log(&limit);
         for attempts in 0..5000 {
             tracing::error!(attempts, "the first place");
         }
         tracing::warn!("the second place");
         assert_eq!((lines.with("the first place"), lines.with("the second place")), (3, 1));
-        assert_eq!(limit.held.get(), 4997);
-        limit.tell(false);
+        assert_eq!(limit.withheld.get(), 4997);
+        limit.report(false);
         assert_eq!(lines.with("more="), 0, "the period is not over");
-        limit.tell(true);
-        limit.tell(true);
+        limit.report(true);
+        limit.report(true);
         assert_eq!(lines.with("more=4997"), 1);
         assert_eq!(lines.with("more="), 1);
     }
 
     #[test]
     fn a_new_period_shows_lines_again_and_forgets_none_of_the_old() {
-        let limit = Limit::new(1, Duration::ZERO, Count::default());
+        let limit = RepeatLimit::new(1, Duration::ZERO, Counter::default());
         let (lines, _log) = log(&limit);
         for _ in 0..3 {
             tracing::info!("a line");
         }
-        assert_eq!((lines.with("a line"), limit.held.get()), (3, 0));
+        assert_eq!((lines.with("a line"), limit.withheld.get()), (3, 0));
     }
 
     #[test]
     fn lines_that_never_cease_are_told_of_after_each_period() {
         let period = Duration::from_secs(60);
-        let limit = Limit::new(1, period, Count::default());
+        let limit = RepeatLimit::new(1, period, Counter::default());
         let (_lines, _log) = log(&limit);
         tracing::info!("a line");
         let (metadata, since) =
             limit.places.lock().unwrap().values().map(|place| (place.metadata, place.since)).next().unwrap();
         assert!((0..5).all(|_| !limit.admits(metadata, since)));
-        assert!(limit.take(since, false).is_empty());
+        assert!(limit.take_withheld(since, false).is_empty());
         // the next period begins with the next line, before anybody looked
         assert!(limit.admits(metadata, since + period) && !limit.admits(metadata, since + period));
-        let told: Vec<u64> = limit.take(since + period, false).iter().map(|(_, more)| *more).collect();
+        let told: Vec<u64> = limit.take_withheld(since + period, false).iter().map(|(_, more)| *more).collect();
         assert_eq!(told, [5]);
     }
 
     #[test]
     fn zero_is_no_bound_and_debug_has_none() {
         for (max, expected) in [(0, 100), (1, 50)] {
-            let limit = Limit::new(max, Duration::from_secs(3600), Count::default());
+            let limit = RepeatLimit::new(max, Duration::from_secs(3600), Counter::default());
             let (lines, _log) = log(&limit);
             for _ in 0..50 {
                 tracing::debug!("a line");

@@ -15,9 +15,10 @@ use tracing_subscriber::{
 };
 
 use super::{
-    limit::Limit,
+    labels::LineDropReason,
+    limit::RepeatLimit,
     metrics::dropped_lines,
-    spool::{Lost, Spool},
+    spool::{LostLines, Spool},
 };
 use crate::config;
 
@@ -29,18 +30,18 @@ static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
     spool: Spool,
-    limit: Limit,
-    lost: Lost,
-    /// How many lost lines the log has told of.
-    told: AtomicU64,
+    limit: RepeatLimit,
+    lost: LostLines,
+    /// How many lost lines the log has reported.
+    reported: AtomicU64,
 }
 
 impl Log {
-    /// Tells what nobody saw: repeated lines whose period is over (at the end: all), and lost ones.
-    fn tell(&self, all: bool) {
-        self.limit.tell(all);
+    /// Reports what nobody saw: repeated lines whose period is over (at the end: all), and lost ones.
+    fn report(&self, all: bool) {
+        self.limit.report(all);
         let lost = self.lost.all();
-        let lines = lost.saturating_sub(self.told.swap(lost, Ordering::Relaxed));
+        let lines = lost.saturating_sub(self.reported.swap(lost, Ordering::Relaxed));
         if lines > 0 {
             tracing::warn!(lines, "lines of the log were lost: they could not be written");
         }
@@ -76,11 +77,11 @@ pub fn init(config: &config::Log) -> Result<(), LogError> {
         }
         _ => EnvFilter::new(own_level(&config.level)),
     };
-    let limit = Limit::new(config.max_repeats, config.repeat_period, dropped_lines("repeated"));
-    let lost = Lost { full: dropped_lines("full"), failed: dropped_lines("failed") };
+    let limit = RepeatLimit::new(config.max_repeats, config.repeat_period, dropped_lines(LineDropReason::Repeated));
+    let lost = LostLines { full: dropped_lines(LineDropReason::Full), failed: dropped_lines(LineDropReason::Failed) };
     let pause = || {
         if let Some(log) = LOG.get() {
-            log.tell(false);
+            log.report(false);
         }
     };
     let spool = Spool::start(config.buffer, lost.clone(), io::stderr(), pause)?;
@@ -97,8 +98,8 @@ pub fn init(config: &config::Log) -> Result<(), LogError> {
     };
     match tracing_subscriber::registry().with(filter).with(limit.clone()).with(lines).try_init() {
         Ok(()) => {
-            let _ = LOG.set(Log { spool, limit, lost, told: AtomicU64::new(0) });
-            tell_panics();
+            let _ = LOG.set(Log { spool, limit, lost, reported: AtomicU64::new(0) });
+            log_panics();
         }
         Err(error) => tracing::debug!(%error, "the log was started before"),
     }
@@ -116,7 +117,7 @@ pub fn say(text: &str) {
 /// Waits until the last lines are written, a second at most. For the end of the process.
 pub fn finish() {
     if let Some(log) = LOG.get() {
-        log.tell(true);
+        log.report(true);
         log.spool.flush(LAST);
     }
 }
@@ -130,7 +131,7 @@ fn own_level(level: &str) -> String {
 }
 
 /// A panic is a log line like all others, so that a collector of JSON lines does not lose it.
-fn tell_panics() {
+fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

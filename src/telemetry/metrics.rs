@@ -9,23 +9,26 @@ use std::sync::{
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter, family::Family, gauge, histogram::Histogram},
     registry::Registry,
 };
 
-type Labels = [(&'static str, &'static str); 1];
-type Labels2 = [(&'static str, &'static str); 2];
+use super::labels::{
+    ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, JobOutcome, LineDropReason, NsqSide,
+    OfferOutcome, PushLabels, RefusedConnectLabels, RequestLabels,
+};
+
 /// A counter of 64 bits.
-pub type Count = Counter<u64, AtomicU64>;
+pub type Counter = counter::Counter<u64, AtomicU64>;
 /// A gauge of 64 bits.
-pub type Level = Gauge<i64, AtomicI64>;
+pub type Gauge = gauge::Gauge<i64, AtomicI64>;
 
 /// The log is the process's: so are its numbers, whoever shows them.
-static DROPPED_LINES: LazyLock<Family<Labels, Count>> = LazyLock::new(Family::default);
+static DROPPED_LINES: LazyLock<Family<LineDropReason, Counter>> = LazyLock::new(Family::default);
 
 /// Counts lines of the log that nobody sees.
-pub(super) fn dropped_lines(reason: &'static str) -> Count {
-    DROPPED_LINES.get_or_create(&[("reason", reason)]).clone()
+pub(super) fn dropped_lines(reason: LineDropReason) -> Counter {
+    DROPPED_LINES.get_or_create_owned(&reason)
 }
 
 macro_rules! metrics {
@@ -54,34 +57,34 @@ macro_rules! metrics {
 }
 
 metrics! {
-    connections: Level = Level::default(), "connections", "Open client connections";
-    groups: Level = Level::default(), "groups", "Cards with at least one connection";
-    connects: Family<Labels, Count> = Family::default(), "connects", "Handshakes that succeeded, by dialect";
-    refused_connects: Family<Labels, Count> = Family::default(), "refused_connects", "Handshakes that were refused, by reason";
-    joins: Count = Count::default(), "joins", "Joins that were answered";
-    closes: Family<Labels, Count> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
-    client_errors: Family<Labels, Count> = Family::default(), "client_errors", "Client messages answered with an error, by error";
-    pushes: Family<Labels2, Count> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
-    requests: Family<Labels2, Count> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
-    grpc_connections: Level = Level::default(), "grpc_connections", "Open gRPC connections";
-    closed_grpc: Family<Labels, Count> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
-    deliveries: Count = Count::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
-    offers: Family<Labels, Count> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
-    drops: Family<Labels, Count> = Family::default(), "drops", "What was not delivered, by reason";
-    jobs: Family<Labels, Count> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
-    jobs_in_flight: Level = Level::default(), "jobs_in_flight", "Jobs taken and neither finished nor requeued";
-    publishes: Level = Level::default(), "publishes_waiting", "Publishes that wait for the queue's acknowledgement";
+    connections: Gauge = Gauge::default(), "connections", "Open client connections";
+    groups: Gauge = Gauge::default(), "groups", "Cards with at least one connection";
+    connects: Family<ConnectLabels, Counter> = Family::default(), "connects", "Handshakes that succeeded, by dialect";
+    refused_connects: Family<RefusedConnectLabels, Counter> = Family::default(), "refused_connects", "Handshakes that were refused, by reason";
+    joins: Counter = Counter::default(), "joins", "Joins that were answered";
+    closes: Family<CloseLabels, Counter> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
+    client_errors: Family<ClientErrorLabels, Counter> = Family::default(), "client_errors", "Client messages answered with an error, by error";
+    pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
+    grpc_connections: Gauge = Gauge::default(), "grpc_connections", "Open gRPC connections";
+    closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
+    deliveries: Counter = Counter::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
+    offers: Family<OfferOutcome, Counter> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
+    drops: Family<DropReason, Counter> = Family::default(), "drops", "What was not delivered, by reason";
+    jobs: Family<JobOutcome, Counter> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
+    jobs_in_flight: Gauge = Gauge::default(), "jobs_in_flight", "Jobs taken and neither finished nor requeued";
+    publishes: Gauge = Gauge::default(), "publishes_waiting", "Publishes that wait for the queue's acknowledgement";
     publish_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), "publish_seconds", "Time until the queue acknowledged a push";
-    queue_ready: Level = Level::default(), "queue_ready", "1 while the queue can be used";
-    queue_records: Level = Level::default(), "queue_records", "Embedded queue: records not finished";
-    queue_bytes: Level = Level::default(), "queue_bytes", "Embedded queue: bytes not finished";
-    queue_syncs: Count = Count::default(), "queue_syncs", "Embedded queue: fsyncs before acknowledgements, and transactions";
-    queue_rebuilds: Family<Labels, Count> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
+    queue_ready: Gauge = Gauge::default(), "queue_ready", "1 while the queue can be used";
+    queue_records: Gauge = Gauge::default(), "queue_records", "Embedded queue: records not finished";
+    queue_bytes: Gauge = Gauge::default(), "queue_bytes", "Embedded queue: bytes not finished";
+    queue_syncs: Counter = Counter::default(), "queue_syncs", "Embedded queue: fsyncs before acknowledgements, and transactions";
+    queue_rebuilds: Family<NsqSide, Counter> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
     queue_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]), "queue_seconds", "nsq: time from nsqd's stamp of a message to its hand-out";
-    registered: Level = Level::default(), "cluster_registered", "1 while this node's key is in etcd";
-    etcd_errors: Count = Count::default(), "cluster_etcd_errors", "Calls to etcd that failed";
-    channels_deleted: Count = Count::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
-    dropped_lines: Family<Labels, Count> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
+    registered: Gauge = Gauge::default(), "cluster_registered", "1 while this node's key is in etcd";
+    etcd_errors: Counter = Counter::default(), "cluster_etcd_errors", "Calls to etcd that failed";
+    channels_deleted: Counter = Counter::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
+    dropped_lines: Family<LineDropReason, Counter> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
 }
 
 impl Default for Metrics {
@@ -120,17 +123,17 @@ impl Metrics {
 }
 
 /// Counts one more in a gauge for as long as it lives.
-pub struct Counted(Level);
+pub struct GaugeGuard(Gauge);
 
-impl Counted {
-    /// One more in `level` until this is dropped.
-    pub fn new(level: &Level) -> Self {
-        level.inc();
-        Self(level.clone())
+impl GaugeGuard {
+    /// One more in `gauge` until this is dropped.
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -140,11 +143,12 @@ impl Drop for Counted {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::telemetry::labels::PushOutcome;
 
     #[test]
     fn the_classic_text_names_counters_as_their_samples() {
         let metrics = Metrics::new();
-        metrics.pushes.get_or_create(&[("source", "http"), ("outcome", "accepted")]).inc();
+        metrics.pushes.get_or_create(&PushLabels { source: "http", outcome: PushOutcome::Accepted.word() }).inc();
         metrics.connections.set(3);
         metrics.publish_seconds.observe(0.5);
         let (classic, open) = (metrics.text(), metrics.openmetrics());

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Count;
+use super::Counter;
 
 /// How often the thread looks after other things.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -17,19 +17,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Where text is put; a cheap clone.
 #[derive(Clone)]
 pub(super) struct Spool {
-    shared: Arc<Shared>,
+    shared: Arc<SpoolState>,
 }
 
-struct Shared {
-    waiting: Mutex<Waiting>,
+struct SpoolState {
+    waiting: Mutex<WaitingTexts>,
     changed: Condvar,
-    /// Of `Waiting::bytes`.
+    /// Of `WaitingTexts::bytes`.
     max: usize,
-    lost: Lost,
+    lost: LostLines,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingTexts {
     texts: VecDeque<Vec<u8>>,
     /// Of `texts`, and of the one that is being written.
     bytes: usize,
@@ -39,14 +39,14 @@ struct Waiting {
 
 /// Texts that were never written.
 #[derive(Clone, Default)]
-pub(super) struct Lost {
+pub(super) struct LostLines {
     /// There was no room to wait.
-    pub(super) full: Count,
+    pub(super) full: Counter,
     /// The write failed.
-    pub(super) failed: Count,
+    pub(super) failed: Counter,
 }
 
-impl Lost {
+impl LostLines {
     pub(super) fn all(&self) -> u64 {
         self.full.get() + self.failed.get()
     }
@@ -57,12 +57,12 @@ impl Spool {
     /// for what that says; not while writing fails.
     pub(super) fn start(
         max: usize,
-        lost: Lost,
+        lost: LostLines,
         out: impl Write + Send + 'static,
         pause: impl FnMut() + Send + 'static,
     ) -> io::Result<Self> {
-        let waiting = Mutex::new(Waiting { works: true, ..Waiting::default() });
-        let shared = Arc::new(Shared { waiting, changed: Condvar::new(), max, lost });
+        let waiting = Mutex::new(WaitingTexts { works: true, ..WaitingTexts::default() });
+        let shared = Arc::new(SpoolState { waiting, changed: Condvar::new(), max, lost });
         let spool = Self { shared: shared.clone() };
         thread::Builder::new().name("log".into()).spawn(move || shared.run(out, pause))?;
         Ok(spool)
@@ -106,8 +106,8 @@ impl Write for Spool {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+impl SpoolState {
+    fn lock(&self) -> MutexGuard<'_, WaitingTexts> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,12 +148,12 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(60);
 
     /// Takes what is written and answers as the test says.
-    struct Slow {
+    struct SlowWriter {
         written: Sender<String>,
         answers: Receiver<io::Result<()>>,
     }
 
-    impl Write for Slow {
+    impl Write for SlowWriter {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
             let _ = self.written.send(String::from_utf8_lossy(text).into_owned());
             self.answers.recv().map_err(|_| io::ErrorKind::BrokenPipe)?.map(|()| text.len())
@@ -168,8 +168,8 @@ mod tests {
     fn what_finds_no_room_is_lost_and_counted_and_nobody_waits() {
         let (written, seen) = channel();
         let (answer, answers) = channel();
-        let lost = Lost::default();
-        let spool = Spool::start(8, lost.clone(), Slow { written, answers }, || {}).unwrap();
+        let lost = LostLines::default();
+        let spool = Spool::start(8, lost.clone(), SlowWriter { written, answers }, || {}).unwrap();
         spool.put(b"one\n");
         assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), "one\n");
         // the first is being written, and counts

@@ -1,6 +1,6 @@
 //! How one kind of client speaks: its commands parsed, the gateway's answers and pushes encoded.
 //!
-//! A dialect is one file with a [`DialectCodec`], and a place in the two tables here: [`Dialect`] and [`ROUTES`].
+//! A dialect is one file with a `DialectCodec`, and a place in the two tables here: [`Dialect`] and [`ROUTES`].
 
 mod gopusher;
 mod oxipush_v1;

@@ -23,7 +23,10 @@ use tonic::{
 };
 
 use super::{budget::Budget, incoming::GrpcConnection, interceptor::CallContext, peer::Peer};
-use crate::{config::Grpc, telemetry::Metrics};
+use crate::{
+    config::Grpc,
+    telemetry::{Metrics, labels::GrpcCloseReason},
+};
 
 /// What a call that crosses the end of an idle connection has to come in.
 const CROSSING: Duration = Duration::from_secs(1);
@@ -76,7 +79,7 @@ impl Connections {
             }
             () = peer.idle(self.idle_timeout) => {}
         }
-        self.metrics.closed_grpc.get_or_create(&[("reason", "idle")]).inc();
+        self.metrics.closed_grpc.get_or_create(&GrpcCloseReason::Idle).inc();
         served.as_mut().graceful_shutdown();
         tokio::select! {
             ended = &mut served => log_end(ended),

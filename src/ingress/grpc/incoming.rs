@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     config::Config,
     ingress::timed_stream::{ReadTimer, TimedStream},
-    telemetry::{Counted, Metrics},
+    telemetry::{GaugeGuard, Metrics, labels::GrpcCloseReason},
 };
 
 /// Bytes of HTTP/2's preface and of the settings' header that follows.
@@ -75,13 +75,13 @@ pub(super) fn connections(
                             tracing::debug!(%error, "a gRPC connection went before it was served");
                             continue;
                         }
-                        let open = Counted::new(&metrics.grpc_connections);
+                        let open = GaugeGuard::new(&metrics.grpc_connections);
                         let stream = TimedStream::new(stream, GreetingTimer::new(times.greeting, metrics));
                         let place = ConnectionPlace { _permit: permit, _open: open };
                         return Some((GrpcConnection { stream, place }, (Ok(listener), permits)));
                     }
                     Err(error) => {
-                        metrics.closed_grpc.get_or_create(&[("reason", "accept")]).inc();
+                        metrics.closed_grpc.get_or_create(&GrpcCloseReason::Accept).inc();
                         tracing::warn!(%error, "a gRPC connection cannot be accepted");
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
@@ -101,7 +101,7 @@ pub(super) struct GrpcConnection {
 /// A connection's place among the bounded number, until it is dropped.
 pub(super) struct ConnectionPlace {
     _permit: OwnedSemaphorePermit,
-    _open: Counted,
+    _open: GaugeGuard,
 }
 
 /// Until the client has said enough: when it must have, and how many bytes are missing. Keep-alive guards what follows.
@@ -129,7 +129,7 @@ impl ReadTimer for GreetingTimer {
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
         ready!(deadline.as_mut().poll(context));
         self.deadline = None;
-        self.metrics.closed_grpc.get_or_create(&[("reason", "silent")]).inc();
+        self.metrics.closed_grpc.get_or_create(&GrpcCloseReason::Silent).inc();
         Poll::Ready(())
     }
 }

@@ -5,7 +5,13 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{ingress::refusal::Refusal, telemetry::Metrics};
+use crate::{
+    ingress::refusal::Refusal,
+    telemetry::{
+        Metrics,
+        labels::{RequestLabels, RequestProtocol},
+    },
+};
 
 /// Whose words the reasons are (google.rpc.ErrorInfo).
 const DOMAIN: &str = "oxipush";
@@ -38,5 +44,5 @@ pub(super) fn count(metrics: &Metrics, code: Code) {
 
 /// Counts a request that was refused with a status of this name.
 pub(super) fn count_as(metrics: &Metrics, status: &'static str) {
-    metrics.requests.get_or_create(&[("protocol", "grpc"), ("status", status)]).inc();
+    metrics.requests.get_or_create(&RequestLabels { protocol: RequestProtocol::Grpc, status }).inc();
 }

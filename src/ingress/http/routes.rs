@@ -22,7 +22,10 @@ use crate::{
         admission::{PushSource, Submitter},
         refusal::{Refusal, RefusalKind},
     },
-    telemetry::Metrics,
+    telemetry::{
+        Metrics,
+        labels::{RequestLabels, RequestProtocol},
+    },
 };
 
 /// What is served.
@@ -128,7 +131,7 @@ impl Handlers {
         };
         if answer.status().as_u16() >= 400 {
             let status = status(answer.status().as_u16());
-            self.metrics.requests.get_or_create(&[("protocol", "http"), ("status", status)]).inc();
+            self.metrics.requests.get_or_create(&RequestLabels { protocol: RequestProtocol::Http, status }).inc();
         }
         // a body of no announced length that nobody read may never end
         let endless = request.headers().contains_key(header::TRANSFER_ENCODING);

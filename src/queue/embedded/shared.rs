@@ -19,7 +19,7 @@ use crate::{
         self, Destination, Job, PublishError, QueueState,
         waiter::{Acknowledgement, Waiter},
     },
-    telemetry::{Level, Metrics},
+    telemetry::{Gauge, Metrics},
 };
 
 /// No record beyond this, whatever `max_bytes` allows.
@@ -85,8 +85,8 @@ pub(super) struct SharedLog {
     pub(super) ready: watch::Sender<QueueState>,
     pub(super) wake: Condvar,
     state: Mutex<LogState>,
-    records: Level,
-    bytes: Level,
+    records: Gauge,
+    bytes: Gauge,
 }
 
 impl SharedLog {

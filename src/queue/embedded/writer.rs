@@ -20,6 +20,7 @@ use super::{
 use crate::{
     config,
     queue::{OpenError, PublishError, QueueState},
+    telemetry::labels::DropReason,
 };
 
 /// One append to the journal takes about this much; more waits for the next.
@@ -180,7 +181,7 @@ impl Writer {
             let expired = state.expire(before);
             if expired > 0 {
                 tracing::warn!(pushes = expired, "pushes were dropped from the queue: older than [queue] max_age");
-                self.shared.metrics.drops.get_or_create(&[("reason", "expired")]).inc_by(expired);
+                self.shared.metrics.drops.get_or_create(&DropReason::Expired).inc_by(expired);
             }
             self.expire_at = Some(now + (max_age / 10).clamp(Duration::from_millis(10), Duration::from_secs(1)));
         }

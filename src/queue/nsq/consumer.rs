@@ -27,7 +27,10 @@ use super::{
     health::PartHealth,
     liveness::LivenessConnection,
 };
-use crate::queue::{self, Job, OpenError};
+use crate::{
+    queue::{self, Job, OpenError},
+    telemetry::labels::NsqSide,
+};
 
 /// Messages that wait here for their hand-out before nsqd is let wait; RDY keeps it at 2500 unless they wait past nsqd's
 /// time-out.
@@ -176,7 +179,7 @@ impl Consumer {
                 ConsumerEnd::Lost(reason) => {
                     let away = PartHealth::Away(format!("{} {reason}", nsqd.tcp));
                     topic.nsq.health.set(topic.group, &nsqd.tcp, away);
-                    topic.nsq.rebuilt("consumer", &nsqd.tcp, reason);
+                    topic.nsq.rebuilt(NsqSide::Consumer, &nsqd.tcp, reason);
                 }
             }
             // an nsqd that refuses again and again is not asked in a hurry

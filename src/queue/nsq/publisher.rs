@@ -25,7 +25,7 @@ use super::{
 use crate::{
     lifecycle::{Backoff, Service},
     queue::{Destination, PublishError, waiter::Waiter},
-    telemetry::Metrics,
+    telemetry::{Metrics, labels::NsqSide},
 };
 
 /// See [`crate::queue::Publisher`].
@@ -195,7 +195,7 @@ impl PublisherTask {
                 backoff.reset();
                 pause = Duration::ZERO;
             }
-            self.nsq.rebuilt("publisher", &address, &reason);
+            self.nsq.rebuilt(NsqSide::Publisher, &address, &reason);
             reason = format!("nsqd {address}: {reason}");
         }
         self.pending.end();

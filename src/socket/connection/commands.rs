@@ -5,6 +5,7 @@ use std::{borrow::Cow, rc::Rc};
 use super::Connection;
 use crate::{
     socket::join::{Authorization, JoinDecision},
+    telemetry::labels::{ClientErrorLabels, PeerCloseCode},
     wire::{
         close::{Close, CloseCode, Ending},
         dialect::{ClientError, Command, JoinRequest},
@@ -91,7 +92,7 @@ impl Connection {
     }
 
     fn answer_error(&self, error: &ClientError) {
-        self.worker.metrics.client_errors.get_or_create(&[("error", error.code)]).inc();
+        self.worker.metrics.client_errors.get_or_create(&ClientErrorLabels { error: error.code }).inc();
         match self.client.dialect().error(error) {
             Ok(frame) => self.answer(frame),
             Err(ending) => self.end(&ending),
@@ -110,7 +111,7 @@ impl Connection {
     fn answer_close(&mut self, code: Option<CloseCode>) {
         self.ignores_input = true;
         self.peer_closed = true;
-        self.worker.shard.end_with(&self.client, Frame::close_answer(code), peers_label(code));
+        self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
     }
 }
 
@@ -126,11 +127,11 @@ impl Rate {
 }
 
 /// The label for a close that the peer began.
-fn peers_label(code: Option<CloseCode>) -> &'static str {
+fn peer_close(code: Option<CloseCode>) -> PeerCloseCode {
     match code {
-        None => "1005",
-        Some(CloseCode::Normal) => "1000",
-        Some(CloseCode::Away) => "1001",
-        Some(_) => "other",
+        None => PeerCloseCode::NoCode,
+        Some(CloseCode::Normal) => PeerCloseCode::Normal,
+        Some(CloseCode::Away) => PeerCloseCode::GoingAway,
+        Some(_) => PeerCloseCode::Other,
     }
 }

@@ -6,6 +6,7 @@ use super::{Log, PATIENCE, config, eventually, text};
 use crate::{
     lifecycle::Deadline,
     queue::{Job, PublishError},
+    telemetry::labels::DropReason,
 };
 
 #[tokio::test]
@@ -46,7 +47,7 @@ async fn what_is_too_old_is_dropped_and_counted() {
     log.close().await;
     // while it was closed too
     let log = Log::open(&aging).await.unwrap();
-    let expired = || log.metrics.drops.get_or_create(&[("reason", "expired")]).get();
+    let expired = || log.metrics.drops.get_or_create(&DropReason::Expired).get();
     eventually("the old are dropped", || expired() > 0 && log.metrics.queue_records.get() <= 1).await;
     // what is in flight is not taken from it
     let in_flight = log.metrics.queue_records.get() as u64;
@@ -56,7 +57,7 @@ async fn what_is_too_old_is_dropped_and_counted() {
     let metrics = log.metrics.clone();
     drop(log.jobs);
     eventually("none is left", || metrics.queue_records.get() == 0).await;
-    assert_eq!((metrics.queue_bytes.get(), metrics.drops.get_or_create(&[("reason", "expired")]).get()), (0, 6));
+    assert_eq!((metrics.queue_bytes.get(), metrics.drops.get_or_create(&DropReason::Expired).get()), (0, 6));
     log.control.close(Deadline::after(PATIENCE)).await;
 }
 

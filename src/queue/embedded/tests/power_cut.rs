@@ -16,6 +16,7 @@ use crate::{
         Destination, Job, PublishError, QueueState,
         embedded::{self, shared::LogLimits},
     },
+    telemetry::labels::DropReason,
 };
 
 const WRITERS: usize = 4;
@@ -238,7 +239,7 @@ async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_alone_and_it_is_
     }
     let last = log.next().await;
     assert!(text(&last).starts_with("4:"));
-    let lost = log.metrics.drops.get_or_create(&[("reason", "lost")]).get();
+    let lost = log.metrics.drops.get_or_create(&DropReason::Lost).get();
     assert_eq!((lost, log.metrics.queue_records.get()), (1, 1));
     drop(last);
     log.close().await;

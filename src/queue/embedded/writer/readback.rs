@@ -1,9 +1,12 @@
 //! Records that memory does not hold, read again from wherever they are.
 
 use super::Writer;
-use crate::queue::embedded::{
-    row,
-    state::{Delayed, ENTRY},
+use crate::{
+    queue::embedded::{
+        row,
+        state::{Delayed, ENTRY},
+    },
+    telemetry::labels::DropReason,
 };
 
 impl Writer {
@@ -50,6 +53,6 @@ impl Writer {
 
     pub(super) fn lost(&self, pushes: u64) {
         tracing::error!(pushes, "pushes are missing from the queue's files: did the disk fail, or were they changed?");
-        self.shared.metrics.drops.get_or_create(&[("reason", "lost")]).inc_by(pushes);
+        self.shared.metrics.drops.get_or_create(&DropReason::Lost).inc_by(pushes);
     }
 }

@@ -1,0 +1,162 @@
+//! The labels of metrics: an enum where the words are known here, a struct around a text where another table owns them.
+
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder};
+
+/// Defines enums of label values. Each names its metric and its label, so that docs/operations.md can be held to its words.
+/// An enum is a label set by itself where its metric has no other label.
+macro_rules! label_values {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident in $metric:literal by $label:literal { $($variant:ident = $word:literal,)+ }
+    )+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+            #[allow(missing_docs)] // docs/operations.md says what each is
+            pub enum $name { $($variant,)+ }
+
+            impl $name {
+                /// As it is shown.
+                pub const fn word(self) -> &'static str {
+                    match self { $(Self::$variant => $word,)+ }
+                }
+            }
+
+            impl EncodeLabelValue for $name {
+                fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+                    EncodeLabelValue::encode(&self.word(), encoder)
+                }
+            }
+
+            impl EncodeLabelSet for $name {
+                fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+                    [($label, self.word())].encode(encoder)
+                }
+            }
+        )+
+
+        /// Metric, label and words of each of these enums, for docs/operations.md's test.
+        pub const LABEL_WORDS: &[(&str, &str, &[&str])] = &[$(($metric, $label, &[$($word,)+]),)+];
+    };
+}
+
+label_values! {
+    /// How a connection ended that the gateway did not close: the client's close code, or none.
+    PeerCloseCode in "closes" by "code" {
+        Normal = "1000",
+        GoingAway = "1001",
+        NoCode = "1005",
+        Other = "other",
+        Abnormal = "abnormal",
+    }
+
+    /// What became of a push that was not refused; a refusal counts under its own word.
+    PushOutcome in "pushes" by "outcome" {
+        Accepted = "accepted",
+        CallerLeft = "caller_left",
+        GivenUp = "given_up",
+    }
+
+    /// What a refused request spoke.
+    RequestProtocol in "requests" by "protocol" {
+        Http = "http",
+        Grpc = "grpc",
+    }
+
+    /// Why the gateway has a gRPC connection no more.
+    GrpcCloseReason in "grpc_closes" by "reason" {
+        Idle = "idle",
+        Silent = "silent",
+        Accept = "accept",
+    }
+
+    /// What became of a frame that was offered to an outbox.
+    OfferOutcome in "offers" by "outcome" {
+        Queued = "queued",
+        Slow = "slow",
+        Gone = "gone",
+    }
+
+    /// Why something was not delivered.
+    DropReason in "drops" by "reason" {
+        NoConnection = "no_connection",
+        NoMatch = "no_match",
+        Slow = "slow",
+        DropOldest = "drop_oldest",
+        Conflated = "conflated",
+        Closed = "closed",
+        Expired = "expired",
+        Lost = "lost",
+        Attempts = "attempts",
+        Copy = "copy",
+        Undecodable = "undecodable",
+    }
+
+    /// What became of a job.
+    JobOutcome in "jobs" by "outcome" {
+        Finished = "finished",
+        Requeued = "requeued",
+        Dropped = "dropped",
+    }
+
+    /// Which of a node's clients of nsqd was built anew.
+    NsqSide in "queue_rebuilds" by "side" {
+        Publisher = "publisher",
+        Consumer = "consumer",
+    }
+
+    /// Why a line of the log was not written.
+    LineDropReason in "log_lines_dropped" by "reason" {
+        Repeated = "repeated",
+        Full = "full",
+        Failed = "failed",
+    }
+}
+
+/// Of handshakes that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConnectLabels {
+    /// The dialect's name.
+    pub dialect: &'static str,
+}
+
+/// Of handshakes that were refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusedConnectLabels {
+    /// The refusal's word, of docs/errors.md.
+    pub reason: &'static str,
+}
+
+/// Of connections that ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CloseLabels {
+    /// The gateway's close code, or a [`PeerCloseCode`].
+    pub code: &'static str,
+}
+
+/// Of messages that a client got an error for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ClientErrorLabels {
+    /// The error's code, of docs/errors.md.
+    pub error: &'static str,
+}
+
+/// Of pushes that came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PushLabels {
+    /// Where from.
+    pub source: &'static str,
+    /// A [`PushOutcome`], or the refusal's word.
+    pub outcome: &'static str,
+}
+
+/// Of requests that were refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// What the request spoke.
+    pub protocol: RequestProtocol,
+    /// The status, by the protocol's own name.
+    pub status: &'static str,
+}
