@@ -7,7 +7,7 @@
 use std::{hint::black_box, io, rc::Rc, sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use oxipush::{
+use oxipush::internals::{
     config,
     hub::{Fanout, Hub, Item, Limits, Outbox, Part, Recipients, Shard, Sink, WriteBudget},
     push::{Address, Push, PushId, Target},

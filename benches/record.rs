@@ -10,7 +10,7 @@ use std::{
 
 use bytestring::ByteString;
 use criterion::{Criterion, Throughput};
-use oxipush::{
+use oxipush::internals::{
     push::{Push, PushId, Target},
     queue::record::{decode, encode},
 };

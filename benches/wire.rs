@@ -10,7 +10,7 @@ use std::hint::black_box;
 use bytes::BytesMut;
 use bytestring::ByteString;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use oxipush::{
+use oxipush::internals::{
     push::{Push, PushId, Target},
     wire::{
         close::Close,

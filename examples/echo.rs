@@ -6,7 +6,7 @@ use std::{error::Error, io, time::Duration};
 
 use actix_http::ws::hash_key;
 use bytes::{Buf, BytesMut};
-use oxipush::wire::frame::{Frame, FrameReader, Message};
+use oxipush::internals::wire::frame::{Frame, FrameReader, Message};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -8,23 +8,23 @@ use crate::config::Secret;
 
 /// Which key pushes or asks. A cheap clone that says nothing about the key itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller(Arc<str>);
+pub(crate) struct Caller(Arc<str>);
 
 impl Caller {
     /// The caller where no key is asked for.
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self("open".into())
     }
 
     /// For the log.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.0
     }
 }
 
 /// The keys that may push and query; none configured: anyone may (loopback only, which config holds).
 #[derive(Clone, Debug)]
-pub struct Keys(Arc<Known>);
+pub(crate) struct Keys(Arc<Known>);
 
 #[derive(Debug)]
 struct Known {
@@ -35,7 +35,7 @@ struct Known {
 
 impl Keys {
     /// From `[auth] keys`: a caller is named after the place of its key there, `key 1` and up.
-    pub fn new(keys: &[Secret]) -> Self {
+    pub(crate) fn new(keys: &[Secret]) -> Self {
         let named = |(place, key): (usize, &Secret)| (key.clone(), Caller(format!("key {}", place + 1).into()));
         let keys: Vec<_> = keys.iter().enumerate().map(named).collect();
         let open = keys.is_empty().then(Caller::open);
@@ -43,7 +43,7 @@ impl Keys {
     }
 
     /// Whose key an `Authorization` header's value (`Bearer <key>`) is; `None`: nobody's. Compares in constant time.
-    pub fn caller(&self, authorization: Option<&[u8]>) -> Option<&Caller> {
+    pub(crate) fn caller(&self, authorization: Option<&[u8]>) -> Option<&Caller> {
         let Known { keys, open } = &*self.0;
         if open.is_some() {
             return open.as_ref();

@@ -1,14 +1,14 @@
 //! Where pushes come in: HTTP, gRPC and raw NSQ, through one admission; and where back ends ask.
 
-pub mod admission;
-pub mod draft;
-pub mod grpc;
-pub mod http;
+pub(crate) mod admission;
+pub(crate) mod draft;
+pub(crate) mod grpc;
+pub(crate) mod http;
 mod limits;
-pub mod nsq;
-pub mod queries;
-pub mod readiness;
-pub mod refusal;
+pub(crate) mod nsq;
+pub(crate) mod queries;
+pub(crate) mod readiness;
+pub(crate) mod refusal;
 mod timed_stream;
 
 use admission::Admission;
@@ -19,7 +19,7 @@ use crate::auth::Keys;
 
 /// What HTTP and gRPC serve from; a cheap clone.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     /// Who may push and ask.
     pub keys: Keys,
     /// Where pushes go.

@@ -42,25 +42,27 @@
 //! Which shards hold a card stands in the hub's index: lanes read it, and joins and leaves change it, each under a lock for one
 //! look-up.
 
-pub mod auth;
-pub mod bundles;
+#![warn(unreachable_pub)]
+
+mod auth;
+mod bundles;
 pub mod cli;
-pub mod cluster;
-pub mod config;
-pub mod dispatch;
-pub mod gateway;
-pub mod hub;
-pub mod ingress;
-pub mod lifecycle;
-pub mod push;
-pub mod queue;
-pub mod socket;
-pub mod telemetry;
-pub mod wire;
+mod cluster;
+mod config;
+mod dispatch;
+mod gateway;
+mod hub;
+mod ingress;
+mod lifecycle;
+mod push;
+mod queue;
+mod socket;
+mod telemetry;
+mod wire;
 
 /// What prost and tonic generate of proto/; used at the edges only (ingress, queue/record, cli, cluster/etcd).
 #[allow(missing_docs, unreachable_pub, clippy::all)]
-pub mod proto {
+mod proto {
     /// `package proto`: the gRPC API.
     pub mod rpc {
         tonic::include_proto!("proto");
@@ -75,4 +77,69 @@ pub mod proto {
     }
     /// The descriptors of the first two, for gRPC reflection.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptor");
+}
+
+/// What the program's own tests, benchmarks, fuzz targets and examples use. It is no interface: any of it may change at any time.
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod internals {
+    pub mod proto {
+        pub use crate::proto::{DESCRIPTORS, rpc};
+    }
+    pub mod bundles {
+        pub use crate::bundles::{Bundles, channel};
+    }
+    pub mod cluster {
+        pub use crate::cluster::{Cluster, ClusterError, ForgetNode, Listeners};
+    }
+    pub mod config {
+        pub use crate::config::*;
+    }
+    pub mod dispatch {
+        pub use crate::dispatch::Dispatch;
+    }
+    pub mod gateway {
+        pub use crate::gateway::{BuildError, Gateway};
+    }
+    pub mod hub {
+        pub use crate::hub::*;
+    }
+    pub mod ingress {
+        pub use crate::ingress::refusal::RefusalKind;
+    }
+    pub mod lifecycle {
+        pub use crate::lifecycle::*;
+    }
+    pub mod push {
+        pub use crate::push::*;
+    }
+    pub mod queue {
+        pub use crate::queue::{Destination, Job, Jobs, OpenError, PublishError, Publisher, Queue, QueueState};
+        pub mod embedded {
+            pub use crate::queue::embedded::open;
+        }
+        pub mod nsq {
+            pub use crate::queue::nsq::{RawJob, RawTopic, forget_node, open, protocol};
+        }
+        pub mod record {
+            pub use crate::queue::record::{RecordError, decode, encode};
+        }
+    }
+    pub mod socket {
+        pub use crate::socket::{ClientListener, ClientServer};
+    }
+    pub mod telemetry {
+        pub use crate::telemetry::{Metrics, labels};
+    }
+    pub mod wire {
+        pub mod close {
+            pub use crate::wire::close::*;
+        }
+        pub mod dialect {
+            pub use crate::wire::dialect::*;
+        }
+        pub mod frame {
+            pub use crate::wire::frame::*;
+        }
+    }
 }

@@ -5,9 +5,9 @@
 //! not finished comes again, in this process or the next. Each is opened in its own way, by [`embedded::open`] or [`nsq::open`],
 //! and is a [`Queue`] from then on.
 
-pub mod embedded;
-pub mod nsq;
-pub mod record;
+pub(crate) mod embedded;
+pub(crate) mod nsq;
+pub(crate) mod record;
 mod waiter;
 
 use std::time::Duration;

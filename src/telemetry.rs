@@ -6,5 +6,6 @@ mod log;
 mod metrics;
 mod spool;
 
-pub use log::{LogError, finish, init, root_cause, say};
-pub use metrics::{Counter, Gauge, GaugeGuard, Metrics};
+pub(crate) use log::{finish, init, root_cause, say};
+pub use metrics::Metrics;
+pub(crate) use metrics::{Counter, Gauge, GaugeGuard};

@@ -11,7 +11,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use clients::{Accepted, Clients, Pusher};
-use oxipush::proto::rpc;
+use oxipush::internals::proto::rpc;
 use prost::Message as _;
 use support::{Topology, until};
 

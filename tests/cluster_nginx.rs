@@ -225,8 +225,8 @@ async fn a_grpc_push_does_not_wait_for_a_node_that_vanished() {
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}:9002", nginx.address)).unwrap();
     let status = until("nginx lost the node", || async {
         let channel = channel.connect().await.ok()?;
-        let mut client = oxipush::proto::rpc::rpc_client::RpcClient::new(channel);
-        let push = client.push(oxipush::proto::rpc::PushRequest::default());
+        let mut client = oxipush::internals::proto::rpc::rpc_client::RpcClient::new(channel);
+        let push = client.push(oxipush::internals::proto::rpc::PushRequest::default());
         let status = tokio::time::timeout(Duration::from_secs(30), push).await.expect("an answer").unwrap_err();
         (status.message() != "no gateway is there").then_some(status)
     })
@@ -555,7 +555,7 @@ async fn clients_leave_a_node_that_hangs() {
 
 #[test]
 fn nginx_waits_for_a_ping_and_not_much_longer() {
-    let config = oxipush::config::load(None, std::iter::empty::<(String, String)>()).unwrap();
+    let config = oxipush::internals::config::load(None, std::iter::empty::<(String, String)>()).unwrap();
     for file in ["nginx.conf", "tls.conf.example"] {
         let text = std::fs::read_to_string(format!("{}/nginx/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let sockets = text.split("proxy_pass http://oxipush_sockets;").nth(1).unwrap().split('}').next().unwrap();

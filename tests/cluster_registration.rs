@@ -6,7 +6,7 @@ mod support;
 
 use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 
-use oxipush::{
+use oxipush::internals::{
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Config},
     lifecycle::{Died, Phase, Phases, Tasks},
@@ -49,7 +49,7 @@ fn forget_node(config: &Config) -> ForgetNode {
     let queue = Arc::new(config.queue.clone());
     Box::new(move |node| {
         let queue = queue.clone();
-        Box::pin(async move { oxipush::queue::nsq::forget_node(&queue, &node).await })
+        Box::pin(async move { oxipush::internals::queue::nsq::forget_node(&queue, &node).await })
     })
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use std::{collections::HashMap, time::Duration};
 
-use oxipush::proto::rpc::{PushRequest, rpc_client::RpcClient};
+use oxipush::internals::proto::rpc::{PushRequest, rpc_client::RpcClient};
 use prost::Message as _;
 use serde_json::json;
 use support::{

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use oxipush::{
+use oxipush::internals::{
     config,
     hub::{Client, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, WriteBudget},
     push::{Address, Push, PushId, Selection, Target},
@@ -122,13 +122,17 @@ fn part(
     cards: &[u8],
     app: Option<u8>,
     size: usize,
-    completions: &mpsc::UnboundedSender<oxipush::hub::Completion>,
+    completions: &mpsc::UnboundedSender<oxipush::internals::hub::Completion>,
 ) -> Part {
     part_for(&Whom { cards: cards.into(), room: None, app }, size, completions)
 }
 
 /// As dispatch makes it.
-fn part_for(whom: &Whom, size: usize, completions: &mpsc::UnboundedSender<oxipush::hub::Completion>) -> Part {
+fn part_for(
+    whom: &Whom,
+    size: usize,
+    completions: &mpsc::UnboundedSender<oxipush::internals::hub::Completion>,
+) -> Part {
     let target = Target {
         cards: whom.cards.iter().map(|number| card(*number).name().into()).collect(),
         room: whom.room.map(|room| format!("room-{room}").into()),

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use oxipush::{
+use oxipush::internals::{
     config::{self, Config},
     lifecycle::{Deadline, Died, Tasks},
     queue::{

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use oxipush::{
+use oxipush::internals::{
     config::DEFAULTS,
     telemetry::{Metrics, labels::LABEL_WORDS},
 };

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use oxipush::proto::rpc::PushRequest;
+use oxipush::internals::proto::rpc::PushRequest;
 use prost::Message;
 use serde_json::json;
 use support::{

@@ -7,7 +7,7 @@ mod checks;
 use std::fs;
 
 use bytes::Bytes;
-use oxipush::wire::frame::Message;
+use oxipush::internals::wire::frame::Message;
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 /// A frame as a client may send it.

@@ -8,7 +8,7 @@ mod rig;
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use oxipush::{
+use oxipush::internals::{
     hub::{Census, Fanout, Part, Recipients},
     lifecycle::Deadline,
     push::{Address, Target},

@@ -7,7 +7,7 @@ mod rig;
 
 use std::time::Duration;
 
-use oxipush::push::Push;
+use oxipush::internals::push::Push;
 use rig::{OK, PATIENCE, Raw, Rig, handshake, masked, patience, push, start, until};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 

@@ -10,7 +10,7 @@ mod support;
 use std::{collections::BTreeSet, ffi::OsStr, path::PathBuf, process::Command, time::Duration};
 
 use ledger::Traffic;
-use oxipush::queue::record;
+use oxipush::internals::queue::record;
 use support::{
     backlog,
     client::{Client, PATIENCE},

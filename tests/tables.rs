@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oxipush::wire::{close::Close, dialect::ClientError};
+use oxipush::internals::wire::{close::Close, dialect::ClientError};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,7 +1,7 @@
 //! The clients of one shard, and what they are members of.
 
 use std::{
-    cell::RefCell,
+    cell::{Ref, RefCell},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
 };
@@ -11,15 +11,12 @@ use hashbrown::HashSet;
 
 use super::{
     Client, ClientKey, Core,
-    fanout::{FoundClients, Recipients},
+    fanout::Recipients,
     group::{ByKind, Groups},
     membership::Membership,
     slab::Slab,
 };
-use crate::{
-    push::{AddressKind, Target},
-    wire::dialect::Dialect,
-};
+use crate::{push::AddressKind, wire::dialect::Dialect};
 
 pub(super) struct Registry<S> {
     core: Arc<Core>,
@@ -166,34 +163,22 @@ impl<S> Registry<S> {
         self.count_groups();
     }
 
-    /// Calls `offer` for each client of `recipients` that the filters of `target` let through.
-    pub(super) fn for_each(
-        &self,
-        recipients: &Recipients,
-        target: &Target,
-        mut offer: impl FnMut(&Rc<Client<S>>),
-    ) -> FoundClients {
-        let filters = target.filters();
-        let left = self.left.borrow();
-        let mut found = FoundClients { any: false, sent_away: left.as_ref().is_some_and(|left| left.has(recipients)) };
-        let mut visit = |client: &Rc<Client<S>>| {
-            if client.passes(filters) {
-                offer(client);
-                found.any = true;
-                found.sent_away |= left.is_some() && client.is_ending();
-            }
-        };
-        match recipients {
-            Recipients::Address(_) | Recipients::Addresses(_) => {
-                let groups = self.groups.borrow();
-                for address in recipients.addresses() {
-                    groups.clients(address.kind(), address.name()).iter().for_each(&mut visit);
-                }
-            }
-            Recipients::Everyone => self.clients.borrow().values().for_each(visit),
-            Recipients::Panic => panic!("a test asked for it"),
-        }
-        found
+    pub(super) fn groups(&self) -> Ref<'_, Groups<S>> {
+        self.groups.borrow()
+    }
+
+    pub(super) fn clients(&self) -> Ref<'_, Slab<Client<S>>> {
+        self.clients.borrow()
+    }
+
+    /// The node sends its clients away.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.left.borrow().is_some()
+    }
+
+    /// A client of `recipients` was sent away, and is gone.
+    pub(super) fn has_left(&self, recipients: &Recipients) -> bool {
+        self.left.borrow().as_ref().is_some_and(|left| left.has(recipients))
     }
 
     fn count_groups(&self) {

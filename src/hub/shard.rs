@@ -6,10 +6,12 @@ use futures_util::FutureExt;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    Burst, Client, ClientKey, Flush, Hub, Item, Part, Sink, WriteBudget, registry::Registry, writer::ShardWriter,
+    Burst, Client, ClientKey, Flush, Hub, Item, Part, Recipients, Sink, WriteBudget, fanout::FoundClients,
+    registry::Registry, writer::ShardWriter,
 };
 use crate::{
     bundles::Bundles,
+    push::Filters,
     wire::{close::Ending, dialect::Dialect, frame::Frame},
 };
 
@@ -20,6 +22,16 @@ const OFFERS_PER_TURN: u64 = 8192;
 pub struct Shard<S> {
     registry: Registry<S>,
     writer: ShardWriter<S>,
+}
+
+/// A burst that is being offered.
+struct Delivery<'a> {
+    burst: &'a Burst,
+    filters: Filters<'a>,
+    is_leaving: bool,
+    /// Made for each dialect when the first client needs it.
+    items: [Option<Rc<Item>>; Dialect::ALL.len()],
+    found: FoundClients,
 }
 
 impl<S: Sink> Shard<S> {
@@ -98,13 +110,47 @@ impl<S: Sink> Shard<S> {
 
     /// Offers a burst to all clients it is for.
     pub fn deliver(&self, burst: Burst, budget: &mut WriteBudget<'_>) {
-        let mut items: [Option<Rc<Item>>; Dialect::ALL.len()] = Default::default();
-        let found = self.registry.for_each(burst.recipients(), burst.target(), |client| {
-            let item = items[client.dialect.index()].get_or_insert_with(|| burst.item(client.dialect));
-            self.writer.offer(client, item, burst.len(), budget);
-        });
+        let recipients = burst.recipients();
+        let mut delivery = Delivery {
+            burst: &burst,
+            filters: burst.target().filters(),
+            is_leaving: self.registry.is_leaving(),
+            items: Default::default(),
+            found: FoundClients { any: false, sent_away: self.registry.has_left(recipients) },
+        };
+        match recipients {
+            Recipients::Address(_) | Recipients::Addresses(_) => {
+                let groups = self.registry.groups();
+                for address in recipients.addresses() {
+                    let clients = groups.clients(address.kind(), address.name());
+                    self.offer(&mut delivery, clients.iter(), budget);
+                }
+            }
+            Recipients::Everyone => self.offer(&mut delivery, self.registry.clients().values(), budget),
+            Recipients::Panic => panic!("a test asked for it"),
+        }
+        let found = delivery.found;
         self.writer.publish_waiting();
         burst.done(found);
+    }
+
+    // a call for each client is more than what it does
+    #[inline(always)]
+    fn offer<'a>(
+        &self,
+        delivery: &mut Delivery<'_>,
+        clients: impl Iterator<Item = &'a Rc<Client<S>>>,
+        budget: &mut WriteBudget<'_>,
+    ) {
+        let pushes = delivery.burst.len();
+        let filters = delivery.filters;
+        for client in clients.filter(|client| client.passes(filters)) {
+            let item = &mut delivery.items[client.dialect.index()];
+            let item = item.get_or_insert_with(|| delivery.burst.item(client.dialect));
+            self.writer.offer(client, item, pushes, budget);
+            delivery.found.any = true;
+            delivery.found.sent_away |= delivery.is_leaving && client.is_ending();
+        }
     }
 
     /// Writes for the client that waits longest; `true`: more wait.

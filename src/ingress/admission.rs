@@ -24,7 +24,7 @@ use crate::{
 /// Where a push comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum PushSource {
+pub(crate) enum PushSource {
     Http,
     Grpc,
     Nsq,
@@ -44,7 +44,7 @@ impl PushSource {
 
 /// Admits pushes; a cheap clone.
 #[derive(Clone)]
-pub struct Admission(Arc<AdmissionCore>);
+pub(crate) struct Admission(Arc<AdmissionCore>);
 
 struct AdmissionCore {
     limits: LimitCheck,
@@ -56,7 +56,7 @@ struct AdmissionCore {
 
 impl Admission {
     /// Of pushes that `publisher` takes.
-    pub fn new(config: &Config, publisher: Publisher, phases: Phases, metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn new(config: &Config, publisher: Publisher, phases: Phases, metrics: &Arc<Metrics>) -> Self {
         let accepted = PushSource::ALL.map(|source| {
             metrics
                 .pushes
@@ -67,12 +67,12 @@ impl Admission {
     }
 
     /// The limits of one push, for parsers that stop early.
-    pub fn limits(&self) -> &PushLimits {
+    pub(crate) fn limits(&self) -> &PushLimits {
         self.0.limits.limits()
     }
 
     /// For the pushes of one request, one stream, or all raw ones.
-    pub fn submitter(&self, source: PushSource, caller: Caller) -> Submitter {
+    pub(crate) fn submitter(&self, source: PushSource, caller: Caller) -> Submitter {
         Submitter { admission: self.clone(), source, caller, deadline: None }
     }
 
@@ -94,7 +94,7 @@ impl Admission {
 }
 
 /// Submits pushes for one caller, and counts what becomes of them.
-pub struct Submitter {
+pub(crate) struct Submitter {
     admission: Admission,
     source: PushSource,
     caller: Caller,
@@ -105,7 +105,7 @@ pub struct Submitter {
 impl Submitter {
     /// The caller waits until then; `None`: for ever.
     #[must_use]
-    pub fn until(self, deadline: Option<Instant>) -> Self {
+    pub(crate) fn until(self, deadline: Option<Instant>) -> Self {
         Self { deadline, ..self }
     }
 
@@ -113,7 +113,7 @@ impl Submitter {
     ///
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may still arrive.
-    pub async fn push(&self, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
+    pub(crate) async fn push(&self, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
         let push = draft.and_then(|draft| self.admission.admit(draft)).inspect_err(|refusal| self.refused(refusal))?;
         let published = self.admission.publish(&push);
         let waiting = WaitingCaller { submitter: self, answered: false };
@@ -121,7 +121,7 @@ impl Submitter {
     }
 
     /// Publishes many together, in order; each has its own outcome.
-    pub async fn push_all(self, drafts: Vec<Result<Draft, Refusal>>) -> Vec<Result<PushId, Refusal>> {
+    pub(crate) async fn push_all(self, drafts: Vec<Result<Draft, Refusal>>) -> Vec<Result<PushId, Refusal>> {
         let mut outcomes = Vec::with_capacity(drafts.len());
         for outcome in Arc::new(self).push_each(drafts) {
             outcomes.push(outcome.await);
@@ -131,7 +131,7 @@ impl Submitter {
 
     /// As [`Submitter::push_all`], for a caller that waits for each apart. The records are on their way when this returns: a
     /// caller that goes away does not take them back.
-    pub fn push_each(
+    pub(crate) fn push_each(
         self: &Arc<Self>,
         drafts: Vec<Result<Draft, Refusal>>,
     ) -> Vec<impl Future<Output = Result<PushId, Refusal>> + Send + use<>> {
@@ -163,7 +163,7 @@ impl Submitter {
     ///
     /// # Errors
     /// As [`Submitter::push`].
-    pub async fn push_as(&self, id: PushId, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
+    pub(crate) async fn push_as(&self, id: PushId, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
         let outcome = match draft.and_then(|draft| self.admission.0.limits.check(draft.with(id))) {
             Ok(push) => self.admission.publish(&push).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
@@ -172,7 +172,7 @@ impl Submitter {
     }
 
     /// Counts a push that was given up before it could be admitted (raw, attempts used up).
-    pub fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         self.admission.count(self.source, PushOutcome::GivenUp.word());
     }
 

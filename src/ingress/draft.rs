@@ -14,7 +14,7 @@ pub(super) const NOT_BUILT: [&str; 6] = ["offline", "ttl", "deliver_at", "room",
 /// A push that is not checked yet and has no id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // the API's own fields
-pub struct Draft {
+pub(crate) struct Draft {
     pub from: ByteString,
     pub to: Vec<ByteString>,
     pub app: ByteString,

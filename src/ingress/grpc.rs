@@ -38,7 +38,7 @@ use service::RpcService;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A bound listener that does not serve yet.
-pub struct GrpcListener {
+pub(crate) struct GrpcListener {
     listener: TcpListener,
     config: Config,
     api: Api,
@@ -46,18 +46,18 @@ pub struct GrpcListener {
 }
 
 /// The serving workers.
-pub struct GrpcServer {
+pub(crate) struct GrpcServer {
     service: Service,
 }
 
 impl GrpcListener {
     /// On a listener that is bound and non-blocking.
-    pub fn new(listener: TcpListener, config: &Config, api: Api, metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn new(listener: TcpListener, config: &Config, api: Api, metrics: &Arc<Metrics>) -> Self {
         Self { listener, config: config.clone(), api, metrics: Arc::clone(metrics) }
     }
 
     /// Serves.
-    pub fn serve(self, tasks: &Tasks) -> GrpcServer {
+    pub(crate) fn serve(self, tasks: &Tasks) -> GrpcServer {
         let service = tasks.service();
         let stopping = service.stopping().clone();
         let health = HealthReporter::new();
@@ -126,7 +126,7 @@ impl GrpcListener {
 
 impl GrpcServer {
     /// Answers what came in and ends, at the deadline at the latest.
-    pub async fn stop(self, deadline: Deadline) {
+    pub(crate) async fn stop(self, deadline: Deadline) {
         self.service.stop_within(deadline).await;
     }
 }

@@ -43,14 +43,14 @@ const LINGER: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A bound listener that does not serve yet.
-pub struct HttpListener {
+pub(crate) struct HttpListener {
     listener: TcpListener,
     config: Config,
     handlers: Arc<Handlers>,
 }
 
 /// The serving workers.
-pub struct HttpServer {
+pub(crate) struct HttpServer {
     handle: ServerHandle,
     service: Service,
     handlers: Arc<Handlers>,
@@ -61,7 +61,7 @@ pub struct HttpServer {
 impl HttpListener {
     /// On a listener that is bound and non-blocking. `details` are lines that `/readyz` shows beside the queue's state (the
     /// cluster's); `socket` is where clients connect, for the page.
-    pub fn new(
+    pub(crate) fn new(
         listener: TcpListener,
         config: &Config,
         api: Api,
@@ -75,7 +75,7 @@ impl HttpListener {
     }
 
     /// Serves.
-    pub fn serve(self, tasks: &Tasks) -> HttpServer {
+    pub(crate) fn serve(self, tasks: &Tasks) -> HttpServer {
         let Self { listener, config, handlers } = self;
         let answer_time = config.queue.publish_timeout + LAST_WORDS;
         let served = Arc::clone(&handlers);
@@ -140,7 +140,7 @@ fn connections(
 
 impl HttpServer {
     /// Answers what came in and ends, at the deadline at the latest.
-    pub async fn stop(self, deadline: Deadline) {
+    pub(crate) async fn stop(self, deadline: Deadline) {
         self.handle.pause().await;
         // idle connections are not waited for; an answer is written in the same turn of its worker in which it is ready, and
         // the worker hears of the stop after that turn

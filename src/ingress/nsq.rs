@@ -29,7 +29,7 @@ use crate::{
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// Takes `raw` until its end: each push admitted, published, then finished; what cannot be is finished, counted and logged.
-pub fn start(config: &config::Queue, raw: RawTopic, admission: &Admission, tasks: &Tasks) -> RawIngress {
+pub(crate) fn start(config: &config::Queue, raw: RawTopic, admission: &Admission, tasks: &Tasks) -> RawIngress {
     let control = raw.control();
     let jobs = stream::unfold(raw, async |mut raw| Some((raw.next().await?, raw)));
     let service = tasks.service();
@@ -47,14 +47,14 @@ pub fn start(config: &config::Queue, raw: RawTopic, admission: &Admission, tasks
 }
 
 /// The running ingress of raw pushes.
-pub struct RawIngress {
+pub(crate) struct RawIngress {
     control: RawControl,
     service: Service,
 }
 
 impl RawIngress {
     /// Takes no more, and returns once each push in flight is published or requeued, at the deadline at the latest.
-    pub async fn drain(self, deadline: Deadline) {
+    pub(crate) async fn drain(self, deadline: Deadline) {
         let stopped = deadline.timeout(self.control.stop()).await.is_ok();
         if !(stopped && self.service.ended(deadline).await) {
             tracing::warn!("raw pushes were still in flight when the drain's time was over; they come again");

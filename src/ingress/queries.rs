@@ -11,14 +11,14 @@ use crate::{
 
 /// Answers what a back end asks about clients; a cheap clone.
 #[derive(Clone)]
-pub struct Queries {
+pub(crate) struct Queries {
     hub: Hub,
     name: NameRule,
 }
 
 impl Queries {
     /// About the clients of this node.
-    pub fn new(limits: &PushLimits, hub: Hub) -> Self {
+    pub(crate) fn new(limits: &PushLimits, hub: Hub) -> Self {
         Self { hub, name: NameRule { max: limits.max_name } }
     }
 
@@ -26,13 +26,13 @@ impl Queries {
     ///
     /// # Errors
     /// It is no card's name.
-    pub async fn connections(&self, card: &ByteString) -> Result<usize, Refusal> {
+    pub(crate) async fn connections(&self, card: &ByteString) -> Result<usize, Refusal> {
         self.name.check(card).map_err(|error| Refusal::field("cardID", error))?;
         Ok(self.hub.connections(card))
     }
 
     /// How many are there now.
-    pub async fn census(&self) -> Census {
+    pub(crate) async fn census(&self) -> Census {
         self.hub.census()
     }
 }

@@ -9,14 +9,14 @@ use crate::{
 
 /// Whether this node should get requests now; a cheap clone.
 #[derive(Clone)]
-pub struct NodeReadiness {
+pub(crate) struct NodeReadiness {
     queue: watch::Receiver<QueueState>,
     phases: Phases,
 }
 
 impl NodeReadiness {
     /// It follows from the queue's state and the process's phase.
-    pub fn new(queue: watch::Receiver<QueueState>, phases: Phases) -> Self {
+    pub(crate) fn new(queue: watch::Receiver<QueueState>, phases: Phases) -> Self {
         Self { queue, phases }
     }
 
@@ -24,7 +24,7 @@ impl NodeReadiness {
     ///
     /// # Errors
     /// The reason, for people.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         match self.phases.now() {
             Phase::Starting => return Err("the node is starting".into()),
             Phase::Leaving | Phase::Draining => return Err("the node is draining".into()),
@@ -37,20 +37,20 @@ impl NodeReadiness {
     }
 
     /// To wait for changes from now on.
-    pub fn watch(&self) -> NodeReadinessWatch {
+    pub(crate) fn watch(&self) -> NodeReadinessWatch {
         NodeReadinessWatch { queue: self.queue.clone(), phase: self.phases.watch() }
     }
 }
 
 /// What somebody who waits for changes has seen of them.
-pub struct NodeReadinessWatch {
+pub(crate) struct NodeReadinessWatch {
     queue: watch::Receiver<QueueState>,
     phase: watch::Receiver<Phase>,
 }
 
 impl NodeReadinessWatch {
     /// Returns once [`NodeReadiness::check`] may say something else. Cancel-safe.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         tokio::select! {
             gone = self.queue.changed() => if gone.is_err() { std::future::pending::<()>().await },
             gone = self.phase.changed() => if gone.is_err() { std::future::pending::<()>().await },

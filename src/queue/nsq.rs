@@ -43,8 +43,9 @@ use crate::{
 
 pub(crate) use acker::Acker;
 pub use channels::forget_node;
-pub use publisher::Publisher;
-pub use raw::{Origin, RawControl, RawJob, RawTopic};
+pub(crate) use publisher::Publisher;
+pub(crate) use raw::{Origin, RawControl};
+pub use raw::{RawJob, RawTopic};
 
 /// Longest wait for a TCP connection to an nsqd.
 const CONNECT: Duration = Duration::from_secs(2);

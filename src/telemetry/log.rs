@@ -50,7 +50,7 @@ impl Log {
 
 /// Why the log cannot be started as asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub(crate) enum LogError {
     /// `RUST_LOG` is not a filter.
     #[error(
         "RUST_LOG={value:?} is no filter: {error}; write say RUST_LOG=debug or RUST_LOG=warn,oxipush::cluster=debug"
@@ -70,7 +70,7 @@ pub enum LogError {
 ///
 /// # Errors
 /// `RUST_LOG` is not a filter; there is no thread.
-pub fn init(config: &config::Log) -> Result<(), LogError> {
+pub(crate) fn init(config: &config::Log) -> Result<(), LogError> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(value) if !value.trim().is_empty() => {
             EnvFilter::builder().parse(&value).map_err(|error| LogError::Filter { value, error })?
@@ -107,7 +107,7 @@ pub fn init(config: &config::Log) -> Result<(), LogError> {
 }
 
 /// Says one more thing on stderr, behind the lines that wait.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     match LOG.get() {
         Some(log) => log.spool.put(text.as_bytes()),
         None => drop(io::stderr().write_all(text.as_bytes())),
@@ -115,7 +115,7 @@ pub fn say(text: &str) {
 }
 
 /// Waits until the last lines are written, a second at most. For the end of the process.
-pub fn finish() {
+pub(crate) fn finish() {
     if let Some(log) = LOG.get() {
         log.report(true);
         log.spool.flush(LAST);
@@ -145,7 +145,7 @@ fn log_panics() {
 }
 
 /// What the innermost cause of an error says, which is what the system said; the others only wrap it.
-pub fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

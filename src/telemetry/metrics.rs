@@ -19,9 +19,9 @@ use super::labels::{
 };
 
 /// A counter of 64 bits.
-pub type Counter = counter::Counter<u64, AtomicU64>;
+pub(crate) type Counter = counter::Counter<u64, AtomicU64>;
 /// A gauge of 64 bits.
-pub type Gauge = gauge::Gauge<i64, AtomicI64>;
+pub(crate) type Gauge = gauge::Gauge<i64, AtomicI64>;
 
 /// The log is the process's: so are its numbers, whoever shows them.
 static DROPPED_LINES: LazyLock<Family<LineDropReason, Counter>> = LazyLock::new(Family::default);
@@ -123,11 +123,11 @@ impl Metrics {
 }
 
 /// Counts one more in a gauge for as long as it lives.
-pub struct GaugeGuard(Gauge);
+pub(crate) struct GaugeGuard(Gauge);
 
 impl GaugeGuard {
     /// One more in `gauge` until this is dropped.
-    pub fn new(gauge: &Gauge) -> Self {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

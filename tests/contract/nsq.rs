@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use oxipush::{
+use oxipush::internals::{
     config::Config,
     lifecycle::Tasks,
     queue::{self, OpenError, Queue},

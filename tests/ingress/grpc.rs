@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use oxipush::proto::rpc::{PushBatchRequest, PushRequest, rpc_client::RpcClient};
+use oxipush::internals::proto::rpc::{PushBatchRequest, PushRequest, rpc_client::RpcClient};
 use prost::Message;
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -67,7 +67,7 @@ async fn a_client_generated_from_gopushers_definition_works_unchanged() {
 /// Go's generator refuses a file without one; the others make up names that clash.
 #[test]
 fn each_definition_names_its_package_for_every_generator() {
-    let files = prost_types::FileDescriptorSet::decode(oxipush::proto::DESCRIPTORS).unwrap().file;
+    let files = prost_types::FileDescriptorSet::decode(oxipush::internals::proto::DESCRIPTORS).unwrap().file;
     assert!(files.iter().any(|file| file.name() == "rpc.proto"));
     for file in files {
         let options = file.options.clone().unwrap_or_default();

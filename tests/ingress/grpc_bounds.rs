@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use oxipush::proto::rpc::{PushReply, rpc_client::RpcClient};
+use oxipush::internals::proto::rpc::{PushReply, rpc_client::RpcClient};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};

@@ -1,6 +1,6 @@
 //! With what a gRPC call ends: deadlines, statuses and their details.
 
-use oxipush::proto::rpc::{PushBatchRequest, PushReply, rpc_client::RpcClient};
+use oxipush::internals::proto::rpc::{PushBatchRequest, PushReply, rpc_client::RpcClient};
 use prost::Message;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
@@ -116,7 +116,7 @@ async fn a_refusal_has_its_word_in_the_details_and_in_each_reply() {
     node.ready().await;
     let mut peer = Raw::connect(&node).await;
     let key = ("authorization", "Bearer secret");
-    let option = oxipush::proto::rpc::PushRequest { ttl: 5, ..push("a", "x") };
+    let option = oxipush::internals::proto::rpc::PushRequest { ttl: 5, ..push("a", "x") };
     for (path, headers, sent, code, reason) in [
         ("/proto.Rpc/Push", vec![key], framed(&push("", "x")), Code::InvalidArgument, "bad_field"),
         (

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use oxipush::{
-    ingress::refusal::RefusalKind,
+use oxipush::internals::{
+    ingress::RefusalKind,
     proto::rpc::{PushRequest, rpc_client::RpcClient},
 };
 use reqwest::{Method, StatusCode};

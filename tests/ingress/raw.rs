@@ -6,7 +6,7 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use http::{HeaderMap, Request};
-use oxipush::proto::rpc::PushRequest;
+use oxipush::internals::proto::rpc::PushRequest;
 use prost::Message;
 use tokio::{net::TcpStream, task::JoinHandle};
 use tonic::Status;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use oxipush::ingress::refusal::RefusalKind;
+use oxipush::internals::ingress::RefusalKind;
 
 /// Rows of the section by their word: HTTP status, gRPC status.
 fn rows() -> BTreeMap<String, (String, String)> {

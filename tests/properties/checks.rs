@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use oxipush::{
+use oxipush::internals::{
     config,
     push::{Push, PushId, Target},
     queue::{

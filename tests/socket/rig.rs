@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use oxipush::{
+use oxipush::internals::{
     bundles,
     config::{self, Config},
     dispatch::Dispatch,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use oxipush::proto::rpc::{PushRequest, rpc_client::RpcClient};
+use oxipush::internals::proto::rpc::{PushRequest, rpc_client::RpcClient};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use oxipush::{
+use oxipush::internals::{
     config,
     lifecycle::{Deadline, Tasks},
     push::{Push, PushId, Target},

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use oxipush::{cluster::Listeners, config, gateway::Gateway, lifecycle::Died};
+use oxipush::internals::{cluster::Listeners, config, gateway::Gateway, lifecycle::Died};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 /// A running gateway; dropped without [`Node::stop`] it ends with the test's runtime.
