@@ -167,8 +167,8 @@ impl<S> Registry<S> {
         self.groups.borrow()
     }
 
-    pub(super) fn clients(&self) -> Ref<'_, Slab<Client<S>>> {
-        self.clients.borrow()
+    pub(super) fn clients(&self) -> Vec<Rc<Client<S>>> {
+        self.clients.borrow().values().cloned().collect()
     }
 
     /// The node sends its clients away.

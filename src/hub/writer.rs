@@ -91,7 +91,6 @@ impl<S: Sink> ShardWriter<S> {
     }
 
     /// Offers what is `pushes` pushes, and writes it now where nothing waits before and the budget has room.
-    #[inline(always)]
     pub(super) fn offer(&self, client: &Rc<Client<S>>, item: &Rc<Item>, pushes: u64, budget: &mut WriteBudget<'_>) {
         self.offers.set(self.offers.get() + 1);
         if client.is_ending() {
