@@ -116,7 +116,7 @@ impl<'de> Expected<'de> for PushSeed<'_> {
                 Key::Known(field) if seen & known != 0 => {
                     map.next_value::<IgnoredAny>().map(|_| Err(Refusal::field(field.name(), "is given twice")))
                 }
-                Key::Known(Field::To) => {
+                Key::Known(PushField::To) => {
                     map.next_value_seed(ValueSeed(CardsSeed(self))).map(|cards| cards.map(|cards| draft.to = cards))
                 }
                 Key::Known(field) => {
@@ -126,7 +126,7 @@ impl<'de> Expected<'de> for PushSeed<'_> {
                             Ok(())
                         }
                         // it counts as absent, as gopusher's gateway has it; but a push needs its content
-                        Err("null") if !matches!(field, Field::Content) => Ok(()),
+                        Err("null") if !matches!(field, PushField::Content) => Ok(()),
                         Err(kind) => Err(Refusal::field(field.name(), format_args!("is {kind}; it must be a string"))),
                     })
                 }
@@ -139,8 +139,8 @@ impl<'de> Expected<'de> for PushSeed<'_> {
             seen |= known;
             mistake = mistake.or(given.err());
         }
-        let missing = |field: Field| (seen & field.bit() == 0).then(|| Refusal::field(field.name(), "is missing"));
-        Ok(match mistake.or_else(|| missing(Field::To)).or_else(|| missing(Field::Content)) {
+        let missing = |field: PushField| (seen & field.bit() == 0).then(|| Refusal::field(field.name(), "is missing"));
+        Ok(match mistake.or_else(|| missing(PushField::To)).or_else(|| missing(PushField::Content)) {
             Some(mistake) => Err(mistake),
             None => Ok(draft),
         })
@@ -175,7 +175,7 @@ impl<'de> Expected<'de> for BatchSeed<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum Field {
+enum PushField {
     From,
     To,
     App,
@@ -183,7 +183,7 @@ enum Field {
     CollapseKey,
 }
 
-impl Field {
+impl PushField {
     const ALL: [Self; 5] = [Self::From, Self::To, Self::App, Self::Content, Self::CollapseKey];
 
     fn name(self) -> &'static str {
@@ -211,7 +211,7 @@ impl Field {
 }
 
 enum Key {
-    Known(Field),
+    Known(PushField),
     NotBuilt(&'static str),
     Unknown(String),
 }
@@ -229,7 +229,7 @@ impl Key {
 /// A field that does not exist, with the one that was likely meant.
 fn no_field(name: &str) -> Refusal {
     let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
-    let mut known = Field::ALL.into_iter().map(Field::name).chain(NOT_BUILT);
+    let mut known = PushField::ALL.into_iter().map(PushField::name).chain(NOT_BUILT);
     let advice = match known.find(|known| plain(known) == plain(name)) {
         Some(known) => format!("write `{known}`"),
         None => "a push has from, to, appID, content and collapse_key".into(),
@@ -255,7 +255,7 @@ impl Visitor<'_> for KeySeed {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Key, E> {
-        Ok(match Field::ALL.into_iter().find(|field| field.name() == name) {
+        Ok(match PushField::ALL.into_iter().find(|field| field.name() == name) {
             Some(field) => Key::Known(field),
             None => match NOT_BUILT.into_iter().find(|option| *option == name) {
                 Some(option) => Key::NotBuilt(option),
