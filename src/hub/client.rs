@@ -143,10 +143,7 @@ impl<S> Client<S> {
         }
     }
 
-    pub(super) fn passes(&self, filters: Filters<'_>) -> bool {
-        if filters.app.is_none() && filters.room.is_none() {
-            return true;
-        }
+    pub(super) fn passes(&self, filters: &Filters<'_>) -> bool {
         let memberships = self.memberships.borrow();
         filters.app.is_none_or(|app| memberships.app() == Some(app))
             && filters.room.is_none_or(|room| memberships.is_in_room(room))

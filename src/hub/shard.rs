@@ -136,14 +136,14 @@ impl<S: Sink> Shard<S> {
 
     /// One loop for groups and for all clients: what it calls is inlined only where it is called from one place.
     fn offer(&self, delivery: &mut Delivery<'_>, clients: &[Rc<Client<S>>], budget: &mut WriteBudget<'_>) {
-        let pushes = delivery.burst.len();
-        let filters = delivery.filters;
-        for client in clients.iter().filter(|client| client.passes(filters)) {
-            let item = &mut delivery.items[client.dialect.index()];
-            let item = item.get_or_insert_with(|| delivery.burst.item(client.dialect));
+        let Delivery { burst, filters, is_leaving, items, found } = delivery;
+        let pushes = burst.len();
+        let is_filtered = filters.app.is_some() || filters.room.is_some();
+        for client in clients.iter().filter(|client| !is_filtered || client.passes(filters)) {
+            let item = items[client.dialect.index()].get_or_insert_with(|| burst.item(client.dialect));
             self.writer.offer(client, item, pushes, budget);
-            delivery.found.any = true;
-            delivery.found.sent_away |= delivery.is_leaving && client.is_ending();
+            found.any = true;
+            found.sent_away |= *is_leaving && client.is_ending();
         }
     }
 
