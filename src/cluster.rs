@@ -158,9 +158,9 @@ impl Cluster {
     }
 
     /// Takes the registration back: the last thing a node does. (A node whose tasks are stopped first has done so then.)
-    pub async fn leave(self) {
+    pub async fn leave(self, deadline: Deadline) {
         if let ClusterState::Registered { registration, revoke_timeout, .. } = self.state
-            && !registration.stop_within(Deadline::after(revoke_timeout)).await
+            && !registration.stop_within(deadline.within(revoke_timeout)).await
         {
             tracing::warn!("the registration could not be taken back in time; its lease will end by itself");
         }

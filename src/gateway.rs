@@ -27,8 +27,9 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What the queue's last words get even when nothing is left of `[node] shutdown_timeout`, and the last tasks to end.
-const LAST_FLUSH: Duration = Duration::from_secs(1);
+/// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
+/// revocation of the registration, the end of the tasks.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// Connections of back ends that wait to be accepted: they are few and live long.
 const BACKLOG: u32 = 1024;
 
@@ -169,20 +170,18 @@ impl Gateway {
         if let Some(raw) = raw {
             raw.drain(deadline).await;
         }
-        // what comes for a client that was told to go is set aside, and put back once no more jobs are handed out
+        // what comes for a client that was told to go is kept for the next process, and put back once no more jobs are handed out
         let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, deadline).await;
         let _ = deadline.timeout(self.queue.stop_jobs()).await;
         dispatch.drain(deadline).await;
         let cut = clients.gone(deadline).await;
-        let rest = async {
-            tokio::join!(http.stop(deadline), grpc.stop(deadline), clients.stop(deadline));
-            self.queue.close(deadline.granting(LAST_FLUSH)).await;
-            self.cluster.leave().await;
-        };
-        if deadline.timeout(rest).await.is_err() {
+        tokio::join!(http.stop(deadline), grpc.stop(deadline), clients.stop(deadline));
+        if deadline.remaining().is_zero() {
             tracing::warn!("[node] shutdown_timeout passed before the drain was done");
         }
-        if !tasks.stop(LAST_FLUSH).await {
+        self.queue.close(deadline.granting(LAST_MOMENT)).await;
+        self.cluster.leave(deadline.granting(LAST_MOMENT)).await;
+        if !tasks.stop(LAST_MOMENT).await {
             tracing::warn!("some tasks did not end in time");
         }
         tracing::info!(clients = told, cut, took = ?began.elapsed(), "the node has stopped");

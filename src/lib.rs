@@ -2,8 +2,8 @@
 //!
 //! 1. [`ingress`] parses it, checks who pushes and what, gives it its [`push::PushId`] and encodes the record;
 //! 2. [`queue`] has it for good (embedded log or nsqd) before the back end is answered;
-//! 3. [`dispatch`] takes the job, splits it by card over its lanes,
-//! 4. [`hub`] finds the connections of each card, encodes one frame for each dialect and offers it to their outboxes,
+//! 3. [`dispatch`] takes the job, routes it by its card, room or app over its lanes;
+//! 4. [`hub`] finds the clients of each address, encodes one frame for each dialect and offers it to their outboxes;
 //! 5. [`socket`] owns the connections: handshake, join, heartbeat, writes, close codes;
 //! 6. dispatch finishes the job once each of its parts was offered, or dropped for a counted reason.
 //!
@@ -39,7 +39,7 @@
 //! | shard → a client | its outbox, on one thread | `[outbox] max_bytes` |
 //! | any → the log lines' thread | a buffer under a mutex; what finds no room is counted | `[log] buffer` |
 //!
-//! Which shards hold a card stands in the hub's index: lanes read it, and joins and leaves change it, each under a lock for one
+//! Which shards hold an address stands in the hub's index: lanes read it, and joins and leaves change it, each under a lock for one
 //! look-up.
 
 #![warn(unreachable_pub)]

@@ -9,11 +9,11 @@ use std::{net::SocketAddr, process::Command, sync::Arc, time::Duration};
 use oxipush::internals::{
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Config},
-    lifecycle::{Died, Phase, Phases, Tasks},
+    lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     telemetry::Metrics,
 };
 use serde_json::Value;
-use support::{Certificates, Etcd, Nsqd, Process, address, until};
+use support::{Certificates, Etcd, Nsqd, PATIENCE, Process, address, until};
 use tokio::sync::{mpsc, watch};
 
 /// A node's cluster side alone.
@@ -91,7 +91,7 @@ impl Node {
     }
 
     async fn leave(mut self) {
-        self.cluster.leave().await;
+        self.cluster.leave(Deadline::after(PATIENCE)).await;
         assert!(self.tasks.stop(support::PATIENCE).await);
         assert!(self.deaths.try_recv().is_err());
     }
@@ -142,7 +142,7 @@ async fn a_node_whose_tasks_are_stopped_first_takes_its_key_back_too() {
     let node = join(&config("gateway-1", &etcd.url(), &[])).await;
     assert!(node.tasks.stop(support::PATIENCE).await);
     assert_eq!(key(&etcd, "gateway-1"), None);
-    node.cluster.leave().await;
+    node.cluster.leave(Deadline::after(PATIENCE)).await;
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn without_etcd_a_node_is_alone_and_content() {
     let cluster = Cluster::join(&config, listeners(), None, &tasks, &Arc::default()).await.unwrap();
     assert!(cluster.details.borrow().is_empty());
     assert_eq!(*cluster.members.borrow(), ["gateway-1"]);
-    cluster.leave().await;
+    cluster.leave(Deadline::after(PATIENCE)).await;
 }
 
 #[tokio::test]
