@@ -59,6 +59,17 @@ impl Item {
         self.bytes.len()
     }
 
+    /// Sends it past the outbox, where nothing waits: what the kernel takes whole at once never stands there.
+    ///
+    /// # Errors
+    /// It was not sent whole: what [`Outbox::send_rest`] goes on with.
+    pub(super) fn send(&self, sink: &impl Sink) -> Result<(), io::Result<usize>> {
+        match sink.try_write(&self.bytes) {
+            Ok(taken) if taken == self.len() => Ok(()),
+            part => Err(part),
+        }
+    }
+
     /// How many pushes it is.
     fn count(&self) -> u64 {
         self.whole(self.len() as u32)
@@ -279,18 +290,15 @@ impl Outbox {
         }
     }
 
-    /// As [`Outbox::offer`] and [`Outbox::write`] do where nothing waits: what the kernel takes at once never stands here.
-    pub(super) fn send(
+    /// Where nothing waited and `item` was sent past the outbox: lets wait what the kernel did not take, and goes on to write.
+    pub(super) fn send_rest(
         &mut self,
         item: &Rc<Item>,
+        sent: io::Result<usize>,
         sink: &impl Sink,
         gather: &mut Vec<u8>,
         limits: &Limits,
     ) -> (u64, io::Result<Written>) {
-        let sent = sink.try_write(&item.bytes);
-        if sent.as_ref().is_ok_and(|taken| *taken == item.len()) {
-            return (item.count(), Ok(Written::All));
-        }
         self.append(Rc::clone(item), limits);
         let begun = self.advance(sent.unwrap_or(0));
         let (pushes, result) = self.write(sink, gather);

@@ -99,10 +99,9 @@ impl<S: Sink> ShardWriter<S> {
         }
         if client.is_drained() && self.spend(budget) {
             add(&self.tally.queued, pushes);
-            let sent =
-                client.outbox.borrow_mut().send(item, &client.sink, &mut self.gather.borrow_mut(), self.limits());
-            if self.count_write(client, sent) != Flush::Empty {
-                client.wake();
+            match item.send(&client.sink) {
+                Ok(()) => add(&self.tally.deliveries, pushes),
+                Err(part) => self.send_rest(client, item, part),
             }
             return;
         }
@@ -112,6 +111,16 @@ impl<S: Sink> ShardWriter<S> {
                 add(&self.tally.queued, pushes);
             }
             Offer::Slow => add(&self.tally.slow, pushes),
+        }
+    }
+
+    #[cold]
+    fn send_rest(&self, client: &Client<S>, item: &Rc<Item>, sent: io::Result<usize>) {
+        let mut gather = self.gather.borrow_mut();
+        let written = client.outbox.borrow_mut().send_rest(item, sent, &client.sink, &mut gather, self.limits());
+        drop(gather);
+        if self.count_write(client, written) != Flush::Empty {
+            client.wake();
         }
     }
 

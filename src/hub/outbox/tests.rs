@@ -181,7 +181,10 @@ fn run(steps: Vec<Step>, policy: Policy) {
             Step::Send(sizes, room) if outbox.is_empty() => {
                 pipe.room.set(room);
                 let item = run_of(number, &sizes);
-                let (pushes, written) = outbox.send(&item, &pipe, &mut Vec::new(), &limits);
+                let (pushes, written) = match item.send(&pipe) {
+                    Ok(()) => (item.count(), Ok(Written::All)),
+                    Err(part) => outbox.send_rest(&item, part, &pipe, &mut Vec::new(), &limits),
+                };
                 assert_eq!(matches!(written, Ok(Written::All)), outbox.is_empty());
                 model.offer(Waiting { number, size: item.len(), key: None, pushes: sizes }, &limits);
                 model.write(room);
