@@ -930,7 +930,7 @@ fn what_outsiders_cause_again_and_again_is_written_once_counted_and_told() {
     }
     dropped_lines(&node, "repeated");
     let told = node.running.err_line(|line| line.contains("more lines of this place were not shown"));
-    assert!(told.contains("oxipush::internals::ingress::grpc::incoming:") && told.contains("more="), "{told}");
+    assert!(told.contains("oxipush::ingress::grpc::incoming:") && told.contains("more="), "{told}");
     let log = node.stop();
     let shown = log.iter().filter(|other| other.contains(line)).count();
     assert!((1..10).contains(&shown), "{log:#?}");
