@@ -29,7 +29,7 @@ use crate::{
 };
 
 use etcd::Etcd;
-use members::Members;
+use members::NodeSenders;
 use node::NodeStatus;
 use readiness::Readiness;
 use registration::Registration;
@@ -104,12 +104,12 @@ impl Cluster {
         let addresses = addresses::advertised(&config.cluster, listeners).await.map_err(ClusterError)?;
         let etcd = Etcd::new(&config.cluster, metrics);
         let reads_channel = forget_node.is_some();
-        let (say, details) = watch::channel(Vec::new());
-        let (tell, members) = watch::channel(Vec::new());
+        let (detail_sender, details) = watch::channel(Vec::new());
+        let (member_sender, members) = watch::channel(Vec::new());
         let (status, statuses) = watch::channel(NodeStatus::FIRST);
-        let (tell_other, other) = watch::channel(false);
+        let (other_sender, other) = watch::channel(false);
         let mut registration =
-            Registration::new(etcd.clone(), id, &addresses, reads_channel, statuses, say, members.clone());
+            Registration::new(etcd.clone(), id, &addresses, reads_channel, statuses, detail_sender, members.clone());
         registration.join().await.map_err(ClusterError)?;
         tracing::info!(
             node = id,
@@ -122,8 +122,8 @@ impl Cluster {
         let service = tasks.service();
         tasks.spawn_until_done("cluster addresses", addresses.check(registration.notes(), config.cluster.timeout));
         service.spawn("cluster registration", registration.run(service.stopping().clone()));
-        let tell = Members { ids: tell, other: tell_other, own: id.to_owned() };
-        tasks.spawn("cluster members", members::run(etcd.clone(), tell, tasks.cancelled()));
+        let senders = NodeSenders { ids: member_sender, other: other_sender, own: id.to_owned() };
+        tasks.spawn("cluster members", members::run(etcd.clone(), senders, tasks.cancelled()));
         if let Some(forget_node) = forget_node {
             let reaper = reaper::Reaper::new(etcd, forget_node, config, metrics);
             tasks.spawn("cluster reaper", reaper.run(members.clone(), tasks.cancelled()));
@@ -150,7 +150,8 @@ impl Cluster {
         if let ClusterState::Registered { status, other, unready_after, .. } = &self.state {
             let readiness =
                 Readiness { phases: phases.watch(), queue, works, other: other.clone(), after: *unready_after };
-            let (status, cancelled) = (status.clone(), tasks.cancelled());
+            let status = status.clone();
+            let cancelled = tasks.cancelled();
             tasks.spawn("cluster readiness", async move {
                 cancelled.run_until_cancelled(readiness.run(status)).await;
             });

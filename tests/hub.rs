@@ -173,7 +173,7 @@ fn run(steps: Vec<Step>) {
                 known[who].card = Some((card, app));
             }
             Step::Leave(who) if who < known.len() => {
-                assert_eq!(shard.leave(&known[who].client), known[who].card.take().is_some());
+                assert_eq!(shard.leave_card(&known[who].client), known[who].card.take().is_some());
             }
             Step::Subscribe(who, room) if who < known.len() => {
                 let is_new = known[who].rooms.insert(room);

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where the nodes are told.
-pub(super) struct Members {
+pub(super) struct NodeSenders {
     /// Their ids.
     pub(super) ids: watch::Sender<Vec<String>>,
     /// Whether one of them other than `own` takes clients.
@@ -24,12 +24,12 @@ pub(super) struct Members {
 }
 
 /// Tells the nodes until cancelled; while etcd is away the last known ones stay.
-pub(super) async fn run(etcd: Etcd, tell: Members, cancelled: CancellationToken) {
+pub(super) async fn run(etcd: Etcd, senders: NodeSenders, cancelled: CancellationToken) {
     let mut backoff = etcd.backoff();
     loop {
         let error = tokio::select! {
             () = cancelled.cancelled() => return,
-            error = follow(&etcd, &tell, &mut backoff) => error,
+            error = follow(&etcd, &senders, &mut backoff) => error,
         };
         tracing::debug!("the watch of the cluster's nodes ended: {error}");
         tokio::select! {
@@ -39,19 +39,24 @@ pub(super) async fn run(etcd: Etcd, tell: Members, cancelled: CancellationToken)
     }
 }
 
-async fn follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> EtcdError {
-    match try_follow(etcd, tell, backoff).await {
+async fn follow(etcd: &Etcd, senders: &NodeSenders, backoff: &mut Backoff) -> EtcdError {
+    match try_follow(etcd, senders, backoff).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
-async fn try_follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Result<std::convert::Infallible, EtcdError> {
+async fn try_follow(
+    etcd: &Etcd,
+    senders: &NodeSenders,
+    backoff: &mut Backoff,
+) -> Result<std::convert::Infallible, EtcdError> {
     let prefix = node::nodes(&etcd.config.prefix);
     let mut client = etcd.connect().await?;
     let got = etcd.call("read the nodes", client.get_all(&prefix)).await?;
-    let mut nodes: Nodes = got.kvs.iter().filter_map(|kv| Some((id(&prefix, &kv.key)?, takes_clients(kv)))).collect();
-    tell.publish(&nodes);
+    let mut nodes: KnownNodes =
+        got.kvs.iter().filter_map(|kv| Some((id(&prefix, &kv.key)?, takes_clients(kv)))).collect();
+    senders.publish(&nodes);
     let next = got.header.map_or(0, |header| header.revision) + 1;
     let mut watch = etcd.call("watch the nodes", client.watch(&prefix, next)).await?;
     backoff.reset();
@@ -70,15 +75,15 @@ async fn try_follow(etcd: &Etcd, tell: &Members, backoff: &mut Backoff) -> Resul
                 Kind::Delete => nodes.remove(&id),
             };
         }
-        tell.publish(&nodes);
+        senders.publish(&nodes);
     }
 }
 
 /// Ids, and whether each takes clients.
-type Nodes = BTreeMap<String, bool>;
+type KnownNodes = BTreeMap<String, bool>;
 
-impl Members {
-    fn publish(&self, nodes: &Nodes) {
+impl NodeSenders {
+    fn publish(&self, nodes: &KnownNodes) {
         self.ids.send_if_modified(|now| {
             let differs = !now.iter().eq(nodes.keys());
             if differs {

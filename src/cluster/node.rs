@@ -77,7 +77,7 @@ impl Node {
         }
     }
 
-    pub(super) fn stand(&mut self, status: NodeStatus) {
+    pub(super) fn set_status(&mut self, status: NodeStatus) {
         self.phase = status.phase.name().to_owned();
         self.ready = Some(status.ready);
     }

@@ -25,17 +25,20 @@ pub(super) struct Readiness<S> {
 }
 
 impl<S> Readiness<S> {
-    /// Tells until cancelled.
-    pub(super) async fn run(mut self, tell: watch::Sender<NodeStatus>) {
-        let (mut works, mut since) = (false, Instant::now());
+    /// Sends what follows, until cancelled.
+    pub(super) async fn run(mut self, statuses: watch::Sender<NodeStatus>) {
+        let mut works = false;
+        let mut since = Instant::now();
         loop {
             let works_now = (self.works)(&self.queue.borrow_and_update());
             if works != works_now {
-                (works, since) = (works_now, Instant::now());
+                works = works_now;
+                since = Instant::now();
             }
-            let (phase, other) = (*self.phases.borrow_and_update(), *self.other.borrow_and_update());
-            let status = tell.borrow().next(phase, works, since.elapsed(), self.after, other);
-            tell.send_if_modified(|now| std::mem::replace(now, status) != status);
+            let phase = *self.phases.borrow_and_update();
+            let other = *self.other.borrow_and_update();
+            let status = statuses.borrow().next(phase, works, since.elapsed(), self.after, other);
+            statuses.send_if_modified(|now| std::mem::replace(now, status) != status);
             let edges = [since + self.after / 2, since + self.after];
             let edge = edges.into_iter().find(|edge| *edge > Instant::now());
             // all only wait; one whose other side is gone does not answer any more
@@ -53,10 +56,11 @@ impl<S> Readiness<S> {
 impl NodeStatus {
     /// What follows on this in `phase`, when the queue works, or does not, since `lasted`.
     fn next(self, phase: Phase, works: bool, lasted: Duration, after: Duration, other: bool) -> Self {
-        let ready = match works {
+        let ready = if works {
             // the first time needs no proof
-            true => self.ready || self.phase == NodePhase::Starting || lasted >= after / 2,
-            false => self.ready && lasted < after / 2,
+            self.ready || self.phase == NodePhase::Starting || lasted >= after / 2
+        } else {
+            self.ready && lasted < after / 2
         };
         let phase = match phase {
             Phase::Starting => NodePhase::Starting,

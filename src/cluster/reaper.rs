@@ -32,12 +32,18 @@ pub(super) struct Reaper {
     grace: Duration,
     metrics: Arc<Metrics>,
     /// Deletions that failed, with their reason: each is told once.
-    told: HashMap<String, String>,
+    last_failures: HashMap<String, String>,
 }
 
 impl Reaper {
     pub(super) fn new(etcd: Etcd, forget_node: ForgetNode, config: &Config, metrics: &Arc<Metrics>) -> Self {
-        Self { etcd, forget_node, grace: config.cluster.channel_grace, metrics: metrics.clone(), told: HashMap::new() }
+        Self {
+            etcd,
+            forget_node,
+            grace: config.cluster.channel_grace,
+            metrics: metrics.clone(),
+            last_failures: HashMap::new(),
+        }
     }
 
     /// Looks when a node is gone, and every quarter of the grace time, until cancelled.
@@ -152,7 +158,7 @@ impl Reaper {
         let deleted = tokio::time::timeout(within, (self.forget_node)(id.to_owned())).await;
         match deleted.unwrap_or_else(|_| Err("the nsqds did not answer in time".into())) {
             Ok(channels) => {
-                self.told.remove(id);
+                self.last_failures.remove(id);
                 let success = vec![RequestOp::delete(&keys.roster)];
                 let strike = TxnRequest { compare: vec![unchanged(entry)], success, failure: Vec::new() };
                 self.etcd.call("strike a gone node", client.txn(strike)).await?;
@@ -160,9 +166,9 @@ impl Reaper {
                 tracing::info!(node = id, channels, "the channel of a node that did not return is deleted");
             }
             Err(why) => {
-                if self.told.get(id) != Some(&why) {
+                if self.last_failures.get(id) != Some(&why) {
                     tracing::warn!(node = id, "the channel of a gone node cannot be deleted yet: {why}");
-                    self.told.insert(id.to_owned(), why);
+                    self.last_failures.insert(id.to_owned(), why);
                 }
             }
         }

@@ -22,7 +22,7 @@ use key::{ClaimError, NodeKey};
 use lease::Lease;
 
 /// How often a predecessor's lease, or a survivor's work on our channel, is looked at.
-const LOOK: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 pub(super) struct Registration {
     etcd: Etcd,
@@ -30,7 +30,7 @@ pub(super) struct Registration {
     statuses: watch::Receiver<NodeStatus>,
     members: watch::Receiver<Vec<String>>,
     notes: watch::Sender<Vec<String>>,
-    say: watch::Sender<Vec<String>>,
+    details: watch::Sender<Vec<String>>,
     /// The lease that may live, whether it is held or not: to be taken up again, and revoked in the end.
     lease: Option<i64>,
     held: Option<Lease>,
@@ -43,7 +43,7 @@ impl Registration {
         addresses: &Addresses,
         reads_channel: bool,
         statuses: watch::Receiver<NodeStatus>,
-        say: watch::Sender<Vec<String>>,
+        details: watch::Sender<Vec<String>>,
         members: watch::Receiver<Vec<String>>,
     ) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl Registration {
             statuses,
             members,
             notes: watch::Sender::new(Vec::new()),
-            say,
+            details,
             lease: None,
             held: None,
             etcd,
@@ -76,7 +76,7 @@ impl Registration {
                 }
                 Err(ClaimError::BeingDeleted) => {
                     tracing::info!("a survivor is deleting this node's old channel; waiting for it");
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
                 Err(ClaimError::Taken(other)) => match other.outlived(&self.etcd).await {
                     Ok(true) => {}
@@ -97,7 +97,7 @@ impl Registration {
                 let Some(lost) = self.hold(&stop).await else { break };
                 self.etcd.metrics.registered.set(0);
                 tracing::warn!(node = self.key.node.id, "the registration is lost: {lost}; registering again");
-                self.tell(&format!("not registered: {lost}"));
+                self.show(&format!("not registered: {lost}"));
             }
             let wait = backoff.next_wait();
             // dropped half-way, the lease's id is known for the revocation below, or the lease ends by itself
@@ -112,9 +112,10 @@ impl Registration {
             if let Err(error) = tried {
                 let (why, news) = self.report_failure(&error);
                 // the same again and again through a long outage would drown the log
-                match news {
-                    true => tracing::warn!(node = self.key.node.id, "{why}"),
-                    false => tracing::debug!(node = self.key.node.id, "{why}"),
+                if news {
+                    tracing::warn!(node = self.key.node.id, "{why}");
+                } else {
+                    tracing::debug!(node = self.key.node.id, "{why}");
                 }
             }
         }
@@ -131,7 +132,7 @@ impl Registration {
         self.etcd.metrics.registered.set(1);
         let node = &self.key.node;
         tracing::info!(node = node.id, phase = node.phase, key = self.key.name(), "registered in etcd");
-        self.tell_registered();
+        self.show_registered();
         Ok(())
     }
 
@@ -152,10 +153,11 @@ impl Registration {
     /// Keeps what is held; returns why it is held no longer, or `None` when told to stop.
     async fn hold(&mut self, stop: &CancellationToken) -> Option<EtcdError> {
         let mut lease = self.held.take()?;
-        let mut pulse = tokio::time::interval(self.etcd.config.lease / 3);
-        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut keep_alive = tokio::time::interval(self.etcd.config.lease / 3);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut notes = self.notes.subscribe();
-        let (mut statuses_end, mut members_end) = (false, false);
+        let mut statuses_end = false;
+        let mut members_end = false;
         loop {
             // the branches only wait; the calls follow one after the other, each within its time-out
             let kept = tokio::select! {
@@ -163,7 +165,7 @@ impl Registration {
                     self.held = Some(lease);
                     return None;
                 }
-                _ = pulse.tick() => lease.beat().await,
+                _ = keep_alive.tick() => lease.keep_alive().await,
                 changed = self.statuses.changed(), if !statuses_end => {
                     statuses_end = changed.is_err();
                     let status = *self.statuses.borrow_and_update();
@@ -172,15 +174,12 @@ impl Registration {
                 changed = self.members.changed(), if !members_end => {
                     members_end = changed.is_err();
                     let listed = self.members.borrow().contains(&self.key.node.id);
-                    match listed {
-                        true => Ok(()),
-                        false => self.key.check(&mut lease.client, lease.id).await,
-                    }
+                    if listed { Ok(()) } else { self.key.check(&mut lease.client, lease.id).await }
                 }
                 _ = notes.changed() => Ok(()),
             };
             match kept {
-                Ok(()) => self.tell_registered(),
+                Ok(()) => self.show_registered(),
                 Err(error) => return Some(error),
             }
         }
@@ -214,23 +213,23 @@ impl Registration {
             ClaimError::Taken(other) => other.to_string(),
         };
         let status = format!("not registered: {why}");
-        let news = self.tell(&status);
+        let news = self.show(&status);
         (status, news)
     }
 
-    fn tell_registered(&self) {
-        self.tell(&format!("registered as {} ({})", self.key.node.id, self.key.node.phase));
+    fn show_registered(&self) {
+        self.show(&format!("registered as {} ({})", self.key.node.id, self.key.node.phase));
     }
 
-    /// Whether that is news.
-    fn tell(&self, status: &str) -> bool {
+    /// Shows it in the details; whether that is news.
+    fn show(&self, status: &str) -> bool {
         let members = self.members.borrow().join(", ");
         let mut lines = vec![format!("cluster: {status}")];
         if !members.is_empty() {
             lines.push(format!("cluster: nodes: {members}"));
         }
         lines.extend(self.notes.borrow().iter().map(|note| format!("cluster: {note}")));
-        self.say.send_if_modified(|now| {
+        self.details.send_if_modified(|now| {
             let differs = *now != lines;
             *now = lines;
             differs

@@ -1,4 +1,4 @@
-//! JobTable in flight, by the number that their pushes carry through the hub.
+//! Jobs in flight, by the number that their pushes carry through the hub.
 
 use std::{
     sync::{

@@ -86,17 +86,17 @@ impl CopyWindow {
         Seen::New(WindowEntry { slot, id })
     }
 
-    /// The push at `place` is finished: when it comes again it is a copy.
-    pub(super) fn finish(&mut self, place: WindowEntry) {
-        let slot = place.slot as usize;
-        if self.ids.get(slot) == Some(&place.id) {
+    /// The push of `entry` is finished: when it comes again it is a copy.
+    pub(super) fn finish(&mut self, entry: WindowEntry) {
+        let slot = entry.slot as usize;
+        if self.ids.get(slot) == Some(&entry.id) {
             self.finished[slot / 64] |= 1 << (slot % 64);
         }
     }
 
-    /// The push at `place` is given back: it is to come again.
-    pub(super) fn give_back(&mut self, place: WindowEntry) {
-        if let Ok(found) = self.slots.find_entry(self.hasher.hash_one(place.id), |slot| *slot == place.slot) {
+    /// The push of `entry` is given back: it is to come again.
+    pub(super) fn give_back(&mut self, entry: WindowEntry) {
+        if let Ok(found) = self.slots.find_entry(self.hasher.hash_one(entry.id), |slot| *slot == entry.slot) {
             found.remove();
         }
     }

@@ -70,7 +70,7 @@ impl Burst {
 
     /// It was offered to all clients that were found for it.
     pub(super) fn done(self, found: FoundClients) {
-        self.parts().for_each(|part| part.fanout().part_delivered(found));
+        self.parts().for_each(|part| part.fanout().part_offered(found));
         iter::once(self.first).chain(self.rest).for_each(Part::done);
     }
 

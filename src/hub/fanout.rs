@@ -53,9 +53,9 @@ pub struct Fanout {
     number: u64,
     /// A part was dropped on its way.
     lost: AtomicBool,
-    /// A shard had a part, and found nobody for it.
-    delivered: AtomicBool,
-    /// A shard had a part, and found somebody for it.
+    /// A shard found nobody for its part.
+    unmatched: AtomicBool,
+    /// A shard found somebody for its part.
     matched: AtomicBool,
     /// A client it was for was sent away.
     sent_away: AtomicBool,
@@ -71,7 +71,7 @@ impl Fanout {
             frames: Default::default(),
             number,
             lost: AtomicBool::new(false),
-            delivered: AtomicBool::new(false),
+            unmatched: AtomicBool::new(false),
             matched: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
             completions,
@@ -84,9 +84,9 @@ impl Fanout {
     }
 
     /// A shard has offered a part to those that it found.
-    pub(super) fn part_delivered(&self, found: FoundClients) {
-        let delivered = if found.any { &self.matched } else { &self.delivered };
-        delivered.store(true, Ordering::Relaxed);
+    pub(super) fn part_offered(&self, found: FoundClients) {
+        let noted = if found.any { &self.matched } else { &self.unmatched };
+        noted.store(true, Ordering::Relaxed);
         if found.sent_away {
             self.sent_away.store(true, Ordering::Relaxed);
         }
@@ -104,7 +104,7 @@ impl Drop for Fanout {
             Outcome::Lost
         } else if *self.sent_away.get_mut() {
             Outcome::SentAway
-        } else if *self.delivered.get_mut() && !*self.matched.get_mut() {
+        } else if *self.unmatched.get_mut() && !*self.matched.get_mut() {
             Outcome::Unmatched
         } else {
             Outcome::Offered

@@ -62,7 +62,7 @@ impl<S: Sink> Shard<S> {
     }
 
     /// Takes it out of the group of its card; `false`: it had joined none.
-    pub fn leave(&self, client: &Client<S>) -> bool {
+    pub fn leave_card(&self, client: &Client<S>) -> bool {
         self.registry.leave_card(client)
     }
 

@@ -108,15 +108,18 @@ struct EndReport {
 
 impl Drop for EndReport {
     fn drop(&mut self) {
-        let how = match self.panicked {
-            true if std::thread::panicking() => Death::Panicked,
-            // dropped with the runtime, or cancelled from outside
-            true => return,
-            false if self.may_end || self.cancel.is_cancelled() => {
+        let how = if self.panicked {
+            if !std::thread::panicking() {
+                // dropped with the runtime, or cancelled from outside
+                return;
+            }
+            Death::Panicked
+        } else {
+            if self.may_end || self.cancel.is_cancelled() {
                 tracing::debug!(task = self.name, "task ended");
                 return;
             }
-            false => Death::Ended,
+            Death::Ended
         };
         let _ = self.died.send(Died { name: std::mem::take(&mut self.name), how });
     }

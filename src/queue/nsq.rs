@@ -1,4 +1,4 @@
-//! nsqd as the queue: the only place that knows tokio-nsq, which consumes and whose traps docs/adr tells; publishing is our own.
+//! nsqd as the queue: consumes through tokio-nsq (docs/adr/0001 lists its defects), publishes over a connection of its own.
 //!
 //! Records go to the topic `<topic>.live`, which each node reads through a durable channel of its own; raw pushes of other
 //! NSQ clients come from `<topic>` through a channel that all nodes share.

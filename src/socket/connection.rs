@@ -184,7 +184,7 @@ impl Connection {
         }
         if self.state == ConnectionState::Open {
             self.state = ConnectionState::Closing;
-            self.worker.shard.leave(&self.client);
+            self.worker.shard.leave_all(&self.client);
             self.worker.heartbeat.close_began(&self.client);
         }
         if self.state == ConnectionState::Closing && self.client.is_drained() {

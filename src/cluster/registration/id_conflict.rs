@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::LOOK;
+use super::POLL_INTERVAL;
 use crate::cluster::{
     etcd::{Etcd, EtcdError},
     node::Node,
@@ -27,7 +27,9 @@ impl IdConflict {
             return Ok(false);
         }
         let mut client = etcd.connect().await?;
-        let (mut last, mut risen, begun) = (i64::MAX, 0, Instant::now());
+        let begun = Instant::now();
+        let mut last = i64::MAX;
+        let mut risen = 0;
         loop {
             let answer = etcd.call("look at a lease", client.lease_time_to_live(self.lease)).await?;
             if answer.ttl <= 0 {
@@ -43,7 +45,7 @@ impl IdConflict {
             if risen >= 2 || begun.elapsed() > most {
                 return Ok(false);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -70,7 +70,8 @@ impl NodeKey {
             return Ok(());
         }
         let mut found = answer.responses.into_iter().map(first);
-        let (node, deleting) = (found.next().flatten(), found.next().flatten());
+        let node = found.next().flatten();
+        let deleting = found.next().flatten();
         let Some(there) = node else {
             return Err(match deleting {
                 Some(_) => ClaimError::BeingDeleted,
@@ -107,24 +108,26 @@ impl NodeKey {
         status: NodeStatus,
     ) -> Result<(), EtcdError> {
         let txn = TxnRequest { compare: vec![ours], success: self.puts(lease, status), failure: Vec::new() };
-        match self.etcd.call("put the node's key", client.txn(txn)).await?.succeeded {
-            true => Ok(()),
-            false => Err(EtcdError::Away("the key is not this node's any more".into())),
+        if self.etcd.call("put the node's key", client.txn(txn)).await?.succeeded {
+            Ok(())
+        } else {
+            Err(EtcdError::Away("the key is not this node's any more".into()))
         }
     }
 
     /// Someone may have deleted the key though the lease lives.
     pub(super) async fn check(&self, client: &mut EtcdClient, lease: i64) -> Result<(), EtcdError> {
         let got = self.etcd.call("read the node's key", client.get(self.name())).await?;
-        match got.kvs.first().is_some_and(|kv| kv.lease == lease) {
-            true => Ok(()),
-            false => Err(EtcdError::Away("the key was deleted".into())),
+        if got.kvs.first().is_some_and(|kv| kv.lease == lease) {
+            Ok(())
+        } else {
+            Err(EtcdError::Away("the key was deleted".into()))
         }
     }
 
     /// What etcd shall hold of this node.
     fn puts(&mut self, lease: i64, status: NodeStatus) -> Vec<RequestOp> {
-        self.node.stand(status);
+        self.node.set_status(status);
         let mut puts = vec![RequestOp::put(&self.keys.node, self.node.json(), lease)];
         if self.reads_channel {
             puts.push(RequestOp::put(&self.keys.roster, RosterEntry::default().json(), 0));

@@ -28,7 +28,7 @@ impl Lease {
     }
 
     /// One sign of life, and etcd's answer to it.
-    pub(super) async fn beat(&mut self) -> Result<(), EtcdError> {
+    pub(super) async fn keep_alive(&mut self) -> Result<(), EtcdError> {
         match self.etcd.call("keep the lease alive", self.alive.beat()).await? {
             1.. => Ok(()),
             _ => Err(EtcdError::Away("the lease ended".into())),

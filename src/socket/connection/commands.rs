@@ -82,7 +82,7 @@ impl Connection {
     }
 
     fn leave(&mut self) {
-        if !self.worker.shard.leave(&self.client) {
+        if !self.worker.shard.leave_card(&self.client) {
             let message = Cow::Borrowed("leave needs a join before it");
             return self.answer_error(&ClientError { code: "not_joined", message });
         }
