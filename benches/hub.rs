@@ -26,8 +26,9 @@ impl Sink for Hole {
 }
 
 fn hub() -> Hub {
-    let limits = config::Hub { inbox: 16, writes_per_turn: 1024 };
-    let outbox = config::Outbox { max_bytes: 1 << 20, policy: config::Policy::Disconnect, write_delay: Duration::ZERO };
+    let limits = config::HubConfig { inbox: 16, writes_per_turn: 1024 };
+    let outbox =
+        config::OutboxConfig { max_bytes: 1 << 20, policy: config::Policy::Disconnect, write_delay: Duration::ZERO };
     Hub::new(&limits, &outbox, 1, &Arc::new(Metrics::new()))
 }
 

@@ -20,18 +20,18 @@ pub use subnet::Subnet;
 #[derive(Clone, Debug)]
 #[allow(missing_docs)] // config.ini says what each key means, its unit and why
 pub struct Config {
-    pub node: Node,
-    pub socket: Socket,
-    pub outbox: Outbox,
-    pub hub: Hub,
-    pub http: Http,
-    pub grpc: Grpc,
-    pub auth: Auth,
+    pub node: NodeConfig,
+    pub socket: SocketConfig,
+    pub outbox: OutboxConfig,
+    pub hub: HubConfig,
+    pub http: HttpConfig,
+    pub grpc: GrpcConfig,
+    pub auth: AuthConfig,
     pub push: PushLimits,
-    pub queue: Queue,
-    pub drain: Drain,
-    pub cluster: Cluster,
-    pub log: Log,
+    pub queue: QueueConfig,
+    pub drain: DrainConfig,
+    pub cluster: ClusterConfig,
+    pub log: LogConfig,
 }
 
 macro_rules! section {
@@ -45,11 +45,11 @@ macro_rules! section {
 
 section! {
     /// `[node]`.
-    Node { id: NodeId, workers: usize, shutdown_timeout: Duration }
+    NodeConfig { id: NodeId, workers: usize, shutdown_timeout: Duration }
 }
 section! {
     /// `[socket]`.
-    Socket {
+    SocketConfig {
         listen: SocketAddr, max_connections: usize, max_connections_per_address: usize, max_refusals: usize,
         trusted_proxies: Vec<Subnet>, allowed_origins: Vec<String>, handshake_timeout: Duration, join_timeout: Duration,
         ping_interval: Duration, idle_timeout: Duration, max_message: usize, message_timeout: Duration,
@@ -58,22 +58,22 @@ section! {
 }
 section! {
     /// `[outbox]`.
-    Outbox { max_bytes: usize, policy: Policy, write_delay: Duration }
+    OutboxConfig { max_bytes: usize, policy: Policy, write_delay: Duration }
 }
 section! {
     /// `[hub]`.
-    Hub { inbox: usize, writes_per_turn: usize }
+    HubConfig { inbox: usize, writes_per_turn: usize }
 }
 section! {
     /// `[http]`.
-    Http {
+    HttpConfig {
         listen: SocketAddr, allowed_origins: Vec<String>, allowed_hosts: Vec<String>, max_body: usize,
         request_timeout: Duration, keep_alive: Duration, user_timeout: Duration, page: bool, max_connections: usize,
     }
 }
 section! {
     /// `[grpc]`.
-    Grpc {
+    GrpcConfig {
         listen: SocketAddr, max_message: usize, max_connections: usize, max_streams: u32, idle_timeout: Duration,
         ping_interval: Duration, message_timeout: Duration, max_unfinished: usize, max_unfinished_per_connection: usize,
         window: u32, max_metadata: u32, max_unacknowledged: usize,
@@ -81,7 +81,7 @@ section! {
 }
 section! {
     /// `[auth]`.
-    Auth { keys: Vec<Secret>, insecure: bool }
+    AuthConfig { keys: Vec<Secret>, insecure: bool }
 }
 section! {
     /// `[push]`: the bounds of one push, in bytes and numbers.
@@ -89,7 +89,7 @@ section! {
 }
 section! {
     /// `[queue]`, with `[data] dir`.
-    Queue {
+    QueueConfig {
         backend: Backend, topic: String, channel: String, nsqd: Vec<String>, nsqd_http: Vec<String>, lookupd: Vec<String>,
         lookup_interval: Duration, lookup_timeout: Duration, processors: usize, max_in_flight: usize, max_publishes: usize,
         publish_timeout: Duration, return_after: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
@@ -99,11 +99,11 @@ section! {
 }
 section! {
     /// `[drain]`.
-    Drain { rate: u32, reconnect_jitter: Duration, grace: Duration }
+    DrainConfig { rate: u32, reconnect_jitter: Duration, grace: Duration }
 }
 section! {
     /// `[cluster]`.
-    Cluster {
+    ClusterConfig {
         etcd: Vec<String>, user: String, password: Secret, tls_ca: Option<PathBuf>, tls_cert: Option<PathBuf>,
         tls_key: Option<PathBuf>, prefix: String, lease: Duration, max_backoff: Duration, timeout: Duration,
         advertise_socket: Option<String>, advertise_http: Option<String>, advertise_grpc: Option<String>,
@@ -113,7 +113,7 @@ section! {
 }
 section! {
     /// `[log]`.
-    Log { level: String, format: LogFormat, buffer: usize, max_repeats: u32, repeat_period: Duration }
+    LogConfig { level: String, format: LogFormat, buffer: usize, max_repeats: u32, repeat_period: Duration }
 }
 
 /// A node's stable name: valid as an NSQ channel, 1–64 of `[.a-zA-Z0-9_-]`.

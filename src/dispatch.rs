@@ -40,7 +40,7 @@ impl Dispatch {
     /// Starts `[queue] processors` lanes on `jobs`. Where there was a `backlog` when the first job comes, it is offered at a
     /// pace that outboxes can follow.
     pub fn start(
-        config: &config::Queue,
+        config: &config::QueueConfig,
         jobs: Jobs,
         hub: Hub,
         backlog: watch::Receiver<bool>,

@@ -208,7 +208,7 @@ async fn open_queue(
 }
 
 /// How a node that is gone is forgotten: only nsqd keeps something for each node.
-fn forget_node(config: &config::Queue) -> Option<ForgetNode> {
+fn forget_node(config: &config::QueueConfig) -> Option<ForgetNode> {
     if config.backend != Backend::Nsq {
         return None;
     }

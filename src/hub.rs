@@ -96,7 +96,12 @@ pub struct Census {
 
 impl Hub {
     /// A hub for `workers` shards (0: one for each core; at most 64), which the socket server's workers bring to life.
-    pub fn new(config: &config::Hub, outbox: &config::Outbox, workers: usize, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(
+        config: &config::HubConfig,
+        outbox: &config::OutboxConfig,
+        workers: usize,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let workers = match workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             many => many,

@@ -54,7 +54,7 @@ pub struct ClientServer {
 /// What each worker's thread is started with.
 #[derive(Clone)]
 struct WorkerSetup {
-    config: config::Socket,
+    config: config::SocketConfig,
     names: NameRule,
     hub: Hub,
     limit: Arc<ConnectionLimit>,

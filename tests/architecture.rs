@@ -344,6 +344,16 @@ fn types(file: &Source) -> Vec<&str> {
             Some(scope) => scope.split_once(')').map_or(rest, |(_, rest)| rest),
             None => rest,
         });
+        // the types that a macro of the file makes: `section! { Name { …`, `label_values! { Name in …`
+        let made = line.split_once(['{', ' ']).map(|(name, _)| name.trim()).filter(|name| {
+            let defines = file.code.contains("section! {") && line.trim_end().contains(" {");
+            let labels = file.code.contains("label_values! {") && line.contains(" in ") && line.contains(" by ");
+            indented
+                && (defines || labels)
+                && name.starts_with(|c: char| c.is_ascii_uppercase())
+                && name.chars().all(is_word)
+        });
+        names.extend(made);
         let Some((keyword, rest)) = line.trim_start().split_once(' ') else { continue };
         if ["struct", "enum", "trait", "union"].contains(&keyword) || (keyword == "type" && !indented) {
             names.extend(rest.split(|c| !is_word(c)).next().filter(|name| !name.is_empty()));
@@ -369,7 +379,8 @@ fn no_two_types_share_a_name_but_the_two_backends_of_one_seam() {
     };
     let shared: Vec<_> = places.iter().filter(|(name, files)| files.len() > 1 && !is_seam(name, files)).collect();
     assert!(shared.is_empty(), "each of these names says several things: {shared:#?}");
-    assert!(places.len() > 300 && places["Acker"].len() == 3, "the reader found {} types", places.len());
+    let reads = ["QueueConfig", "DropReason", "Address"].iter().all(|name| places.contains_key(name));
+    assert!(reads && places["Acker"].len() == 3, "the reader found only {places:#?}");
 }
 
 /// The reader above is code too: what it must find, it finds.

@@ -105,12 +105,12 @@ impl Known {
 }
 
 fn hub(max_bytes: usize) -> (Hub, Arc<Metrics>) {
-    hub_of(config::Outbox { max_bytes, policy: config::Policy::Disconnect, write_delay: Duration::ZERO })
+    hub_of(config::OutboxConfig { max_bytes, policy: config::Policy::Disconnect, write_delay: Duration::ZERO })
 }
 
-fn hub_of(outbox: config::Outbox) -> (Hub, Arc<Metrics>) {
+fn hub_of(outbox: config::OutboxConfig) -> (Hub, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let limits = config::Hub { inbox: 16, writes_per_turn: 256 };
+    let limits = config::HubConfig { inbox: 16, writes_per_turn: 256 };
     (Hub::new(&limits, &outbox, 1, &metrics), metrics)
 }
 
@@ -404,7 +404,7 @@ impl Sink for Notes {
 #[tokio::test]
 async fn a_burst_leaves_in_one_write_for_each_connection_in_order_and_only_to_whom_it_is_for() {
     for policy in [config::Policy::Disconnect, config::Policy::DropOldest, config::Policy::Conflate] {
-        let (hub, metrics) = hub_of(config::Outbox { max_bytes: 1 << 20, policy, write_delay: Duration::ZERO });
+        let (hub, metrics) = hub_of(config::OutboxConfig { max_bytes: 1 << 20, policy, write_delay: Duration::ZERO });
         let (shard, inbox) = hub.claim_shard().unwrap().open::<Notes>();
         let (completions, mut told) = mpsc::unbounded_channel();
         let join = |card: &str, app: &str, dialect| {
@@ -465,7 +465,7 @@ async fn a_burst_leaves_in_one_write_for_each_connection_in_order_and_only_to_wh
 async fn a_write_delay_delays_writes_and_not_the_jobs() {
     let delay = Duration::from_secs(2);
     let (hub, _metrics) =
-        hub_of(config::Outbox { max_bytes: 1 << 20, policy: config::Policy::Disconnect, write_delay: delay });
+        hub_of(config::OutboxConfig { max_bytes: 1 << 20, policy: config::Policy::Disconnect, write_delay: delay });
     let (shard, inbox) = hub.claim_shard().unwrap().open::<Notes>();
     let (completions, mut told) = mpsc::unbounded_channel();
     let client = shard.open(Notes::default(), Dialect::Gopusher);

@@ -24,7 +24,7 @@ pub(super) struct Addresses {
 
 /// # Errors
 /// An address that must not or cannot be advertised, and what to do.
-pub(super) async fn advertised(config: &config::Cluster, listeners: Listeners) -> Result<Addresses, String> {
+pub(super) async fn advertised(config: &config::ClusterConfig, listeners: Listeners) -> Result<Addresses, String> {
     let mut configured = Vec::new();
     let mut found = Vec::new();
     let listed = [

@@ -27,12 +27,12 @@ const TLS_HELLO: [u8; 10] = [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0];
 /// How etcd is reached; a cheap clone.
 #[derive(Clone)]
 pub(super) struct Etcd {
-    pub(super) config: Arc<config::Cluster>,
+    pub(super) config: Arc<config::ClusterConfig>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl Etcd {
-    pub(super) fn new(config: &config::Cluster, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(config: &config::ClusterConfig, metrics: &Arc<Metrics>) -> Self {
         Self { config: Arc::new(config.clone()), metrics: metrics.clone() }
     }
 

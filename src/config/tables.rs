@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Auth, Backend, Cluster, Config, Drain, Grpc, HostPort, Http, Hub, Log, LogFormat, Node, NodeId, Outbox, Policy,
-    PushLimits, Queue, Secret, Socket, Sync,
+    AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
+    LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret, SocketConfig, Sync,
     reader::{SectionReader, duration},
 };
 
@@ -157,12 +157,12 @@ fn nsq_name(r: &mut SectionReader<'_>, key: &str, most: usize) -> String {
     r.matching("queue", key, &right, |text| (1..=most).contains(&text.len()) && text.chars().all(fits_nsq))
 }
 
-fn node(r: &mut SectionReader<'_>) -> Node {
+fn node(r: &mut SectionReader<'_>) -> NodeConfig {
     let s = "node";
     // nothing to choose yet, so that nothing is kept
     let all = |text: &str| (text == "all").then_some(());
     r.parse(s, "roles", "all: nodes with a part of the roles are not built yet", (), all);
-    Node {
+    NodeConfig {
         id: node_id(r),
         workers: r.number(s, "workers", 0, 64),
         shutdown_timeout: r.time(s, "shutdown_timeout", MS * 100, HOUR),
@@ -184,9 +184,9 @@ fn node_id(r: &mut SectionReader<'_>) -> NodeId {
     NodeId(given)
 }
 
-fn socket(r: &mut SectionReader<'_>) -> Socket {
+fn socket(r: &mut SectionReader<'_>) -> SocketConfig {
     let s = "socket";
-    Socket {
+    SocketConfig {
         listen: r.address(s, "listen"),
         max_connections: r.number(s, "max_connections", 1, 100_000_000),
         max_connections_per_address: r.number(s, "max_connections_per_address", 0, 100_000_000),
@@ -206,26 +206,26 @@ fn socket(r: &mut SectionReader<'_>) -> Socket {
     }
 }
 
-fn outbox(r: &mut SectionReader<'_>) -> Outbox {
+fn outbox(r: &mut SectionReader<'_>) -> OutboxConfig {
     let policies =
         [("disconnect", Policy::Disconnect), ("drop_oldest", Policy::DropOldest), ("conflate", Policy::Conflate)];
-    Outbox {
+    OutboxConfig {
         max_bytes: r.bytes("outbox", "max_bytes", KIB, 1024 * MIB),
         policy: r.choice("outbox", "policy", policies),
         write_delay: r.time("outbox", "write_delay", Duration::ZERO, MS * 1000),
     }
 }
 
-fn hub(r: &mut SectionReader<'_>) -> Hub {
-    Hub {
+fn hub(r: &mut SectionReader<'_>) -> HubConfig {
+    HubConfig {
         inbox: r.number("hub", "inbox", 1, 1_000_000),
         writes_per_turn: r.number("hub", "writes_per_turn", 1, 1_000_000),
     }
 }
 
-fn http(r: &mut SectionReader<'_>) -> Http {
+fn http(r: &mut SectionReader<'_>) -> HttpConfig {
     let s = "http";
-    Http {
+    HttpConfig {
         listen: r.address(s, "listen"),
         allowed_origins: r.origins(s, "allowed_origins"),
         allowed_hosts: r.each(s, "allowed_hosts", "a host's name (without http:// and port)", |text| {
@@ -240,9 +240,9 @@ fn http(r: &mut SectionReader<'_>) -> Http {
     }
 }
 
-fn grpc(r: &mut SectionReader<'_>) -> Grpc {
+fn grpc(r: &mut SectionReader<'_>) -> GrpcConfig {
     let s = "grpc";
-    Grpc {
+    GrpcConfig {
         listen: r.address(s, "listen"),
         max_message: r.bytes(s, "max_message", KIB, 1024 * MIB),
         max_connections: r.number(s, "max_connections", 1, 10_000_000),
@@ -259,14 +259,14 @@ fn grpc(r: &mut SectionReader<'_>) -> Grpc {
     }
 }
 
-fn auth(r: &mut SectionReader<'_>) -> Auth {
+fn auth(r: &mut SectionReader<'_>) -> AuthConfig {
     let keys = r.list("auth", "keys");
     for nth in keys.iter().enumerate().filter(|(_, key)| !key.chars().all(|c| c.is_ascii_graphic())).map(|(nth, _)| nth)
     {
         let what = format!("key {} has characters that no header carries: take visible ASCII without spaces", nth + 1);
         r.fault("auth", "keys", what);
     }
-    Auth { keys: keys.into_iter().map(Secret).collect(), insecure: r.switch("auth", "insecure") }
+    AuthConfig { keys: keys.into_iter().map(Secret).collect(), insecure: r.switch("auth", "insecure") }
 }
 
 fn push(r: &mut SectionReader<'_>) -> PushLimits {
@@ -278,10 +278,10 @@ fn push(r: &mut SectionReader<'_>) -> PushLimits {
     }
 }
 
-fn queue(r: &mut SectionReader<'_>) -> Queue {
+fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
     let s = "queue";
     let host = |text: &str| is_host_and_port(text).then(|| text.to_owned());
-    Queue {
+    QueueConfig {
         backend: r.choice(s, "backend", [("embedded", Backend::Embedded), ("nsq", Backend::Nsq)]),
         // .live is appended, and NSQ takes 64 characters
         topic: nsq_name(r, "topic", 59),
@@ -322,8 +322,8 @@ fn data_dir(r: &mut SectionReader<'_>) -> PathBuf {
     })
 }
 
-fn drain(r: &mut SectionReader<'_>) -> Drain {
-    Drain {
+fn drain(r: &mut SectionReader<'_>) -> DrainConfig {
+    DrainConfig {
         rate: r.number("drain", "rate", 0, 10_000_000),
         reconnect_jitter: r.time("drain", "reconnect_jitter", Duration::ZERO, HOUR),
         grace: r.time("drain", "grace", Duration::ZERO, HOUR),
@@ -334,13 +334,13 @@ fn is_host_and_port(text: &str) -> bool {
     text.parse::<HostPort>().is_ok()
 }
 
-fn cluster(r: &mut SectionReader<'_>) -> Cluster {
+fn cluster(r: &mut SectionReader<'_>) -> ClusterConfig {
     let s = "cluster";
     let url = |text: &str| {
         let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
         is_host_and_port(host.strip_suffix('/').unwrap_or(host)).then(|| text.to_owned())
     };
-    Cluster {
+    ClusterConfig {
         etcd: r.each(s, "etcd", "http:// or https:// with host:port (say http://127.0.0.1:2379)", url),
         user: r.text(s, "user"),
         password: r.secret(s, "password"),
@@ -364,8 +364,8 @@ fn cluster(r: &mut SectionReader<'_>) -> Cluster {
     }
 }
 
-fn log(r: &mut SectionReader<'_>) -> Log {
-    Log {
+fn log(r: &mut SectionReader<'_>) -> LogConfig {
+    LogConfig {
         level: r.matching("log", "level", "error, warn, info, debug or trace", |text| {
             ["error", "warn", "info", "debug", "trace"].contains(&text)
         }),

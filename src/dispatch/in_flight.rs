@@ -69,7 +69,7 @@ pub(super) enum Begun {
 }
 
 impl InFlight {
-    pub(super) fn new(config: &config::Queue, metrics: &Metrics) -> Arc<Self> {
+    pub(super) fn new(config: &config::QueueConfig, metrics: &Metrics) -> Arc<Self> {
         let window = CopyWindow::new(match config.backend {
             Backend::Nsq => config.copy_window,
             // a job of this process is never taken from it, and another process would not have the window

@@ -31,7 +31,7 @@ pub(super) struct Intake {
 
 impl Intake {
     pub(super) fn new(
-        config: &config::Queue,
+        config: &config::QueueConfig,
         lanes: Vec<mpsc::Sender<Vec<Part>>>,
         completions: mpsc::UnboundedSender<Completion>,
         in_flight: Arc<InFlight>,

@@ -32,7 +32,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(config: &config::Queue, hub: Hub, in_flight: Arc<InFlight>) -> Self {
+    pub(super) fn new(config: &config::QueueConfig, hub: Hub, in_flight: Arc<InFlight>) -> Self {
         let bytes = hub.outbox_bytes() / PART;
         Self { hub, in_flight, bytes, since: 0, left: config.replay_hold, stuck: 0 }
     }

@@ -110,7 +110,7 @@ impl HttpListener {
 
 /// What one worker does with accepted connections.
 fn connections(
-    config: &config::Http,
+    config: &config::HttpConfig,
     times: ReadTimes,
     handlers: &Arc<Handlers>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {

@@ -29,7 +29,7 @@ use crate::{
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// Takes `raw` until its end: each push admitted, published, then finished; what cannot be is finished, counted and logged.
-pub(crate) fn start(config: &config::Queue, raw: RawTopic, admission: &Admission, tasks: &Tasks) -> RawIngress {
+pub(crate) fn start(config: &config::QueueConfig, raw: RawTopic, admission: &Admission, tasks: &Tasks) -> RawIngress {
     let control = raw.control();
     let jobs = stream::unfold(raw, async |mut raw| Some((raw.next().await?, raw)));
     let service = tasks.service();
@@ -70,7 +70,7 @@ struct RawConsumer {
 }
 
 impl RawConsumer {
-    fn new(config: &config::Queue, admission: &Admission) -> Self {
+    fn new(config: &config::QueueConfig, admission: &Admission) -> Self {
         Self {
             submitter: admission.submitter(PushSource::Nsq, Caller::open()),
             max_attempts: config.max_attempts,

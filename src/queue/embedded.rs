@@ -43,7 +43,7 @@ use shared::{LogLimits, SharedLog};
 ///
 /// # Errors
 /// What cannot be mended by waiting: a folder that is in use or unwritable, a damaged file.
-pub async fn open(config: &config::Queue, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
+pub async fn open(config: &config::QueueConfig, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
     open_on(log::folder(config.dir.clone()), LogLimits::of(config), tasks, metrics).await
 }
 

@@ -67,7 +67,7 @@ fn backoff() -> Backoff {
 /// # Errors
 /// A name that NSQ does not take, or no nsqd to talk to.
 pub async fn open(
-    config: &config::Queue,
+    config: &config::QueueConfig,
     node: &config::NodeId,
     members: watch::Receiver<Vec<String>>,
     tasks: &Tasks,
@@ -123,7 +123,7 @@ pub async fn open(
 /// What all parts need.
 #[derive(Clone)]
 struct NsqContext {
-    config: Arc<config::Queue>,
+    config: Arc<config::QueueConfig>,
     topics: Arc<Topics>,
     node: Arc<str>,
     admin: Admin,

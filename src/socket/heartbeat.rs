@@ -25,7 +25,7 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    pub(super) fn new(config: &config::Socket) -> Self {
+    pub(super) fn new(config: &config::SocketConfig) -> Self {
         let times = [
             config.ping_interval,
             config.idle_timeout,

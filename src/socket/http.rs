@@ -43,7 +43,7 @@ const MAX_HEADERS: usize = 96;
 pub(super) struct HandshakeServer {
     /// `None`: this thread has no shard, because the process is about to end.
     pub(super) worker: Option<Rc<Worker>>,
-    pub(super) config: config::Socket,
+    pub(super) config: config::SocketConfig,
     pub(super) limit: Arc<ConnectionLimit>,
     pub(super) drain: watch::Receiver<Option<DrainPlan>>,
     pub(super) phases: Phases,
@@ -66,7 +66,7 @@ struct OverLimit {
 }
 
 /// HTTP/1.1 as a client's handshake needs it; a request's head has `[socket] handshake_timeout`.
-pub(super) fn builder(config: &config::Socket) -> http1::Builder {
+pub(super) fn builder(config: &config::SocketConfig) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         // also from one request to the next

@@ -37,7 +37,7 @@ pub(super) enum LimitReached {
 }
 
 impl ConnectionLimit {
-    pub(super) fn new(config: &config::Socket) -> Arc<Self> {
+    pub(super) fn new(config: &config::SocketConfig) -> Arc<Self> {
         Arc::new(Self {
             max: config.max_connections,
             max_per_address: config.max_connections_per_address,

@@ -35,7 +35,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         shard: Rc<Shard<ClientSocket>>,
-        config: &config::Socket,
+        config: &config::SocketConfig,
         authorizer: Authorizer,
         metrics: &Arc<Metrics>,
     ) -> Self {

@@ -70,7 +70,7 @@ pub(crate) enum LogError {
 ///
 /// # Errors
 /// `RUST_LOG` is not a filter; there is no thread.
-pub(crate) fn init(config: &config::Log) -> Result<(), LogError> {
+pub(crate) fn init(config: &config::LogConfig) -> Result<(), LogError> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(value) if !value.trim().is_empty() => {
             EnvFilter::builder().parse(&value).map_err(|error| LogError::Filter { value, error })?

@@ -24,7 +24,7 @@ use tonic::{
 
 use super::{budget::Budget, incoming::GrpcConnection, interceptor::CallContext, peer::Peer};
 use crate::{
-    config::Grpc,
+    config::GrpcConfig,
     telemetry::{Metrics, labels::GrpcCloseReason},
 };
 
@@ -44,7 +44,12 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(config: &Grpc, routes: Routes, stopping: &CancellationToken, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        config: &GrpcConfig,
+        routes: Routes,
+        stopping: &CancellationToken,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .max_concurrent_streams(config.max_streams)

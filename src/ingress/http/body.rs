@@ -18,7 +18,7 @@ pub(super) struct BodyReader {
 }
 
 impl BodyReader {
-    pub(super) fn new(config: &config::Http) -> Self {
+    pub(super) fn new(config: &config::HttpConfig) -> Self {
         Self { max_body: config.max_body, request_timeout: config.request_timeout }
     }
 

@@ -45,7 +45,7 @@ pub(super) struct LogLimits {
 }
 
 impl LogLimits {
-    pub(super) fn of(config: &config::Queue) -> Self {
+    pub(super) fn of(config: &config::QueueConfig) -> Self {
         Self {
             max_record: usize::try_from(config.max_bytes).unwrap_or(usize::MAX).min(MAX_RECORD),
             max_in_flight: config.max_in_flight.max(1),

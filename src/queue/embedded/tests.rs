@@ -24,9 +24,9 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn config(dir: &Path) -> config::Queue {
+fn config(dir: &Path) -> config::QueueConfig {
     let defaults = config::load(None, []).unwrap().queue;
-    config::Queue { dir: dir.to_owned(), publish_timeout: PATIENCE, replay_hold: Duration::ZERO, ..defaults }
+    config::QueueConfig { dir: dir.to_owned(), publish_timeout: PATIENCE, replay_hold: Duration::ZERO, ..defaults }
 }
 
 /// An open log and what it needs to live.
@@ -40,7 +40,7 @@ struct Log {
 }
 
 impl Log {
-    async fn open(config: &config::Queue) -> Result<Self, OpenError> {
+    async fn open(config: &config::QueueConfig) -> Result<Self, OpenError> {
         Self::of(async |tasks, metrics| super::open(config, tasks, metrics).await).await
     }
 
@@ -212,7 +212,7 @@ async fn a_requeued_job_comes_after_its_delay_and_lets_others_pass() {
 #[tokio::test]
 async fn attempts_grow_over_reopens_and_only_with_hand_outs() {
     let dir = tempfile::tempdir().unwrap();
-    let config = config::Queue { max_in_flight: 1, ..config(dir.path()) };
+    let config = config::QueueConfig { max_in_flight: 1, ..config(dir.path()) };
     let mut log = Log::open(&config).await.unwrap();
     log.publish("first").await.unwrap();
     log.publish("second").await.unwrap();
@@ -242,7 +242,7 @@ async fn attempts_grow_over_reopens_and_only_with_hand_outs() {
 #[tokio::test]
 async fn no_more_jobs_are_out_than_max_in_flight() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = Log::open(&config::Queue { max_in_flight: 3, ..config(dir.path()) }).await.unwrap();
+    let mut log = Log::open(&config::QueueConfig { max_in_flight: 3, ..config(dir.path()) }).await.unwrap();
     for n in 0..10 {
         log.publish(n).await.unwrap();
     }
@@ -300,7 +300,7 @@ async fn a_second_opener_of_the_folder_is_refused() {
 #[tokio::test]
 async fn with_sync_as_a_time_all_is_written_within_it_and_at_close() {
     let dir = tempfile::tempdir().unwrap();
-    let lazy = config::Queue { sync: config::Sync::Every(Duration::from_millis(50)), ..config(dir.path()) };
+    let lazy = config::QueueConfig { sync: config::Sync::Every(Duration::from_millis(50)), ..config(dir.path()) };
     let mut log = Log::open(&lazy).await.unwrap();
     log.publish("first").await.unwrap();
     eventually("it is synced", || log.metrics.queue_syncs.get() > 0).await;

@@ -9,7 +9,7 @@ use super::{admin::Admin, topics::Topics};
 use crate::config;
 
 /// The HTTP addresses of all nsqds, configured or found, and what could not be asked.
-async fn all_nsqds(admin: &Admin, config: &config::Queue, topic: &str) -> (BTreeSet<String>, Vec<String>) {
+async fn all_nsqds(admin: &Admin, config: &config::QueueConfig, topic: &str) -> (BTreeSet<String>, Vec<String>) {
     let mut nsqds = BTreeSet::from_iter(config.nsqd_http.iter().cloned());
     let mut faults = Vec::new();
     for found in join_all(config.lookupd.iter().map(|lookupd| admin.lookup(lookupd, topic))).await {
@@ -25,7 +25,7 @@ async fn all_nsqds(admin: &Admin, config: &config::Queue, topic: &str) -> (BTree
 ///
 /// # Errors
 /// Which nsqds could not be asked; on the others it is.
-pub(super) async fn create_everywhere(admin: &Admin, config: &config::Queue, node: &str) -> Result<(), String> {
+pub(super) async fn create_everywhere(admin: &Admin, config: &config::QueueConfig, node: &str) -> Result<(), String> {
     let topic = Topics::new(config).live;
     let (nsqds, mut faults) = all_nsqds(admin, config, &topic).await;
     let channels = [node];
@@ -35,7 +35,7 @@ pub(super) async fn create_everywhere(admin: &Admin, config: &config::Queue, nod
 }
 
 /// The channels that can be found; a server that does not answer `within` is left out.
-pub(super) async fn known(admin: &Admin, config: &config::Queue, within: Duration) -> BTreeSet<String> {
+pub(super) async fn known(admin: &Admin, config: &config::QueueConfig, within: Duration) -> BTreeSet<String> {
     let topic = Topics::new(config).live;
     let (nsqds, _) = all_nsqds(admin, config, &topic).await;
     let (on_nsqds, in_lookupds) = tokio::join!(
@@ -51,7 +51,7 @@ pub(super) async fn known(admin: &Admin, config: &config::Queue, within: Duratio
 ///
 /// # Errors
 /// Somebody reads it, or which of them could not be asked; the others are done.
-pub async fn forget_node(config: &config::Queue, node: &str) -> Result<usize, String> {
+pub async fn forget_node(config: &config::QueueConfig, node: &str) -> Result<usize, String> {
     let admin = Admin::new(config.lookup_timeout)?;
     let topic = Topics::new(config).live;
     // a node that is cut off from etcd alone serves on
@@ -76,7 +76,12 @@ pub async fn forget_node(config: &config::Queue, node: &str) -> Result<usize, St
 }
 
 /// An nsqd where someone reads the node's channel, if there is one; an error names those that could not be asked.
-async fn reader(admin: &Admin, config: &config::Queue, topic: &str, node: &str) -> Result<Option<String>, String> {
+async fn reader(
+    admin: &Admin,
+    config: &config::QueueConfig,
+    topic: &str,
+    node: &str,
+) -> Result<Option<String>, String> {
     let (nsqds, mut faults) = all_nsqds(admin, config, topic).await;
     for http in nsqds {
         match admin.stats(&http, topic, node).await {

@@ -15,7 +15,7 @@ pub(super) struct Topics {
 }
 
 impl Topics {
-    pub(super) fn new(config: &config::Queue) -> Self {
+    pub(super) fn new(config: &config::QueueConfig) -> Self {
         let raw = config.topic.clone();
         Self { live: format!("{raw}.live"), ping: format!("{raw}.ping"), disk: format!("{raw}.disk"), raw }
     }

@@ -12,7 +12,7 @@ use crate::{
 #[tokio::test]
 async fn a_full_log_refuses_at_once_and_takes_again_once_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = Log::open(&config::Queue { max_bytes: 1000, ..config(dir.path()) }).await.unwrap();
+    let mut log = Log::open(&config::QueueConfig { max_bytes: 1000, ..config(dir.path()) }).await.unwrap();
     for _ in 0..10 {
         log.publish("x".repeat(100)).await.unwrap();
     }
@@ -26,7 +26,7 @@ async fn a_full_log_refuses_at_once_and_takes_again_once_there_is_room() {
 #[tokio::test]
 async fn a_record_beyond_every_bound_is_too_large() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = Log::open(&config::Queue { max_bytes: 1000, ..config(dir.path()) }).await.unwrap();
+    let mut log = Log::open(&config::QueueConfig { max_bytes: 1000, ..config(dir.path()) }).await.unwrap();
     let refused = log.publish("x".repeat(1001)).await;
     assert_eq!(refused, Err(PublishError::TooLarge { bytes: 1001, limit: 1000 }));
     log.publish("x".repeat(1000)).await.unwrap();
@@ -37,8 +37,8 @@ async fn a_record_beyond_every_bound_is_too_large() {
 #[tokio::test]
 async fn what_is_too_old_is_dropped_and_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let aging = config::Queue { max_age: Duration::from_millis(1), max_in_flight: 1, ..config(dir.path()) };
-    let ageless = config::Queue { max_age: Duration::ZERO, ..aging.clone() };
+    let aging = config::QueueConfig { max_age: Duration::from_millis(1), max_in_flight: 1, ..config(dir.path()) };
+    let ageless = config::QueueConfig { max_age: Duration::ZERO, ..aging.clone() };
     let mut log = Log::open(&ageless).await.unwrap();
     for n in 0..5 {
         log.publish(n).await.unwrap();
@@ -64,7 +64,7 @@ async fn what_is_too_old_is_dropped_and_counted() {
 #[tokio::test]
 async fn records_beyond_memory_are_read_back_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let small = config::Queue { memory_bytes: 20_000, max_in_flight: 7, ..config(dir.path()) };
+    let small = config::QueueConfig { memory_bytes: 20_000, max_in_flight: 7, ..config(dir.path()) };
     let mut log = Log::open(&small).await.unwrap();
     let record = |n: usize| format!("{n:0300}");
     let (mut published, mut seen) = (0, 0);
@@ -90,7 +90,7 @@ async fn records_beyond_memory_are_read_back_in_order() {
 #[tokio::test]
 async fn requeued_records_beyond_memory_come_again() {
     let dir = tempfile::tempdir().unwrap();
-    let small = config::Queue { memory_bytes: 5_000, ..config(dir.path()) };
+    let small = config::QueueConfig { memory_bytes: 5_000, ..config(dir.path()) };
     let mut log = Log::open(&small).await.unwrap();
     for ten in 0..20 {
         let publishes = (0..10).map(|n| log.publish(format!("{:0200}", ten * 10 + n)));

@@ -33,7 +33,7 @@ async fn child(dir: &Path) {
         0 => config::Sync::Always,
         millis => config::Sync::Every(Duration::from_millis(millis)),
     };
-    let mut log = Log::open(&config::Queue { sync, ..super::config(dir) }).await.unwrap();
+    let mut log = Log::open(&config::QueueConfig { sync, ..super::config(dir) }).await.unwrap();
     let round = fastrand::u32(..);
     for writer in 0..WRITERS {
         let publisher = log.publisher.clone();
@@ -107,8 +107,9 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         }
         must = must.difference(&may).cloned().collect();
         runtime.block_on(async {
-            let mut log =
-                Log::open(&config::Queue { max_in_flight: 1_000_000, ..super::config(dir.path()) }).await.unwrap();
+            let mut log = Log::open(&config::QueueConfig { max_in_flight: 1_000_000, ..super::config(dir.path()) })
+                .await
+                .unwrap();
             let jobs = log.all().await;
             let ids: Vec<_> = jobs.iter().map(|job| id(&text(job))).collect();
             let set: BTreeSet<_> = ids.iter().cloned().collect();

@@ -24,7 +24,7 @@ const WRITERS: usize = 4;
 /// On a disk, with everything in flight at once.
 async fn open(disk: &Disk, sync: config::Sync, memory_bytes: usize) -> Log {
     let defaults = super::config(std::path::Path::new("nowhere"));
-    let limits = LogLimits::of(&config::Queue { sync, memory_bytes, max_in_flight: 100_000, ..defaults });
+    let limits = LogLimits::of(&config::QueueConfig { sync, memory_bytes, max_in_flight: 100_000, ..defaults });
     Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits, tasks, metrics).await).await.unwrap()
 }
 
@@ -224,7 +224,8 @@ async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_alone_and_it_is_
     let defaults = super::config(std::path::Path::new("nowhere"));
     let sync = config::Sync::Every(Duration::from_secs(3600));
     // two records fit the memory: the others are read again from the file
-    let limits = || LogLimits::of(&config::Queue { sync, memory_bytes: 9000, max_in_flight: 1, ..defaults.clone() });
+    let limits =
+        || LogLimits::of(&config::QueueConfig { sync, memory_bytes: 9000, max_in_flight: 1, ..defaults.clone() });
     let open = || Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits(), tasks, metrics).await);
     let mut log = open().await.unwrap();
     for n in 0..5 {
@@ -253,7 +254,7 @@ async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_alone_and_it_is_
 async fn no_more_publishes_wait_than_max_publishes() {
     let disk = Disk::default();
     let defaults = super::config(std::path::Path::new("nowhere"));
-    let limits = LogLimits::of(&config::Queue { max_publishes: 0, ..defaults });
+    let limits = LogLimits::of(&config::QueueConfig { max_publishes: 0, ..defaults });
     let log = Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits, tasks, metrics).await);
     let log = log.await.unwrap();
     // one at least; polled side by side before the writer can have taken the first
