@@ -71,12 +71,12 @@ impl Item {
     }
 
     /// How many pushes it is.
-    fn count(&self) -> u64 {
-        self.whole(self.len() as u32)
+    fn push_count(&self) -> u64 {
+        self.pushes_within(self.len() as u32)
     }
 
     /// How many of them are whole in its first `written` bytes.
-    fn whole(&self, written: u32) -> u64 {
+    fn pushes_within(&self, written: u32) -> u64 {
         let ended = self.ends.partition_point(|end| *end <= written) as u64;
         u64::from(self.push) * (ended + u64::from(written as usize == self.len()))
     }
@@ -142,8 +142,8 @@ impl Outbox {
 
     /// Pushes that wait.
     pub(super) fn pushes(&self) -> u64 {
-        let begun = self.front.as_ref().map_or(0, |front| front.whole(self.written));
-        self.front.iter().chain(self.rest.iter().flatten()).map(|item| item.count()).sum::<u64>() - begun
+        let begun = self.front.as_ref().map_or(0, |front| front.pushes_within(self.written));
+        self.front.iter().chain(self.rest.iter().flatten()).map(|item| item.push_count()).sum::<u64>() - begun
     }
 
     /// `item` would not fit. An empty outbox takes any frame: one that is larger than the bound could never leave otherwise.
@@ -175,7 +175,7 @@ impl Outbox {
         if discard {
             let partly = (self.written > 0).then(|| self.front.clone()).flatten();
             let written = self.written;
-            lost = self.pushes() - partly.as_ref().map_or(0, |front| front.count() - front.whole(written));
+            lost = self.pushes() - partly.as_ref().map_or(0, |front| front.push_count() - front.pushes_within(written));
             self.clear();
             if let Some(front) = partly {
                 self.bytes = front.len() as u32;
@@ -213,11 +213,11 @@ impl Outbox {
     fn take_same_key(&mut self, item: &Item) -> bool {
         let Some(key) = &item.collapse_key else { return false };
         if self.written == 0 && self.front.as_ref().is_some_and(|front| front.collapse_key.as_ref() == Some(key)) {
-            self.leave_front();
+            self.pop_front();
             return true;
         }
         let Some(number) = self.keys.remove(key) else { return false };
-        self.take_out(number.wrapping_sub(self.base) as usize)
+        self.remove_at(number.wrapping_sub(self.base) as usize)
     }
 
     /// Drops the oldest pushes that wait as one and are not partly written: how many; 0: there are none.
@@ -226,18 +226,18 @@ impl Outbox {
             && let Some(front) = &self.front
             && front.push
         {
-            let dropped = front.count();
-            self.leave_front();
+            let dropped = front.push_count();
+            self.pop_front();
             return dropped;
         }
-        let mut pushes = self.rest.iter().map(|item| item.as_ref().map_or(0, |item| item.count())).enumerate();
+        let mut pushes = self.rest.iter().map(|item| item.as_ref().map_or(0, |item| item.push_count())).enumerate();
         let Some((place, dropped)) = pushes.find(|(_, count)| *count > 0) else { return 0 };
-        self.take_out(place);
+        self.remove_at(place);
         dropped
     }
 
     /// Makes a hole at `place` of `rest`.
-    fn take_out(&mut self, place: usize) -> bool {
+    fn remove_at(&mut self, place: usize) -> bool {
         let Some(item) = self.rest.get_mut(place).and_then(Option::take) else { return false };
         self.bytes -= item.len() as u32;
         self.forget_key(&item);
@@ -267,7 +267,7 @@ impl Outbox {
     }
 
     /// The front is gone: written, dropped or replaced.
-    fn leave_front(&mut self) {
+    fn pop_front(&mut self) {
         if let Some(front) = self.front.take() {
             self.bytes -= front.len() as u32;
         }
@@ -348,15 +348,15 @@ impl Outbox {
         }
         let mut pushes = 0;
         while let Some(front) = &self.front {
-            let (left, before) = (front.len() - self.written as usize, front.whole(self.written));
+            let (left, before) = (front.len() - self.written as usize, front.pushes_within(self.written));
             if taken < left {
                 self.written += taken as u32;
-                pushes += front.whole(self.written) - before;
+                pushes += front.pushes_within(self.written) - before;
                 break;
             }
             taken -= left;
-            pushes += front.count() - before;
-            self.leave_front();
+            pushes += front.push_count() - before;
+            self.pop_front();
         }
         pushes
     }

@@ -182,7 +182,7 @@ fn run(steps: Vec<Step>, policy: Policy) {
                 pipe.room.set(room);
                 let item = run_of(number, &sizes);
                 let (pushes, written) = match item.send(&pipe) {
-                    Ok(()) => (item.count(), Ok(Written::All)),
+                    Ok(()) => (item.push_count(), Ok(Written::All)),
                     Err(part) => outbox.send_rest(&item, part, &pipe, &mut Vec::new(), &limits),
                 };
                 assert_eq!(matches!(written, Ok(Written::All)), outbox.is_empty());
