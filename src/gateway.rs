@@ -123,7 +123,7 @@ impl Gateway {
         })
     }
 
-    /// Where it listens (ports of 0 are settled).
+    /// Where it listens (a port of 0 is resolved).
     pub fn listeners(&self) -> Listeners {
         self.listeners
     }
@@ -219,7 +219,7 @@ fn forget_node(config: &config::QueueConfig) -> Option<ForgetNode> {
     }))
 }
 
-/// A section's listener, non-blocking, and where it really listens (a port of 0 is settled).
+/// A section's listener, non-blocking, and where it really listens (a port of 0 is resolved).
 fn listen(section: &'static str, address: SocketAddr, backlog: u32) -> Result<(TcpListener, SocketAddr), BuildError> {
     let bound = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;

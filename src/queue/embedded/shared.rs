@@ -256,7 +256,7 @@ impl SharedLog {
             }
         }
         let refused = match &state.jobs {
-            // never full: it takes as many bundles as jobs can be held
+            // never full: it takes as many bundles as jobs can be in flight
             Some(jobs) if !bundle.is_empty() => jobs.try_send(bundle).err(),
             _ => None,
         };

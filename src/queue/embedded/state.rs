@@ -1,6 +1,6 @@
 //! What the log knows in memory, shared by publishers, jobs and the writer.
 //!
-//! A record is in one place: the inbox (not yet acknowledged), `ready`, `held` (by a job), `delayed`, or cold (on disk
+//! A record is in one place: the inbox (not yet acknowledged), `ready`, `in_flight` (as a job), `delayed`, or cold (on disk
 //! alone, all from one sequence number on: so order holds). The lock is held for moments, never over disk or network.
 
 use std::{
@@ -92,7 +92,7 @@ pub(super) struct LogState {
     pub(super) in_flight: HashMap<u64, usize, foldhash::fast::RandomState>,
     /// From here on records are on disk only.
     pub(super) cold: Option<u64>,
-    /// Bytes of records in `ready`, `delayed` and `held`.
+    /// Bytes of records in `ready`, `delayed` and `in_flight`.
     pub(super) memory: usize,
     /// In `ready`, not armed.
     pub(super) unarmed: usize,
@@ -174,12 +174,12 @@ impl LogState {
         if chunk.finish((seq - first) as u32, len) {
             self.records -= 1;
             self.bytes -= len;
-            self.settle(first);
+            self.chunk_progressed(first);
         }
     }
 
     /// After a change to a chunk's progress.
-    pub(super) fn settle(&mut self, first: u64) {
+    pub(super) fn chunk_progressed(&mut self, first: u64) {
         let Some(chunk) = self.chunks.get_mut(&first) else { return };
         if chunk.unfinished == 0 && self.pinned != Some(first) {
             self.stored -= chunk.size;
@@ -198,7 +198,7 @@ impl LogState {
         if let Some((first, chunk)) = self.chunk(seq)
             && chunk.set_begun((seq - first) as u32, begun)
         {
-            self.settle(first);
+            self.chunk_progressed(first);
         }
     }
 
@@ -354,17 +354,17 @@ impl LogState {
         for first in old {
             let Some(chunk) = self.chunks.get(&first) else { continue };
             end = first + u64::from(chunk.count);
-            let held = self.in_flight.iter().filter(|(seq, _)| (first..end).contains(*seq));
-            let (held, held_bytes) = held.fold((0, 0), |(n, sum), (_, len)| (n + 1, sum + *len as u64));
-            if chunk.unfinished == held {
+            let in_flight = self.in_flight.iter().filter(|(seq, _)| (first..end).contains(*seq));
+            let (in_flight, in_flight_bytes) = in_flight.fold((0, 0), |(n, sum), (_, len)| (n + 1, sum + *len as u64));
+            if chunk.unfinished == in_flight {
                 continue;
             }
-            let mut bytes = chunk.bytes - held_bytes;
-            let unheld: Vec<u64> = (first..end)
+            let mut bytes = chunk.bytes - in_flight_bytes;
+            let waiting: Vec<u64> = (first..end)
                 .filter(|seq| !chunk.is_finished((seq - first) as u32) && !self.in_flight.contains_key(seq))
                 .collect();
-            expired += unheld.len() as u64;
-            unheld.into_iter().for_each(|seq| self.end(seq, std::mem::take(&mut bytes)));
+            expired += waiting.len() as u64;
+            waiting.into_iter().for_each(|seq| self.end(seq, std::mem::take(&mut bytes)));
         }
         if expired > 0 {
             self.forget_before(end);

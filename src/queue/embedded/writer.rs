@@ -75,7 +75,7 @@ impl Writer {
         state.chunks = chunks;
         // a clock that was ahead then must not keep records beyond their age
         state.chunks.values_mut().for_each(|chunk| chunk.time = chunk.time.min(now));
-        done.into_iter().for_each(|first| state.settle(first));
+        done.into_iter().for_each(|first| state.chunk_progressed(first));
         let expire_at = shared.limits.max_age.map(|_| Instant::now());
         let hold = shared.limits.replay_hold;
         let hold_until = (records > 0 && !hold.is_zero()).then(|| Instant::now() + hold);
@@ -289,7 +289,7 @@ impl Writer {
             }
         }
         if let Some(first) = state.pinned.take() {
-            state.settle(first);
+            state.chunk_progressed(first);
         }
         self.shared.pump(state);
         for waiter in acknowledged {
@@ -303,7 +303,7 @@ impl Writer {
         state.records -= batch.len() as u64;
         state.bytes -= batch.iter().map(|waiting| waiting.record.len() as u64).sum::<u64>();
         if let Some(first) = state.pinned.take() {
-            state.settle(first);
+            state.chunk_progressed(first);
         }
         self.shared.pump(state);
         for waiting in batch {

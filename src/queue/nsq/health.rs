@@ -78,7 +78,7 @@ impl Health {
     }
 }
 
-/// Logs what the queue's state settles in, until nobody changes it any more. A start passes through several that are no news.
+/// Logs what the queue's state stays in, until nobody changes it any more. A start passes through several that are no news.
 pub(super) async fn log_changes(mut state: watch::Receiver<QueueState>) {
     let mut logged = None;
     while state.changed().await.is_ok() {
