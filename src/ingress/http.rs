@@ -115,6 +115,7 @@ fn connections(
     handlers: &Arc<Handlers>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
     let handlers = Arc::clone(handlers);
+    let in_progress = handlers.in_progress().clone();
     let user_timeout = config.user_timeout;
     let app = App::new().default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
         let handlers = Arc::clone(&handlers);
@@ -126,14 +127,17 @@ fn connections(
         .client_request_timeout(config.request_timeout)
         .client_disconnect_timeout(LINGER)
         .h1(map_config(app, |()| AppConfig::default()));
-    let accepted = fn_service(move |stream: TcpStream| async move {
-        let socket = SockRef::from(&stream);
-        // a peer that vanished meanwhile is found by the first read
-        if let Err(error) = socket.set_tcp_nodelay(true).and(socket.set_tcp_user_timeout(Some(user_timeout))) {
-            tracing::debug!(%error, "a caller's socket takes no options");
+    let accepted = fn_service(move |stream: TcpStream| {
+        let timer = RequestTimer::new(times, in_progress.clone());
+        async move {
+            let socket = SockRef::from(&stream);
+            // a peer that vanished meanwhile is found by the first read
+            if let Err(error) = socket.set_tcp_nodelay(true).and(socket.set_tcp_user_timeout(Some(user_timeout))) {
+                tracing::debug!(%error, "a caller's socket takes no options");
+            }
+            let peer = stream.peer_addr().ok();
+            Ok::<_, DispatchError>((TimedStream::new(stream, timer), peer))
         }
-        let peer = stream.peer_addr().ok();
-        Ok::<_, DispatchError>((TimedStream::new(stream, RequestTimer::new(times)), peer))
     });
     accepted.and_then(http)
 }
@@ -143,7 +147,7 @@ impl HttpServer {
     pub(crate) async fn stop(self, deadline: Deadline) {
         self.handle.pause().await;
         // idle connections are not waited for; an answer is written in the same turn of its worker in which it is ready, and
-        // the worker hears of the stop after that turn
+        // the worker hears of the stop after that turn: what the peer did not take in that turn is in progress still
         let in_progress = self.handlers.in_progress();
         in_progress.close();
         if deadline.within(self.answer_time).timeout(in_progress.wait()).await.is_err() {

@@ -19,6 +19,12 @@ pub(super) trait ReadTimer: Unpin {
     /// Bytes were written.
     fn has_written(&mut self) {}
 
+    /// Bytes wait to be written, for the peer takes none.
+    fn write_waits(&mut self) {}
+
+    /// No bytes wait to be written.
+    fn all_written(&mut self) {}
+
     /// Ready once the peer is late. Asked while nothing more has come.
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
@@ -32,6 +38,14 @@ pub(super) struct TimedStream<T> {
 impl<T: ReadTimer> TimedStream<T> {
     pub(super) fn new(stream: TcpStream, timer: T) -> Self {
         Self { stream, timer }
+    }
+
+    fn note_write(&mut self, is_done: bool) {
+        if is_done {
+            self.timer.has_written();
+        } else {
+            self.timer.write_waits();
+        }
     }
 
     #[cfg(test)]
@@ -59,9 +73,7 @@ impl<T: ReadTimer> AsyncRead for TimedStream<T> {
 impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if written.is_ready() {
-            self.timer.has_written();
-        }
+        self.note_write(written.is_ready());
         written
     }
 
@@ -71,9 +83,7 @@ impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        if written.is_ready() {
-            self.timer.has_written();
-        }
+        self.note_write(written.is_ready());
         written
     }
 
@@ -82,6 +92,8 @@ impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // whoever writes flushes only once all was written
+        self.timer.all_written();
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

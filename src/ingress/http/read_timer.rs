@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{config::Config, ingress::timed_stream::ReadTimer};
 
@@ -38,13 +39,17 @@ pub(super) struct RequestTimer {
     begun: Option<Instant>,
     /// Not moved with each read: when it ends, `heard` and `begun` tell how much longer it is.
     check: Pin<Box<Sleep>>,
+    in_progress: TaskTracker,
+    /// While an answer waits to be written its request is in progress: a stop waits for that.
+    unwritten: Option<TaskTrackerToken>,
 }
 
 impl RequestTimer {
-    pub(super) fn new(times: ReadTimes) -> Self {
+    /// `in_progress` counts the requests that a stop waits for.
+    pub(super) fn new(times: ReadTimes, in_progress: TaskTracker) -> Self {
         let heard = Instant::now();
         let check = Box::pin(tokio::time::sleep_until(heard + times.silence.min(times.request)));
-        Self { times, heard, begun: None, check }
+        Self { times, heard, begun: None, check, in_progress, unwritten: None }
     }
 }
 
@@ -56,6 +61,14 @@ impl ReadTimer for RequestTimer {
 
     fn has_written(&mut self) {
         self.begun = None;
+    }
+
+    fn write_waits(&mut self) {
+        self.unwritten.get_or_insert_with(|| self.in_progress.token());
+    }
+
+    fn all_written(&mut self) {
+        self.unwritten = None;
     }
 
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -83,7 +96,7 @@ mod tests {
 
     /// A timer of a peer that sends a byte each second, and the answer to it at once if `answered`.
     async fn late_within(seconds: u64, sends: bool, answered: bool) -> bool {
-        let mut timer = RequestTimer::new(TIMES);
+        let mut timer = RequestTimer::new(TIMES, TaskTracker::new());
         for _ in 0..seconds {
             if sends {
                 timer.has_read(1);
@@ -110,5 +123,21 @@ mod tests {
         assert!(!late_within(1000, true, true).await);
         assert!(!late_within(70, false, false).await);
         assert!(late_within(80, false, false).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_its_peer_does_not_take_is_in_progress_until_it_is_written_or_given_up() {
+        let in_progress = TaskTracker::new();
+        let mut timer = RequestTimer::new(TIMES, in_progress.clone());
+        assert!(in_progress.is_empty());
+        timer.write_waits();
+        timer.has_written();
+        timer.write_waits();
+        assert_eq!(in_progress.len(), 1);
+        timer.all_written();
+        assert!(in_progress.is_empty());
+        timer.write_waits();
+        drop(timer);
+        assert!(in_progress.is_empty());
     }
 }
