@@ -142,7 +142,9 @@ impl Gateway {
     /// # Errors
     /// A task of the gateway died.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Died> {
-        let (config, tasks, metrics) = (&self.config, &self.tasks, &self.metrics);
+        let config = &self.config;
+        let tasks = &self.tasks;
+        let metrics = &self.metrics;
         let backlog = self.queue.backlog.clone();
         let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, tasks, metrics);
         let clients = self.clients.serve(tasks);

@@ -109,7 +109,8 @@ impl Banner {
     /// People get a banner on stdout; a collector of JSON lines gets one of these instead.
     fn show(&self, at: &Listeners, queue: &str) {
         if self.json {
-            let (node, config) = (&self.node, &self.sources);
+            let node = &self.node;
+            let config = &self.sources;
             tracing::info!(version = env!("CARGO_PKG_VERSION"), node, socket = %at.socket, http = %at.http, grpc = %at.grpc,
                 queue, config, "serving");
             return;
@@ -121,7 +122,9 @@ impl Banner {
 
     fn text(&self, at: &Listeners, queue: &str) -> String {
         let Self { node, sources, .. } = self;
-        let (socket, http, grpc) = (near(at.socket), near(at.http), near(at.grpc));
+        let socket = near(at.socket);
+        let http = near(at.http);
+        let grpc = near(at.grpc);
         let mut text = format!(
             "oxipush {version}, node {node}\n\
              \n  clients  ws://{}/ws\

@@ -142,7 +142,9 @@ async fn open(arguments: &TailArguments) -> Result<TailSocket, TailEnd> {
         let message = socket.next().await;
         match parse(message)? {
             Some(NodeEvent { event, .. }) if event == "joined" => return Ok(socket),
-            Some(NodeEvent { event, data }) if event == "error" => return Err(TailEnd::Never(mistake(&data))),
+            Some(NodeEvent { event, data }) if event == "error" => {
+                return Err(TailEnd::Never(client_error_text(&data)));
+            }
             _ => {}
         }
     }
@@ -193,7 +195,7 @@ async fn follow(
             Ok(Some(event)) => match event.event.as_str() {
                 "push" if !print(&line(&event.data, json)) => return TailEnd::Done,
                 "drain" => delay = event.data.get("reconnect_in_ms").and_then(Value::as_u64).map(Duration::from_millis),
-                "error" => note(mistake(&event.data)),
+                "error" => note(client_error_text(&event.data)),
                 _ => {}
             },
             Ok(None) => {}
@@ -240,7 +242,7 @@ fn closed(frame: Option<CloseFrame>) -> TailEnd {
     }
 }
 
-fn mistake(data: &Value) -> String {
+fn client_error_text(data: &Value) -> String {
     let part = |name: &str| escaped(data.get(name).and_then(Value::as_str).unwrap_or_default());
     format!("the node says {}: {}", part("code"), part("message"))
 }

@@ -7,45 +7,47 @@ use super::source::RawValues;
 
 /// What a file holds, and each mistake in its form.
 pub(super) fn read(text: &str) -> (RawValues, Vec<String>) {
-    let (mut values, mut faults) = (RawValues::new(), Vec::new());
+    let mut values = RawValues::new();
+    let mut errors = Vec::new();
     let mut section = None;
     let mut lines = BTreeMap::new();
     // an editor of Windows may leave a mark at the beginning
     for (at, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-        let (at, line) = (at + 1, line.trim());
+        let at = at + 1;
+        let line = line.trim();
         if line.is_empty() || is_comment(line) {
             continue;
         }
         if let Some(head) = line.strip_prefix('[') {
-            let (name, fault) = match head.split_once(']') {
+            let (name, error) = match head.split_once(']') {
                 None => ("", "the section's name has no ] at its end"),
                 Some((name, _)) if name.trim().is_empty() => ("", "the section has no name"),
                 Some((name, rest)) if rest.trim().is_empty() || is_comment(rest.trim()) => (name.trim(), ""),
                 Some(_) => ("", "nothing may follow [section] on its line"),
             };
-            if !fault.is_empty() {
-                faults.push(format!("line {at}: {line:?}: {fault}"));
+            if !error.is_empty() {
+                errors.push(format!("line {at}: {line:?}: {error}"));
             }
             // of a broken one "": what stands below it is not blamed for that
             section = Some(name);
             continue;
         }
         let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
-            faults.push(format!("line {at}: {line:?} is no key = value, no [section] and no comment (;)"));
+            errors.push(format!("line {at}: {line:?} is no key = value, no [section] and no comment (;)"));
             continue;
         };
         match section {
-            None => faults.push(format!("line {at}: {key}: it stands in no section; write [section] above it")),
+            None => errors.push(format!("line {at}: {key}: it stands in no section; write [section] above it")),
             Some("") => {}
             Some(section) => {
                 if let Some(before) = lines.insert((section, key), at) {
-                    faults.push(format!("[{section}] {key}: it stands there twice, in lines {before} and {at}"));
+                    errors.push(format!("[{section}] {key}: it stands there twice, in lines {before} and {at}"));
                 }
                 values.entry(section.to_owned()).or_default().insert(key.to_owned(), unquoted(value).to_owned());
             }
         }
     }
-    (values, faults)
+    (values, errors)
 }
 
 fn is_comment(line: &str) -> bool {
@@ -65,8 +67,8 @@ mod tests {
     #[test]
     fn sections_keys_and_comments_are_read() {
         let text = "\u{feff}; first\r\n[a]\r\nx = 1\n  y=\"two words\" \n# more\n[b] ; why\nz = a=b\nw =\nq = '\n[a]\nv = C:\\n\n";
-        let (values, faults) = read(text);
-        assert_eq!(faults, Vec::<String>::new());
+        let (values, errors) = read(text);
+        assert_eq!(errors, Vec::<String>::new());
         let got = |section: &str, key: &str| values[section][key].as_str();
         assert_eq!((got("a", "x"), got("a", "y"), got("a", "v")), ("1", "two words", "C:\\n"));
         assert_eq!((got("b", "z"), got("b", "w"), got("b", "q")), ("a=b", "", "'"));

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 /// What is wrong with `text` as an origin, if anything.
-pub(super) fn fault(text: &str) -> Option<&'static str> {
+pub(super) fn error_in(text: &str) -> Option<&'static str> {
     // what browsers send for pages that have no origin
     if text == "null" {
         return None;
@@ -60,7 +60,7 @@ mod tests {
             "chrome-extension://abcdefgh",
             "null",
         ] {
-            assert_eq!(fault(right), None, "{right}");
+            assert_eq!(error_in(right), None, "{right}");
         }
         for (wrong, told) in [
             ("example.org", "has a scheme"),
@@ -77,8 +77,8 @@ mod tests {
             ("https://exämple.org", "host is none"),
             ("https://[::g]", "host is none"),
         ] {
-            let fault = fault(wrong).unwrap_or("none");
-            assert!(fault.contains(told), "{wrong}: {fault}");
+            let error = error_in(wrong).unwrap_or("none");
+            assert!(error.contains(told), "{wrong}: {error}");
         }
     }
 }

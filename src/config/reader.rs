@@ -19,19 +19,19 @@ use super::{
 /// The values, and the mistakes found so far.
 pub(super) struct SectionReader<'a> {
     values: &'a RawValues,
-    faults: Vec<String>,
+    errors: Vec<String>,
     /// A value was replaced.
     replaced: bool,
 }
 
 impl<'a> SectionReader<'a> {
-    pub(super) fn new(values: &'a RawValues, faults: Vec<String>) -> Self {
-        Self { values, faults, replaced: false }
+    pub(super) fn new(values: &'a RawValues, errors: Vec<String>) -> Self {
+        Self { values, errors, replaced: false }
     }
 
     /// The configuration, if nothing was wrong.
     pub(super) fn finish(self, config: Config) -> Result<Config, ConfigError> {
-        if self.faults.is_empty() { Ok(config) } else { Err(ConfigError(self.faults)) }
+        if self.errors.is_empty() { Ok(config) } else { Err(ConfigError(self.errors)) }
     }
 
     /// No value was replaced: what keys mean together can be checked.
@@ -40,8 +40,8 @@ impl<'a> SectionReader<'a> {
     }
 
     /// Notes a mistake; what a key means together with others is checked by the caller.
-    pub(super) fn fault(&mut self, section: &str, key: &str, what: impl Display) {
-        self.faults.push(format!("[{section}] {key}: {what}"));
+    pub(super) fn reject(&mut self, section: &str, key: &str, what: impl Display) {
+        self.errors.push(format!("[{section}] {key}: {what}"));
     }
 
     pub(super) fn text(&mut self, section: &str, key: &str) -> String {
@@ -61,7 +61,7 @@ impl<'a> SectionReader<'a> {
     ) -> T {
         let text = self.text(section, key);
         parse(&text).unwrap_or_else(|| {
-            self.fault(section, key, format!("{text:?} is not {right}"));
+            self.reject(section, key, format!("{text:?} is not {right}"));
             self.replaced = true;
             instead
         })
@@ -102,7 +102,7 @@ impl<'a> SectionReader<'a> {
             match parse(&item) {
                 Some(value) => all.push(value),
                 None => {
-                    self.fault(section, key, format!("{item:?} is not {right}"));
+                    self.reject(section, key, format!("{item:?} is not {right}"));
                     self.replaced = true;
                 }
             }
@@ -140,7 +140,7 @@ impl<'a> SectionReader<'a> {
     pub(super) fn address(&mut self, section: &str, key: &str) -> SocketAddr {
         let text = self.text(section, key);
         text.parse().unwrap_or_else(|_| {
-            self.fault(section, key, format!("{text:?} {}", no_address(&text)));
+            self.reject(section, key, format!("{text:?} {}", no_address(&text)));
             self.replaced = true;
             SocketAddr::from(([127, 0, 0, 1], 0))
         })
@@ -150,8 +150,8 @@ impl<'a> SectionReader<'a> {
     pub(super) fn origins(&mut self, section: &str, key: &str) -> Vec<String> {
         let all = self.list(section, key);
         for item in &all {
-            if let Some(fault) = origin::fault(item) {
-                self.fault(section, key, format!("{item:?} can never be an origin: {fault}"));
+            if let Some(error) = origin::error_in(item) {
+                self.reject(section, key, format!("{item:?} can never be an origin: {error}"));
             }
         }
         all

@@ -65,7 +65,8 @@ pub fn settings(
         if let Some(name) = line.strip_prefix('[') {
             section = name.trim_end_matches(']');
         } else if let Some((key, default)) = line.split_once('=').filter(|_| !line.starts_with(';')) {
-            let (key, default) = (key.trim(), default.trim().to_owned());
+            let key = key.trim();
+            let default = default.trim().to_owned();
             let value = layers.values.get(section).and_then(|keys| keys.get(key)).map_or("", String::as_str);
             let value = masked(section, key, value.trim());
             settings.push(EffectiveSetting { section: section.to_owned(), key: key.to_owned(), value, default });
@@ -103,41 +104,41 @@ impl Source for ConfigLayer {
 /// The values of all layers, laid over each other, and what was wrong with them.
 struct LayeredConfig {
     values: RawValues,
-    faults: Vec<String>,
+    errors: Vec<String>,
 }
 
 impl LayeredConfig {
     fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let (known, mut faults) = ini::read(DEFAULTS);
+        let (known, mut errors) = ini::read(DEFAULTS);
         let mut all = config::Config::builder().add_source(ConfigLayer(known.clone()));
         if let Some(path) = file {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
-            all = all.add_source(of_file(&text, &known, &mut faults));
+            all = all.add_source(of_file(&text, &known, &mut errors));
         }
-        all = all.add_source(of_environment(environment, &known, &mut faults));
+        all = all.add_source(of_environment(environment, &known, &mut errors));
         let values = all.build().and_then(config::Config::try_deserialize);
         let values = values.map_err(|error| ConfigError(vec![error.to_string()]))?;
-        Ok(Self { values, faults })
+        Ok(Self { values, errors })
     }
 
     /// What they mean.
     fn check(&self) -> Result<Config, ConfigError> {
-        let mut reader = SectionReader::new(&self.values, self.faults.clone());
+        let mut reader = SectionReader::new(&self.values, self.errors.clone());
         let config = tables::read(&mut reader);
         reader.finish(config)
     }
 }
 
-fn of_file(text: &str, known: &RawValues, faults: &mut Vec<String>) -> ConfigLayer {
+fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> ConfigLayer {
     let (read, wrong) = ini::read(text);
-    faults.extend(wrong);
+    errors.extend(wrong);
     let mut layer = ConfigLayer(RawValues::new());
     for (section, keys) in read {
         for (key, value) in keys {
             match unknown(known, &section, &key) {
                 None => drop(layer.0.entry(section.clone()).or_default().insert(key, value)),
-                Some(fault) => faults.push(format!("[{section}] {key}: {fault}")),
+                Some(error) => errors.push(format!("[{section}] {key}: {error}")),
             }
         }
     }
@@ -147,27 +148,27 @@ fn of_file(text: &str, known: &RawValues, faults: &mut Vec<String>) -> ConfigLay
 fn of_environment(
     environment: impl IntoIterator<Item = (String, String)>,
     known: &RawValues,
-    faults: &mut Vec<String>,
+    errors: &mut Vec<String>,
 ) -> ConfigLayer {
     let mut layer = ConfigLayer(RawValues::new());
     let mut seen = BTreeMap::new();
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
         if value.contains(char::REPLACEMENT_CHARACTER) {
-            faults.push(format!("{name}: its value is not UTF-8 text"));
+            errors.push(format!("{name}: its value is not UTF-8 text"));
         }
         let place = rest.to_lowercase();
         let Some((section, key)) = place.split_once("__").filter(|(_, key)| !key.contains("__")) else {
-            faults.push(format!("{name}: it names no key; write OXIPUSH__SECTION__KEY"));
+            errors.push(format!("{name}: it names no key; write OXIPUSH__SECTION__KEY"));
             continue;
         };
         // in another case: one name has but one value
         if let Some(other) = seen.insert(place.clone(), name.clone()).filter(|other| *other != name) {
-            faults.push(format!("{name}: it names the same key as {other}"));
+            errors.push(format!("{name}: it names the same key as {other}"));
         }
         match unknown(known, section, key) {
             None => drop(layer.0.entry(section.to_owned()).or_default().insert(key.to_owned(), value)),
-            Some(fault) => faults.push(format!("{name}: {fault}")),
+            Some(error) => errors.push(format!("{name}: {error}")),
         }
     }
     layer

@@ -58,7 +58,7 @@ fn together(r: &mut SectionReader<'_>, config: &Config) {
                 "{address} can be reached from other machines and anyone could push: set [auth] keys, listen on 127.0.0.1, \
                  or say [auth] insecure = true"
             );
-            r.fault(section, "listen", what);
+            r.reject(section, "listen", what);
         }
         for (nth, key) in config.auth.keys.iter().enumerate() {
             let length = key.expose().chars().count();
@@ -68,7 +68,7 @@ fn together(r: &mut SectionReader<'_>, config: &Config) {
                      take {LEAST_KEY} or more (openssl rand -base64 32)",
                     nth + 1
                 );
-                r.fault("auth", "keys", what);
+                r.reject("auth", "keys", what);
             }
         }
     }
@@ -76,15 +76,15 @@ fn together(r: &mut SectionReader<'_>, config: &Config) {
     for (nth, (section, address)) in listeners.iter().enumerate() {
         let other = listeners[..nth].iter().find(|(_, other)| is_one_place(*other, *address));
         if let Some((other, at)) = other {
-            r.fault(section, "listen", format!("{address} is taken by [{other}] listen = {at}: give it another port"));
+            r.reject(section, "listen", format!("{address} is taken by [{other}] listen = {at}: give it another port"));
         }
     }
     drain_fits(r, config);
     if config.socket.ping_interval >= config.socket.idle_timeout {
-        r.fault("socket", "ping_interval", "it must be less than idle_timeout, or idle peers are never asked");
+        r.reject("socket", "ping_interval", "it must be less than idle_timeout, or idle peers are never asked");
     }
     if config.push.max_content as u64 + KIB > config.outbox.max_bytes as u64 {
-        r.fault(
+        r.reject(
             "push",
             "max_content",
             "a frame of that size does not fit [outbox] max_bytes: leave 1KiB for its envelope",
@@ -92,32 +92,33 @@ fn together(r: &mut SectionReader<'_>, config: &Config) {
     }
     let grpc = &config.grpc;
     if grpc.max_message + FRAME_HEAD > grpc.max_unfinished_per_connection {
-        r.fault(
+        r.reject(
             "grpc",
             "max_unfinished_per_connection",
             "it must be more than max_message, or no such message can arrive",
         );
     }
     if grpc.max_unfinished_per_connection > grpc.max_unfinished {
-        r.fault("grpc", "max_unfinished", "it must be at least max_unfinished_per_connection, which is a part of it");
+        r.reject("grpc", "max_unfinished", "it must be at least max_unfinished_per_connection, which is a part of it");
     }
     if config.queue.backend == Backend::Nsq && config.queue.nsqd.is_empty() {
-        r.fault("queue", "nsqd", "backend = nsq needs at least one nsqd (host:port)");
+        r.reject("queue", "nsqd", "backend = nsq needs at least one nsqd (host:port)");
     }
     if config.queue.nsqd_http.len() > config.queue.nsqd.len() {
-        r.fault("queue", "nsqd_http", "it has more entries than nsqd; give the same nsqds in the same order");
+        r.reject("queue", "nsqd_http", "it has more entries than nsqd; give the same nsqds in the same order");
     }
     if config.cluster.tls_cert.is_some() != config.cluster.tls_key.is_some() {
-        r.fault("cluster", "tls_cert", "tls_cert and tls_key go together");
+        r.reject("cluster", "tls_cert", "tls_cert and tls_key go together");
     }
     if !config.cluster.etcd.is_empty() && config.queue.backend == Backend::Embedded {
-        r.fault("cluster", "etcd", "several nodes need a queue they share: set [queue] backend = nsq");
+        r.reject("cluster", "etcd", "several nodes need a queue they share: set [queue] backend = nsq");
     }
 }
 
 /// Two listeners cannot have these at once.
 fn is_one_place(one: SocketAddr, other: SocketAddr) -> bool {
-    let (a, b) = (one.ip(), other.ip());
+    let a = one.ip();
+    let b = other.ip();
     // `[::]` takes IPv4 too, 0.0.0.0 no IPv6
     let takes = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
     one.port() != 0 && one.port() == other.port() && (a == b || takes(a, b) || takes(b, a))
@@ -126,13 +127,15 @@ fn is_one_place(one: SocketAddr, other: SocketAddr) -> bool {
 /// A node that is full must be able to leave in time.
 fn drain_fits(r: &mut SectionReader<'_>, config: &Config) {
     let shown = humantime::format_duration;
-    let (grace, all) = (config.drain.grace, config.node.shutdown_timeout);
+    let grace = config.drain.grace;
+    let all = config.node.shutdown_timeout;
     let left = all.saturating_sub(grace);
     if left.is_zero() {
         let what = format!("it takes all of [node] shutdown_timeout = {}: give that more", shown(all));
-        return r.fault("drain", "grace", what);
+        return r.reject("drain", "grace", what);
     }
-    let (rate, clients) = (config.drain.rate, config.socket.max_connections);
+    let rate = config.drain.rate;
+    let clients = config.socket.max_connections;
     let takes = Duration::from_secs((clients as u64).div_ceil(u64::from(rate.max(1))));
     if rate > 0 && takes > left {
         let what = format!(
@@ -142,7 +145,7 @@ fn drain_fits(r: &mut SectionReader<'_>, config: &Config) {
             shown(left),
             (clients as f64 / left.as_secs_f64()).ceil()
         );
-        r.fault("drain", "rate", what);
+        r.reject("drain", "rate", what);
     }
 }
 
@@ -179,7 +182,7 @@ fn node_id(r: &mut SectionReader<'_>) -> NodeId {
     }
     if given.len() > 64 || !given.chars().all(fits_nsq) {
         let what = format!("{given:?} cannot name an NSQ channel: take 1 to 64 of a-z, A-Z, 0-9, '.', '-' and '_'");
-        r.fault("node", "id", what);
+        r.reject("node", "id", what);
     }
     NodeId(given)
 }
@@ -264,7 +267,7 @@ fn auth(r: &mut SectionReader<'_>) -> AuthConfig {
     for nth in keys.iter().enumerate().filter(|(_, key)| !key.chars().all(|c| c.is_ascii_graphic())).map(|(nth, _)| nth)
     {
         let what = format!("key {} has characters that no header carries: take visible ASCII without spaces", nth + 1);
-        r.fault("auth", "keys", what);
+        r.reject("auth", "keys", what);
     }
     AuthConfig { keys: keys.into_iter().map(Secret).collect(), insecure: r.switch("auth", "insecure") }
 }
@@ -317,7 +320,7 @@ fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
 
 fn data_dir(r: &mut SectionReader<'_>) -> PathBuf {
     r.path("data", "dir").unwrap_or_else(|| {
-        r.fault("data", "dir", "it is empty; name a folder");
+        r.reject("data", "dir", "it is empty; name a folder");
         PathBuf::new()
     })
 }

@@ -54,9 +54,11 @@ impl Pace {
 
     /// Waits until all that was begun is offered and no connection has frames waiting; not for those that do not read.
     pub(super) async fn follow(&mut self) {
-        let (begun, patience) = (Instant::now(), EACH.min(self.left));
+        let begun = Instant::now();
+        let patience = EACH.min(self.left);
         loop {
-            let (offered, waiting) = (self.in_flight.all_offered(), self.hub.waiting());
+            let offered = self.in_flight.all_offered();
+            let waiting = self.hub.waiting();
             let late = begun.elapsed() >= patience;
             if late || (offered && waiting <= self.stuck) {
                 self.stuck = waiting;

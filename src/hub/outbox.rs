@@ -34,7 +34,8 @@ impl Item {
     /// The frames of pushes to the same connections, which leave together.
     pub fn pushes<'a>(frames: impl Iterator<Item = &'a Frame> + Clone) -> Rc<Self> {
         let size = frames.clone().map(|frame| frame.bytes().len()).sum();
-        let (mut bytes, mut ends) = (Vec::with_capacity(size), Vec::new());
+        let mut bytes = Vec::with_capacity(size);
+        let mut ends = Vec::new();
         for frame in frames {
             bytes.extend_from_slice(frame.bytes());
             ends.push(bytes.len() as u32);
@@ -348,7 +349,8 @@ impl Outbox {
         }
         let mut pushes = 0;
         while let Some(front) = &self.front {
-            let (left, before) = (front.len() - self.written as usize, front.pushes_within(self.written));
+            let left = front.len() - self.written as usize;
+            let before = front.pushes_within(self.written);
             if taken < left {
                 self.written += taken as u32;
                 pushes += front.pushes_within(self.written) - before;

@@ -118,7 +118,8 @@ impl GrpcListener {
             .add_service(Intercepted::open(health, limits, metrics))
             .add_service(Intercepted::open(v1, limits, metrics))
             .add_service(Intercepted::open(v1alpha, limits, metrics));
-        let (router, metrics) = (routes.axum_router_mut(), Arc::clone(metrics));
+        let router = routes.axum_router_mut();
+        let metrics = Arc::clone(metrics);
         *router = std::mem::take(router).fallback(move || std::future::ready(interceptor::no_such_call(&metrics)));
         routes.prepare()
     }

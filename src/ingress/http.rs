@@ -91,7 +91,8 @@ impl HttpListener {
             .run();
         let handle = server.handle();
         let service = tasks.service();
-        let (stop, stopping) = (handle.clone(), service.stopping().clone());
+        let stop = handle.clone();
+        let stopping = service.stopping().clone();
         service.spawn("http", async move {
             tokio::pin!(server);
             tokio::select! {

@@ -61,7 +61,8 @@ impl LimitCheck {
     }
 
     fn check_size(&self, push: &Push) -> Result<(), Refusal> {
-        let (bytes, outbox) = (push.content.len(), self.outbox);
+        let bytes = push.content.len();
+        let outbox = self.outbox;
         if bytes > self.limits.max_content {
             let message = format!("`content` has {bytes} bytes; at most {} are allowed", self.limits.max_content);
             return Err(Refusal::new(RefusalKind::PushTooLarge, message));

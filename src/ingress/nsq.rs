@@ -129,15 +129,16 @@ impl RawConsumer {
 
 /// Never the content.
 fn log_drop(job: &Job, reason: &str, message: &str) {
-    let (attempts, bytes) = (job.attempts, job.record.len());
+    let attempts = job.attempts;
+    let bytes = job.record.len();
     tracing::warn!(reason, attempts, bytes, "a raw push was dropped: {message}");
 }
 
 fn read(raw: &[u8]) -> Result<Draft, Refusal> {
     let request = PushRequest::decode(raw);
-    let fault =
+    let error =
         |error| Refusal::new(RefusalKind::BadField, format!("the message is not a protobuf PushRequest: {error}"));
-    request.map_err(fault).and_then(Draft::of)
+    request.map_err(error).and_then(Draft::of)
 }
 
 /// The same for each redelivery.

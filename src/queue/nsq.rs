@@ -80,7 +80,8 @@ pub async fn open(
     let (health, state) = Health::new(metrics.clone());
     let (backlog, has_backlog) = watch::channel(false);
     tasks.spawn_until_done("nsq health", {
-        let (state, cancelled) = (state.clone(), tasks.cancelled());
+        let state = state.clone();
+        let cancelled = tasks.cancelled();
         async move {
             cancelled.run_until_cancelled(health::log_changes(state)).await;
         }

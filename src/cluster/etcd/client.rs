@@ -48,7 +48,8 @@ impl Interceptor for Token {
 /// A call, made again after a new login if the token has ended.
 macro_rules! call {
     ($client:ident, $service:ident.$method:ident($request:expr)) => {{
-        let (mut service, request) = ($service::new($client.channel.clone()), $request);
+        let mut service = $service::new($client.channel.clone());
+        let request = $request;
         let answer = match service.$method(request.clone()).await {
             Err(status) if $client.login.is_some() && CallError::asks_for_login(&status) => {
                 $client.log_in().await?;

@@ -38,7 +38,8 @@ pub(super) fn accepted(id: PushId) -> HttpResponse {
 /// The answer to a batch: how many pushes failed, and a reply for each. When all failed with one status, it is the answer's.
 pub(super) fn replies(outcomes: &[Result<PushId, Refusal>]) -> HttpResponse {
     let refusals: Vec<&Refusal> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
-    let (pushes, failed) = (outcomes.len(), refusals.len());
+    let pushes = outcomes.len();
+    let failed = refusals.len();
     let mut body = String::with_capacity(96 + pushes * 64);
     let answer = match refusals.first() {
         None => {

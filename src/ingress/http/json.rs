@@ -30,7 +30,8 @@ pub(super) fn push(body: &Bytes, limits: &PushLimits) -> Result<Draft, Refusal> 
 
 /// Reads the body of `POST /push/batch`: an array of pushes.
 pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
-    let (text, push) = (text(body)?, PushSeed { body, limits });
+    let text = text(body)?;
+    let push = PushSeed { body, limits };
     parse("body", text, BatchSeed(push)).unwrap_or_else(|refusal| match elements(text, limits.max_batch) {
         Some(pushes) if pushes.len() > limits.max_batch => Err(too_many_pushes(limits.max_batch)),
         Some(pushes) => Ok(pushes.into_iter().map(|text| parse("push", text, push).flatten()).collect()),
@@ -66,8 +67,11 @@ fn is_a_form(text: &str) -> bool {
 /// these make no list.
 fn elements(list: &str, most: usize) -> Option<Vec<&str>> {
     let inner = list.trim_ascii().strip_prefix('[')?.strip_suffix(']')?;
-    let (mut elements, mut from) = (Vec::new(), 0);
-    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    let mut elements = Vec::new();
+    let mut from = 0;
+    let mut depth = 0_usize;
+    let mut quoted = false;
+    let mut escaped = false;
     for (at, byte) in inner.bytes().enumerate() {
         match byte {
             _ if escaped => escaped = false,
@@ -108,8 +112,8 @@ impl<'de> Expected<'de> for PushSeed<'_> {
     fn object<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Output, A::Error> {
         let mut draft = Draft::default();
         let mut seen = 0_u8;
-        // the first mistake is the one that is told
-        let mut mistake = None;
+        // the first error is the one that is told
+        let mut refusal = None;
         while let Some(key) = map.next_key_seed(KeySeed)? {
             let known = if let Key::Known(field) = &key { field.bit() } else { 0 };
             let given = match &key {
@@ -137,11 +141,11 @@ impl<'de> Expected<'de> for PushSeed<'_> {
             };
             let given = given.map_err(|error| A::Error::custom(format_args!("`{}`: {error}", key.name())))?;
             seen |= known;
-            mistake = mistake.or(given.err());
+            refusal = refusal.or(given.err());
         }
         let missing = |field: PushField| (seen & field.bit() == 0).then(|| Refusal::field(field.name(), "is missing"));
-        Ok(match mistake.or_else(|| missing(PushField::To)).or_else(|| missing(PushField::Content)) {
-            Some(mistake) => Err(mistake),
+        Ok(match refusal.or_else(|| missing(PushField::To)).or_else(|| missing(PushField::Content)) {
+            Some(refusal) => Err(refusal),
             None => Ok(draft),
         })
     }
@@ -310,19 +314,19 @@ impl<'de> Expected<'de> for CardsSeed<'_> {
     fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Output, A::Error> {
         let PushSeed { body, limits } = self.0;
         let mut cards = Vec::new();
-        let mut mistake = None;
+        let mut refusal = None;
         while let Some(card) = list.next_element_seed(ValueSeed(TextSeed { body }))? {
             match card {
-                _ if mistake.is_some() => {}
-                _ if cards.len() == limits.max_cards => mistake = Some(too_many_cards(limits.max_cards)),
+                _ if refusal.is_some() => {}
+                _ if cards.len() == limits.max_cards => refusal = Some(too_many_cards(limits.max_cards)),
                 Ok(card) => cards.push(card),
                 Err(kind) => {
                     let field = format!("to[{}]", cards.len());
-                    mistake = Some(Refusal::field(&field, format_args!("is {kind}; it must be a string")));
+                    refusal = Some(Refusal::field(&field, format_args!("is {kind}; it must be a string")));
                 }
             }
         }
-        Ok(mistake.map_or(Ok(cards), Err))
+        Ok(refusal.map_or(Ok(cards), Err))
     }
 }
 

@@ -12,7 +12,8 @@ const TEMPLATE: &str = include_str!("openapi.json");
 /// The description with its bounds, HEAD beside each GET, whether a key is needed, and where the API is: generated clients call
 /// the first server, so that it is a whole address.
 pub(super) fn description(config: &Config, mut listen: SocketAddr) -> String {
-    let (limits, keyed) = (&config.push, !config.auth.keys.is_empty());
+    let limits = &config.push;
+    let keyed = !config.auth.keys.is_empty();
     if listen.ip().is_unspecified() {
         listen.set_ip(Ipv4Addr::LOCALHOST.into());
     }

@@ -267,7 +267,9 @@ impl Handlers {
         let census = self.api.queries.census().await;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // gopusher's gateway writes int64 as strings
-        let (workers, clients, groups) = (census.workers, census.connections, census.groups);
+        let workers = census.workers;
+        let clients = census.connections;
+        let groups = census.groups;
         answer::json(format!(
             r#"{{"cpuNum":"{cores}","goroutineNum":"{workers}","clientNum":"{clients}","groupNum":"{groups}"}}"#
         ))

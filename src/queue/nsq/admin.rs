@@ -110,14 +110,14 @@ impl Admin {
     /// Status and body; 404 is an answer too, since nsqd gives it for a topic or channel that is not there.
     async fn call(&self, post: bool, server: &str, path: &str, body: &'static str) -> Result<Option<Vec<u8>>, String> {
         let url = format!("http://{server}{path}");
-        let fault = |error: reqwest::Error| {
+        let error = |error: reqwest::Error| {
             format!("{server}{}: {}", path.split('?').next().unwrap_or(path), root_cause(&error))
         };
         let request = if post { self.client.post(&url).body(body) } else { self.client.get(&url) };
-        let mut response = request.send().await.map_err(fault)?;
+        let mut response = request.send().await.map_err(error)?;
         let status = response.status();
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(fault)? {
+        while let Some(chunk) = response.chunk().await.map_err(error)? {
             if body.len() + chunk.len() > MAX_ANSWER {
                 return Err(format!("{server}: its answer has more than {MAX_ANSWER} bytes"));
             }

@@ -11,14 +11,14 @@ use crate::config;
 /// The HTTP addresses of all nsqds, configured or found, and what could not be asked.
 async fn all_nsqds(admin: &Admin, config: &config::QueueConfig, topic: &str) -> (BTreeSet<String>, Vec<String>) {
     let mut nsqds = BTreeSet::from_iter(config.nsqd_http.iter().cloned());
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     for found in join_all(config.lookupd.iter().map(|lookupd| admin.lookup(lookupd, topic))).await {
         match found {
             Ok(found) => nsqds.extend(found.into_iter().filter_map(|nsqd| nsqd.http)),
-            Err(fault) => faults.push(fault),
+            Err(error) => errors.push(error),
         }
     }
-    (nsqds, faults)
+    (nsqds, errors)
 }
 
 /// Creates the channel of `node` on every nsqd.
@@ -27,11 +27,11 @@ async fn all_nsqds(admin: &Admin, config: &config::QueueConfig, topic: &str) -> 
 /// Which nsqds could not be asked; on the others it is.
 pub(super) async fn create_everywhere(admin: &Admin, config: &config::QueueConfig, node: &str) -> Result<(), String> {
     let topic = Topics::new(config).live;
-    let (nsqds, mut faults) = all_nsqds(admin, config, &topic).await;
+    let (nsqds, mut errors) = all_nsqds(admin, config, &topic).await;
     let channels = [node];
     let created = join_all(nsqds.iter().map(|http| admin.create_channels(http, &topic, &channels))).await;
-    faults.extend(created.into_iter().filter_map(Result::err));
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    errors.extend(created.into_iter().filter_map(Result::err));
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
 /// The channels that can be found; a server that does not answer `within` is left out.
@@ -58,21 +58,21 @@ pub async fn forget_node(config: &config::QueueConfig, node: &str) -> Result<usi
     if let Some(nsqd) = reader(&admin, config, &topic, node).await? {
         return Err(format!("it is read at {nsqd}: the node lives and does not reach etcd"));
     }
-    let (nsqds, mut faults) = all_nsqds(&admin, config, &topic).await;
+    let (nsqds, mut errors) = all_nsqds(&admin, config, &topic).await;
     // nsqlookupd first: an nsqd that makes a topic anew takes the channels from there
     for lookupd in &config.lookupd {
-        if let Err(fault) = admin.delete_channel(lookupd, &topic, node).await {
-            faults.push(fault);
+        if let Err(error) = admin.delete_channel(lookupd, &topic, node).await {
+            errors.push(error);
         }
     }
     let mut deleted = 0;
     for done in join_all(nsqds.iter().map(|http| admin.delete_channel(http, &topic, node))).await {
         match done {
             Ok(had) => deleted += usize::from(had),
-            Err(fault) => faults.push(fault),
+            Err(error) => errors.push(error),
         }
     }
-    if faults.is_empty() { Ok(deleted) } else { Err(faults.join("; ")) }
+    if errors.is_empty() { Ok(deleted) } else { Err(errors.join("; ")) }
 }
 
 /// An nsqd where someone reads the node's channel, if there is one; an error names those that could not be asked.
@@ -82,13 +82,13 @@ async fn reader(
     topic: &str,
     node: &str,
 ) -> Result<Option<String>, String> {
-    let (nsqds, mut faults) = all_nsqds(admin, config, topic).await;
+    let (nsqds, mut errors) = all_nsqds(admin, config, topic).await;
     for http in nsqds {
         match admin.stats(&http, topic, node).await {
             Ok(Some(channel)) if !channel.clients.is_empty() => return Ok(Some(http)),
             Ok(_) => {}
-            Err(fault) => faults.push(fault),
+            Err(error) => errors.push(error),
         }
     }
-    if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+    if errors.is_empty() { Ok(None) } else { Err(errors.join("; ")) }
 }

@@ -70,16 +70,16 @@ impl Decoder for ResponseDecoder {
     type Error = io::Error;
 
     fn decode(&mut self, bytes: &mut BytesMut) -> io::Result<Option<NsqdResponse>> {
-        let fault =
+        let error =
             || io::Error::new(io::ErrorKind::InvalidData, "it does not speak as nsqd does; is that nsqd's TCP port?");
-        let Some(mut frame) = self.0.decode(bytes).map_err(|_| fault())? else { return Ok(None) };
-        let kind = frame.try_get_u32().map_err(|_| fault())?;
+        let Some(mut frame) = self.0.decode(bytes).map_err(|_| error())? else { return Ok(None) };
+        let kind = frame.try_get_u32().map_err(|_| error())?;
         match (kind, &frame[..]) {
             (0, b"OK") => Ok(Some(NsqdResponse::Ok)),
             (0, b"_heartbeat_") => Ok(Some(NsqdResponse::Heartbeat)),
             (1, words) => Ok(Some(NsqdResponse::Error(NsqdError::new(words)))),
             // a message comes only to those who subscribed and asked for it
-            _ => Err(fault()),
+            _ => Err(error()),
         }
     }
 }

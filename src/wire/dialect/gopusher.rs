@@ -155,7 +155,8 @@ struct GoStrings;
 impl Formatter for GoStrings {
     fn write_string_fragment<W: io::Write + ?Sized>(&mut self, to: &mut W, fragment: &str) -> io::Result<()> {
         let bytes = fragment.as_bytes();
-        let (mut written, mut at) = (0, 0);
+        let mut written = 0;
+        let mut at = 0;
         while let Some(found) = bytes[at..].iter().position(|byte| matches!(byte, b'<' | b'>' | b'&' | 0xE2)) {
             at += found;
             let (escape, length) = match bytes[at..] {

@@ -197,7 +197,8 @@ impl Header {
     /// with them.
     fn parse(bytes: &[u8]) -> Result<Option<Self>, Ending> {
         let &[first, second, ..] = bytes else { return Ok(None) };
-        let (fin, opcode) = (first & 0x80 != 0, first & 0x0F);
+        let fin = first & 0x80 != 0;
+        let opcode = first & 0x0F;
         if first & 0x70 != 0 {
             return Err(broken("a reserved bit is set; no extension was agreed on"));
         }
