@@ -43,6 +43,8 @@
 //! look-up.
 
 #![warn(unreachable_pub)]
+// the documentation is for those who work on it, and is made with private items
+#![allow(rustdoc::private_intra_doc_links)]
 
 mod auth;
 mod bundles;

@@ -36,9 +36,10 @@ EXIT CODES
   1  it was refused, or no node answered; after a time-out it may still arrive
   2  wrong arguments";
 
-/// The largest content that any node can be told to take ([push] max_content).
+/// The largest content that any node can be told to take (`[push] max_content`).
 const MOST: u64 = 256 << 20;
 
+#[allow(rustdoc::broken_intra_doc_links)] // the help's text, which shows a backslash as it is
 #[derive(Args)]
 pub(super) struct PushArguments {
     /// A card to push to; give it again for more cards
