@@ -167,6 +167,7 @@ impl<S> Registry<S> {
         self.groups.borrow()
     }
 
+    /// All clients, as the loop that offers wants them: one allocation for a burst to an app or to everyone.
     pub(super) fn clients(&self) -> Vec<Rc<Client<S>>> {
         self.clients.borrow().values().cloned().collect()
     }

@@ -12,17 +12,17 @@ macro_rules! tally {
         pub(super) struct Tally {
             pub(super) deliveries: Cell<u64>,
             $(pub(super) $field: Cell<u64>,)*
-            shared: Shared,
+            counters: TallyCounters,
         }
 
-        struct Shared { deliveries: Counter, $($field: Counter),* }
+        struct TallyCounters { deliveries: Counter, $($field: Counter),* }
 
         impl Tally {
             pub(super) fn new(metrics: &Metrics) -> Self {
                 Self {
                     deliveries: Cell::new(0),
                     $($field: Cell::new(0),)*
-                    shared: Shared {
+                    counters: TallyCounters {
                         deliveries: metrics.deliveries.clone(),
                         $($field: metrics.$family.get_or_create_owned(&$label),)*
                     },
@@ -31,8 +31,8 @@ macro_rules! tally {
 
             /// Adds what was counted to the shared counters.
             pub(super) fn publish(&self) {
-                flush(&self.deliveries, &self.shared.deliveries);
-                $(flush(&self.$field, &self.shared.$field);)*
+                flush(&self.deliveries, &self.counters.deliveries);
+                $(flush(&self.$field, &self.counters.$field);)*
             }
         }
     };

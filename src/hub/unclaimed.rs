@@ -1,11 +1,11 @@
-//! The place of one worker thread in the hub.
+//! A shard that no thread owns yet.
 
 use std::rc::Rc;
 
 use super::{Hub, Part, Shard, Sink};
 use crate::bundles::Bundles;
 
-/// One shard's place, to be taken by the thread that will own it.
+/// A shard with its inbox, for the thread that will own it.
 pub struct UnclaimedShard {
     pub(super) index: usize,
     pub(super) inbox: Bundles<Part>,

@@ -48,7 +48,7 @@ impl<'a> WriteBudget<'a> {
         Self { left: 0, inbox: None }
     }
 
-    /// Everything is, for which nothing of its client waits before.
+    /// Every write is done at once for whose client nothing waits before.
     pub fn unlimited() -> Self {
         Self { left: usize::MAX, inbox: None }
     }

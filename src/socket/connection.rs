@@ -32,7 +32,8 @@ pub(super) struct Connection {
     /// Bytes of a message that is not whole yet; owns no memory otherwise.
     buffer: BytesMut,
     rate: Rate,
-    /// A join that waits for its decision; nothing is read meanwhile.
+    /// A join that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16 bytes of each
+    /// connection, this one 8.
     pending_join: Option<Box<PendingJoin>>,
     state: ConnectionState,
     /// Nothing it says counts any more.

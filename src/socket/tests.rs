@@ -53,6 +53,11 @@ impl OneWorker {
         Self { worker, setup, listener }
     }
 
+    /// As [`OneWorker::start`], where anyone may join.
+    async fn for_anyone(overrides: &[(&str, &str)]) -> Self {
+        Self::start(overrides, Authorizer::Anyone(NameRule { max: 100 })).await
+    }
+
     /// A connection whose handshake is done.
     async fn connect(&self, dialect: Dialect) -> TestClient {
         let address = self.listener.local_addr().unwrap();
@@ -151,7 +156,7 @@ impl Waits {
 #[expect(clippy::await_holding_refcell_ref, reason = "the bug that this test needs")]
 async fn a_connection_that_panics_ends_alone() {
     let test = async {
-        let one = OneWorker::start(&[], Authorizer::Anyone(NameRule { max: 100 })).await;
+        let one = OneWorker::for_anyone(&[]).await;
         let hub = &one.setup.hub;
         let mut lost = one.connect(Dialect::Gopusher).await;
         let mut kept = one.connect(Dialect::Gopusher).await;
@@ -191,9 +196,7 @@ fn an_idle_client_costs_this_much() {
 #[tokio::test]
 async fn a_worker_whose_tasks_end_is_told() {
     let thread = LocalSet::new();
-    let ended = thread.run_until(async {
-        OneWorker::start(&[], Authorizer::Anyone(NameRule { max: 100 })).await.setup.ended[0].clone()
-    });
+    let ended = thread.run_until(async { OneWorker::for_anyone(&[]).await.setup.ended[0].clone() });
     let ended = ended.await;
     assert!(!ended.is_cancelled());
     drop(thread);
@@ -320,7 +323,7 @@ async fn time_runs_on_for_a_join_that_waits() {
 async fn a_silent_client_is_pinged_and_then_closed_as_idle() {
     let test = async {
         let times = [("SOCKET__PING_INTERVAL", "4s"), ("SOCKET__IDLE_TIMEOUT", "20s"), ("SOCKET__JOIN_TIMEOUT", "10s")];
-        let one = OneWorker::start(&times, Authorizer::Anyone(NameRule { max: 100 })).await;
+        let one = OneWorker::for_anyone(&times).await;
         let mut client = one.connect(Dialect::Gopusher).await;
         client.ask_to_join("alice").await;
         client.reads(OK).await;
@@ -348,7 +351,7 @@ async fn a_silent_client_is_pinged_and_then_closed_as_idle() {
 async fn a_dialect_may_greet_bound_its_messages_pack_pushes_and_do_without_a_card() {
     let test = async {
         let times = [("SOCKET__JOIN_TIMEOUT", "1s"), ("SOCKET__IDLE_TIMEOUT", "1h"), ("SOCKET__PING_INTERVAL", "30m")];
-        let one = OneWorker::start(&times, Authorizer::Anyone(NameRule { max: 100 })).await;
+        let one = OneWorker::for_anyone(&times).await;
         let mut client = one.connect(Dialect::InTests).await;
         client.reads("hello").await;
         tokio::time::sleep(Duration::from_secs(10)).await;

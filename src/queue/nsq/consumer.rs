@@ -385,7 +385,7 @@ impl Consumer {
                 sleep(Duration::from_millis(20)).await;
             }
         }
-        // tokio-nsq writes at each tick and does not say when it has: by the second it did
+        // tokio-nsq writes at each flush interval and does not say when it has: two of them are long enough
         sleep((2 * nsq.config.flush_interval).max(Duration::from_millis(20))).await;
     }
 }
