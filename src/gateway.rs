@@ -146,7 +146,8 @@ impl Gateway {
         let tasks = &self.tasks;
         let metrics = &self.metrics;
         let backlog = self.queue.backlog.clone();
-        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, tasks, metrics);
+        let revoke = Box::new(|_, _| {});
+        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, revoke, tasks, metrics);
         let clients = self.clients.serve(tasks);
         let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.admission, tasks));
         let http = self.http.serve(tasks);
@@ -342,7 +343,7 @@ mod tests {
     async fn a_shard_that_panics_ends_the_gateway_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let gateway = gateway(&folder).await;
-        gateway.hub.send(0, vec![poison()]).await;
+        gateway.hub.send(0, vec![poison().into()]).await;
         let died = gateway.run(std::future::pending()).await.unwrap_err();
         assert_eq!(died.name, "hub shard 0");
     }
@@ -355,7 +356,7 @@ mod tests {
         let (hub, mut phase) = (gateway.hub.clone(), gateway.phases.watch());
         let poisoned = tokio::spawn(async move {
             phase.wait_for(|phase| *phase == Phase::Leaving).await.unwrap();
-            hub.send(0, vec![poison()]).await;
+            hub.send(0, vec![poison().into()]).await;
         });
         let died = gateway.run(async {}).await.unwrap_err();
         assert_eq!(died.name, "hub shard 0");

@@ -92,6 +92,7 @@ label_values! {
         Attempts = "attempts",
         Copy = "copy",
         Undecodable = "undecodable",
+        Void = "void",
     }
 
     /// What became of a job.

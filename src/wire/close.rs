@@ -18,6 +18,7 @@ pub enum Close {
     Idle,
     Overloaded,
     MessageTimeout,
+    Reconnect,
     BadMessage,
     NotJoined,
     Refused,
@@ -27,7 +28,7 @@ pub enum Close {
 
 impl Close {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Normal,
         Self::ProtocolError,
         Self::Unsupported,
@@ -38,6 +39,7 @@ impl Close {
         Self::Idle,
         Self::Overloaded,
         Self::MessageTimeout,
+        Self::Reconnect,
         Self::BadMessage,
         Self::NotJoined,
         Self::Refused,
@@ -58,12 +60,23 @@ impl Close {
             Self::Idle => 3002,
             Self::Overloaded => 3003,
             Self::MessageTimeout => 3005,
+            Self::Reconnect => 3007,
             Self::BadMessage => 3500,
             Self::NotJoined => 3501,
             Self::Refused => 3502,
             Self::TooLarge => 3503,
             Self::Disconnected => 3504,
         }
+    }
+
+    /// The one with this code.
+    pub fn with_code(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|close| close.code() == code)
+    }
+
+    /// Whether it says that the client should connect again.
+    pub fn is_come_back(self) -> bool {
+        (3000..3500).contains(&self.code())
     }
 
     /// The reason that stands beside the code unless a better one is known; at most 123 bytes.
@@ -79,6 +92,7 @@ impl Close {
             Self::Idle => "idle; reconnect",
             Self::Overloaded => "node overloaded; reconnect",
             Self::MessageTimeout => "message not complete in time; reconnect",
+            Self::Reconnect => "disconnected; reconnect",
             Self::BadMessage => "bad message",
             Self::NotJoined => "not joined in time",
             Self::Refused => "refused",
@@ -100,6 +114,7 @@ impl Close {
             Self::Idle => "3002",
             Self::Overloaded => "3003",
             Self::MessageTimeout => "3005",
+            Self::Reconnect => "3007",
             Self::BadMessage => "3500",
             Self::NotJoined => "3501",
             Self::Refused => "3502",
