@@ -18,8 +18,8 @@ use crate::{
     dispatch::Dispatch,
     hub::Hub,
     ingress::{
-        self, Api, admission::Admission, grpc::GrpcListener, http::HttpListener, queries::Queries,
-        readiness::NodeReadiness,
+        self, Api, admission::Admission, disconnects::Disconnects, grpc::GrpcListener, http::HttpListener,
+        queries::Queries, readiness::NodeReadiness,
     },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopic},
@@ -93,10 +93,12 @@ impl Gateway {
         let state = queue.control.state.clone();
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
+        let disconnects = Disconnects::new(&config, queue.publisher.clone(), phases.clone(), &metrics);
         let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
         let api = Api {
             keys: Keys::new(&config.auth.keys),
             admission: admission.clone(),
+            disconnects,
             queries: Queries::new(&config.push, hub.clone()),
             readiness: NodeReadiness::new(state, phases.clone()),
         };

@@ -153,6 +153,15 @@ pub struct PushLabels {
     pub outcome: &'static str,
 }
 
+/// Of orders to end clients that came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DisconnectLabels {
+    /// Where from.
+    pub source: &'static str,
+    /// A [`PushOutcome`], or the refusal's word.
+    pub outcome: &'static str,
+}
+
 /// Of requests that were refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
