@@ -41,9 +41,10 @@ impl Disconnect {
     /// of a cluster, of different versions too, have to mean the same by an order.
     pub const LIFE: Duration = Duration::from_secs(60);
 
-    /// How old it is; nothing, where the clock of the node that took it is ahead of this one's.
+    /// How old it is at least: it was accepted before the millisecond `at` ended. Nothing, where the clock of the node that took
+    /// it is ahead of this one's.
     pub fn age(&self, now: SystemTime) -> Duration {
-        let at = UNIX_EPOCH.checked_add(Duration::from_millis(self.at));
+        let at = UNIX_EPOCH.checked_add(Duration::from_millis(self.at.saturating_add(1)));
         at.and_then(|at| now.duration_since(at).ok()).unwrap_or_default()
     }
 }
@@ -63,7 +64,7 @@ mod tests {
             at,
         };
         let now = UNIX_EPOCH + Duration::from_millis(5000);
-        for (at, age) in [(0, 5000), (4999, 1), (5000, 0), (9000, 0)] {
+        for (at, age) in [(0, 4999), (4998, 1), (4999, 0), (5000, 0), (9000, 0)] {
             assert_eq!(order(at).age(now), Duration::from_millis(age), "{at}");
         }
         // whatever a record says: no panic
