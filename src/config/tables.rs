@@ -9,20 +9,22 @@ use std::{
 use super::{
     AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
     LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret, SocketConfig, Sync,
+    identities,
     reader::{SectionReader, duration},
 };
 
-const MS: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 /// What gRPC puts before each message: a flag and four bytes of length.
 const FRAME_HEAD: usize = 5;
 
 /// The whole configuration, or what could be read of it (the reader has the mistakes).
 pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
+    let push = push(r);
     let config = Config {
         node: node(r),
         socket: socket(r),
@@ -31,7 +33,9 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
         http: http(r),
         grpc: grpc(r),
         auth: auth(r),
-        push: push(r),
+        token: identities::token(r, &push),
+        verify: identities::verify(r, &push),
+        push,
         queue: queue(r),
         drain: drain(r),
         cluster: cluster(r),
@@ -80,6 +84,7 @@ fn together(r: &mut SectionReader<'_>, config: &Config) {
         }
     }
     drain_fits(r, config);
+    identities::together(r, config);
     if config.socket.ping_interval >= config.socket.idle_timeout {
         r.reject("socket", "ping_interval", "it must be less than idle_timeout, or idle peers are never asked");
     }
