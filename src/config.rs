@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 mod host;
+mod identities;
 mod ini;
 mod origin;
 mod reader;
@@ -27,6 +28,8 @@ pub struct Config {
     pub http: HttpConfig,
     pub grpc: GrpcConfig,
     pub auth: AuthConfig,
+    pub token: TokenConfig,
+    pub verify: VerifyConfig,
     pub push: PushLimits,
     pub queue: QueueConfig,
     pub drain: DrainConfig,
@@ -82,6 +85,23 @@ section! {
 section! {
     /// `[auth]`.
     AuthConfig { keys: Vec<Secret>, insecure: bool }
+}
+section! {
+    /// `[token]`, with `[push] max_name`. Files are read already; `jwks` and `jwks_ca` are PEM or JSON that the verifier reads.
+    TokenConfig {
+        secret: Option<Secret>, public_key: Option<String>, jwks: Option<JwksSource>, jwks_ca: Option<String>,
+        jwks_refresh: Duration, jwks_min_interval: Duration, jwks_timeout: Duration, jwks_max_bytes: usize,
+        jwks_max_keys: usize, audience: Vec<String>, issuer: Vec<String>, leeway: Duration, max_life: Duration,
+        card_claim: String, cards_claim: String, app_claim: String, rooms_claim: String, push_claim: String,
+        max_token: usize, max_revocations: usize, max_verifications: usize, cookie: Option<String>, max_name: usize,
+    }
+}
+section! {
+    /// `[verify]`, with `[push] max_name`. `ca` is PEM; `headers` are in lower case.
+    VerifyConfig {
+        url: Option<String>, headers: Vec<String>, timeout: Duration, max_in_flight: usize, max_answer: usize,
+        cache: Duration, cache_entries: usize, ca: Option<String>, max_name: usize,
+    }
 }
 section! {
     /// `[push]`: the bounds of one push, in bytes and numbers.
@@ -147,6 +167,15 @@ pub enum Policy {
     DropOldest,
     /// A waiting frame of the same collapse key is replaced; then as `DropOldest`.
     Conflate,
+}
+
+/// Where the issuer's key set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwksSource {
+    /// It is fetched.
+    Url(String),
+    /// It is read.
+    File(PathBuf),
 }
 
 /// Which queue holds the pushes.

@@ -7,23 +7,24 @@ use std::{
 };
 
 use super::{
-    AnonymousClients, AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig,
-    HubConfig, LogConfig, LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret,
-    SocketConfig, Sync,
+    AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
+    LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret, SocketConfig, Sync,
+    identities,
     reader::{SectionReader, duration},
 };
 
-const MS: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 /// What gRPC puts before each message: a flag and four bytes of length.
 const FRAME_HEAD: usize = 5;
 
 /// The whole configuration, or what could be read of it (the reader has the mistakes).
 pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
+    let push = push(r);
     let mut config = Config {
         node: node(r),
         socket: socket(r),
@@ -32,7 +33,9 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
         http: http(r),
         grpc: grpc(r),
         auth: auth(r),
-        push: push(r),
+        token: identities::token(r, &push),
+        verify: identities::verify(r, &push),
+        push,
         queue: queue(r),
         drain: drain(r),
         cluster: cluster(r),
@@ -50,7 +53,7 @@ const LEAST_KEY: usize = 16;
 
 /// What is wrong only beside another key.
 fn together(r: &mut SectionReader<'_>, config: &mut Config) {
-    clients_prove_themselves(r, config);
+    identities::decide_anonymous(r, config);
     let config = &*config;
     for (section, address) in [("http", config.http.listen), ("grpc", config.grpc.listen)] {
         if address.ip().is_loopback() || config.auth.insecure {
@@ -83,6 +86,7 @@ fn together(r: &mut SectionReader<'_>, config: &mut Config) {
         }
     }
     drain_fits(r, config);
+    identities::together(r, config);
     if config.socket.ping_interval >= config.socket.idle_timeout {
         r.reject("socket", "ping_interval", "it must be less than idle_timeout, or idle peers are never asked");
     }
@@ -116,35 +120,6 @@ fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     if !config.cluster.etcd.is_empty() && config.queue.backend == Backend::Embedded {
         r.reject("cluster", "etcd", "several nodes need a queue they share: set [queue] backend = nsq");
     }
-}
-
-/// Nobody joins as any card unless that is said, or only this machine can.
-fn clients_prove_themselves(r: &mut SectionReader<'_>, config: &mut Config) {
-    let socket = &mut config.socket;
-    if socket.anonymous == AnonymousClients::Allowed {
-        return;
-    }
-    let is_verified = false; // FIXME14
-    if is_verified {
-        socket.anonymous = AnonymousClients::Refused;
-        return;
-    }
-    let why = if socket.anonymous == AnonymousClients::Refused {
-        "anonymous is false"
-    } else if !socket.listen.ip().is_loopback() {
-        "others reach this address"
-    } else if !socket.trusted_proxies.is_empty() {
-        "trusted_proxies says that others reach it"
-    } else if !config.cluster.etcd.is_empty() || config.cluster.advertise_socket.is_some() {
-        "[cluster] says that others reach it"
-    } else {
-        return;
-    };
-    let what = format!(
-        "clients have nothing to prove themselves by, and {why}: set [token] (secret, public_key or jwks; `oxipush token --help`), \
-         set [verify] url, or say [socket] anonymous = true, and anyone may join as any card"
-    );
-    r.reject("socket", "listen", format!("{}: {what}", config.socket.listen));
 }
 
 /// Two listeners cannot have these at once.
@@ -235,21 +210,10 @@ fn socket(r: &mut SectionReader<'_>) -> SocketConfig {
         max_message: r.bytes(s, "max_message", 128, 64 * MIB),
         message_timeout: r.time(s, "message_timeout", MS * 10, HOUR),
         max_messages_per_second: r.number(s, "max_messages_per_second", 1, 1_000_000),
-        anonymous: anonymous(r),
+        anonymous: identities::anonymous(r),
         user_timeout: r.time(s, "user_timeout", MS * 100, HOUR),
         close_timeout: r.time(s, "close_timeout", MS * 10, HOUR),
         backlog: r.number(s, "backlog", 1, 65_535),
-    }
-}
-
-/// What the key says; what an empty one means is decided beside other keys.
-fn anonymous(r: &mut SectionReader<'_>) -> AnonymousClients {
-    if r.text("socket", "anonymous").is_empty() {
-        AnonymousClients::ByDefault
-    } else if r.switch("socket", "anonymous") {
-        AnonymousClients::Allowed
-    } else {
-        AnonymousClients::Refused
     }
 }
 

@@ -211,7 +211,7 @@ fn refused(code: &'static str, message: impl Into<std::borrow::Cow<'static, str>
 
 impl From<IdentityError> for JoinError {
     fn from(error: IdentityError) -> Self {
-        let IdentityError { kind, message } = error;
+        let IdentityError { kind, message, .. } = error;
         match kind {
             IdentityErrorKind::Away => Self::Ends(Ending { close: Close::Unverified, text: message }),
             IdentityErrorKind::Expired => {

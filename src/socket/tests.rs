@@ -47,7 +47,7 @@ impl OneWorker {
         let metrics = Arc::new(Metrics::new());
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
         let unused = TcpListener::bind("127.0.0.1:0").unwrap();
-        let setup = ClientListener::new(unused, &config, hub, Phases::new(), &metrics).setup;
+        let setup = ClientListener::new(unused, &config, None, hub, Phases::new(), &metrics).setup;
         let worker = setup.start_worker(authorizer).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { worker, setup, listener }
