@@ -288,7 +288,7 @@ mod tests {
         load(None, values.iter().map(|(name, value)| (format!("OXIPUSH__{name}"), (*value).to_owned())))
     }
 
-    const LONG: &str = "0123456789abcdef0123456789abcdef";
+    const LONG: &str = "0123456789abcdef0123456789abcdef0";
 
     #[test]
     fn what_verifies_nothing_or_twice_is_told_by_name() {
@@ -347,10 +347,10 @@ mod tests {
 
     /// Secrets that comments, escapes and quoting could take apart.
     const HARD: &[&str] = &[
-        "# 23456789abcdef0123456789abcdef",
-        "a # b ; c 9abcdef0123456789abcdef",
-        "; 23456789abcdef0123456789abcdef",
-        "a\\n\\t\\\\ 9abcdef0123456789abcdef",
+        "# 23456789abcdef0123456789abcdef0",
+        "a # b ; c 9abcdef0123456789abcdef0",
+        "; 23456789abcdef0123456789abcdef0",
+        "a\\n\\t\\\\ 9abcdef0123456789abcdef0",
         "50%HOME%d${HOME}$(x)`y`0123456789abcdef",
         "it's \"quoted\" 0123456789abcdef0123",
         "key = value = 0123456789abcdef0123456",
