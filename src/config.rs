@@ -56,7 +56,7 @@ section! {
         listen: SocketAddr, max_connections: usize, max_connections_per_address: usize, max_refusals: usize,
         trusted_proxies: Vec<Subnet>, allowed_origins: Vec<String>, handshake_timeout: Duration, join_timeout: Duration,
         ping_interval: Duration, idle_timeout: Duration, max_message: usize, message_timeout: Duration,
-        max_messages_per_second: u32, user_timeout: Duration, close_timeout: Duration, backlog: u32,
+        max_messages_per_second: u32, anonymous: AnonymousClients, user_timeout: Duration, close_timeout: Duration, backlog: u32,
     }
 }
 section! {
@@ -145,6 +145,17 @@ impl NodeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether clients may join that prove nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnonymousClients {
+    /// As any card: `anonymous = true`.
+    Allowed,
+    /// As any card, since the listener is one of loopback and nothing says that others reach it.
+    ByDefault,
+    /// Only with a token.
+    Refused,
 }
 
 /// What happens when an outbox is full.
@@ -267,7 +278,7 @@ mod tests {
 
     #[test]
     fn an_etcd_that_cannot_be_one_is_refused() {
-        let at = |etcd| with(&[("CLUSTER__ETCD", etcd), ("QUEUE__BACKEND", "nsq")]);
+        let at = |etcd| with(&[("CLUSTER__ETCD", etcd), ("QUEUE__BACKEND", "nsq"), ("SOCKET__ANONYMOUS", "true")]);
         for etcd in ["http://10.0.0.1:2379", "https://etcd:2379/", "http://[::1]:2379,http://b:2379"] {
             assert!(at(etcd).is_ok(), "{etcd}");
         }
@@ -287,6 +298,29 @@ mod tests {
     }
 
     #[test]
+    fn clients_that_others_can_be_need_a_proof_or_the_word_anonymous() {
+        let nsq = ("QUEUE__BACKEND", "nsq");
+        for (key, value) in [
+            ("SOCKET__LISTEN", "0.0.0.0:8080"),
+            ("SOCKET__TRUSTED_PROXIES", "10.0.0.0/8"),
+            ("CLUSTER__ETCD", "http://10.0.0.1:2379"),
+            ("CLUSTER__ADVERTISE_SOCKET", "gateway:8080"),
+            ("SOCKET__ANONYMOUS", "false"),
+        ] {
+            let told = with(&[nsq, (key, value)]).unwrap_err().to_string();
+            for way in ["set [token]", "set [verify] url", "[socket] anonymous = true"] {
+                assert!(told.contains("[socket] listen: ") && told.contains(way), "{key}: {told}");
+            }
+            if key != "SOCKET__ANONYMOUS" {
+                let config = with(&[nsq, (key, value), ("SOCKET__ANONYMOUS", "true")]).unwrap();
+                assert_eq!(config.socket.anonymous, AnonymousClients::Allowed, "{key}");
+            }
+        }
+        assert_eq!(with(&[]).unwrap().socket.anonymous, AnonymousClients::ByDefault);
+        assert!(with(&[("SOCKET__ANONYMOUS", "maybe")]).unwrap_err().to_string().contains("not true or false"));
+    }
+
+    #[test]
     fn a_short_key_opens_no_api_that_others_reach() {
         let keys = ("AUTH__KEYS", "0123456789abcdef,k");
         let told = with(&[("GRPC__LISTEN", "0.0.0.0:9002"), keys]).unwrap_err().0;
@@ -298,7 +332,8 @@ mod tests {
 
     #[test]
     fn all_of_ipv4_and_one_of_ipv6_are_two_places() {
-        let values = [("SOCKET__LISTEN", "0.0.0.0:8080"), ("HTTP__LISTEN", "[::1]:8080")];
+        let values =
+            [("SOCKET__LISTEN", "0.0.0.0:8080"), ("SOCKET__ANONYMOUS", "true"), ("HTTP__LISTEN", "[::1]:8080")];
         let values = values.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_owned()));
         assert_eq!(load(None, values).map(|_| ()).map_err(|error| error.to_string()), Ok(()));
     }

@@ -1,17 +1,19 @@
 //! The clients' side: handshake, join, heartbeat, writes, close codes. The socket leaves HTTP after the handshake.
 //!
 //! This file starts the threads' servers; below it arrows point one way: http → connection → worker → heartbeat →
-//! client_socket → stream, and drain → worker.
+//! client_socket → session, stream; http → credentials → handshake; and drain → worker.
 
 mod address;
 mod client_socket;
 mod connection;
+mod credentials;
 mod drain;
 mod handshake;
 mod heartbeat;
 mod http;
 mod join;
 mod limit;
+mod session;
 mod stream;
 mod wheel;
 mod worker;

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
-    LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret, SocketConfig, Sync,
-    identities,
+    AnonymousClients, AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig,
+    HubConfig, LogConfig, LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret,
+    SocketConfig, Sync, identities,
     reader::{SectionReader, duration},
 };
 
@@ -25,7 +25,7 @@ const FRAME_HEAD: usize = 5;
 /// The whole configuration, or what could be read of it (the reader has the mistakes).
 pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
     let push = push(r);
-    let config = Config {
+    let mut config = Config {
         node: node(r),
         socket: socket(r),
         outbox: outbox(r),
@@ -43,7 +43,7 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
     };
     // what stands in for a value that could not be read says nothing about the others
     if r.has_read_all() {
-        together(r, &config);
+        together(r, &mut config);
     }
     config
 }
@@ -52,7 +52,9 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
 const LEAST_KEY: usize = 16;
 
 /// What is wrong only beside another key.
-fn together(r: &mut SectionReader<'_>, config: &Config) {
+fn together(r: &mut SectionReader<'_>, config: &mut Config) {
+    clients_prove_themselves(r, config);
+    let config = &*config;
     for (section, address) in [("http", config.http.listen), ("grpc", config.grpc.listen)] {
         if address.ip().is_loopback() || config.auth.insecure {
             continue;
@@ -118,6 +120,35 @@ fn together(r: &mut SectionReader<'_>, config: &Config) {
     if !config.cluster.etcd.is_empty() && config.queue.backend == Backend::Embedded {
         r.reject("cluster", "etcd", "several nodes need a queue they share: set [queue] backend = nsq");
     }
+}
+
+/// Nobody joins as any card unless that is said, or only this machine can.
+fn clients_prove_themselves(r: &mut SectionReader<'_>, config: &mut Config) {
+    let socket = &mut config.socket;
+    if socket.anonymous == AnonymousClients::Allowed {
+        return;
+    }
+    let is_verified = false; // FIXME14
+    if is_verified {
+        socket.anonymous = AnonymousClients::Refused;
+        return;
+    }
+    let why = if socket.anonymous == AnonymousClients::Refused {
+        "anonymous is false"
+    } else if !socket.listen.ip().is_loopback() {
+        "others reach this address"
+    } else if !socket.trusted_proxies.is_empty() {
+        "trusted_proxies says that others reach it"
+    } else if !config.cluster.etcd.is_empty() || config.cluster.advertise_socket.is_some() {
+        "[cluster] says that others reach it"
+    } else {
+        return;
+    };
+    let what = format!(
+        "clients have nothing to prove themselves by, and {why}: set [token] (secret, public_key or jwks; `oxipush token --help`), \
+         set [verify] url, or say [socket] anonymous = true, and anyone may join as any card"
+    );
+    r.reject("socket", "listen", format!("{}: {what}", config.socket.listen));
 }
 
 /// Two listeners cannot have these at once.
@@ -208,9 +239,21 @@ fn socket(r: &mut SectionReader<'_>) -> SocketConfig {
         max_message: r.bytes(s, "max_message", 128, 64 * MIB),
         message_timeout: r.time(s, "message_timeout", MS * 10, HOUR),
         max_messages_per_second: r.number(s, "max_messages_per_second", 1, 1_000_000),
+        anonymous: anonymous(r),
         user_timeout: r.time(s, "user_timeout", MS * 100, HOUR),
         close_timeout: r.time(s, "close_timeout", MS * 10, HOUR),
         backlog: r.number(s, "backlog", 1, 65_535),
+    }
+}
+
+/// What the key says; what an empty one means is decided beside other keys.
+fn anonymous(r: &mut SectionReader<'_>) -> AnonymousClients {
+    if r.text("socket", "anonymous").is_empty() {
+        AnonymousClients::ByDefault
+    } else if r.switch("socket", "anonymous") {
+        AnonymousClients::Allowed
+    } else {
+        AnonymousClients::Refused
     }
 }
 
