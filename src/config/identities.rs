@@ -1,6 +1,12 @@
 //! `[token]` and `[verify]`: by what clients prove who they are.
 
-use std::{fs, net::IpAddr, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    io::Read,
+    net::IpAddr,
+    path::Path,
+    time::Duration,
+};
 
 use url::{Host, Url};
 
@@ -300,10 +306,164 @@ fn file(r: &mut SectionReader<'_>, section: &str, key: &str) -> Option<String> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let length = fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?.len();
-    if length > LARGEST_FILE {
-        return Err(format!("it has {length} bytes; at most {LARGEST_FILE} are read"));
+    let unreadable = |error| format!("cannot be read: {error}");
+    // a pipe or a device might never end
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is no file".to_owned());
     }
-    let bytes = fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(format!("has more than {LARGEST_FILE} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::{ConfigError, load};
+
+    fn with(values: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        load(None, values.iter().map(|(name, value)| (format!("OXIPUSH__{name}"), (*value).to_owned())))
+    }
+
+    const LONG: &str = "0123456789abcdef0123456789abcdef0";
+
+    #[test]
+    fn what_verifies_nothing_or_twice_is_told_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        fs::write(&file, "short\n").unwrap();
+        let file = file.to_str().unwrap();
+        let pem = "-----BEGIN PUBLIC KEY-----\\nMFkw\\n-----END PUBLIC KEY-----";
+        for (values, told) in [
+            (&[("TOKEN__SECRET", "short")][..], "[token] secret: it has 5 bytes: take 32 or more"),
+            (&[("TOKEN__SECRET_FILE", file)], "[token] secret_file: it has 5 bytes"),
+            (&[("TOKEN__SECRET_FILE", "/nowhere/x")], "[token] secret_file: /nowhere/x: cannot be read"),
+            (&[("TOKEN__SECRET_FILE", "/dev/zero")], "[token] secret_file: /dev/zero: is no file"),
+            (&[("TOKEN__SECRET", LONG), ("TOKEN__SECRET_FILE", file)], "give only one of them"),
+            (&[("TOKEN__SECRET", LONG), ("TOKEN__PUBLIC_KEY", pem)], "only one of secret or secret_file, public_key"),
+            (&[("TOKEN__PUBLIC_KEY", "MFkw")], "[token] public_key: it is no public key in PEM"),
+            (&[("TOKEN__PUBLIC_KEY", "-----BEGIN PRIVATE KEY-----")], "[token] public_key: it is a private key"),
+            (&[("TOKEN__PUBLIC_KEY", "-----BEGIN CERTIFICATE-----")], "[token] public_key: it is a certificate"),
+            (&[("TOKEN__JWKS", "http://example.org/keys")], "http is for hosts on loopback only"),
+            (&[("TOKEN__JWKS", "http://10.0.0.1/keys")], "http is for hosts on loopback only"),
+            (&[("TOKEN__JWKS", "ftp://example.org/keys")], "is no URL of https"),
+            (&[("TOKEN__JWKS", "https://u:hush@example.org/keys")], "[token] jwks: it has a user or a password"),
+            (&[("TOKEN__JWKS_CA", file)], "[token] jwks_ca: the file has no certificate"),
+            (&[("TOKEN__AUDIENCE", "me")], "[token] audience: nothing verifies tokens"),
+            (&[("TOKEN__ISSUER", "me")], "[token] issuer: nothing verifies tokens"),
+            (&[("TOKEN__CARD_CLAIM", "")], "[token] card_claim: \"\" is not a claim's name"),
+            (&[("TOKEN__SECRET", LONG), ("TOKEN__COOKIE", "t")], "[token] cookie: a browser sends its cookies"),
+            (&[("TOKEN__COOKIE", "a b"), ("SOCKET__ALLOWED_ORIGINS", "https://a.example")], "is no cookie's name"),
+            (&[("VERIFY__URL", "http://example.org/")], "http is for hosts on loopback and private networks only"),
+            (&[("VERIFY__URL", "http://8.8.8.8/")], "http is for hosts on loopback and private networks only"),
+            (&[("VERIFY__URL", "example.org")], "is no URL"),
+            (&[("VERIFY__HEADERS", "cookie")], "[verify] headers: nobody is told of them"),
+            (&[("VERIFY__HEADERS", "a b")], "[verify] headers: \"a b\" is not a header's name"),
+        ] {
+            let errors = with(values).unwrap_err().to_string();
+            assert!(errors.contains(told), "{values:?}: {errors}");
+            assert!(!errors.contains("hush"), "{errors}");
+        }
+        for right in [
+            &[("TOKEN__SECRET", LONG), ("TOKEN__AUDIENCE", "me, you")][..],
+            &[("TOKEN__PUBLIC_KEY", pem)],
+            &[("TOKEN__JWKS", "https://example.org/keys?x=1")],
+            &[("TOKEN__JWKS", "http://localhost:1/keys")],
+            &[("TOKEN__JWKS", "http://[::1]:1/keys")],
+            &[("TOKEN__JWKS", "keys/jwks.json")],
+            &[("VERIFY__URL", "https://example.org/who")],
+            &[("VERIFY__URL", "http://backend:3000/who"), ("VERIFY__HEADERS", "Cookie, x-device")],
+            &[("VERIFY__URL", "http://api.svc.cluster.local/who")],
+            &[("VERIFY__URL", "http://192.168.1.1/who")],
+            &[("VERIFY__URL", "http://[fd00::1]/who")],
+        ] {
+            assert!(with(right).is_ok(), "{right:?}: {:?}", with(right).unwrap_err());
+        }
+        assert_eq!(with(&[]).unwrap().token.secret, None);
+    }
+
+    /// Secrets that comments, escapes and quoting could take apart.
+    const HARD: &[&str] = &[
+        "# 23456789abcdef0123456789abcdef0",
+        "a # b ; c 9abcdef0123456789abcdef0",
+        "; 23456789abcdef0123456789abcdef0",
+        "a\\n\\t\\\\ 9abcdef0123456789abcdef0",
+        "50%HOME%d${HOME}$(x)`y`0123456789abcdef",
+        "it's \"quoted\" 0123456789abcdef0123",
+        "key = value = 0123456789abcdef0123456",
+        "[section] 0123456789abcdef0123456789",
+        "p\u{e4}ssw\u{f6}rd \u{5bc6}\u{7801} \u{1f511} 0123456789abcdef",
+        "two  spaces\tand a tab 0123456789abcdef",
+    ];
+
+    #[test]
+    fn a_secret_is_what_is_written_in_file_and_environment_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.ini");
+        let of_file = |section: &str, key: &str, value: &str| {
+            fs::write(&path, format!("[{section}]\n{key} = {value}\n")).unwrap();
+            load(Some(&path), []).unwrap()
+        };
+        // within quotes, spaces at its ends and other quotes are part of it
+        let written = HARD.iter().map(|secret| ((*secret).to_owned(), (*secret).to_owned()));
+        let quoted = HARD.iter().map(|secret| (format!("'  {secret}\" '"), format!("  {secret}\" ")));
+        let twice = [(format!("\"'{LONG}'\""), format!("'{LONG}'"))];
+        for (value, secret) in written.chain(quoted).chain(twice) {
+            for config in [of_file("token", "secret", &value), with(&[("TOKEN__SECRET", &value)]).unwrap()] {
+                assert_eq!(config.token.secret.unwrap().expose(), secret);
+            }
+            for config in [of_file("cluster", "password", &value), with(&[("CLUSTER__PASSWORD", &value)]).unwrap()] {
+                assert_eq!(config.cluster.password.expose(), secret);
+            }
+            let secret_file = folder.path().join("secret");
+            for end in ["", "\n", "\r\n"] {
+                fs::write(&secret_file, format!("{secret}{end}")).unwrap();
+                let config = with(&[("TOKEN__SECRET_FILE", secret_file.to_str().unwrap())]).unwrap();
+                assert_eq!(config.token.secret.unwrap().expose(), secret);
+            }
+        }
+    }
+
+    #[test]
+    fn a_callers_key_is_what_is_written_or_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.ini");
+        for (value, keys) in [
+            ("#a;b\\c%d'e\"f", Some(&["#a;b\\c%d'e\"f"][..])),
+            ("a=b;c#d, ;e", Some(&["a=b;c#d", ";e"])),
+            ("\"#a\"", Some(&["#a"])),
+            ("one two", None),
+            ("k\u{fc}", None),
+        ] {
+            fs::write(&path, format!("[auth]\nkeys = {value}\n")).unwrap();
+            for config in [load(Some(&path), []), with(&[("AUTH__KEYS", value)])] {
+                match keys {
+                    Some(keys) => {
+                        let config = config.unwrap();
+                        assert_eq!(config.auth.keys.iter().map(Secret::expose).collect::<Vec<_>>(), keys);
+                    }
+                    None => assert!(config.unwrap_err().to_string().contains("[auth] keys: key 1 has characters")),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_public_key_may_have_its_line_ends_as_escapes_and_is_shown_on_one_line() {
+        let lines = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----";
+        let escaped = lines.replace('\n', "\\n");
+        for value in [lines, &escaped] {
+            let config = with(&[("TOKEN__PUBLIC_KEY", value)]).unwrap();
+            assert_eq!(config.token.public_key.as_deref(), Some(lines));
+            let environment = [("OXIPUSH__TOKEN__PUBLIC_KEY".to_owned(), value.to_owned())];
+            let settings = crate::config::settings(None, environment).unwrap();
+            assert!(settings.iter().any(|setting| setting.key == "public_key" && setting.value == escaped));
+        }
+        let settings = crate::config::settings(None, [("OXIPUSH__TOKEN__SECRET".to_owned(), LONG.to_owned())]);
+        assert!(!format!("{settings:?}").contains(LONG));
+    }
 }
