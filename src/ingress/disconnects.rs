@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The close codes that may be asked for.
-const MAY_BE_ASKED: [Close; 3] = [Close::Reconnect, Close::Refused, Close::Disconnected];
+const MAY_BE_ASKED: [Close; 4] = [Close::TokenExpired, Close::Reconnect, Close::Refused, Close::Disconnected];
 /// Bytes of a reason that a close frame has room for.
 const MAX_REASON: usize = 123;
 
@@ -182,6 +182,7 @@ mod tests {
         for (code, reconnect, closes) in [
             (None, false, 3504),
             (None, true, 3007),
+            (Some(3004), true, 3004),
             (Some(3007), false, 3007),
             (Some(3007), true, 3007),
             (Some(3502), false, 3502),
@@ -207,7 +208,7 @@ mod tests {
             (DisconnectDraft { sub: text(&"x".repeat(65)), ..Default::default() }, "`sub` has 65 bytes; at most 64"),
             (DisconnectDraft { client: text("alice"), ..Default::default() }, "`client` is no client's id"),
             (DisconnectDraft { reason: text(&"x".repeat(124)), ..card() }, "`reason` has 124 bytes; at most 123"),
-            (DisconnectDraft { code: Some(0), ..card() }, "`code` is 0; it may be 3007, 3502, 3504"),
+            (DisconnectDraft { code: Some(0), ..card() }, "`code` is 0; it may be 3004, 3007, 3502, 3504"),
             (DisconnectDraft { code: Some(3000), ..card() }, "`code` is 3000"),
             (DisconnectDraft { code: Some(3504), reconnect: true, ..card() }, "`reconnect` contradicts `code`: 3504"),
         ] {

@@ -17,7 +17,9 @@ pub enum Close {
     SlowConsumer,
     Idle,
     Overloaded,
+    TokenExpired,
     MessageTimeout,
+    Unverified,
     Reconnect,
     BadMessage,
     NotJoined,
@@ -28,7 +30,7 @@ pub enum Close {
 
 impl Close {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Normal,
         Self::ProtocolError,
         Self::Unsupported,
@@ -38,7 +40,9 @@ impl Close {
         Self::SlowConsumer,
         Self::Idle,
         Self::Overloaded,
+        Self::TokenExpired,
         Self::MessageTimeout,
+        Self::Unverified,
         Self::Reconnect,
         Self::BadMessage,
         Self::NotJoined,
@@ -59,7 +63,9 @@ impl Close {
             Self::SlowConsumer => 3001,
             Self::Idle => 3002,
             Self::Overloaded => 3003,
+            Self::TokenExpired => 3004,
             Self::MessageTimeout => 3005,
+            Self::Unverified => 3006,
             Self::Reconnect => 3007,
             Self::BadMessage => 3500,
             Self::NotJoined => 3501,
@@ -91,7 +97,9 @@ impl Close {
             Self::SlowConsumer => "too slow; reconnect",
             Self::Idle => "idle; reconnect",
             Self::Overloaded => "node overloaded; reconnect",
+            Self::TokenExpired => "token expired; reconnect with a new one",
             Self::MessageTimeout => "message not complete in time; reconnect",
+            Self::Unverified => "cannot be verified at the moment; reconnect",
             Self::Reconnect => "disconnected; reconnect",
             Self::BadMessage => "bad message",
             Self::NotJoined => "not joined in time",
@@ -113,7 +121,9 @@ impl Close {
             Self::SlowConsumer => "3001",
             Self::Idle => "3002",
             Self::Overloaded => "3003",
+            Self::TokenExpired => "3004",
             Self::MessageTimeout => "3005",
+            Self::Unverified => "3006",
             Self::Reconnect => "3007",
             Self::BadMessage => "3500",
             Self::NotJoined => "3501",
