@@ -18,7 +18,7 @@ use crate::{
     },
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Backend, Config},
-    dispatch::Dispatch,
+    dispatch::{Dispatch, Revoke},
     hub::Hub,
     ingress::{
         self, Api, admission::Admission, disconnects::Disconnects, grpc::GrpcListener, http::HttpListener,
@@ -47,6 +47,7 @@ pub struct Gateway {
     cluster: Cluster,
     hub: Hub,
     clients: ClientListener,
+    revoke: Revoke,
     jobs: Jobs,
     /// nsq only: what other NSQ clients push.
     raw: Option<RawTopic>,
@@ -109,6 +110,7 @@ impl Gateway {
             readiness: NodeReadiness::new(state, phases.clone()),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
+        let revoke = revoke(verifier.clone());
         let clients = ClientListener::new(socket_listener, &config, verifier, hub.clone(), phases.clone(), &metrics);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
@@ -123,6 +125,7 @@ impl Gateway {
             cluster,
             hub,
             clients,
+            revoke,
             jobs: queue.jobs,
             raw,
             queue: queue.control,
@@ -155,8 +158,7 @@ impl Gateway {
         let tasks = &self.tasks;
         let metrics = &self.metrics;
         let backlog = self.queue.backlog.clone();
-        let revoke = Box::new(|_, _| {});
-        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, revoke, tasks, metrics);
+        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, self.revoke, tasks, metrics);
         let clients = self.clients.serve(tasks);
         let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.admission, tasks));
         let http = self.http.serve(tasks);
@@ -199,6 +201,14 @@ impl Gateway {
         tracing::info!(clients = told, cut, took = ?began.elapsed(), "the node has stopped");
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
+    }
+}
+
+/// Where dispatch tells what is revoked. Without a verifier nobody has a token.
+fn revoke(verifier: Option<Verifier>) -> Revoke {
+    match verifier {
+        Some(verifier) => Box::new(move |subject, at| verifier.revoke(subject, at)),
+        None => Box::new(|_, _| {}),
     }
 }
 
