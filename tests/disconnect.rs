@@ -12,7 +12,12 @@ use oxipush::internals::{
     queue::record,
 };
 use serde_json::{Value, json};
-use support::{client::Client, gateway::Node, nsq::Nsqd};
+use support::{
+    client::Client,
+    gateway::Node,
+    nsq::Nsqd,
+    token::{SECRET, now, token},
+};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -28,6 +33,14 @@ async fn disconnect(node: &Node, body: Value) {
 async fn ask(node: &Node, request: DisconnectRequest) -> Result<DisconnectReply, Status> {
     let mut rpc = RpcClient::connect(node.grpc()).await.unwrap();
     rpc.disconnect(request).await.map(tonic::Response::into_inner)
+}
+
+/// Joins, and gives the client's id.
+async fn id_of(tab: &mut Client, data: Value) -> String {
+    tab.say(json!({"event": "join", "data": data})).await;
+    let answer = tab.hear().await;
+    assert_eq!(answer["event"], "joined", "{answer}");
+    answer["data"]["client"].as_str().unwrap().to_owned()
 }
 
 /// A node of this name on an nsqd.
@@ -84,6 +97,88 @@ async fn the_clients_of_an_app_end_whatever_their_cards_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_client_ends_by_its_id_joined_or_not_and_an_id_of_nobody_ends_nobody() {
+    let node = Node::start(&[("NODE__WORKERS", "2")]).await;
+    let (mut tabs, mut ids) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let mut tab = Client::connect(&node.socket(), true).await;
+        ids.push(id_of(&mut tab, json!({"card_id": "alice"})).await);
+        tabs.push(tab);
+    }
+    // it had joined, and keeps its id
+    tabs[3].say(json!({"event": "leave"})).await;
+    assert_eq!(tabs[3].hear().await["event"], "left");
+    for meant in [1, 3] {
+        disconnect(&node, json!({"client": ids[meant], "reason": "this one"})).await;
+        assert_eq!(tabs[meant].closed().await, (3504, "this one".into()));
+    }
+    // gone, or of another process
+    for id in [&*ids[1], "00000000000000000000000000", "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"] {
+        disconnect(&node, json!({"client": id})).await;
+    }
+    node.metric_reaches("oxipush_jobs_total", &[("outcome", "finished")], 5.0).await;
+    for tab in [0, 2] {
+        tabs[tab].silent().await;
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clients_of_a_subject_end_whatever_card_they_joined() {
+    let node = Node::start(&[("TOKEN__SECRET", SECRET), ("NODE__WORKERS", "2")]).await;
+    let of = |subject: &str| token(json!({"sub": subject, "cards": ["*"]}));
+    let mut meant = Vec::new();
+    for card in ["user-1", "family", "team"] {
+        let mut tab = Client::connect(&node.socket(), true).await;
+        id_of(&mut tab, json!({"card_id": card, "token": of("user-1")})).await;
+        meant.push(tab);
+    }
+    let mut other = Client::connect(&node.socket(), true).await;
+    id_of(&mut other, json!({"card_id": "user-1", "token": of("user-2")})).await;
+    disconnect(&node, json!({"sub": "user-1", "code": 3004})).await;
+    for tab in &mut meant {
+        assert_eq!(tab.closed().await, (3004, "token expired; reconnect with a new one".into()));
+    }
+    other.silent().await;
+    // nothing was revoked
+    let mut back = Client::connect(&node.socket(), true).await;
+    id_of(&mut back, json!({"token": of("user-1")})).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_is_refused_on_every_node_and_one_issued_later_is_not() {
+    let nsqd = Nsqd::start().await;
+    let secret = [("TOKEN__SECRET", SECRET)];
+    let nodes = [on(&nsqd, "a", &secret).await, on(&nsqd, "b", &secret).await];
+    let issued = |at: u64| token(json!({"sub": "user-1", "iat": at}));
+    let (old, new) = (issued(now() - 5), issued(now() + 10));
+    let mut ended = Vec::new();
+    let mut stays = Vec::new();
+    for node in &nodes {
+        for (tokens, tabs) in [(&old, &mut ended), (&new, &mut stays)] {
+            let mut tab = Client::connect(&node.socket(), true).await;
+            id_of(&mut tab, json!({"token": tokens})).await;
+            tabs.push(tab);
+        }
+    }
+    disconnect(&nodes[0], json!({"sub": "user-1", "revoke": true, "reason": "signed out"})).await;
+    for tab in &mut ended {
+        assert_eq!(tab.closed().await, (3504, "signed out".into()));
+    }
+    for (node, tab) in nodes.iter().zip(&mut stays) {
+        tab.silent().await;
+        let mut again = Client::connect(&node.socket(), true).await;
+        again.say(json!({"event": "join", "data": {"token": old}})).await;
+        assert_eq!(again.hear().await["data"]["code"], "token_revoked");
+        id_of(&mut again, json!({"token": new})).await;
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_advice_and_the_code_are_as_asked_for() {
     let node = Node::start(&[]).await;
     for (asked, code, text) in [
@@ -92,6 +187,7 @@ async fn the_advice_and_the_code_are_as_asked_for() {
         (json!({"reconnect": true}), 3007, "disconnected; reconnect"),
         (json!({"code": 3007, "reason": "moved – あ"}), 3007, "moved – あ"),
         (json!({"code": 3502}), 3502, "refused"),
+        (json!({"code": 3004, "reconnect": true, "reason": "new claims"}), 3004, "new claims"),
     ] {
         let mut tab = Client::gopusher(&node.socket(), "alice", "").await;
         let mut order = asked.clone();

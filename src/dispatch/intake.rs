@@ -124,7 +124,7 @@ impl Intake {
         if order.revoke
             && let ClientSelector::Subject(subject) = &order.selector
         {
-            (self.revoke)(subject.clone(), at / 1000);
+            (self.revoke)(subject.clone(), order.second());
         }
         if order.age(SystemTime::now()) > Disconnect::LIFE {
             dropped.void += 1;

@@ -24,6 +24,11 @@ pub trait Sink: 'static {
     fn is_subject(&self, _subject: &str) -> bool {
         false
     }
+
+    /// Whether it did so by what was issued in the second `at` (since 1970) or before it, or at a time that nobody knows.
+    fn is_subject_of_before(&self, _subject: &str, _at: u64) -> bool {
+        false
+    }
 }
 
 /// Where a flush ended.

@@ -196,13 +196,16 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// Whether it is a client that the order of this `age` means. Who joined its card later is not; who proved its subject and
-    /// has not joined yet is, since what it proved may be what was revoked.
+    /// Whether it is a client that the order of this `age` means. Who joined its card later is not, unless what it proved is
+    /// revoked: it may have left and joined again meanwhile.
     fn is_meant(&self, client: &Client<S>, order: &Disconnect, age: Duration) -> bool {
         match &order.selector {
             ClientSelector::Card(card) => client.is_in_card(card) && self.joined_before(client, age),
             ClientSelector::App(app) => client.is_of_app(app) && self.joined_before(client, age),
             ClientSelector::Client(_) => true,
+            ClientSelector::Subject(subject) if order.revoke => {
+                client.sink.is_subject_of_before(subject, order.second())
+            }
             ClientSelector::Subject(subject) => {
                 client.sink.is_subject(subject) && (!client.is_joined() || self.joined_before(client, age))
             }

@@ -41,6 +41,11 @@ impl Disconnect {
     /// of a cluster, of different versions too, have to mean the same by an order.
     pub const LIFE: Duration = Duration::from_secs(60);
 
+    /// The second in which it was accepted, since 1970.
+    pub fn second(&self) -> u64 {
+        self.at / 1000
+    }
+
     /// How old it is at least: it was accepted before the millisecond `at` ended. Nothing, where the clock of the node that took
     /// it is ahead of this one's.
     pub fn age(&self, now: SystemTime) -> Duration {
