@@ -17,6 +17,11 @@ pub trait Sink: 'static {
     /// # Errors
     /// `WouldBlock` when nothing fits; any other error means that the peer is gone.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Whether the client proved to be this subject.
+    fn is_subject(&self, _subject: &str) -> bool {
+        false
+    }
 }
 
 /// Where a flush ended.

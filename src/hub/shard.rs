@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    Burst, Client, ClientKey, Flush, Hub, Item, Part, Recipients, Sink, WriteBudget, fanout::FoundClients,
+    Burst, Client, ClientId, ClientKey, Flush, Hub, Item, Part, Recipients, Sink, WriteBudget, fanout::FoundClients,
     registry::Registry, writer::ShardWriter,
 };
 use crate::{
@@ -155,6 +155,16 @@ impl<S: Sink> Shard<S> {
     /// The client with this number, if it is still there.
     pub fn client(&self, key: ClientKey) -> Option<Rc<Client<S>>> {
         self.registry.get(key)
+    }
+
+    /// The client's name over all nodes.
+    pub fn id(&self, client: &Client<S>) -> ClientId {
+        self.registry.id(client)
+    }
+
+    /// Whether it joined the card that it is in now longer than `age` ago. One in doubt, by a millisecond, did.
+    pub fn joined_before(&self, client: &Client<S>, age: Duration) -> bool {
+        self.registry.joined_before(client, age)
     }
 
     /// The numbers of all clients.
