@@ -1,5 +1,7 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
+mod descriptors;
+
 use std::{
     future::Future,
     io,
@@ -26,6 +28,8 @@ use crate::{
     socket::ClientListener,
     telemetry::Metrics,
 };
+
+use descriptors::DescriptorPlan;
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
 /// revocation of the registration, the end of the tasks.
@@ -82,6 +86,8 @@ impl Gateway {
     /// [`BuildError`].
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new());
+        let descriptors = plan_descriptors(&config);
+        let config = descriptors.bounded(config);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
         let (socket_listener, socket) = listen("socket", config.socket.listen, config.socket.backlog)?;
@@ -100,7 +106,8 @@ impl Gateway {
             queries: Queries::new(&config.push, hub.clone()),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
-        let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
+        let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics)
+            .accepting_at_most(descriptors.socket);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
@@ -190,6 +197,19 @@ impl Gateway {
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
     }
+}
+
+/// Raises the limit of open files, and says what is missing.
+fn plan_descriptors(config: &Config) -> DescriptorPlan {
+    let limit = descriptors::raise_limit().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files cannot be found or raised: there may be fewer than the listeners need");
+        usize::MAX
+    });
+    let plan = DescriptorPlan::new(config, limit);
+    if let Some(shortage) = plan.shortage(config) {
+        tracing::warn!("{shortage}");
+    }
+    plan
 }
 
 /// The configured queue, and with nsqd the raw topic beside it.

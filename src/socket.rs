@@ -61,6 +61,8 @@ struct WorkerSetup {
     drain: watch::Sender<Option<DrainPlan>>,
     phases: Phases,
     metrics: Arc<Metrics>,
+    /// Connections that may be open, on all workers together.
+    max_open: usize,
     /// One for each shard, cancelled by the first of its tasks that ends.
     ended: Vec<CancellationToken>,
 }
@@ -75,10 +77,18 @@ impl ClientListener {
             drain: watch::Sender::new(None),
             phases,
             metrics: Arc::clone(metrics),
+            max_open: usize::MAX,
             ended: (0..hub.workers()).map(|_| CancellationToken::new()).collect(),
             hub,
         };
         Self { listener, setup }
+    }
+
+    /// With no more than these connections open, whatever becomes of them; others wait to be accepted.
+    #[must_use]
+    pub fn accepting_at_most(mut self, connections: usize) -> Self {
+        self.setup.max_open = connections;
+        self
     }
 
     /// Serves. A worker's shard that ends unasked is a death.
@@ -99,8 +109,8 @@ impl ClientListener {
         }
         let server = Server::build()
             .workers(setup.hub.workers())
-            // the limit refuses what is too many; actix would let it wait
-            .max_concurrent_connections(setup.config.max_connections + setup.config.max_refusals + 1)
+            // of each worker. The limit refuses what is too many as long as there are descriptors for that; actix lets it wait
+            .max_concurrent_connections(setup.max_open.div_ceil(setup.hub.workers()))
             .disable_signals()
             .listen("clients", listener, {
                 let setup = setup.clone();

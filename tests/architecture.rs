@@ -53,6 +53,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("reqwest", &["queue/nsq"]),
     ("rustls", &["cluster/etcd"]),
     ("memmap2", &["wire/frame"]),
+    ("nix", &["gateway/descriptors"]),
     ("prometheus_client", &["telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
     ("actix_http", &["socket", "ingress/http"]),
