@@ -8,10 +8,12 @@ mod client_socket;
 mod connection;
 mod drain;
 mod handshake;
+mod handshake_rates;
 mod heartbeat;
 mod http;
 mod join;
 mod limit;
+mod live;
 mod stream;
 mod wheel;
 mod worker;
@@ -32,9 +34,11 @@ use crate::{
 };
 
 use drain::DrainPlan;
+use handshake_rates::HandshakeRates;
 use http::HandshakeServer;
 use join::Authorizer;
 use limit::ConnectionLimit;
+use live::LiveConfig;
 use worker::Worker;
 
 /// A bound listener that does not serve yet.
@@ -54,10 +58,11 @@ pub struct ClientServer {
 /// What each worker's thread is started with.
 #[derive(Clone)]
 struct WorkerSetup {
-    config: config::SocketConfig,
+    live: LiveConfig,
     names: NameRule,
     hub: Hub,
     limit: Arc<ConnectionLimit>,
+    handshake_rates: Arc<HandshakeRates>,
     drain: watch::Sender<Option<DrainPlan>>,
     phases: Phases,
     metrics: Arc<Metrics>,
@@ -71,9 +76,10 @@ impl ClientListener {
     /// On a listener that is bound and non-blocking.
     pub fn new(listener: TcpListener, config: &Config, hub: Hub, phases: Phases, metrics: &Arc<Metrics>) -> Self {
         let setup = WorkerSetup {
-            config: config.socket.clone(),
+            live: LiveConfig::new(config.socket.clone()),
             names: NameRule { max: config.push.max_name },
-            limit: ConnectionLimit::new(&config.socket),
+            limit: ConnectionLimit::new(&config.socket, metrics),
+            handshake_rates: Arc::new(HandshakeRates::new()),
             drain: watch::Sender::new(None),
             phases,
             metrics: Arc::clone(metrics),
@@ -89,6 +95,11 @@ impl ClientListener {
     pub fn accepting_at_most(mut self, connections: usize) -> Self {
         self.setup.max_open = connections;
         self
+    }
+
+    /// What a reload changes of it.
+    pub(crate) fn reload(&self) -> ClientReload {
+        ClientReload { live: self.setup.live.clone(), limit: Arc::clone(&self.setup.limit) }
     }
 
     /// Serves. A worker's shard that ends unasked is a death.
@@ -146,14 +157,30 @@ impl ClientListener {
     }
 }
 
+/// Replaces what a reload may change of the clients' side; a cheap clone.
+#[derive(Clone)]
+pub(crate) struct ClientReload {
+    live: LiveConfig,
+    limit: Arc<ConnectionLimit>,
+}
+
+impl ClientReload {
+    /// `[socket]` from now on. Whoever is connected stays.
+    pub(crate) fn replace(&self, config: &config::SocketConfig) {
+        self.limit.replace(config);
+        self.live.replace(config.clone());
+    }
+}
+
 impl WorkerSetup {
     /// Makes this thread a worker, and answers its connections.
     fn start(&self) -> HandshakeServer {
         HandshakeServer {
             worker: self.start_worker(Authorizer::Anyone(self.names)),
-            http: http::builder(&self.config),
-            config: self.config.clone(),
+            http: http::builder(&self.live.now().config),
+            live: self.live.clone(),
             limit: Arc::clone(&self.limit),
+            handshake_rates: Arc::clone(&self.handshake_rates),
             drain: self.drain.subscribe(),
             phases: self.phases.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -166,7 +193,7 @@ impl WorkerSetup {
         let claimed = self.hub.claim_shard()?;
         let ended = self.ended.get(claimed.index())?;
         let (shard, inbox) = claimed.open();
-        let worker = Rc::new(Worker::new(shard, &self.config, authorizer, &self.metrics));
+        let worker = Rc::new(Worker::new(shard, self.live.clone(), authorizer, &self.metrics));
         // both are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();
         let this = Rc::clone(&worker);

@@ -37,6 +37,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("tokio_nsq", &["queue/nsq"]),
     ("redb", &["queue/embedded"]),
     ("crc32fast", &["queue/embedded"]),
+    ("arc_swap", &["socket/live", "ingress"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("tokio_tungstenite", &["cli"]),

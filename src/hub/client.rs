@@ -93,6 +93,11 @@ impl<S> Client<S> {
         self.memberships.borrow().card().is_some()
     }
 
+    /// It joined this card.
+    pub fn has_joined(&self, card: &str) -> bool {
+        self.memberships.borrow().card().is_some_and(|joined| *joined.name == *card)
+    }
+
     /// A close frame waits or left, or the socket failed.
     pub fn is_ending(&self) -> bool {
         self.state.get() != ClientState::Open

@@ -61,6 +61,11 @@ impl<S: Sink> Shard<S> {
         self.registry.join(client, card, app);
     }
 
+    /// How many clients of all shards have joined `card`.
+    pub fn connections(&self, card: &str) -> usize {
+        self.registry.connections(card)
+    }
+
     /// Takes it out of the group of its card; `false`: it had joined none.
     pub fn leave_card(&self, client: &Client<S>) -> bool {
         self.registry.leave_card(client)

@@ -1,6 +1,7 @@
 //! One client: what it says is read, what it is told is written, until it ends.
 
 mod commands;
+mod rates;
 
 use std::{
     future::Future,
@@ -14,12 +15,13 @@ use bytes::BytesMut;
 
 use super::{client_socket::ClientSocket, join::JoinDecision, limit::Permit, stream::Stream, worker::Worker};
 use crate::{
+    bucket::Bucket,
     hub::{Client, Flush},
     telemetry::labels::{CloseLabels, ConnectLabels},
     wire::{dialect::Dialect, frame::FrameReader},
 };
 
-use commands::Rate;
+use rates::ControlFrames;
 
 /// Reads in one turn of a task; a peer that floods gives way to others then.
 const READS_PER_TURN: u32 = 8;
@@ -31,7 +33,8 @@ pub(super) struct Connection {
     reader: FrameReader,
     /// Bytes of a message that is not whole yet; owns no memory otherwise.
     buffer: BytesMut,
-    rate: Rate,
+    messages: Bucket,
+    control_frames: ControlFrames,
     /// A join that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16 bytes of each
     /// connection, this one 8.
     pending_join: Option<Box<PendingJoin>>,
@@ -75,7 +78,8 @@ impl Connection {
             client,
             reader: FrameReader::new(dialect.max_message(worker.max_message)),
             buffer: early.into(),
-            rate: Rate::default(),
+            messages: Bucket::default(),
+            control_frames: ControlFrames::default(),
             pending_join: None,
             state: ConnectionState::Early,
             ignores_input: false,

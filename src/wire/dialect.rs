@@ -54,7 +54,7 @@ pub struct ClientError {
 
 impl ClientError {
     /// Every `code` that a client may see.
-    pub const CODES: [&str; 5] = ["bad_json", "unknown_event", "bad_name", "not_joined", "unsupported"];
+    pub const CODES: [&str; 6] = ["bad_json", "unknown_event", "bad_name", "not_joined", "card_full", "unsupported"];
 }
 
 /// How a dialect is spoken. What it has no word for is left to the defaults.

@@ -7,18 +7,11 @@ use crate::{
     socket::join::{Authorization, JoinDecision},
     telemetry::labels::{ClientErrorLabels, PeerCloseCode},
     wire::{
-        close::{Close, CloseCode, Ending},
+        close::{CloseCode, Ending},
         dialect::{ClientError, Command, JoinRequest},
         frame::{Frame, Message},
     },
 };
-
-/// Messages of the second that runs.
-#[derive(Default)]
-pub(super) struct Rate {
-    second: u32,
-    messages: u32,
-}
 
 impl Connection {
     /// Does what a message asks for, and answers it.
@@ -29,10 +22,8 @@ impl Connection {
         if self.client.is_ending() {
             return;
         }
-        let limit = self.worker.max_messages_per_second;
-        if !self.rate.admits(self.worker.elapsed().as_secs() as u32, limit) {
-            let text = Cow::Owned(format!("too many messages; at most {limit} a second"));
-            return self.end(&Ending { close: Close::BadMessage, text });
+        if let Err(ending) = self.admit_message(&message) {
+            return self.end(&ending);
         }
         let dialect = self.client.dialect();
         match message {
@@ -55,6 +46,9 @@ impl Connection {
     }
 
     fn join(&mut self, request: JoinRequest) {
+        if let Err(ending) = self.admit_join() {
+            return self.end(&ending);
+        }
         match self.worker.authorizer.authorize(request) {
             Authorization::Decided(decision) => self.finish_join(decision),
             Authorization::Pending(decision) => {
@@ -70,7 +64,7 @@ impl Connection {
     }
 
     pub(super) fn finish_join(&mut self, decision: JoinDecision) {
-        match decision {
+        match decision.and_then(|joined| self.check_card_limit(joined)) {
             Ok(joined) => {
                 self.worker.shard.join(&self.client, &joined.card, &joined.app);
                 self.worker.heartbeat.joined(&self.client);
@@ -112,17 +106,6 @@ impl Connection {
         self.ignores_input = true;
         self.peer_closed = true;
         self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
-    }
-}
-
-impl Rate {
-    /// Counts a message in `second`; `false`: one too many.
-    fn admits(&mut self, second: u32, limit: u32) -> bool {
-        if self.second != second {
-            *self = Self { second, messages: 0 };
-        }
-        self.messages += 1;
-        self.messages <= limit
     }
 }
 
