@@ -8,11 +8,13 @@ mod host;
 mod ini;
 mod origin;
 mod reader;
+mod reload;
 mod source;
 mod subnet;
 mod tables;
 
 pub use host::{HostPort, HostPortError};
+pub use reload::{ConfigChanges, LIVE_KEYS, LoadedConfig};
 pub use source::{ConfigError, DEFAULTS, EffectiveSetting, environment, load, settings};
 pub use subnet::Subnet;
 

@@ -1,6 +1,7 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
 mod descriptors;
+mod reload;
 
 use std::{
     future::Future,
@@ -11,7 +12,10 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     auth::Keys,
@@ -30,6 +34,7 @@ use crate::{
 };
 
 use descriptors::DescriptorPlan;
+pub use reload::GatewayReload;
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
 /// revocation of the registration, the end of the tasks.
@@ -55,6 +60,7 @@ pub struct Gateway {
     admission: Admission,
     http: HttpListener,
     grpc: GrpcListener,
+    reload: GatewayReload,
 }
 
 /// Why a gateway cannot start, and what to do.
@@ -111,6 +117,14 @@ impl Gateway {
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
+        let reload = GatewayReload {
+            descriptors,
+            clients: clients.reload(),
+            http: http.reload(),
+            admission: admission.clone(),
+            config: watch::Sender::new(config.clone()),
+            metrics: Arc::clone(&metrics),
+        };
         Ok(Self {
             config,
             metrics,
@@ -127,7 +141,13 @@ impl Gateway {
             admission,
             http,
             grpc,
+            reload,
         })
+    }
+
+    /// What a reload changes of it.
+    pub fn reload(&self) -> GatewayReload {
+        self.reload.clone()
     }
 
     /// Where it listens (a port of 0 is resolved).
@@ -165,6 +185,8 @@ impl Gateway {
         };
 
         let began = Instant::now();
+        // as the last reload left it
+        let config = self.reload.config.borrow().clone();
         let deadline = Deadline::after(config.node.shutdown_timeout);
         // load balancers learn that it leaves; what they still send is served, so that nothing is refused
         self.phases.enter(Phase::Leaving);

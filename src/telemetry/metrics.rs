@@ -15,7 +15,7 @@ use prometheus_client::{
 
 use super::labels::{
     ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, JobOutcome, LineDropReason, NsqSide,
-    OfferOutcome, PushLabels, RefusedConnectLabels, RequestLabels,
+    OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -85,6 +85,7 @@ metrics! {
     registered: Gauge = Gauge::default(), "cluster_registered", "1 while this node's key is in etcd";
     etcd_errors: Counter = Counter::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Counter = Counter::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
+    reloads: Family<ReloadOutcome, Counter> = Family::default(), "reloads", "Times that the configuration was read again, by outcome (applied, refused)";
     dropped_lines: Family<LineDropReason, Counter> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
 }
 
