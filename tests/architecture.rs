@@ -314,7 +314,7 @@ fn the_process_is_ended_in_one_place_only() {
     for file in
         sources().iter().filter(|file| file.code.contains("process::exit") || file.code.contains("process::abort"))
     {
-        assert_eq!(file.path, "src/cli/serve.rs", "only the second signal may end the process without a drain");
+        assert_eq!(file.path, "src/cli/signals.rs", "only the second signal may end the process without a drain");
     }
 }
 

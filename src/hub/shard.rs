@@ -116,6 +116,7 @@ impl<S: Sink> Shard<S> {
     /// Offers a burst to all clients it is for.
     pub fn deliver(&self, burst: Burst, budget: &mut WriteBudget<'_>) {
         let recipients = burst.recipients();
+        let offers = self.writer.offers();
         let mut delivery = Delivery {
             burst: &burst,
             filters: burst.target().filters(),
@@ -135,6 +136,7 @@ impl<S: Sink> Shard<S> {
             Recipients::Panic => panic!("a test asked for it"),
         }
         let found = delivery.found;
+        burst.trace(self.writer.offers() - offers);
         self.writer.publish_waiting();
         burst.done(found);
     }

@@ -95,8 +95,13 @@ impl Admission {
     }
 
     fn publish(&self, push: &Push) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        trace_accepted(push);
         self.0.publisher.publish(Destination::Live, record::encode(push))
     }
+}
+
+fn trace_accepted(push: &Push) {
+    tracing::trace!(id = %push.id, "a push is accepted, and handed to the queue");
 }
 
 /// Submits pushes for one caller, and counts what becomes of them.
@@ -146,6 +151,7 @@ impl Submitter {
             .into_iter()
             .map(|draft| {
                 let push = draft.and_then(|draft| self.admission.admit(draft))?;
+                trace_accepted(&push);
                 records.push((Destination::Live, record::encode(&push)));
                 Ok(push.id)
             })
