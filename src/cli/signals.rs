@@ -17,7 +17,7 @@ use crate::telemetry;
 const TERMINAL_ENDS: Duration = Duration::from_millis(200);
 
 /// What the signals ask for.
-pub(super) struct Requests {
+pub(super) struct SignalRequests {
     /// Resolves when the gateway has to drain.
     pub(super) stop: oneshot::Receiver<()>,
     /// Told when the configuration has to be read again; several requests that wait are one.
@@ -25,7 +25,7 @@ pub(super) struct Requests {
 }
 
 /// Watches the signals to the end of the process; it outlives the gateway's own tasks.
-pub(super) fn watch() -> io::Result<Requests> {
+pub(super) fn watch() -> io::Result<SignalRequests> {
     // first: the handlers end what nohup asked for
     let terminal = Terminal::at_start();
     let mut signals = Signals::new()?;
@@ -49,7 +49,7 @@ pub(super) fn watch() -> io::Result<Requests> {
         #[expect(clippy::disallowed_methods, reason = "this is the one end without a drain, asked for twice")]
         std::process::exit(code);
     });
-    Ok(Requests { stop, reload })
+    Ok(SignalRequests { stop, reload })
 }
 
 struct Signals {
