@@ -1,5 +1,8 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
+mod descriptors;
+mod reload;
+
 use std::{
     future::Future,
     io,
@@ -9,7 +12,10 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     auth::{
@@ -29,6 +35,9 @@ use crate::{
     socket::ClientListener,
     telemetry::Metrics,
 };
+
+use descriptors::DescriptorPlan;
+pub use reload::GatewayReload;
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
 /// revocation of the registration, the end of the tasks.
@@ -55,6 +64,7 @@ pub struct Gateway {
     admission: Admission,
     http: HttpListener,
     grpc: GrpcListener,
+    reload: GatewayReload,
 }
 
 /// Why a gateway cannot start, and what to do.
@@ -89,6 +99,8 @@ impl Gateway {
     /// [`BuildError`].
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new());
+        let descriptors = plan_descriptors(&config);
+        let config = descriptors.bounded(config);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
         let (socket_listener, socket) = listen("socket", config.socket.listen, config.socket.backlog)?;
@@ -111,10 +123,19 @@ impl Gateway {
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
         let revoke = revoke(verifier.clone());
-        let clients = ClientListener::new(socket_listener, &config, verifier, hub.clone(), phases.clone(), &metrics);
+        let clients = ClientListener::new(socket_listener, &config, verifier, hub.clone(), phases.clone(), &metrics)
+            .accepting_at_most(descriptors.socket);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
+        let reload = GatewayReload {
+            descriptors,
+            clients: clients.reload(),
+            http: http.reload(),
+            admission: admission.clone(),
+            config: watch::Sender::new(config.clone()),
+            metrics: Arc::clone(&metrics),
+        };
         Ok(Self {
             config,
             metrics,
@@ -132,7 +153,13 @@ impl Gateway {
             admission,
             http,
             grpc,
+            reload,
         })
+    }
+
+    /// What a reload changes of it.
+    pub fn reload(&self) -> GatewayReload {
+        self.reload.clone()
     }
 
     /// Where it listens (a port of 0 is resolved).
@@ -170,6 +197,8 @@ impl Gateway {
         };
 
         let began = Instant::now();
+        // as the last reload left it
+        let config = self.reload.config.borrow().clone();
         let deadline = Deadline::after(config.node.shutdown_timeout);
         // load balancers learn that it leaves; what they still send is served, so that nothing is refused
         self.phases.enter(Phase::Leaving);
@@ -210,6 +239,19 @@ fn revoke(verifier: Option<Verifier>) -> Revoke {
         Some(verifier) => Box::new(move |subject, at| verifier.revoke(subject, at)),
         None => Box::new(|_, _| {}),
     }
+}
+
+/// Raises the limit of open files, and says what is missing.
+fn plan_descriptors(config: &Config) -> DescriptorPlan {
+    let limit = descriptors::raise_limit().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files cannot be found or raised: there may be fewer than the listeners need");
+        usize::MAX
+    });
+    let plan = DescriptorPlan::new(config, limit);
+    if let Some(shortage) = plan.shortage(config) {
+        tracing::warn!("{shortage}");
+    }
+    plan
 }
 
 /// The configured queue, and with nsqd the raw topic beside it.

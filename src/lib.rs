@@ -47,6 +47,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod auth;
+mod bucket;
 mod bundles;
 pub mod cli;
 mod cluster;
@@ -104,7 +105,7 @@ pub mod internals {
         pub use crate::dispatch::{Dispatch, Revoke};
     }
     pub mod gateway {
-        pub use crate::gateway::{BuildError, Gateway};
+        pub use crate::gateway::{BuildError, Gateway, GatewayReload};
     }
     pub mod hub {
         pub use crate::hub::*;
