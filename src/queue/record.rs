@@ -18,6 +18,16 @@ pub enum Record {
     Disconnect(Box<Disconnect>),
 }
 
+impl Record {
+    /// The id of what it is.
+    pub fn id(&self) -> PushId {
+        match self {
+            Self::Push(push) => push.id,
+            Self::Disconnect(order) => order.id,
+        }
+    }
+}
+
 /// Encodes `push`.
 pub fn encode(push: &Push) -> Bytes {
     let record = message::Record {
