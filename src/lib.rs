@@ -47,6 +47,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod auth;
+mod bucket;
 mod bundles;
 pub mod cli;
 mod cluster;

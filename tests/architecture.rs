@@ -12,6 +12,7 @@ use std::{
 
 /// Each top-level module with its layer; a module may use only modules of lower layers.
 const LAYERS: &[(&str, u8)] = &[
+    ("bucket", 0),
     ("bundles", 0),
     ("push", 0),
     ("wire", 1),
