@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Config, Secret, ini, origin,
+    Config, Secret, origin,
     source::{ConfigError, RawValues},
 };
 
@@ -44,10 +44,24 @@ impl<'a> SectionReader<'a> {
         self.errors.push(format!("[{section}] {key}: {what}"));
     }
 
-    pub(super) fn text(&mut self, section: &str, key: &str) -> String {
+    /// A value could not be read; what stands in for it says nothing about the others.
+    pub(super) fn replaced(&mut self) {
+        self.replaced = true;
+    }
+
+    /// Every section that there is.
+    pub(super) fn sections(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.values.keys().map(String::as_str)
+    }
+
+    /// The value as it was written, with all its spaces.
+    pub(super) fn raw(&self, section: &str, key: &str) -> &'a str {
         let value = self.values.get(section).and_then(|keys| keys.get(key));
-        let value = value.expect("invariant: config.ini has every key that is read").trim();
-        ini::unquoted(value).to_owned()
+        value.expect("invariant: config.ini has every key that is read")
+    }
+
+    pub(super) fn text(&mut self, section: &str, key: &str) -> String {
+        self.raw(section, key).trim().to_owned()
     }
 
     /// Parses a value; a mistake is noted with what would be `right`, and `instead` is read.

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use config::{Map, Source, Value};
-
-use super::{Config, ini, reader::SectionReader, tables};
+use super::{Config, ini, key, reader::SectionReader, tables};
 
 /// The repository's config.ini: every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config.ini");
@@ -60,19 +58,35 @@ pub fn settings(
     let layers = LayeredConfig::read(file, environment)?;
     layers.check()?;
     let mut settings = Vec::new();
-    let mut section = "";
-    for line in DEFAULTS.lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']');
-        } else if let Some((key, default)) = line.split_once('=').filter(|_| !line.starts_with(';')) {
-            let key = key.trim();
-            let default = default.trim().to_owned();
-            let value = layers.values.get(section).and_then(|keys| keys.get(key)).map_or("", String::as_str);
-            let value = masked(section, key, value.trim());
-            settings.push(EffectiveSetting { section: section.to_owned(), key: key.to_owned(), value, default });
+    for (section, keys) in default_sections() {
+        let is_template = section == key::TEMPLATE;
+        let of_template = |name: &&String| is_template && *name != section && key::name_in(name).is_some();
+        let named = layers.values.keys().filter(of_template).map(String::as_str);
+        for section in named.chain((!is_template).then_some(section)) {
+            settings.extend(keys.iter().map(|(key, default)| EffectiveSetting {
+                section: section.to_owned(),
+                key: (*key).to_owned(),
+                value: masked(section, key, layers.values[section][*key].trim()),
+                default: (*default).to_owned(),
+            }));
         }
     }
     Ok(settings)
+}
+
+/// config.ini's sections, each with its keys and their defaults, in its order.
+fn default_sections() -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> {
+    let mut sections: Vec<(_, Vec<_>)> = Vec::new();
+    for line in DEFAULTS.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            sections.push((name.trim_end_matches(']'), Vec::new()));
+        } else if let Some((key, default)) = line.split_once('=').filter(|_| !line.starts_with(';'))
+            && let Some((_, keys)) = sections.last_mut()
+        {
+            keys.push((key.trim(), default.trim()));
+        }
+    }
+    sections
 }
 
 fn masked(section: &str, key: &str, value: &str) -> String {
@@ -80,24 +94,8 @@ fn masked(section: &str, key: &str, value: &str) -> String {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
         ("cluster", "password") => "***".into(),
+        (_, "secret" | "sha256") if key::name_in(section).is_some() => "***".into(),
         _ => value.to_owned(),
-    }
-}
-
-/// The known values of one place, for the config crate to lay over those of the places before.
-#[derive(Clone, Debug)]
-struct ConfigLayer(RawValues);
-
-impl Source for ConfigLayer {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        let table = |keys: &BTreeMap<String, String>| -> Map<String, Value> {
-            keys.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect()
-        };
-        Ok(self.0.iter().map(|(section, keys)| (section.clone(), Value::from(table(keys)))).collect())
     }
 }
 
@@ -110,15 +108,15 @@ struct LayeredConfig {
 impl LayeredConfig {
     fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let (known, mut errors) = ini::read(DEFAULTS);
-        let mut all = config::Config::builder().add_source(ConfigLayer(known.clone()));
+        let mut values = known.clone();
         if let Some(path) = file {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
-            all = all.add_source(of_file(&text, &known, &mut errors));
+            lay_over(&mut values, of_file(&text, &known, &mut errors));
         }
-        all = all.add_source(of_environment(environment, &known, &mut errors));
-        let values = all.build().and_then(config::Config::try_deserialize);
-        let values = values.map_err(|error| ConfigError(vec![error.to_string()]))?;
+        let environment = of_environment(environment, &known, values.keys(), &mut errors);
+        lay_over(&mut values, environment);
+        errors.extend(key::collisions(values.keys()));
         Ok(Self { values, errors })
     }
 
@@ -130,14 +128,34 @@ impl LayeredConfig {
     }
 }
 
-fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> ConfigLayer {
+/// Values override those below them; a key's section that is new begins with the template's.
+fn lay_over(values: &mut RawValues, layer: RawValues) {
+    for (section, keys) in layer {
+        let template = values[key::TEMPLATE].clone();
+        values.entry(section).or_insert(template).extend(keys);
+    }
+}
+
+/// The known values of a file.
+fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> RawValues {
     let (read, wrong) = ini::read(text);
     errors.extend(wrong);
-    let mut layer = ConfigLayer(RawValues::new());
+    let mut layer = RawValues::new();
     for (section, keys) in read {
+        let keys_known = match known_keys(known, &section) {
+            Ok(keys) => keys,
+            Err(error) => {
+                let (mut keys, most) = (keys.keys().map(|key| format!(" {key}")), 3);
+                let named: Vec<_> = keys.by_ref().take(most).collect();
+                let more = if keys.next().is_some() { ", …" } else { "" };
+                errors.push(format!("[{section}]{}{more}: {error}", named.join(",")));
+                continue;
+            }
+        };
+        let values = layer.entry(section.clone()).or_default();
         for (key, value) in keys {
-            match unknown(known, &section, &key) {
-                None => drop(layer.0.entry(section.clone()).or_default().insert(key, value)),
+            match unknown_key(known, keys_known, &key) {
+                None => drop(values.insert(key, value)),
                 Some(error) => errors.push(format!("[{section}] {key}: {error}")),
             }
         }
@@ -145,12 +163,14 @@ fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> ConfigLay
     layer
 }
 
-fn of_environment(
+/// The known values of the environment; `sections` are there already.
+fn of_environment<'a>(
     environment: impl IntoIterator<Item = (String, String)>,
     known: &RawValues,
+    sections: impl Iterator<Item = &'a String> + Clone,
     errors: &mut Vec<String>,
-) -> ConfigLayer {
-    let mut layer = ConfigLayer(RawValues::new());
+) -> RawValues {
+    let mut layer = RawValues::new();
     let mut seen = BTreeMap::new();
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
@@ -158,31 +178,50 @@ fn of_environment(
             errors.push(format!("{name}: its value is not UTF-8 text"));
         }
         let place = rest.to_lowercase();
-        let Some((section, key)) = place.split_once("__").filter(|(_, key)| !key.contains("__")) else {
+        let place = key::place_in_environment(&place, sections.clone()).or_else(|| {
+            let (section, key) = place.split_once("__").filter(|(_, key)| !key.contains("__"))?;
+            Some((section.to_owned(), key))
+        });
+        let Some((section, key)) = place else {
             errors.push(format!("{name}: it names no key; write OXIPUSH__SECTION__KEY"));
             continue;
         };
         // in another case: one name has but one value
-        if let Some(other) = seen.insert(place.clone(), name.clone()).filter(|other| *other != name) {
+        let place = (section.clone(), key.to_owned());
+        if let Some(other) = seen.insert(place, name.clone()).filter(|other| *other != name) {
             errors.push(format!("{name}: it names the same key as {other}"));
         }
-        match unknown(known, section, key) {
-            None => drop(layer.0.entry(section.to_owned()).or_default().insert(key.to_owned(), value)),
-            Some(error) => errors.push(format!("{name}: {error}")),
+        match known_keys(known, &section).and_then(|keys| unknown_key(known, keys, key).map_or(Ok(()), Err)) {
+            Ok(()) => {
+                let value = ini::unquoted(value.trim()).to_owned();
+                layer.entry(section).or_default().insert(key.to_owned(), value);
+            }
+            Err(error) => errors.push(format!("{name}: {error}")),
         }
     }
     layer
 }
 
-/// What is wrong with a key that there is not.
-fn unknown(known: &RawValues, section: &str, key: &str) -> Option<String> {
-    let Some(keys) = known.get(section) else {
+/// The keys that a section has, or what is wrong with a section that there is not.
+fn known_keys<'a>(known: &'a RawValues, section: &str) -> Result<&'a BTreeMap<String, String>, String> {
+    match key::name_in(section) {
+        Some(name) if key::is_name(name) => return Ok(&known[key::TEMPLATE]),
+        Some(_) => return Err("a key's name has 1 to 32 of a-z, 0-9, '_' and '-' ([key.billing])".into()),
+        None => {}
+    }
+    known.get(section).ok_or_else(|| {
+        let of_key = section.split(['.', '_']).next().is_some_and(|word| ["key", "keys"].contains(&word));
         let remedy = match nearest(section, known.keys()) {
+            _ if of_key => format!("did you mean [{}] (OXIPUSH__KEY_NAME__…), with a name of your own?", key::TEMPLATE),
             Some(nearest) => format!("did you mean [{nearest}]?"),
             None => format!("there are [{}]", known.keys().cloned().collect::<Vec<_>>().join("], [")),
         };
-        return Some(format!("there is no such section; {remedy}"));
-    };
+        format!("there is no such section; {remedy}")
+    })
+}
+
+/// What is wrong with a key that its section has not.
+fn unknown_key(known: &RawValues, keys: &BTreeMap<String, String>, key: &str) -> Option<String> {
     if keys.contains_key(key) {
         return None;
     }

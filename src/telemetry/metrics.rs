@@ -14,8 +14,8 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, JobOutcome, LineDropReason, NsqSide,
-    OfferOutcome, PushLabels, RefusedConnectLabels, RequestLabels,
+    CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, JobOutcome,
+    LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -65,6 +65,7 @@ metrics! {
     closes: Family<CloseLabels, Counter> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
     client_errors: Family<ClientErrorLabels, Counter> = Family::default(), "client_errors", "Client messages answered with an error, by error";
     pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    callers: Family<CallerLabels, Counter> = Family::default(), "callers", "Pushes by caller and outcome, and requests that a caller's key does not admit";
     requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
     grpc_connections: Gauge = Gauge::default(), "grpc_connections", "Open gRPC connections";
     closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
