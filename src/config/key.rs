@@ -241,24 +241,24 @@ pub(super) fn error_in(secret: &str) -> Option<String> {
     Some(format!("has {character}, which no header carries everywhere: take visible ASCII without spaces"))
 }
 
-/// What is wrong with keys only beside other keys: of all callers, those of `[auth] keys`, too.
+/// A key with where it stands, to be compared with others.
+struct PlacedKey<'a> {
+    section: &'a str,
+    key: &'static str,
+    /// Beside its section and key.
+    shown: String,
+    /// By itself.
+    full_name: String,
+    digest: SecretDigest,
+    length: Option<usize>,
+}
+
+/// What is wrong with keys only beside others, those of `[auth] keys` too, or beside other sections.
 pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
-    let of_list = config.auth.keys.iter().enumerate().map(|(nth, key)| {
-        let secret = key.expose();
-        (
-            format!("key {} of [auth] keys", nth + 1),
-            "auth",
-            "keys",
-            SecretDigest::of(secret.as_bytes()),
-            Some(secret.len()),
-        )
-    });
     let sections: Vec<_> = config.auth.callers.iter().map(|key| format!("{BEFORE_NAME}{}", key.name)).collect();
-    let of_sections = config.auth.callers.iter().zip(&sections).map(|(key, section)| {
-        (format!("the secret of [{section}]"), section.as_str(), "secret", key.digest, key.length)
-    });
     let mut seen = BTreeMap::new();
-    for (shown, section, key, digest, length) in of_list.chain(of_sections) {
+    for placed in placed_keys(config, &sections) {
+        let PlacedKey { section, key, shown, full_name, digest, length } = placed;
         for (listener, address) in config.api_beyond_loopback() {
             if let Some(length) = length.filter(|length| *length < LEAST_SECRET) {
                 let what = format!(
@@ -268,8 +268,8 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
                 r.reject(section, key, what);
             }
         }
-        if let Some(other) = seen.insert(digest, shown.clone()) {
-            r.reject(section, key, format!("{shown} is {other}, too: each caller has a key of its own"));
+        if let Some(other) = seen.insert(digest, full_name) {
+            r.reject(section, key, format!("{shown} is {other}, too: give each caller a key of its own"));
         }
     }
     for (key, section) in config.auth.callers.iter().zip(&sections) {
@@ -281,6 +281,28 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
             }
         }
     }
+    raw_key(r, config);
+}
+
+fn placed_keys<'a>(config: &'a Config, sections: &'a [String]) -> Vec<PlacedKey<'a>> {
+    let of_list = config.auth.keys.iter().enumerate().map(|(nth, key)| {
+        let (shown, secret) = (format!("key {}", nth + 1), key.expose());
+        let full_name = format!("{shown} of [auth] keys");
+        let digest = SecretDigest::of(secret.as_bytes());
+        PlacedKey { section: "auth", key: "keys", shown, full_name, digest, length: Some(secret.len()) }
+    });
+    let of_sections = config.auth.callers.iter().zip(sections).map(|(key, section)| PlacedKey {
+        section,
+        key: "secret",
+        shown: "the secret".into(),
+        full_name: format!("the secret of [{section}]"),
+        digest: key.digest,
+        length: key.length,
+    });
+    of_list.chain(of_sections).collect()
+}
+
+fn raw_key(r: &mut SectionReader<'_>, config: &Config) {
     let Some(raw) = &config.queue.raw_key else { return };
     match config.auth.callers.iter().find(|key| key.name == *raw) {
         None => r.reject("queue", "raw_key", format!("there is no [key.{raw}]")),
@@ -288,5 +310,180 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
             r.reject("queue", "raw_key", format!("[key.{raw}] has not the scope push"));
         }
         Some(_) => {}
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::{ConfigError, load, settings};
+    use super::*;
+
+    const LONG: &str = "0123456789abcdef";
+    /// sha256sum's own, of "abc".
+    const OF_ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn named(values: &[(&str, &str)]) -> Vec<(String, String)> {
+        values.iter().map(|(name, value)| (format!("OXIPUSH__{name}"), (*value).to_owned())).collect()
+    }
+
+    fn with(file: &str, values: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.ini");
+        std::fs::write(&path, file).unwrap();
+        load(Some(&path), named(values))
+    }
+
+    #[test]
+    fn a_section_is_a_caller_wherever_it_is_written() {
+        let file =
+            "[key.billing-1]\nsecret = one\nscopes = push, query\ncards = user:*, x\nrate = 10\n[key.ops]\nsha256 = ";
+        let file = format!("{file}{OF_ABC}\nscopes = metrics\n");
+        let values = [
+            ("KEY_BILLING_1__RATE", "20"),
+            ("KEY_ENV__SECRET", "three"),
+            ("KEY_ENV__SCOPES", "admin,disconnect"),
+            ("key.dotted__secret", "four"),
+            ("key.dotted__scopes", "push"),
+        ];
+        let config = with(&file, &values).unwrap();
+        let by_name = |name: &str| config.auth.callers.iter().find(|key| key.name == name).unwrap();
+        let billing = by_name("billing-1");
+        assert_eq!(billing.scopes, [Scope::Push, Scope::Query]);
+        assert_eq!((&billing.cards[..], &billing.apps[..]), (&["user:*".to_owned(), "x".into()][..], &[][..]));
+        assert_eq!(
+            (billing.rate, billing.burst, billing.length),
+            (20, 20, Some(3)),
+            "the environment overrides the file"
+        );
+        assert_eq!(billing.digest, SecretDigest::of(b"one"));
+        assert_eq!((by_name("ops").digest, by_name("ops").length), (SecretDigest::of(b"abc"), None));
+        assert_eq!(by_name("env").scopes, [Scope::Admin, Scope::Disconnect]);
+        assert_eq!(by_name("dotted").digest, SecretDigest::of(b"four"));
+        assert_eq!(config.auth.callers.len(), 4);
+        assert!(!config.is_open() && with("", &[]).unwrap().is_open());
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_by_its_section_and_key() {
+        let file = "[key.Bad]\nsecret = x\n[key.]\n[keys.a]\nsecret = x\n[key.empty]\n[key.two]\nsecret = hush1\nsha256 = hush2\nscopes = push\n\
+                    [key.hex]\nsha256 = hush3\nscopes = push\n[key.words]\nsecret = hush4\nscopes = pusj\nscope = push\nburst = 5\nrate = -1\n\
+                    [key.space]\nsecret = \"hush 5\"\nscopes = push\n[key.umlaut]\nsecret = hush\u{fc}\nscopes = push\n\
+                    [key.file]\nsecret_file = /no/such/file\nscopes = push\n[key.a-b]\nsecret = hush6\nscopes = push\n[key.a_b]\nsecret = hush7\nscopes = push\n";
+        let values = [("KEY__SECRET", "x"), ("KEY_TOO_LONG_A_NAME_FOR_A_KEY_OF_32_OR_LESS__SECRET", "x")];
+        let text = with(file, &values).unwrap_err().to_string();
+        for expected in [
+            "[key.Bad] secret: a key's name has 1 to 32 of a-z",
+            "[key.]: a key's name has 1 to 32 of a-z",
+            "[keys.a] secret: there is no such section; did you mean [key.NAME]",
+            "[key.empty] secret: there is no key: give one of secret, secret_file and sha256",
+            "[key.empty] scopes: a key without any opens nothing",
+            "[key.two] secret: there are several keys: give only one",
+            "[key.hex] sha256: it is not 64 hex digits",
+            "[key.words] scopes: \"pusj\" is not one of push, query, disconnect, metrics, admin",
+            "[key.words] scope: there is no such key; did you mean scopes?",
+            "[key.words] rate: \"-1\" is not a whole number",
+            "[key.space] secret: the secret has a space, which no header carries everywhere",
+            "[key.umlaut] secret: the secret has U+00FC",
+            "[key.file] secret_file: /no/such/file cannot be read",
+            "[key.a_b]: [key.a-b] is there, too",
+            "OXIPUSH__KEY__SECRET: there is no such section; did you mean [key.NAME]",
+            "OXIPUSH__KEY_TOO_LONG_A_NAME_FOR_A_KEY_OF_32_OR_LESS__SECRET: a key's name has 1 to 32",
+        ] {
+            assert!(text.contains(expected), "{expected} is missing in\n{text}");
+        }
+        assert!(!text.contains("hush"), "a secret is shown in\n{text}");
+    }
+
+    #[test]
+    fn what_cannot_work_beside_other_keys_is_told() {
+        let key =
+            |name: &str, secret: &str, more: &str| format!("[key.{name}]\nsecret = {secret}\nscopes = push\n{more}");
+        let open = [("HTTP__LISTEN", "0.0.0.0:8081")];
+        for (file, values, told) in [
+            (
+                key("a", "x", "") + &key("b", "x", ""),
+                &[][..],
+                "[key.b] secret: the secret is the secret of [key.a], too",
+            ),
+            (key("a", "k2", ""), &[("AUTH__KEYS", "k1,k2")], "[key.a] secret: the secret is key 2 of [auth] keys, too"),
+            (String::new(), &[("AUTH__KEYS", "k1,k1")], "[auth] keys: key 2 is key 1 of [auth] keys, too"),
+            (
+                key("a", "short", ""),
+                &open,
+                "[key.a] secret: the secret has 5 characters, and [http] listen = 0.0.0.0:8081",
+            ),
+            (key("a", "x", "burst = 5\n"), &[], "[key.a] burst: it does nothing without rate"),
+            (key("a", "x", &format!("cards = {}*\n", "n".repeat(129))), &[], "[key.a] cards: \"nnn"),
+            (key("a", "x", ""), &[("QUEUE__RAW_KEY", "b")], "[queue] raw_key: there is no [key.b]"),
+            (
+                key("a", "x", "").replace("push", "query"),
+                &[("QUEUE__RAW_KEY", "a")],
+                "[queue] raw_key: [key.a] has not the scope",
+            ),
+        ] {
+            let error = with(&file, values).unwrap_err().to_string();
+            assert!(error.contains(told), "{told} is missing in\n{error}");
+        }
+        assert!(with(&key("a", LONG, ""), &open).is_ok());
+        let digest = [open[0], ("KEY_A__SHA256", OF_ABC), ("KEY_A__SCOPES", "push")];
+        assert!(with("", &digest).is_ok(), "how long its secret is cannot be known");
+    }
+
+    /// In the file, the environment and a file of its own alike.
+    #[test]
+    fn a_secret_is_taken_as_it_is_written() {
+        let all: String = ('!'..='~').collect();
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("secret");
+        for secret in [
+            &all, "#x", ";x", "a;b#c", "\\", "\\n", "a\"b", "it's", "\"x", "%20", "%s", "${HOME}", "a=b", "[x]", "a,b",
+            "'\"x\"'",
+        ] {
+            std::fs::write(&own, format!("{secret}\r\n")).unwrap();
+            let quoted = if secret.starts_with('\'') { format!("\"{secret}\"") } else { secret.to_owned() };
+            let scopes = ("KEY_A__SCOPES", "push");
+            for config in [
+                with(&format!("[key.a]\nsecret = {quoted}\nscopes = push\n"), &[]),
+                with(&format!("[key.a]\nscopes = push\nsecret='{secret}'\n"), &[]),
+                with("", &[("KEY_A__SECRET", &quoted), scopes]),
+                with("", &[("KEY_A__SECRET_FILE", own.to_str().unwrap()), scopes]),
+            ] {
+                assert_eq!(config.unwrap().auth.callers[0].digest, SecretDigest::of(secret.as_bytes()), "{secret}");
+            }
+        }
+        for (wrong, told) in [
+            ("", "is empty"),
+            ("\n", "is empty"),
+            ("a\nb\n", "has a line end"),
+            (&"x".repeat(600), "more than 512 bytes"),
+        ] {
+            std::fs::write(&own, wrong).unwrap();
+            let values = [("KEY_A__SECRET_FILE", own.to_str().unwrap()), ("KEY_A__SCOPES", "push")];
+            let error = with("", &values).unwrap_err().to_string();
+            assert!(error.contains("[key.a] secret_file: ") && error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_used_is_shown_for_each_key_without_its_secret() {
+        let values = [
+            ("KEY_B__SECRET", "hush"),
+            ("KEY_B__SCOPES", "push"),
+            ("KEY_A__SHA256", OF_ABC),
+            ("KEY_A__SCOPES", "query"),
+        ];
+        let all = settings(None, named(&values)).unwrap();
+        let of_keys: Vec<_> = all.iter().filter(|setting| setting.section.starts_with("key.")).collect();
+        let shown = |section: &str, key: &str| {
+            let setting = of_keys.iter().find(|setting| setting.section == section && setting.key == key);
+            setting.map(|setting| setting.value.clone()).unwrap()
+        };
+        assert_eq!(
+            (shown("key.b", "secret"), shown("key.a", "sha256"), shown("key.a", "secret")),
+            ("***".into(), "***".into(), String::new())
+        );
+        assert_eq!((shown("key.b", "scopes"), shown("key.b", "rate")), ("push".into(), "0".into()));
+        assert!(of_keys.iter().all(|setting| setting.section != TEMPLATE));
     }
 }
