@@ -392,6 +392,9 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is missing in\n{text}");
         }
+        let template = with("[key.NAME]\nsecret = hush\n", &[]).unwrap_err().to_string();
+        assert_eq!(template, "[key.NAME]: put a name of your own in place of NAME, say [key.billing]");
+        assert!(with(super::super::DEFAULTS, &[]).unwrap().is_open(), "a copy of config.ini is good");
         assert!(!text.contains("hush"), "a secret is shown in\n{text}");
     }
 

@@ -142,6 +142,13 @@ fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> RawValues
     errors.extend(wrong);
     let mut layer = RawValues::new();
     for (section, keys) in read {
+        if section == key::TEMPLATE {
+            // as in a copy of config.ini: it is nobody's
+            if keys.iter().any(|(key, value)| known[key::TEMPLATE].get(key) != Some(value)) {
+                errors.push(format!("[{section}]: put a name of your own in place of NAME, say [key.billing]"));
+            }
+            continue;
+        }
         let keys_known = match known_keys(known, &section) {
             Ok(keys) => keys,
             Err(error) => {
