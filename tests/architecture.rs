@@ -34,6 +34,9 @@ const LAYERS: &[(&str, u8)] = &[
 
 /// Who may name a foreign crate (or the generated code): a path's beginning below src/.
 const USERS: &[(&str, &[&str])] = &[
+    ("arc_swap", &["auth"]),
+    ("ring", &["config/key"]),
+    ("subtle", &["auth"]),
     ("tokio_nsq", &["queue/nsq"]),
     ("redb", &["queue/embedded"]),
     ("crc32fast", &["queue/embedded"]),

@@ -289,10 +289,15 @@ fn check_config_prints_every_key_with_its_value() {
 #[test]
 fn check_config_masks_keys_and_passwords() {
     let folder = folder();
-    fs::write(folder.path().join("config.ini"), "[auth]\nkeys = hunter2, hunter3\n").unwrap();
+    let file = "[auth]\nkeys = hunter2, hunter3\n[key.billing]\nsecret = hunter5\nscopes = push\n";
+    fs::write(folder.path().join("config.ini"), file).unwrap();
     let mut command = oxipush(&folder, &["check-config"]);
-    let output = command.env("OXIPUSH__CLUSTER__PASSWORD", "hunter4").output().unwrap();
+    let more = [("OXIPUSH__CLUSTER__PASSWORD", "hunter4"), ("OXIPUSH__KEY_BILLING__CARDS", "user:*")];
+    let output = command.envs(more).output().unwrap();
     let listing = text(&output.stdout);
+    let billing = "\n[key.billing]\n; default: empty\nsecret = ***\nsecret_file = \nsha256 = \n; default: empty\nscopes = push\napps = \n\
+                   ; default: empty\ncards = user:*\n";
+    assert!(listing.contains(billing), "{listing}");
     assert!(!listing.contains("hunter"), "{listing}");
     assert!(listing.contains("keys = ***, ***") && listing.contains("password = ***"), "{listing}");
 }
@@ -707,6 +712,29 @@ fn a_node_with_keys_wants_one() {
     id_of(&push.env("OXIPUSH_KEY", "second").output().unwrap());
     let log = node.stop().join("\n");
     assert!(!log.contains("second,") && !log.contains("wrong"), "a key stands in the log:\n{log}");
+}
+
+#[test]
+fn push_tells_what_its_key_does_not_admit() {
+    let folder = folder();
+    let keys = [
+        ("OXIPUSH__KEY_CARDS__SECRET", "one"),
+        ("OXIPUSH__KEY_CARDS__SCOPES", "push"),
+        ("OXIPUSH__KEY_CARDS__CARDS", "alice"),
+        ("OXIPUSH__KEY_OPS__SECRET", "two"),
+        ("OXIPUSH__KEY_OPS__SCOPES", "metrics"),
+    ];
+    let node = Node::start(&folder, &keys);
+    let told = |key: &str, to: &str| text(&node.push(&folder, &["--to", to, "--key", key, "x"]).stderr);
+    assert_eq!(told("one", "alice"), "");
+    let of_card = told("one", "bob");
+    assert!(
+        of_card.contains("PermissionDenied") && of_card.contains("`bob` is not among its cards ([key.cards] cards)"),
+        "{of_card}"
+    );
+    let of_scope = told("two", "alice");
+    assert!(of_scope.contains("the key ops has not the scope push: add it to [key.ops] scopes"), "{of_scope}");
+    node.stop();
 }
 
 #[test]

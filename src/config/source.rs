@@ -59,10 +59,14 @@ pub fn settings(
     layers.check()?;
     let mut settings = Vec::new();
     for (section, keys) in default_sections() {
-        let is_template = section == key::TEMPLATE;
-        let of_template = |name: &&String| is_template && *name != section && key::name_in(name).is_some();
-        let named = layers.values.keys().filter(of_template).map(String::as_str);
-        for section in named.chain((!is_template).then_some(section)) {
+        let mut named = vec![section];
+        if section == key::TEMPLATE {
+            let all = layers.values.keys().map(String::as_str).filter(|name| key::name_in(name).is_some());
+            let callers: Vec<_> = all.filter(|name| *name != section).collect();
+            // where there are none, it shows what they could have
+            named = if callers.is_empty() { named } else { callers };
+        }
+        for section in named {
             settings.extend(keys.iter().map(|(key, default)| EffectiveSetting {
                 section: section.to_owned(),
                 key: (*key).to_owned(),
