@@ -6,4 +6,4 @@ mod pattern;
 
 pub(crate) use crate::config::Scope;
 pub(crate) use keys::{Caller, KeyError, Keys, OutOfBounds, PushDenial};
-pub(crate) use pattern::Patterns;
+pub use pattern::Patterns;

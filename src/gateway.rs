@@ -12,7 +12,10 @@ use socket2::{Domain, Socket, Type};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    auth::Keys,
+    auth::{
+        Keys,
+        identity::{IdentityConfigError, Verifier},
+    },
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Backend, Config},
     dispatch::Dispatch,
@@ -70,6 +73,9 @@ pub enum BuildError {
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
+    /// Clients cannot be verified as configured.
+    #[error(transparent)]
+    Identity(#[from] IdentityConfigError),
     /// The node cannot be part of its cluster.
     #[error("[cluster] {0}")]
     Cluster(#[from] ClusterError),
@@ -102,7 +108,8 @@ impl Gateway {
             queries: Queries::new(&config.push, hub.clone()),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
-        let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
+        let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
+        let clients = ClientListener::new(socket_listener, &config, verifier, hub.clone(), phases.clone(), &metrics);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);

@@ -1,17 +1,19 @@
 //! The clients' side: handshake, join, heartbeat, writes, close codes. The socket leaves HTTP after the handshake.
 //!
 //! This file starts the threads' servers; below it arrows point one way: http → connection → worker → heartbeat →
-//! client_socket → stream, and drain → worker.
+//! client_socket → session, stream; http → credentials → handshake; and drain → worker.
 
 mod address;
 mod client_socket;
 mod connection;
+mod credentials;
 mod drain;
 mod handshake;
 mod heartbeat;
 mod http;
 mod join;
 mod limit;
+mod session;
 mod stream;
 mod wheel;
 mod worker;
@@ -24,7 +26,8 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config},
+    auth::identity::Verifier,
+    config::{self, AnonymousClients, Config},
     hub::Hub,
     lifecycle::{Deadline, Phases, Service, Tasks},
     push::NameRule,
@@ -33,7 +36,7 @@ use crate::{
 
 use drain::DrainPlan;
 use http::HandshakeServer;
-use join::Authorizer;
+use join::{Authorizer, VerifiedJoins};
 use limit::ConnectionLimit;
 use worker::Worker;
 
@@ -56,6 +59,10 @@ pub struct ClientServer {
 struct WorkerSetup {
     config: config::SocketConfig,
     names: NameRule,
+    /// `None`: clients need not prove who they are.
+    verifier: Option<Verifier>,
+    /// The cookie that may carry a token.
+    cookie: Option<String>,
     hub: Hub,
     limit: Arc<ConnectionLimit>,
     drain: watch::Sender<Option<DrainPlan>>,
@@ -66,11 +73,20 @@ struct WorkerSetup {
 }
 
 impl ClientListener {
-    /// On a listener that is bound and non-blocking.
-    pub fn new(listener: TcpListener, config: &Config, hub: Hub, phases: Phases, metrics: &Arc<Metrics>) -> Self {
+    /// On a listener that is bound and non-blocking; `verifier` proves who clients are.
+    pub fn new(
+        listener: TcpListener,
+        config: &Config,
+        verifier: Option<Verifier>,
+        hub: Hub,
+        phases: Phases,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let setup = WorkerSetup {
             config: config.socket.clone(),
             names: NameRule { max: config.push.max_name },
+            verifier,
+            cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket),
             drain: watch::Sender::new(None),
             phases,
@@ -140,13 +156,25 @@ impl WorkerSetup {
     /// Makes this thread a worker, and answers its connections.
     fn start(&self) -> HandshakeServer {
         HandshakeServer {
-            worker: self.start_worker(Authorizer::Anyone(self.names)),
+            worker: self.start_worker(self.authorizer()),
             http: http::builder(&self.config),
             config: self.config.clone(),
             limit: Arc::clone(&self.limit),
             drain: self.drain.subscribe(),
             phases: self.phases.clone(),
             metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    fn authorizer(&self) -> Authorizer {
+        match &self.verifier {
+            None => Authorizer::Anyone(self.names),
+            Some(verifier) => Authorizer::Verified(VerifiedJoins {
+                names: self.names,
+                verifier: verifier.clone(),
+                cookie: self.cookie.clone(),
+                anonymous: self.config.anonymous == AnonymousClients::Allowed,
+            }),
         }
     }
 

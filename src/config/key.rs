@@ -175,7 +175,7 @@ fn key(r: &mut SectionReader<'_>, section: &str, name: &str) -> KeyConfig {
 fn secret(r: &mut SectionReader<'_>, section: &str) -> Option<(SecretDigest, Option<usize>)> {
     const PLACES: &str = "secret, secret_file and sha256";
     // as written: whoever put spaces into quotes meant them
-    let secret = Some(r.raw(section, "secret").to_owned()).filter(|secret| !secret.is_empty());
+    let secret = Some(r.as_written(section, "secret").to_owned()).filter(|secret| !secret.is_empty());
     let file = r.path(section, "secret_file");
     let sha256 = r.optional(section, "sha256");
     let (key, secret) = match (secret, file, sha256) {

@@ -54,14 +54,14 @@ impl<'a> SectionReader<'a> {
         self.values.keys().map(String::as_str)
     }
 
-    /// The value as it was written, with all its spaces.
-    pub(super) fn raw(&self, section: &str, key: &str) -> &'a str {
+    /// With the spaces that stand at its ends within quotes.
+    pub(super) fn as_written(&self, section: &str, key: &str) -> &'a str {
         let value = self.values.get(section).and_then(|keys| keys.get(key));
         value.expect("invariant: config.ini has every key that is read")
     }
 
     pub(super) fn text(&mut self, section: &str, key: &str) -> String {
-        self.raw(section, key).trim().to_owned()
+        self.as_written(section, key).trim().to_owned()
     }
 
     /// Parses a value; a mistake is noted with what would be `right`, and `instead` is read.
@@ -95,7 +95,7 @@ impl<'a> SectionReader<'a> {
     }
 
     pub(super) fn secret(&mut self, section: &str, key: &str) -> Secret {
-        Secret(self.text(section, key))
+        Secret(self.as_written(section, key).to_owned())
     }
 
     pub(super) fn list(&mut self, section: &str, key: &str) -> Vec<String> {

@@ -97,8 +97,10 @@ fn masked(section: &str, key: &str, value: &str) -> String {
     match (section, key) {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
-        ("cluster", "password") => "***".into(),
+        ("cluster", "password") | ("token", "secret") => "***".into(),
         (_, "secret" | "sha256") if key::name_in(section).is_some() => "***".into(),
+        // one line for each key
+        ("token", "public_key") => value.lines().collect::<Vec<_>>().join("\\n"),
         _ => value.to_owned(),
     }
 }
@@ -204,6 +206,7 @@ fn of_environment<'a>(
         }
         match known_keys(known, &section).and_then(|keys| unknown_key(known, keys, key).map_or(Ok(()), Err)) {
             Ok(()) => {
+                // as in a file
                 let value = ini::unquoted(value.trim()).to_owned();
                 layer.entry(section).or_default().insert(key.to_owned(), value);
             }
