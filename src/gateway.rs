@@ -61,6 +61,7 @@ pub struct Gateway {
     /// nsq only: what other NSQ clients push.
     raw: Option<RawTopic>,
     queue: queue::Control,
+    keys: Keys,
     admission: Admission,
     http: HttpListener,
     grpc: GrpcListener,
@@ -114,8 +115,9 @@ impl Gateway {
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let disconnects = Disconnects::new(&config, queue.publisher.clone(), phases.clone(), &metrics);
         let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
+        let keys = Keys::new(&config, &metrics);
         let api = Api {
-            keys: Keys::new(&config.auth.keys),
+            keys: keys.clone(),
             admission: admission.clone(),
             disconnects,
             queries: Queries::new(&config.push, hub.clone()),
@@ -150,6 +152,7 @@ impl Gateway {
             jobs: queue.jobs,
             raw,
             queue: queue.control,
+            keys,
             admission,
             http,
             grpc,
@@ -187,7 +190,7 @@ impl Gateway {
         let backlog = self.queue.backlog.clone();
         let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, self.revoke, tasks, metrics);
         let clients = self.clients.serve(tasks);
-        let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.admission, tasks));
+        let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.keys, &self.admission, tasks));
         let http = self.http.serve(tasks);
         let grpc = self.grpc.serve(tasks);
         self.phases.enter(Phase::Serving);

@@ -17,7 +17,7 @@ pub(super) struct NodeArguments {
     /// The node's gRPC address
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9002")]
     grpc: String,
-    /// One of the node's keys; better given as OXIPUSH_KEY, which no list of processes shows
+    /// A key of the node with the command's scope; better given as OXIPUSH_KEY, which no list of processes shows
     #[arg(long, value_name = "KEY", env = "OXIPUSH_KEY", hide_env_values = true)]
     key: Option<String>,
     /// How long to wait for the answer
@@ -77,7 +77,8 @@ fn refused(status: &Status, late: &str) -> String {
         message => message,
     };
     let remedy = match status.code() {
-        Code::Unauthenticated => " (give one of the node's keys as --key or OXIPUSH_KEY)",
+        Code::Unauthenticated => " (give a key of the node as --key or OXIPUSH_KEY)",
+        Code::ResourceExhausted => " (nothing was accepted)",
         Code::Unavailable | Code::DeadlineExceeded => &format!(" ({late})"),
         _ => "",
     };

@@ -95,7 +95,8 @@ impl Rpc for RpcService {
     }
 
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectReply>, Status> {
-        let (caller, deadline) = asked_by(&request);
+        let deadline = deadline(&request);
+        let caller = caller(&request).clone();
         let draft = Ok(order(request.into_inner()));
         let id = self.disconnects.submit(PushSource::Grpc, &caller, deadline, draft).await?;
         Ok(Response::new(DisconnectReply { code: 0, message: "ok".into(), id: id.to_string() }))
@@ -112,13 +113,15 @@ impl Rpc for RpcService {
     }
 
     async fn is_online(&self, request: Request<IsOnlineRequest>) -> Result<Response<IsOnlineReply>, Status> {
-        let connections = self.queries.connections(&request.into_inner().card_id.into()).await?;
+        let caller = caller(&request).clone();
+        let connections = self.queries.connections(&caller, &request.into_inner().card_id.into()).await?;
         let result = if connections > 0 { "yes" } else { "no" };
         Ok(Response::new(IsOnlineReply { result: result.into() }))
     }
 
     async fn group(&self, request: Request<GroupRequest>) -> Result<Response<GroupReply>, Status> {
-        let client_num = match self.queries.connections(&request.into_inner().card_id.into()).await? {
+        let caller = caller(&request).clone();
+        let client_num = match self.queries.connections(&caller, &request.into_inner().card_id.into()).await? {
             0 => -1,
             many => many as i64,
         };
@@ -128,17 +131,21 @@ impl Rpc for RpcService {
 
 impl RpcService {
     fn submitter<T>(&self, request: &Request<T>) -> Submitter {
-        let (caller, deadline) = asked_by(request);
-        self.admission.submitter(PushSource::Grpc, caller).until(deadline)
+        self.admission.submitter(PushSource::Grpc, caller(request).clone()).until(deadline(request))
     }
 }
 
-/// Whose call it is, and until when he waits.
-fn asked_by<T>(request: &Request<T>) -> (Caller, Option<Instant>) {
+/// Whose call it is.
+fn caller<T>(request: &Request<T>) -> &Caller {
     let context: Option<&CallContext> = request.extensions().get();
-    let caller = context.and_then(|context| context.caller.clone());
-    let caller = caller.expect("invariant: this service is for callers with a key");
-    (caller, context.and_then(|context| context.deadline))
+    let caller = context.and_then(|context| context.caller.as_ref());
+    caller.expect("invariant: this service is for callers with a key")
+}
+
+/// Until when its caller waits.
+fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    let context: Option<&CallContext> = request.extensions().get();
+    context.and_then(|context| context.deadline)
 }
 
 fn order(request: DisconnectRequest) -> DisconnectDraft {
@@ -187,7 +194,7 @@ fn replies(
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {
     match outcome {
         Ok(id) => PushReply { code: 0, message: "ok".into(), id: id.to_string(), reason: String::new() },
-        Err(Refusal { kind, message }) => {
+        Err(Refusal { kind, message, .. }) => {
             let code = kind.grpc().unwrap_or(Code::InvalidArgument);
             PushReply {
                 code: code as i32,
