@@ -3,7 +3,10 @@
 mod claims;
 mod crypto;
 mod error;
+mod http;
 mod key;
+mod key_set;
+mod key_source;
 mod pool;
 mod revocations;
 mod token;
