@@ -5,7 +5,7 @@ use oxipush::internals::auth::IdentityErrorKind::{self, *};
 use serde_json::{Value, json};
 
 use crate::{
-    keys::{Key, base64url},
+    keys::{Key, base64url, weak_rsa_pem},
     rig::{Rig, SECRET, assert_alice, assert_refused, claims, now},
 };
 
@@ -143,7 +143,7 @@ async fn no_token_and_an_empty_one_are_told_as_none() {
 
 #[tokio::test]
 async fn a_public_key_is_no_secret_and_each_kind_admits_its_own_algorithms_only() {
-    let (p256, p384, ed, rsa) = (Key::p256(), Key::p384(), Key::ed25519(), Key::rsa(2048));
+    let (p256, p384, ed, rsa) = (Key::p256(), Key::p384(), Key::ed25519(), Key::rsa());
     for key in [&p256, &p384, &ed, &rsa] {
         let pem = key.public_pem();
         let rig = Rig::new(&[("TOKEN__PUBLIC_KEY", &pem)]);
@@ -189,7 +189,7 @@ async fn a_public_key_is_no_secret_and_each_kind_admits_its_own_algorithms_only(
 #[tokio::test]
 async fn keys_that_are_too_weak_or_of_no_use_are_refused_at_the_start() {
     use oxipush::internals::{auth::Verifier, lifecycle::Tasks, telemetry::Metrics};
-    let weak = Key::rsa(1024).public_pem();
+    let weak = weak_rsa_pem();
     let broken = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----";
     for (pem, told) in [(weak.as_str(), "less than 2048 bits"), (broken, "it is no public key of RSA")] {
         let config = crate::rig::config(&[("TOKEN__PUBLIC_KEY", pem)]);
@@ -275,7 +275,7 @@ async fn a_reload_changes_the_key_for_all_clones_and_a_mistake_changes_nothing()
     let rig = Rig::with_secret();
     let clone = rig.verifier.clone();
     let (old, new) = (Key::secret(SECRET), Key::secret(other));
-    let weak = crate::rig::config(&[("TOKEN__PUBLIC_KEY", &Key::rsa(1024).public_pem())]);
+    let weak = crate::rig::config(&[("TOKEN__PUBLIC_KEY", &weak_rsa_pem())]);
     assert!(clone.replace(&weak.token, &weak.verify).is_err());
     let nothing = crate::rig::config(&[]);
     assert!(clone.replace(&nothing.token, &nothing.verify).unwrap_err().to_string().contains("needs a restart"));

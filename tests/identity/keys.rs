@@ -77,17 +77,11 @@ impl Key {
     }
 
     /// Of openssl, since ring makes none.
-    pub fn rsa(bits: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("key.pem");
-        let bits = format!("rsa_keygen_bits:{bits}");
-        let made = Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", &bits, "-out"]).arg(&path);
-        assert!(made.output().unwrap().status.success(), "openssl made no key");
-        let private_pem = fs::read_to_string(&path).unwrap();
-        let public = Command::new("openssl").args(["pkey", "-pubout", "-outform", "DER", "-in"]).arg(&path).output();
+    pub fn rsa() -> Self {
+        let (private_pem, public_der) = rsa_of(2048);
         let private = EncodingKey::from_rsa_pem(private_pem.as_bytes()).unwrap();
         let signing = Signing::Rsa(RsaKeyPair::from_der(private.as_bytes()).unwrap());
-        Self { signing, private_pem, public_der: public.unwrap().stdout }
+        Self { signing, private_pem, public_der }
     }
 
     pub fn public_pem(&self) -> String {
@@ -171,4 +165,20 @@ impl Key {
         }
         self.token_with(algorithm, &head, claims)
     }
+}
+
+/// A public key that is too short to sign by.
+pub fn weak_rsa_pem() -> String {
+    pem("PUBLIC KEY", &rsa_of(1024).1)
+}
+
+fn rsa_of(bits: usize) -> (String, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key.pem");
+    let bits = format!("rsa_keygen_bits:{bits}");
+    let made =
+        Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", &bits, "-out"]).arg(&path).output();
+    assert!(made.unwrap().status.success(), "openssl made no key");
+    let public = Command::new("openssl").args(["pkey", "-pubout", "-outform", "DER", "-in"]).arg(&path).output();
+    (fs::read_to_string(&path).unwrap(), public.unwrap().stdout)
 }
