@@ -93,6 +93,7 @@ impl Gateway {
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new());
         let descriptors = plan_descriptors(&config);
+        let loaded = watch::Sender::new(config.clone());
         let config = descriptors.bounded(config);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
@@ -122,7 +123,7 @@ impl Gateway {
             clients: clients.reload(),
             http: http.reload(),
             admission: admission.clone(),
-            config: watch::Sender::new(config.clone()),
+            config: loaded,
             metrics: Arc::clone(&metrics),
         };
         Ok(Self {

@@ -19,7 +19,7 @@ pub struct GatewayReload {
     pub(super) clients: ClientReload,
     pub(super) http: HttpReload,
     pub(super) admission: Admission,
-    /// For what is read when it is needed: the times of the drain.
+    /// As it was loaded, for what is read when it is needed: the times of the drain.
     pub(super) config: watch::Sender<Config>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -27,14 +27,16 @@ pub struct GatewayReload {
 impl GatewayReload {
     /// Uses `config` from now on, and counts that.
     pub fn apply(&self, config: &Config) {
-        if let Some(shortage) = self.descriptors.shortage(config) {
+        // said once, at the start or when it changes
+        let before = self.descriptors.shortage(&self.config.borrow());
+        if let Some(shortage) = self.descriptors.shortage(config).filter(|now| before.as_ref() != Some(now)) {
             tracing::warn!("{shortage}");
         }
-        let config = self.descriptors.bounded(config.clone());
-        self.admission.replace_limits(&config);
-        self.http.replace(&config);
-        self.clients.replace(&config.socket);
-        self.config.send_replace(config);
+        let bounded = self.descriptors.bounded(config.clone());
+        self.admission.replace_limits(&bounded);
+        self.http.replace(&bounded);
+        self.clients.replace(&bounded.socket);
+        self.config.send_replace(config.clone());
         self.count(ReloadOutcome::Applied);
     }
 
