@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use crate::{
-    auth::Keys,
+    auth::{
+        Keys,
+        identity::{IdentityConfigError, Verifier},
+    },
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Backend, Config},
     dispatch::Dispatch,
@@ -79,6 +82,9 @@ pub enum BuildError {
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
+    /// Clients cannot be verified as configured.
+    #[error(transparent)]
+    Identity(#[from] IdentityConfigError),
     /// The node cannot be part of its cluster.
     #[error("[cluster] {0}")]
     Cluster(#[from] ClusterError),
@@ -113,7 +119,8 @@ impl Gateway {
             queries: Queries::new(&config.push, hub.clone()),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
-        let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics)
+        let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
+        let clients = ClientListener::new(socket_listener, &config, verifier, hub.clone(), phases.clone(), &metrics)
             .accepting_at_most(descriptors.socket);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);

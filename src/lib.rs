@@ -89,6 +89,9 @@ pub mod internals {
     pub mod proto {
         pub use crate::proto::{DESCRIPTORS, rpc};
     }
+    pub mod auth {
+        pub use crate::auth::{Patterns, identity::*};
+    }
     pub mod bundles {
         pub use crate::bundles::{Bundles, channel};
     }

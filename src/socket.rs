@@ -1,11 +1,12 @@
 //! The clients' side: handshake, join, heartbeat, writes, close codes. The socket leaves HTTP after the handshake.
 //!
 //! This file starts the threads' servers; below it arrows point one way: http → connection → worker → heartbeat →
-//! client_socket → stream, and drain → worker.
+//! client_socket → session, stream; http → credentials → handshake; and drain → worker.
 
 mod address;
 mod client_socket;
 mod connection;
+mod credentials;
 mod drain;
 mod handshake;
 mod handshake_rates;
@@ -14,6 +15,7 @@ mod http;
 mod join;
 mod limit;
 mod live;
+mod session;
 mod stream;
 mod wheel;
 mod worker;
@@ -26,7 +28,8 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config},
+    auth::identity::Verifier,
+    config::{self, AnonymousClients, Config},
     hub::Hub,
     lifecycle::{Deadline, Phases, Service, Tasks},
     push::NameRule,
@@ -36,7 +39,7 @@ use crate::{
 use drain::DrainPlan;
 use handshake_rates::HandshakeRates;
 use http::HandshakeServer;
-use join::Authorizer;
+use join::{Authorizer, VerifiedJoins};
 use limit::ConnectionLimit;
 use live::LiveConfig;
 use worker::Worker;
@@ -60,6 +63,10 @@ pub struct ClientServer {
 struct WorkerSetup {
     live: LiveConfig,
     names: NameRule,
+    /// `None`: clients need not prove who they are.
+    verifier: Option<Verifier>,
+    /// The cookie that may carry a token.
+    cookie: Option<String>,
     hub: Hub,
     limit: Arc<ConnectionLimit>,
     handshake_rates: Arc<HandshakeRates>,
@@ -73,11 +80,20 @@ struct WorkerSetup {
 }
 
 impl ClientListener {
-    /// On a listener that is bound and non-blocking.
-    pub fn new(listener: TcpListener, config: &Config, hub: Hub, phases: Phases, metrics: &Arc<Metrics>) -> Self {
+    /// On a listener that is bound and non-blocking; `verifier` proves who clients are.
+    pub fn new(
+        listener: TcpListener,
+        config: &Config,
+        verifier: Option<Verifier>,
+        hub: Hub,
+        phases: Phases,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let setup = WorkerSetup {
             live: LiveConfig::new(config.socket.clone()),
             names: NameRule { max: config.push.max_name },
+            verifier,
+            cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket, metrics),
             handshake_rates: Arc::new(HandshakeRates::new()),
             drain: watch::Sender::new(None),
@@ -176,7 +192,7 @@ impl WorkerSetup {
     /// Makes this thread a worker, and answers its connections.
     fn start(&self) -> HandshakeServer {
         HandshakeServer {
-            worker: self.start_worker(Authorizer::Anyone(self.names)),
+            worker: self.start_worker(self.authorizer()),
             http: http::builder(&self.live.now().config),
             live: self.live.clone(),
             limit: Arc::clone(&self.limit),
@@ -184,6 +200,18 @@ impl WorkerSetup {
             drain: self.drain.subscribe(),
             phases: self.phases.clone(),
             metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    fn authorizer(&self) -> Authorizer {
+        match &self.verifier {
+            None => Authorizer::Anyone(self.names),
+            Some(verifier) => Authorizer::Verified(VerifiedJoins {
+                names: self.names,
+                verifier: verifier.clone(),
+                cookie: self.cookie.clone(),
+                anonymous: self.live.now().config.anonymous == AnonymousClients::Allowed,
+            }),
         }
     }
 

@@ -80,7 +80,9 @@ pub(super) fn masked(section: &str, key: &str, value: &str) -> String {
     match (section, key) {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
-        ("cluster", "password") => "***".into(),
+        ("cluster", "password") | ("token", "secret") => "***".into(),
+        // one line for each key
+        ("token", "public_key") => value.lines().collect::<Vec<_>>().join("\\n"),
         _ => value.to_owned(),
     }
 }
@@ -171,7 +173,11 @@ fn of_environment(
             errors.push(format!("{name}: it names the same key as {other}"));
         }
         match unknown(known, section, key) {
-            None => drop(layer.0.entry(section.to_owned()).or_default().insert(key.to_owned(), value)),
+            None => {
+                // as in a file
+                let value = ini::unquoted(value.trim()).to_owned();
+                drop(layer.0.entry(section.to_owned()).or_default().insert(key.to_owned(), value));
+            }
             Some(error) => errors.push(format!("{name}: {error}")),
         }
     }

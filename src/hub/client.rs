@@ -7,6 +7,8 @@ use std::{
     task::Waker,
 };
 
+use bytestring::ByteString;
+
 use super::{ClientKey, Item, Limits, Outbox, membership::Memberships};
 use crate::{push::Filters, telemetry::labels::PeerCloseCode, wire::dialect::Dialect};
 
@@ -91,6 +93,13 @@ impl<S> Client<S> {
     /// It joined a card.
     pub fn is_joined(&self) -> bool {
         self.memberships.borrow().card().is_some()
+    }
+
+    /// The card and the app that it joined as.
+    pub fn joined_as(&self) -> Option<(ByteString, ByteString)> {
+        let memberships = self.memberships.borrow();
+        let card = memberships.card()?;
+        Some(((&*card.name).into(), memberships.app().unwrap_or_default().into()))
     }
 
     /// It joined this card.

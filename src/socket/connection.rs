@@ -13,7 +13,9 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{client_socket::ClientSocket, join::JoinDecision, limit::Permit, stream::Stream, worker::Worker};
+use super::{
+    client_socket::ClientSocket, join::JoinDecision, limit::Permit, session::Session, stream::Stream, worker::Worker,
+};
 use crate::{
     bucket::Bucket,
     hub::{Client, Flush},
@@ -35,8 +37,8 @@ pub(super) struct Connection {
     buffer: BytesMut,
     messages: Bucket,
     control_frames: ControlFrames,
-    /// A join that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16 bytes of each
-    /// connection, this one 8.
+    /// A join, or a new token, that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16
+    /// bytes of each connection, this one 8.
     pending_join: Option<Box<PendingJoin>>,
     state: ConnectionState,
     /// Nothing it says counts any more.
@@ -63,8 +65,15 @@ enum ConnectionState {
 
 impl Connection {
     /// Starts a client whose handshake is done and that sent `early` bytes behind it already, on its worker's thread.
-    pub(super) fn start(worker: &Rc<Worker>, stream: Stream, dialect: Dialect, permit: Permit, early: &[u8]) {
-        let client = worker.shard.open(ClientSocket::new(stream), dialect);
+    pub(super) fn start(
+        worker: &Rc<Worker>,
+        stream: Stream,
+        session: Option<Box<Session>>,
+        dialect: Dialect,
+        permit: Permit,
+        early: &[u8],
+    ) {
+        let client = worker.shard.open(ClientSocket::new(stream, session), dialect);
         worker.heartbeat.start(&client);
         worker.metrics.connects.get_or_create(&ConnectLabels { dialect: dialect.label() }).inc();
         if let Some(greeting) = dialect.greeting() {
@@ -150,7 +159,7 @@ impl Connection {
             && !self.client.is_ending()
         {
             match ready!(pending.as_mut().as_mut().poll(cx)) {
-                Some(decision) => self.finish_join(decision),
+                Some(decision) => self.do_decided(decision),
                 None => return Poll::Ready(false),
             }
         }

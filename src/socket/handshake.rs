@@ -24,6 +24,10 @@ const PROXY: &str = "the handshake came as HTTP/1.0, or without `upgrade: websoc
     gateway must speak HTTP/1.1 to it and pass both on (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
     proxy_set_header Connection \"upgrade\";)\n";
 
+/// To a client that came through a proxy of which the gateway was not told.
+const FORWARDED: &str = "a proxy passed this handshake on, and clients prove nothing here: set [token] or [verify] so that they do, or \
+    [socket] anonymous = true so that anyone may join as any card; name the proxy in [socket] trusted_proxies\n";
+
 /// A refusal, which ends the connection; counted as `reason`.
 pub(super) struct HandshakeRefusal {
     pub(super) reason: &'static str,
@@ -58,6 +62,15 @@ impl HandshakeRefusal {
     pub(super) fn address_full() -> Self {
         let text = "max_connections_per_address are open from this address\n";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "address_full", text).with(header::RETRY_AFTER, "5")
+    }
+
+    pub(super) fn tokens_differ() -> Self {
+        let text = "the handshake brings different tokens in several places; leave all but one out\n";
+        Self::new(StatusCode::BAD_REQUEST, "tokens_differ", text)
+    }
+
+    pub(super) fn forwarded() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forwarded", FORWARDED)
     }
 
     /// There is room for another one after `wait`.
@@ -173,7 +186,7 @@ pub(super) fn accepted<B>(request: &Request<B>, route: &DialectRoute) -> Respons
 }
 
 /// The members of a header that is a list; it may stand in several lines.
-fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+pub(super) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }

@@ -12,7 +12,7 @@ use std::{
 
 use hyper::{
     Method, Request, Response, StatusCode,
-    header::{self, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
     server::conn::http1::{self, Parts},
     service::service_fn,
 };
@@ -22,16 +22,19 @@ use tokio::{io::AsyncWriteExt, sync::watch, time::timeout};
 use super::{
     address,
     connection::Connection,
+    credentials,
     drain::DrainPlan,
     handshake::{self, HandshakeRefusal},
     handshake_rates::HandshakeRates,
+    join::Authorizer,
     limit::{ConnectionLimit, LimitReached, Permit, RefusalPermit},
     live::LiveConfig,
+    session::Session,
     stream::Stream,
     worker::Worker,
 };
 use crate::{
-    config,
+    config::{self, AnonymousClients},
     lifecycle::{Phase, Phases},
     telemetry::{Metrics, labels::RefusedConnectLabels},
     wire::dialect::DialectRoute,
@@ -59,7 +62,14 @@ struct Requests {
     peer: IpAddr,
     permit: Result<Permit, OverLimit>,
     answered: bool,
-    accepted: Option<&'static DialectRoute>,
+    accepted: Option<AcceptedHandshake>,
+}
+
+/// A handshake that makes a client of its connection.
+struct AcceptedHandshake {
+    route: &'static DialectRoute,
+    /// `None`: clients need not prove who they are.
+    session: Option<Box<Session>>,
 }
 
 /// There was no permit: it gets one answer. A probe gets its own: a node that is full is alive.
@@ -100,8 +110,8 @@ impl HandshakeServer {
         let mut stream = io.into_inner();
         let Requests { permit, answered, accepted, .. } = requests.into_inner();
         let _counted = match (accepted, &self.worker, permit) {
-            (Some(route), Some(worker), Ok(permit)) => {
-                return Connection::start(worker, stream, route.dialect, permit, &unread);
+            (Some(AcceptedHandshake { route, session }), Some(worker), Ok(permit)) => {
+                return Connection::start(worker, stream, session, route.dialect, permit, &unread);
             }
             (_, _, permit) => permit,
         };
@@ -151,9 +161,10 @@ impl HandshakeServer {
             "/healthz" => self.health(request.method()),
             path if has_permit && !handshake::is_meant(request) => handshake::invitation(path),
             _ => match self.accept(requests, request) {
-                Ok(route) => {
-                    requests.accepted = Some(route);
-                    handshake::accepted(request, route)
+                Ok(accepted) => {
+                    let response = handshake::accepted(request, accepted.route);
+                    requests.accepted = Some(accepted);
+                    response
                 }
                 Err(refusal) => {
                     self.count_refusal(refusal.reason);
@@ -168,14 +179,8 @@ impl HandshakeServer {
     }
 
     /// Makes a client of the connection, if its handshake is right and there is room for it.
-    fn accept<B>(
-        &self,
-        requests: &mut Requests,
-        request: &Request<B>,
-    ) -> Result<&'static DialectRoute, HandshakeRefusal> {
-        if self.worker.is_none() {
-            return Err(HandshakeRefusal::stopping());
-        }
+    fn accept<B>(&self, requests: &mut Requests, request: &Request<B>) -> Result<AcceptedHandshake, HandshakeRefusal> {
+        let Some(worker) = &self.worker else { return Err(HandshakeRefusal::stopping()) };
         if self.drain.borrow().is_some() {
             return Err(HandshakeRefusal::draining());
         }
@@ -189,8 +194,18 @@ impl HandshakeServer {
         let address = address::client(requests.peer, request.headers(), &config.trusted_proxies);
         let admitted = self.handshake_rates.admit(address, settings.handshakes, config.max_rated_addresses);
         admitted.map_err(HandshakeRefusal::handshake_rate)?;
+        let session = match &worker.authorizer {
+            Authorizer::Verified(joins) => {
+                let cookie = joins.cookie.as_deref();
+                Some(Box::new(credentials::read(request, address, cookie, &joins.verifier.headers())?))
+            }
+            _ if config.anonymous == AnonymousClients::ByDefault && is_forwarded(request.headers()) => {
+                return Err(HandshakeRefusal::forwarded());
+            }
+            _ => None,
+        };
         permit.become_client(address).map_err(LimitReached::refusal)?;
-        Ok(route)
+        Ok(AcceptedHandshake { route, session })
     }
 
     /// Load balancers probe with any of these.
@@ -209,6 +224,11 @@ impl HandshakeServer {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         response
     }
+}
+
+/// Whether a proxy says whom it stands for.
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-forwarded-for") || headers.contains_key(header::FORWARDED)
 }
 
 impl LimitReached {

@@ -14,8 +14,8 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, JobOutcome, LineDropReason, NsqSide,
-    OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
+    ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, IdentityOutcome, JobOutcome,
+    LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -65,6 +65,9 @@ metrics! {
     joins: Counter = Counter::default(), "joins", "Joins that were answered";
     closes: Family<CloseLabels, Counter> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
     client_errors: Family<ClientErrorLabels, Counter> = Family::default(), "client_errors", "Client messages answered with an error, by error";
+    identities: Family<IdentityOutcome, Counter> = Family::default(), "identities", "What clients presented to prove who they are, by outcome";
+    revocations: Gauge = Gauge::default(), "revocations", "Subjects whose earlier tokens are refused";
+    forgotten_revocations: Counter = Counter::default(), "forgotten_revocations", "Revocations that made room for newer ones before their time";
     pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
     requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
     grpc_connections: Gauge = Gauge::default(), "grpc_connections", "Open gRPC connections";

@@ -7,7 +7,7 @@ use crate::{
     config::SocketConfig,
     wire::{
         close::{Close, Ending},
-        dialect::{ClientError, JoinRequest},
+        dialect::ClientError,
         frame::Message,
     },
 };
@@ -67,13 +67,13 @@ impl Connection {
 
     /// A join that was decided, if its card has room for one more connection. Two that join at the same moment on two threads
     /// may both find the last place.
-    pub(super) fn check_card_limit(&self, joined: JoinRequest) -> Result<JoinRequest, ClientError> {
+    pub(super) fn check_card_limit(&self, card: &str) -> Result<(), ClientError> {
         let max = self.worker.live.now().config.max_connections_per_card;
-        if max == 0 || self.client.has_joined(&joined.card) || self.worker.shard.connections(&joined.card) < max {
-            return Ok(joined);
+        if max == 0 || self.client.has_joined(card) || self.worker.shard.connections(card) < max {
+            return Ok(());
         }
         let message = format!("this card has {max} connections on this node; close another one first");
-        Err(ClientError { code: "card_full", message: Cow::Owned(message) })
+        Err(ClientError::new("card_full", message))
     }
 }
 
