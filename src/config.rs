@@ -10,12 +10,14 @@ mod ini;
 mod key;
 mod origin;
 mod reader;
+mod reload;
 mod source;
 mod subnet;
 mod tables;
 
 pub use host::{HostPort, HostPortError};
 pub use key::{KeyConfig, LONGEST_SECRET, Scope, SecretDigest};
+pub use reload::{ConfigChanges, LIVE_KEYS, LoadedConfig};
 pub use source::{ConfigError, DEFAULTS, EffectiveSetting, environment, load, settings};
 pub use subnet::Subnet;
 
@@ -58,7 +60,9 @@ section! {
         listen: SocketAddr, max_connections: usize, max_connections_per_address: usize, max_refusals: usize,
         trusted_proxies: Vec<Subnet>, allowed_origins: Vec<String>, handshake_timeout: Duration, join_timeout: Duration,
         ping_interval: Duration, idle_timeout: Duration, max_message: usize, message_timeout: Duration,
-        max_messages_per_second: u32, anonymous: AnonymousClients, user_timeout: Duration, close_timeout: Duration, backlog: u32,
+        max_messages_per_second: u32, message_burst: u16, join_cost: u16, handshake_rate: u32, handshake_burst: u32,
+        max_rated_addresses: usize, max_connections_per_card: usize, anonymous: AnonymousClients, user_timeout: Duration, close_timeout: Duration,
+        backlog: u32,
     }
 }
 section! {

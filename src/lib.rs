@@ -105,7 +105,7 @@ pub mod internals {
         pub use crate::dispatch::Dispatch;
     }
     pub mod gateway {
-        pub use crate::gateway::{BuildError, Gateway};
+        pub use crate::gateway::{BuildError, Gateway, GatewayReload};
     }
     pub mod hub {
         pub use crate::hub::*;

@@ -93,7 +93,8 @@ fn default_sections() -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> 
     sections
 }
 
-fn masked(section: &str, key: &str, value: &str) -> String {
+/// As it may be shown.
+pub(super) fn masked(section: &str, key: &str, value: &str) -> String {
     match (section, key) {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
@@ -106,13 +107,16 @@ fn masked(section: &str, key: &str, value: &str) -> String {
 }
 
 /// The values of all layers, laid over each other, and what was wrong with them.
-struct LayeredConfig {
-    values: RawValues,
-    errors: Vec<String>,
+pub(super) struct LayeredConfig {
+    pub(super) values: RawValues,
+    pub(super) errors: Vec<String>,
 }
 
 impl LayeredConfig {
-    fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    pub(super) fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let (known, mut errors) = ini::read(DEFAULTS);
         let mut values = known.clone();
         if let Some(path) = file {
@@ -127,7 +131,7 @@ impl LayeredConfig {
     }
 
     /// What they mean.
-    fn check(&self) -> Result<Config, ConfigError> {
+    pub(super) fn check(&self) -> Result<Config, ConfigError> {
         let mut reader = SectionReader::new(&self.values, self.errors.clone());
         let config = tables::read(&mut reader);
         reader.finish(config)

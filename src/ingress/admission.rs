@@ -2,6 +2,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::{
@@ -48,7 +49,7 @@ impl PushSource {
 pub(crate) struct Admission(Arc<AdmissionCore>);
 
 struct AdmissionCore {
-    limits: LimitCheck,
+    limits: ArcSwap<LimitCheck>,
     publisher: Publisher,
     phases: Phases,
     metrics: Arc<Metrics>,
@@ -63,13 +64,18 @@ impl Admission {
                 .pushes
                 .get_or_create_owned(&PushLabels { source: source.label(), outcome: PushOutcome::Accepted.word() })
         });
-        let limits = LimitCheck::of(config);
+        let limits = ArcSwap::from_pointee(LimitCheck::of(config));
         Self(Arc::new(AdmissionCore { limits, publisher, phases, metrics: metrics.clone(), accepted }))
     }
 
     /// The limits of one push, for parsers that stop early.
-    pub(crate) fn limits(&self) -> &PushLimits {
-        self.0.limits.limits()
+    pub(crate) fn limits(&self) -> PushLimits {
+        self.0.limits.load().limits().clone()
+    }
+
+    /// `[push]` from now on.
+    pub(crate) fn replace_limits(&self, config: &Config) {
+        self.0.limits.store(Arc::new(LimitCheck::of(config)));
     }
 
     /// For the pushes of one request, one stream, or all raw ones.
@@ -87,8 +93,13 @@ impl Admission {
     }
 
     fn publish(&self, push: &Push) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        trace_accepted(push);
         self.0.publisher.publish(Destination::Live, record::encode(push))
     }
+}
+
+fn trace_accepted(push: &Push) {
+    tracing::trace!(id = %push.id, "a push is accepted, and handed to the queue");
 }
 
 /// Submits pushes for one caller, and counts what becomes of them.
@@ -117,7 +128,7 @@ impl Submitter {
 
     /// A push within all limits, its caller's too; only such a one costs the caller a token.
     fn check(&self, push: Push) -> Result<Push, Refusal> {
-        let push = self.admission.0.limits.check(push)?;
+        let push = self.admission.0.limits.load().check(push)?;
         match self.caller.may_push(&push.target) {
             Ok(()) => Ok(push),
             Err(denial) => Err(Refusal::denied(&self.caller, denial)),
@@ -155,6 +166,7 @@ impl Submitter {
             .into_iter()
             .map(|draft| {
                 let push = draft.and_then(|draft| self.admit(draft))?;
+                trace_accepted(&push);
                 records.push((Destination::Live, record::encode(&push)));
                 Ok(push.id)
             })

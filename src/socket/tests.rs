@@ -63,7 +63,7 @@ impl OneWorker {
         let address = self.listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
         let stream = Stream::from(accepted.unwrap().0);
-        stream.set_options(self.setup.config.user_timeout).unwrap();
+        stream.set_options(self.setup.live.now().config.user_timeout).unwrap();
         let permit = self.setup.limit.acquire(None).ok().unwrap();
         Connection::start(&self.worker, stream, None, dialect, permit, b"");
         TestClient(client.unwrap())

@@ -129,6 +129,12 @@ label_values! {
         Away = "away",
     }
 
+    /// What became of a configuration that was read again.
+    ReloadOutcome in "reloads" by "outcome" {
+        Applied = "applied",
+        Refused = "refused",
+    }
+
     /// Why a line of the log was not written.
     LineDropReason in "log_lines_dropped" by "reason" {
         Repeated = "repeated",

@@ -15,7 +15,7 @@ use prometheus_client::{
 
 use super::labels::{
     CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, IdentityOutcome,
-    JobOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, RequestLabels,
+    JobOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -58,6 +58,7 @@ macro_rules! metrics {
 
 metrics! {
     connections: Gauge = Gauge::default(), "connections", "Open client connections";
+    max_connections: Gauge = Gauge::default(), "max_connections", "Connections that the clients' listener takes: [socket] max_connections, or what file descriptors allow";
     groups: Gauge = Gauge::default(), "groups", "Cards with at least one connection";
     connects: Family<ConnectLabels, Counter> = Family::default(), "connects", "Handshakes that succeeded, by dialect";
     refused_connects: Family<RefusedConnectLabels, Counter> = Family::default(), "refused_connects", "Handshakes that were refused, by reason";
@@ -88,6 +89,7 @@ metrics! {
     registered: Gauge = Gauge::default(), "cluster_registered", "1 while this node's key is in etcd";
     etcd_errors: Counter = Counter::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Counter = Counter::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
+    reloads: Family<ReloadOutcome, Counter> = Family::default(), "reloads", "Times that the configuration was read again, by outcome (applied, refused)";
     dropped_lines: Family<LineDropReason, Counter> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
 }
 
