@@ -122,8 +122,9 @@ impl Gateway {
             readiness: NodeReadiness::new(state, phases.clone()),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
-        let clients = ClientListener::new(socket_listener, &config, verifier, hub.clone(), phases.clone(), &metrics)
-            .accepting_at_most(descriptors.socket);
+        let clients =
+            ClientListener::new(socket_listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
+                .accepting_at_most(descriptors.socket);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
@@ -131,6 +132,8 @@ impl Gateway {
             descriptors,
             clients: clients.reload(),
             http: http.reload(),
+            keys: keys.clone(),
+            verifier,
             admission: admission.clone(),
             config: loaded,
             metrics: Arc::clone(&metrics),

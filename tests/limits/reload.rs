@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     program::{Program, until},
-    support::client::Client,
+    support::{client::Client, http},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +38,7 @@ async fn two_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
         let (program, over) = (Arc::clone(&program), Arc::clone(&over));
         pushers.push(tokio::spawn(async move {
             let mut contents = Vec::new();
-            let caller = reqwest::Client::new();
+            let caller = http::client();
             while !over.load(Ordering::Relaxed) {
                 let content = contents.len().to_string();
                 let body = json!({"from": "test", "to": [format!("card {card}")], "appID": "", "content": content});
@@ -176,7 +176,7 @@ async fn the_clients_bounds_change_and_who_is_connected_stays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_apis_bounds_change_between_two_requests() {
     let program = Program::start("").await;
-    let caller = reqwest::Client::new();
+    let caller = http::client();
     let ask = |name: &'static str, value: &'static str| {
         let request = caller.get(program.url("/system")).header(name, value);
         async move { request.send().await.unwrap().status().as_u16() }
@@ -199,9 +199,9 @@ async fn the_apis_bounds_change_between_two_requests() {
     assert_eq!(push(two.clone()).await, 200);
     let batch = caller.post(program.url("/push/batch")).json(&json!([two, two]));
     assert_eq!(batch.send().await.unwrap().status(), 400);
-    let described = reqwest::get(program.url("/openapi.json")).await.unwrap().text().await.unwrap();
+    let described = http::get(program.url("/openapi.json")).await.unwrap().text().await.unwrap();
     program.reload("[push]\nmax_batch = 77\n").await;
-    assert_ne!(reqwest::get(program.url("/openapi.json")).await.unwrap().text().await.unwrap(), described);
+    assert_ne!(http::get(program.url("/openapi.json")).await.unwrap().text().await.unwrap(), described);
 }
 
 #[tokio::test(flavor = "multi_thread")]
