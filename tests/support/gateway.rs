@@ -16,6 +16,7 @@ pub struct Node {
 
 /// The settings that let nodes run side by side, then `settings` (`QUEUE__BACKEND`, …).
 pub fn settings(settings: &[(&str, &str)]) -> HashMap<String, String> {
+    super::provide_tls();
     let mut all: HashMap<String, String> = HashMap::new();
     for section in ["SOCKET", "HTTP", "GRPC"] {
         all.insert(format!("OXIPUSH__{section}__LISTEN"), "127.0.0.1:0".into());

@@ -19,6 +19,7 @@ pub struct Process {
 
 /// An address that nobody listens on just now.
 pub fn free() -> SocketAddr {
+    super::provide_tls();
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
