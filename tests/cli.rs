@@ -529,7 +529,8 @@ fn the_curl_line_of_the_banner_works() {
     let body = line.split('\'').nth(1).unwrap().to_owned();
     let answer: Value = tokio::runtime::Runtime::new().unwrap().block_on(async {
         // as curl -d sends it
-        let request = reqwest::Client::new().post(url).header("content-type", "application/x-www-form-urlencoded");
+        let request =
+            crate::support::http::client().post(url).header("content-type", "application/x-www-form-urlencoded");
         request.body(body).send().await.unwrap().json().await.unwrap()
     });
     assert_eq!(answer["code"], 0, "{answer}");
@@ -783,7 +784,7 @@ fn traffic(node: &Node, folder: &TempDir, content: &str) {
     let body = format!(r#"{{"from":"","to":["alice","nobody"],"appID":"","content":"{content}"}}"#);
     let (url, broken) = (format!("http://{}/push", node.http), format!(r#"{{"content":"{content}","to":"#));
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let client = reqwest::Client::new();
+        let client = crate::support::http::client();
         for body in [body, broken] {
             client.post(&url).header("content-type", "application/json").body(body).send().await.unwrap();
         }
@@ -866,7 +867,7 @@ fn dropped_lines(node: &Node, reason: &str) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     loop {
         let url = format!("http://{}/metrics", node.http);
-        let text = runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() });
+        let text = runtime.block_on(async { crate::support::http::get(url).await.unwrap().text().await.unwrap() });
         if text.lines().any(|line| line.strip_prefix(&sample).is_some_and(|value| value != "0")) {
             return;
         }
@@ -933,7 +934,10 @@ fn a_node_whose_output_nobody_reads_starts_and_stops() {
     let mut running = Running { child, out: channel().1, err: channel().1, seen: Vec::new() };
     let end = Instant::now() + DEADLINE;
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        while !reqwest::get(format!("http://{http}/readyz")).await.is_ok_and(|answer| answer.status() == 200) {
+        while !crate::support::http::get(format!("http://{http}/readyz"))
+            .await
+            .is_ok_and(|answer| answer.status() == 200)
+        {
             assert!(Instant::now() < end, "it does not get ready");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

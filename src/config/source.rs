@@ -1,6 +1,12 @@
 //! Where the values come from, layer over layer: the compiled-in config.ini, a file, the environment.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use config::{Map, Source, Value};
 
 use super::{Config, ini, key, reader::SectionReader, tables};
 
@@ -106,6 +112,29 @@ pub(super) fn masked(section: &str, key: &str, value: &str) -> String {
     }
 }
 
+/// The known values of one place, for the config crate to lay over those of the places before.
+#[derive(Clone, Debug)]
+struct ConfigLayer(RawValues);
+
+impl Source for ConfigLayer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        let table = |keys: &BTreeMap<String, String>| -> Map<String, Value> {
+            keys.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect()
+        };
+        let sections: Map<String, Value> =
+            self.0.iter().map(|(section, keys)| (section.clone(), Value::from(table(keys)))).collect();
+        // the crate reads a name at the top as a path, and [key.billing] has a dot
+        Ok([(SECTIONS.to_owned(), Value::from(sections))].into_iter().collect())
+    }
+}
+
+/// The one table of a layer that holds all others.
+const SECTIONS: &str = "sections";
+
 /// The values of all layers, laid over each other, and what was wrong with them.
 pub(super) struct LayeredConfig {
     pub(super) values: RawValues,
@@ -118,14 +147,19 @@ impl LayeredConfig {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let (known, mut errors) = ini::read(DEFAULTS);
-        let mut values = known.clone();
+        let mut all = config::Config::builder().add_source(ConfigLayer(known.clone()));
+        let mut sections: BTreeSet<String> = known.keys().cloned().collect();
         if let Some(path) = file {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
-            lay_over(&mut values, of_file(&text, &known, &mut errors));
+            let of_file = of_file(&text, &known, &mut errors);
+            sections.extend(of_file.keys().cloned());
+            all = all.add_source(ConfigLayer(of_file));
         }
-        let environment = of_environment(environment, &known, values.keys(), &mut errors);
-        lay_over(&mut values, environment);
+        let of_environment = of_environment(environment, &known, sections.iter(), &mut errors);
+        let values = all.add_source(ConfigLayer(of_environment)).build().and_then(|all| all.get(SECTIONS));
+        let mut values: RawValues = values.map_err(|error| ConfigError(vec![error.to_string()]))?;
+        fill_from_template(&mut values);
         errors.extend(key::collisions(values.keys()));
         Ok(Self { values, errors })
     }
@@ -138,11 +172,15 @@ impl LayeredConfig {
     }
 }
 
-/// Values override those below them; a key's section that is new begins with the template's.
-fn lay_over(values: &mut RawValues, layer: RawValues) {
-    for (section, keys) in layer {
-        let template = values[key::TEMPLATE].clone();
-        values.entry(section).or_insert(template).extend(keys);
+/// Gives each key's section what it does not say itself.
+fn fill_from_template(values: &mut RawValues) {
+    let template = values[key::TEMPLATE].clone();
+    for (section, keys) in values.iter_mut() {
+        if key::name_in(section).is_some() {
+            for (key, default) in &template {
+                keys.entry(key.clone()).or_insert_with(|| default.clone());
+            }
+        }
     }
 }
 

@@ -16,7 +16,6 @@ pub struct Node {
 
 /// The settings that let nodes run side by side, then `settings` (`QUEUE__BACKEND`, …).
 pub fn settings(settings: &[(&str, &str)]) -> HashMap<String, String> {
-    super::provide_tls();
     let mut all: HashMap<String, String> = HashMap::new();
     for section in ["SOCKET", "HTTP", "GRPC"] {
         all.insert(format!("OXIPUSH__{section}__LISTEN"), "127.0.0.1:0".into());
@@ -58,7 +57,7 @@ impl Node {
     pub async fn ready(&self) {
         let mut last = String::new();
         for _ in 0..600 {
-            match reqwest::get(self.url("/readyz")).await {
+            match super::http::get(self.url("/readyz")).await {
                 Ok(answer) if answer.status() == 200 => return,
                 Ok(answer) => last = answer.text().await.unwrap_or_default(),
                 Err(error) => last = error.to_string(),
@@ -82,7 +81,7 @@ impl Node {
 
     /// Posts a push and gives status and answer.
     pub async fn post(&self, path: &str, body: serde_json::Value) -> (u16, serde_json::Value) {
-        let answer = reqwest::Client::new().post(self.url(path)).json(&body).send().await.expect("an answer");
+        let answer = super::http::client().post(self.url(path)).json(&body).send().await.expect("an answer");
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap_or_default())
     }
@@ -97,7 +96,7 @@ impl Node {
 
     /// The sum of a metric's samples whose labels contain all of `labels`.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let text = reqwest::get(self.url("/metrics")).await.expect("metrics").text().await.expect("text");
+        let text = super::http::get(self.url("/metrics")).await.expect("metrics").text().await.expect("text");
         sample(&text, name, labels)
     }
 

@@ -12,7 +12,6 @@ pub struct Port {
 impl Port {
     /// One that is free now. Below the ephemeral range, so that no outgoing connection takes it while its server is down.
     pub fn claim() -> Self {
-        super::provide_tls();
         let folder = std::env::temp_dir().join("oxipush-test-ports");
         std::fs::create_dir_all(&folder).expect("a folder for claims");
         for _ in 0..10_000 {

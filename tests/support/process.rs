@@ -19,7 +19,6 @@ pub struct Process {
 
 /// An address that nobody listens on just now.
 pub fn free() -> SocketAddr {
-    super::provide_tls();
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
@@ -69,7 +68,7 @@ impl Process {
     /// Waits for 200 of /readyz; false if the process ended instead.
     pub async fn ready(&mut self) -> bool {
         for _ in 0..1200 {
-            if let Ok(answer) = reqwest::get(self.url("/readyz")).await
+            if let Ok(answer) = super::http::get(self.url("/readyz")).await
                 && answer.status() == 200
             {
                 return true;
