@@ -320,7 +320,7 @@ async fn a_flood_of_wrong_keys_is_counted_not_logged_and_hinders_nobody() {
     command.env("RUST_LOG", "debug,h2=off,hyper=off,actix_http=off,mio=off,tower=off");
     let mut program = place.start(&mut command);
     program.ready().await;
-    let client = reqwest::Client::new();
+    let client = crate::support::http::client();
     let get = async |path: &str, key: &str| client.get(program.url(path)).bearer_auth(key).send().await.unwrap();
     let mut rpc = RpcClient::connect(format!("http://{}", program.at[2])).await.unwrap();
     for n in 0..WRONG / 2 {
