@@ -5,6 +5,8 @@ mod support;
 
 #[path = "identity/attacks.rs"]
 mod attacks;
+#[path = "identity/call_outs.rs"]
+mod call_outs;
 #[path = "identity/key_sets.rs"]
 mod key_sets;
 #[path = "identity/keys.rs"]
