@@ -7,6 +7,8 @@ mod support;
 mod attacks;
 #[path = "identity/call_outs.rs"]
 mod call_outs;
+#[path = "identity/issuers.rs"]
+mod issuers;
 #[path = "identity/key_sets.rs"]
 mod key_sets;
 #[path = "identity/keys.rs"]
