@@ -141,6 +141,14 @@ label_values! {
         Failed = "failed",
     }
 
+    /// What the call-out said of a client.
+    CallOutOutcome in "call_outs" by "outcome" {
+        Admitted = "admitted",
+        Refused = "refused",
+        Failed = "failed",
+        Cached = "cached",
+    }
+
     /// Why a line of the log was not written.
     LineDropReason in "log_lines_dropped" by "reason" {
         Repeated = "repeated",
