@@ -8,6 +8,7 @@ mod push;
 mod serve;
 mod signals;
 mod tail;
+mod token;
 
 use std::{
     fmt::Display,
@@ -39,6 +40,7 @@ EXAMPLES
   oxipush tail --card alice           join as alice and print what arrives
   oxipush push --to alice hello       push to alice
   oxipush disconnect --card alice     end alice's connections
+  oxipush token --card alice          a token for the card alice
   oxipush health                      is this machine's node ready?
   oxipush completions bash > /etc/bash_completion.d/oxipush
 
@@ -108,6 +110,9 @@ enum CliCommand {
     /// Join as a card and print what arrives, one line each
     #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::AFTER_HELP)]
     Tail(tail::TailArguments),
+    /// Print a token for a client, for trying out
+    #[command(long_about = token::LONG_ABOUT, after_long_help = token::AFTER_HELP)]
+    Token(token::TokenArguments),
     /// Print a shell's completion script
     #[command(after_long_help = "EXAMPLES\n  oxipush completions bash > /etc/bash_completion.d/oxipush\n  \
                                  oxipush completions zsh > ~/.zfunc/_oxipush\n  \
@@ -128,6 +133,10 @@ pub fn run() -> ExitCode {
         Some(CliCommand::Push(arguments)) => client(push::run(arguments)),
         Some(CliCommand::Disconnect(arguments)) => client(disconnect::run(arguments)),
         Some(CliCommand::Tail(arguments)) => client(tail::run(arguments)),
+        Some(CliCommand::Token(arguments)) => match token::run(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(error),
+        },
         Some(CliCommand::Completions { shell }) => completions(shell),
     }
 }

@@ -230,6 +230,7 @@ fn help_of_every_command_has_examples() {
         &["push", "--help"],
         &["disconnect", "--help"],
         &["tail", "--help"],
+        &["token", "--help"],
         &["completions", "--help"],
     ] {
         let output = run(&folder(), command);

@@ -246,7 +246,7 @@ async fn a_bad_order_is_refused_by_name_and_ends_nobody() {
         (r#"{"card_id":"alice","revoke":true}"#, 400, "bad_field", "`revoke` needs `sub`"),
         (r#"{"card_id":"alice","revoke":1}"#, 400, "bad_field", "`revoke` is a number; it must be true or false"),
     ] {
-        let answer = reqwest::Client::new().post(node.url("/disconnect")).body(body).send().await.unwrap();
+        let answer = support::http::client().post(node.url("/disconnect")).body(body).send().await.unwrap();
         assert_eq!(answer.status(), status, "{body}");
         let answer: Value = answer.json().await.unwrap();
         assert_eq!((&answer["code"], &answer["reason"]), (&json!(status), &json!(reason)), "{body}");
@@ -256,7 +256,7 @@ async fn a_bad_order_is_refused_by_name_and_ends_nobody() {
     assert_eq!(node.post("/disconnect", long).await.1["reason"], "bad_field");
     let (status, answer) = node.post("/disconnect?card_id=alice", json!({"card_id": "alice"})).await;
     assert_eq!((status, &answer["reason"]), (400, &json!("unknown_field")));
-    let answer = reqwest::get(node.url("/disconnect")).await.unwrap();
+    let answer = support::http::get(node.url("/disconnect")).await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.headers()["allow"].to_str().unwrap()), (405, "POST"));
     tab.silent().await;
     node.metric_reaches("oxipush_disconnects_total", &[("outcome", "bad_field")], 12.0).await;
@@ -357,7 +357,7 @@ async fn clients_that_a_drain_has_not_reached_yet_are_disconnected_and_a_drainin
     let stopped = tokio::spawn(leaving.stop());
     let refused = async {
         loop {
-            let answer = reqwest::Client::new().post(&at).json(&json!({"card_id": "nobody"})).send().await.unwrap();
+            let answer = support::http::client().post(&at).json(&json!({"card_id": "nobody"})).send().await.unwrap();
             if answer.status() == 503 {
                 return answer.json::<Value>().await.unwrap();
             }

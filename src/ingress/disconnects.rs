@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use super::{
     admission::PushSource,
     refusal::{Refusal, RefusalKind},
+    scopes,
 };
 use crate::{
     auth::Caller,
     config::Config,
     hub::ClientId,
     lifecycle::{Phase, Phases},
-    push::{ClientSelector, Disconnect, NameRule, PushId},
+    push::{ClientSelector, Disconnect, NameRule, PushId, Target},
     queue::{Destination, Publisher, record},
     telemetry::{
         Metrics,
@@ -97,6 +98,16 @@ fn close(code: Option<u32>, reconnect: bool) -> Result<Close, Refusal> {
     Ok(close)
 }
 
+/// Whom a push that reaches the same clients would be for. What a client, or a subject, joined is not known here: they may be
+/// anybody.
+fn reach(selector: &ClientSelector) -> Target {
+    match selector {
+        ClientSelector::Card(card) => Target::cards(vec![card.clone()]),
+        ClientSelector::App(app) => Target { app: Some(app.clone()), ..Target::default() },
+        ClientSelector::Client(_) | ClientSelector::Subject(_) => Target { everyone: true, ..Target::default() },
+    }
+}
+
 /// Takes orders to end clients; a cheap clone.
 #[derive(Clone)]
 pub(crate) struct Disconnects(Arc<DisconnectsCore>);
@@ -127,7 +138,12 @@ impl Disconnects {
         draft: Result<DisconnectDraft, Refusal>,
     ) -> Result<PushId, Refusal> {
         let mut count = CountedOrder { metrics: &self.0.metrics, source, deadline, outcome: None };
-        let outcome = self.publish(draft).await;
+        let outcome = self.publish(caller, draft).await;
+        if let Err(refusal) = &outcome
+            && refusal.kind == RefusalKind::NotAdmitted
+        {
+            scopes::count(&self.0.metrics, caller.name(), refusal);
+        }
         count.outcome =
             Some(outcome.as_ref().map_or_else(|refusal| refusal.kind.name(), |_| PushOutcome::Accepted.word()));
         if let Ok(id) = &outcome {
@@ -136,8 +152,11 @@ impl Disconnects {
         outcome
     }
 
-    async fn publish(&self, draft: Result<DisconnectDraft, Refusal>) -> Result<PushId, Refusal> {
+    async fn publish(&self, caller: &Caller, draft: Result<DisconnectDraft, Refusal>) -> Result<PushId, Refusal> {
         let order = draft?.check(self.0.names)?;
+        if caller.is_bounded() {
+            caller.admits(&reach(&order.selector)).map_err(|out| Refusal::not_admitted(caller, &out))?;
+        }
         if self.0.phases.now() == Phase::Draining {
             return Err(Refusal::draining());
         }

@@ -136,6 +136,20 @@ label_values! {
         Refused = "refused",
     }
 
+    /// What became of a fetch of the key set.
+    JwksFetchOutcome in "jwks_fetches" by "outcome" {
+        Good = "good",
+        Failed = "failed",
+    }
+
+    /// What the call-out said of a client.
+    CallOutOutcome in "call_outs" by "outcome" {
+        Admitted = "admitted",
+        Refused = "refused",
+        Failed = "failed",
+        Cached = "cached",
+    }
+
     /// Why a line of the log was not written.
     LineDropReason in "log_lines_dropped" by "reason" {
         Repeated = "repeated",
