@@ -106,7 +106,11 @@ impl Client {
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             match tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("an end within 30 s") {
-                Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    // the answer, which the gateway waits for
+                    let _ = self.socket.flush().await;
+                    return (frame.code.into(), frame.reason.to_string());
+                }
                 Some(Ok(Message::Close(None)) | Err(_)) | None => return (0, String::new()),
                 Some(Ok(_)) => {}
             }
