@@ -258,6 +258,7 @@ fn grpc(r: &mut SectionReader<'_>) -> GrpcConfig {
         // at most what HTTP/2 can say
         window: r.bytes(s, "window", 64 * KIB, 1024 * MIB) as u32,
         max_metadata: r.bytes(s, "max_metadata", KIB, 16 * MIB) as u32,
+        max_control_frames: r.number(s, "max_control_frames", 100, 1_000_000_000),
         max_unacknowledged: r.number(s, "max_unacknowledged", 1, 1_000_000),
     }
 }

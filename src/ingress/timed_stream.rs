@@ -1,4 +1,4 @@
-//! A back end's connection, whose reads fail once its peer has not sent in time what it must send.
+//! A back end's connection, whose reads fail once its peer has not sent in time what it must send, or sends what it must not.
 
 use std::{
     io,
@@ -13,8 +13,11 @@ use tokio::{
 
 /// What a peer must send, and by when.
 pub(super) trait ReadTimer: Unpin {
-    /// So many bytes came; 0: the peer sends no more.
-    fn has_read(&mut self, bytes: usize);
+    /// These bytes came; none: the peer sends no more.
+    ///
+    /// # Errors
+    /// The connection ends with this error.
+    fn has_read(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Bytes were written.
     fn has_written(&mut self) {}
@@ -63,8 +66,8 @@ impl<T: ReadTimer> AsyncRead for TimedStream<T> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            self.timer.has_read(buffer.filled().len() - before);
-            return read;
+            let checked = self.timer.has_read(&buffer.filled()[before..]);
+            return read.map(|read| read.and(checked));
         }
         self.timer.poll_late(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }

@@ -2,6 +2,7 @@
 //! request's head and for the pause between requests, and none for a head that was begun after one.
 
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -54,9 +55,10 @@ impl RequestTimer {
 }
 
 impl ReadTimer for RequestTimer {
-    fn has_read(&mut self, _: usize) {
+    fn has_read(&mut self, _: &[u8]) -> io::Result<()> {
         self.heard = Instant::now();
         self.begun.get_or_insert(self.heard);
+        Ok(())
     }
 
     fn has_written(&mut self) {
@@ -87,6 +89,7 @@ impl ReadTimer for RequestTimer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::future::poll_fn;
 
@@ -99,7 +102,7 @@ mod tests {
         let mut timer = RequestTimer::new(TIMES, TaskTracker::new());
         for _ in 0..seconds {
             if sends {
-                timer.has_read(1);
+                timer.has_read(b"x").unwrap();
             }
             if answered {
                 timer.has_written();
