@@ -9,6 +9,8 @@
 mod grpc;
 #[path = "attacks/http2.rs"]
 mod http2;
+#[path = "attacks/slow.rs"]
+mod slow;
 mod support;
 #[path = "attacks/victim.rs"]
 mod victim;

@@ -1,11 +1,12 @@
 //! Floods of HTTP/2 frames on the gRPC port, by someone without a key.
 
-use std::time::Duration;
+use prost::Message;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
 use super::{
     http2::{
-        Attacker, CALM, CONTINUATION, DATA, END_HEADERS, END_STREAM, Ended, HEADERS, PADDED, PING, PRIORITY,
-        RST_STREAM, SETTINGS, WINDOW_UPDATE, block, call, frame,
+        Attacker, CONTINUATION, DATA, END_HEADERS, END_STREAM, Ended, HEADERS, PADDED, PING, PRIORITY, RST_STREAM,
+        SETTINGS, WINDOW_UPDATE, block, call, frame,
     },
     support::client::PATIENCE,
     victim::Victim,
@@ -94,10 +95,10 @@ async fn each_flood_of_frames_ends_its_connection_and_nobody_elses() {
         });
         let ends = victim.endures(what, futures_util::future::join_all(attacks)).await;
         for end in &ends {
-            assert!(matches!(end, Ended::Closed(_)), "{what}: {end:?}");
+            // 2 would be INTERNAL_ERROR: a fault of the gateway
+            assert!(matches!(end, Ended::Closed(code) if *code != Some(2)), "{what}: {end:?}");
         }
         let counted = closes(&victim).await - before;
-        eprintln!("{what}: {ends:?}, {counted} counted");
         assert_eq!(counted, ATTACKERS as f64, "{what}: {ends:?}");
     }
     let floods = victim.metric(CLOSES, FLOOD).await;
@@ -106,4 +107,99 @@ async fn each_flood_of_frames_ends_its_connection_and_nobody_elses() {
 
 async fn closes(victim: &Victim) -> f64 {
     victim.metric(CLOSES, FLOOD).await + victim.metric(CLOSES, &[("reason", "protocol")]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_reset_once_they_have_begun_leave_nothing_behind() {
+    let victim = Victim::start(&[]).await;
+    let attack = async {
+        let attacks = (0..ATTACKERS).map(|_| async {
+            let mut attacker = Attacker::connect(victim.grpc(), &[]).await;
+            for round in 0..200_u32 {
+                let of_round = |n| stream(round * 20 + n);
+                // so few that none waits to be begun, once the gateway answers the ping
+                let begun: Vec<u8> = (0..20).flat_map(|n| call(WATCH, of_round(n))).collect();
+                assert!(attacker.send(&begun).await);
+                attacker.pong().await;
+                let resets: Vec<u8> = (0..20).flat_map(|n| frame(RST_STREAM, 0, of_round(n), &[0, 0, 0, 8])).collect();
+                assert!(attacker.send(&resets).await);
+            }
+            attacker.pong().await;
+        });
+        futures_util::future::join_all(attacks).await
+    };
+    victim.endures("16,000 calls that are reset", attack).await;
+    assert_eq!(closes(&victim).await, 0.0, "a caller may give up its calls");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_takes_and_calls_that_never_end_are_given_up_with_their_connection() {
+    const CONNECTIONS: usize = 32;
+    const CALLS: usize = 250;
+    let victim = Victim::start(&[("GRPC__IDLE_TIMEOUT", "2s"), ("GRPC__PING_INTERVAL", "1s")]).await;
+    // a window of nothing: each call has its answer ready and may send none of it
+    let closed = [0, 4, 0, 0, 0, 0];
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol("proto.Rpc".into())),
+    };
+    let mut asked = vec![0];
+    asked.extend((request.encoded_len() as u32).to_be_bytes());
+    asked.extend(request.encode_to_vec());
+    let attack = async {
+        let attacks = (0..CONNECTIONS).map(|n| {
+            let (victim, asked) = (&victim, &asked);
+            async move {
+                let mut attacker = match n % 2 {
+                    0 => Attacker::connect(victim.grpc(), &closed).await,
+                    _ => Attacker::deaf(victim.grpc(), &closed).await,
+                };
+                for n in 0..CALLS as u32 {
+                    let call = call(STREAM, stream(n));
+                    assert!(attacker.send(&[call, frame(DATA, 0, stream(n), asked)].concat()).await);
+                }
+                attacker.ended(PATIENCE).await
+            }
+        });
+        futures_util::future::join_all(attacks).await
+    };
+    let ends = victim.endures("8,000 answers that nobody takes", attack).await;
+    for end in ends {
+        assert!(matches!(end, Ended::Closed(_)), "{end:?}");
+    }
+    let refused = [("protocol", "grpc"), ("status", "RESOURCE_EXHAUSTED")];
+    assert_eq!(victim.metric("oxipush_requests_total", &refused).await, (CONNECTIONS * (CALLS - 8)) as f64);
+    assert!(victim.metric(CLOSES, &[("reason", "idle")]).await >= (CONNECTIONS / 2) as f64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_greeting_that_is_dripped_is_cut() {
+    let victim = Victim::start(&[("HTTP__REQUEST_TIMEOUT", "1s")]).await;
+    let attack = async {
+        let attacks =
+            (0..64).map(|_| super::slow::drip(victim.grpc(), b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04"));
+        futures_util::future::join_all(attacks).await
+    };
+    victim.endures("64 greetings that are dripped", attack).await;
+    victim.metric_reaches(CLOSES, &[("reason", "silent")], 64.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_that_never_end_are_cut() {
+    let victim = Victim::start(&[("GRPC__IDLE_TIMEOUT", "1s"), ("GRPC__PING_INTERVAL", "500ms")]).await;
+    let attack = async {
+        let attacks = (0..64).map(|_| async {
+            let mut attacker = Attacker::connect(victim.grpc(), &[]).await;
+            let headers = block(STREAM);
+            // and within a frame that never is whole
+            let begun = [frame(HEADERS, 0, 1, &headers), frame(CONTINUATION, 0, 1, &headers)[..20].to_vec()].concat();
+            assert!(attacker.send(&begun).await);
+            attacker.ended(PATIENCE).await
+        });
+        futures_util::future::join_all(attacks).await
+    };
+    for end in victim.endures("64 heads without an end", attack).await {
+        assert!(matches!(end, Ended::Closed(_)), "{end:?}");
+    }
+    victim.metric_reaches(CLOSES, &[("reason", "idle")], 1.0).await;
 }

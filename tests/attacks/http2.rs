@@ -8,6 +8,7 @@ use tokio::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -27,9 +28,6 @@ pub const END_HEADERS: u8 = 4;
 pub const PADDED: u8 = 8;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// ENHANCE_YOUR_CALM.
-pub const CALM: u32 = 11;
 
 /// A frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -80,6 +78,9 @@ pub enum Ended {
 pub struct Attacker {
     write: OwnedWriteHalf,
     reads: Reads,
+    /// Answers to pings that were read.
+    pongs: watch::Receiver<u32>,
+    pings: u32,
 }
 
 /// What becomes of what the gateway sends.
@@ -93,13 +94,14 @@ impl Attacker {
     /// Greets with these settings; reads all that comes.
     pub async fn connect(address: SocketAddr, settings: &[u8]) -> Self {
         let (read, write) = Self::greeted(address, settings).await;
-        Self { write, reads: Reads::All(tokio::spawn(read_to_end(read))) }
+        let (count, pongs) = watch::channel(0);
+        Self { write, reads: Reads::All(tokio::spawn(read_to_end(read, count))), pongs, pings: 0 }
     }
 
     /// As [`Attacker::connect`]; never reads.
     pub async fn deaf(address: SocketAddr, settings: &[u8]) -> Self {
         let (read, write) = Self::greeted(address, settings).await;
-        Self { write, reads: Reads::Nothing(read) }
+        Self { write, reads: Reads::Nothing(read), pongs: watch::channel(0).1, pings: 0 }
     }
 
     async fn greeted(address: SocketAddr, settings: &[u8]) -> (OwnedReadHalf, OwnedWriteHalf) {
@@ -129,12 +131,20 @@ impl Attacker {
         many
     }
 
+    /// Sends a ping and waits for its answer: what was sent before has been seen.
+    pub async fn pong(&mut self) {
+        self.pings += 1;
+        assert!(self.send(&frame(PING, 0, 0, &[7; 8])).await, "the connection has ended");
+        let answered = self.pongs.wait_for(|pongs| *pongs >= self.pings);
+        tokio::time::timeout(PATIENCE, answered).await.expect("an answer within 30 s").expect("it ended");
+    }
+
     /// Waits for the gateway to close it, for as long as `patience`.
     pub async fn ended(self, patience: Duration) -> Ended {
-        let Self { write, reads } = self;
+        let Self { write, reads, .. } = self;
         let ended = match reads {
             Reads::All(reading) => tokio::time::timeout(patience, reading).await.map(Result::unwrap),
-            Reads::Nothing(read) => tokio::time::timeout(patience, read_to_end(read)).await,
+            Reads::Nothing(read) => tokio::time::timeout(patience, read_to_end(read, watch::channel(0).0)).await,
         };
         drop(write);
         ended.map_or(Ended::Open, Ended::Closed)
@@ -142,13 +152,16 @@ impl Attacker {
 }
 
 /// Reads frames until the connection ends; gives the code of its GOAWAY.
-async fn read_to_end(mut read: OwnedReadHalf) -> Option<u32> {
+async fn read_to_end(mut read: OwnedReadHalf, pongs: watch::Sender<u32>) -> Option<u32> {
     let mut code = None;
     let mut header = [0; 9];
     while read.read_exact(&mut header).await.is_ok() {
         let mut payload = vec![0; u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize];
         if read.read_exact(&mut payload).await.is_err() {
             break;
+        }
+        if header[3] == PING && header[4] == 1 {
+            pongs.send_modify(|pongs| *pongs += 1);
         }
         if header[3] == GOAWAY {
             let told = u32::from_be_bytes(payload[4..8].try_into().unwrap());

@@ -45,6 +45,7 @@ pub(super) struct Connections {
     routes: Routes,
     idle_timeout: Duration,
     max_unfinished: usize,
+    max_keyless: usize,
     unfinished: Arc<Budget>,
     stopping: CancellationToken,
     metrics: Arc<Metrics>,
@@ -72,6 +73,7 @@ impl Connections {
             routes,
             idle_timeout: config.idle_timeout,
             max_unfinished: config.max_unfinished_per_connection,
+            max_keyless: config.max_keyless_calls,
             unfinished: Budget::new(config.max_unfinished),
             stopping: stopping.clone(),
             metrics: Arc::clone(metrics),
@@ -81,7 +83,7 @@ impl Connections {
     /// Serves one to its end.
     pub(super) async fn serve(self, connection: GrpcConnection) {
         let GrpcConnection { stream, place: _place } = connection;
-        let peer = Peer::new(self.max_unfinished, &self.unfinished);
+        let peer = Peer::new(self.max_unfinished, self.max_keyless, &self.unfinished);
         let calls = TowerToHyperService::new(ConnectionService { routes: self.routes, peer: peer.clone() });
         let served = self.http.serve_connection(TokioIo::new(stream), calls);
         tokio::pin!(served);
