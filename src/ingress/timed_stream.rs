@@ -19,8 +19,8 @@ pub(super) trait ReadTimer: Unpin {
     /// The connection ends with this error.
     fn has_read(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Bytes were written.
-    fn has_written(&mut self) {}
+    /// At least a part of these bytes was written.
+    fn has_written(&mut self, _bytes: &[u8]) {}
 
     /// Bytes wait to be written, for the peer takes none.
     fn write_waits(&mut self) {}
@@ -43,9 +43,9 @@ impl<T: ReadTimer> TimedStream<T> {
         Self { stream, timer }
     }
 
-    fn note_write(&mut self, is_done: bool) {
+    fn note_write(&mut self, bytes: &[u8], is_done: bool) {
         if is_done {
-            self.timer.has_written();
+            self.timer.has_written(bytes);
         } else {
             self.timer.write_waits();
         }
@@ -76,7 +76,7 @@ impl<T: ReadTimer> AsyncRead for TimedStream<T> {
 impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note_write(written.is_ready());
+        self.note_write(bytes, written.is_ready());
         written
     }
 
@@ -86,7 +86,7 @@ impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note_write(written.is_ready());
+        self.note_write(slices.first().map_or(&[], |first| first), written.is_ready());
         written
     }
 

@@ -113,6 +113,10 @@ impl Handlers {
         }
     }
 
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Requests that are not answered yet: each is counted until then, or until its caller went away.
     pub(super) fn in_progress(&self) -> &TaskTracker {
         &self.in_progress
