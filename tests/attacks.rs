@@ -7,6 +7,10 @@
 
 #[path = "attacks/grpc.rs"]
 mod grpc;
+#[path = "attacks/heads.rs"]
+mod heads;
+#[path = "attacks/http.rs"]
+mod http;
 #[path = "attacks/http2.rs"]
 mod http2;
 #[path = "attacks/slow.rs"]

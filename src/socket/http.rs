@@ -150,6 +150,11 @@ impl HandshakeServer {
         requests.answered = true;
         let has_permit = requests.permit.is_ok();
         let mut response = match request.uri().path() {
+            _ if handshake::has_body(request) => {
+                let refusal = HandshakeRefusal::body();
+                self.count_refusal(refusal.reason);
+                refusal.response()
+            }
             "/healthz" => self.health(request.method()),
             path if has_permit && !handshake::is_meant(request) => handshake::invitation(path),
             _ => match self.accept(requests, request) {
