@@ -5,10 +5,11 @@
 mod answer;
 mod body;
 mod exposition;
-mod gather;
+
 mod hosts;
 mod json;
 mod openapi;
+mod paced_stream;
 mod query;
 mod read_timer;
 mod routes;
@@ -39,7 +40,7 @@ use crate::{
     },
 };
 
-use gather::GatheredStream;
+use paced_stream::PacedStream;
 use read_timer::{ReadTimes, RequestTimer};
 use routes::Handlers;
 
@@ -153,7 +154,7 @@ fn connections(
                 tracing::debug!(%error, "a caller's socket takes no options");
             }
             let peer = stream.peer_addr().ok();
-            Ok::<_, DispatchError>((GatheredStream::new(TimedStream::new(stream, timer)), peer))
+            Ok::<_, DispatchError>((PacedStream::new(TimedStream::new(stream, timer)), peer))
         }
     });
     accepted.and_then(http)
