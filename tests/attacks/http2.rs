@@ -78,9 +78,8 @@ pub enum Ended {
 pub struct Attacker {
     write: OwnedWriteHalf,
     reads: Reads,
-    /// Answers to pings that were read.
-    pongs: watch::Receiver<u32>,
-    pings: u32,
+    /// Calls whose answers have begun.
+    answers: watch::Receiver<u32>,
 }
 
 /// What becomes of what the gateway sends.
@@ -94,14 +93,14 @@ impl Attacker {
     /// Greets with these settings; reads all that comes.
     pub async fn connect(address: SocketAddr, settings: &[u8]) -> Self {
         let (read, write) = Self::greeted(address, settings).await;
-        let (count, pongs) = watch::channel(0);
-        Self { write, reads: Reads::All(tokio::spawn(read_to_end(read, count))), pongs, pings: 0 }
+        let (count, answers) = watch::channel(0);
+        Self { write, reads: Reads::All(tokio::spawn(read_to_end(read, count))), answers }
     }
 
     /// As [`Attacker::connect`]; never reads.
     pub async fn deaf(address: SocketAddr, settings: &[u8]) -> Self {
         let (read, write) = Self::greeted(address, settings).await;
-        Self { write, reads: Reads::Nothing(read), pongs: watch::channel(0).1, pings: 0 }
+        Self { write, reads: Reads::Nothing(read), answers: watch::channel(0).1 }
     }
 
     async fn greeted(address: SocketAddr, settings: &[u8]) -> (OwnedReadHalf, OwnedWriteHalf) {
@@ -131,12 +130,10 @@ impl Attacker {
         many
     }
 
-    /// Sends a ping and waits for its answer: what was sent before has been seen.
-    pub async fn pong(&mut self) {
-        self.pings += 1;
-        assert!(self.send(&frame(PING, 0, 0, &[7; 8])).await, "the connection has ended");
-        let answered = self.pongs.wait_for(|pongs| *pongs >= self.pings);
-        tokio::time::timeout(PATIENCE, answered).await.expect("an answer within 30 s").expect("it ended");
+    /// Waits until so many calls that go on were answered, or refused.
+    pub async fn answered(&mut self, calls: u32) {
+        let answered = self.answers.wait_for(|answers| *answers >= calls);
+        tokio::time::timeout(PATIENCE, answered).await.expect("answers within 30 s").expect("it ended");
     }
 
     /// Waits for the gateway to close it, for as long as `patience`.
@@ -152,7 +149,7 @@ impl Attacker {
 }
 
 /// Reads frames until the connection ends; gives the code of its GOAWAY.
-async fn read_to_end(mut read: OwnedReadHalf, pongs: watch::Sender<u32>) -> Option<u32> {
+async fn read_to_end(mut read: OwnedReadHalf, answers: watch::Sender<u32>) -> Option<u32> {
     let mut code = None;
     let mut header = [0; 9];
     while read.read_exact(&mut header).await.is_ok() {
@@ -160,8 +157,8 @@ async fn read_to_end(mut read: OwnedReadHalf, pongs: watch::Sender<u32>) -> Opti
         if read.read_exact(&mut payload).await.is_err() {
             break;
         }
-        if header[3] == PING && header[4] == 1 {
-            pongs.send_modify(|pongs| *pongs += 1);
+        if header[3] == HEADERS {
+            answers.send_modify(|answers| *answers += 1);
         }
         if header[3] == GOAWAY {
             let told = u32::from_be_bytes(payload[4..8].try_into().unwrap());
