@@ -5,4 +5,4 @@ mod keys;
 mod pattern;
 
 pub(crate) use keys::{Caller, Keys};
-pub(crate) use pattern::Patterns;
+pub use pattern::Patterns;

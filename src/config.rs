@@ -5,14 +5,17 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 mod host;
+mod identities;
 mod ini;
 mod origin;
 mod reader;
+mod reload;
 mod source;
 mod subnet;
 mod tables;
 
 pub use host::{HostPort, HostPortError};
+pub use reload::{ConfigChanges, LIVE_KEYS, LoadedConfig};
 pub use source::{ConfigError, DEFAULTS, EffectiveSetting, environment, load, settings};
 pub use subnet::Subnet;
 
@@ -27,6 +30,8 @@ pub struct Config {
     pub http: HttpConfig,
     pub grpc: GrpcConfig,
     pub auth: AuthConfig,
+    pub token: TokenConfig,
+    pub verify: VerifyConfig,
     pub push: PushLimits,
     pub queue: QueueConfig,
     pub drain: DrainConfig,
@@ -53,7 +58,9 @@ section! {
         listen: SocketAddr, max_connections: usize, max_connections_per_address: usize, max_refusals: usize,
         trusted_proxies: Vec<Subnet>, allowed_origins: Vec<String>, handshake_timeout: Duration, join_timeout: Duration,
         ping_interval: Duration, idle_timeout: Duration, max_message: usize, message_timeout: Duration,
-        max_messages_per_second: u32, user_timeout: Duration, close_timeout: Duration, backlog: u32,
+        max_messages_per_second: u32, message_burst: u16, join_cost: u16, handshake_rate: u32, handshake_burst: u32,
+        max_rated_addresses: usize, max_connections_per_card: usize, anonymous: AnonymousClients, user_timeout: Duration, close_timeout: Duration,
+        backlog: u32,
     }
 }
 section! {
@@ -82,6 +89,23 @@ section! {
 section! {
     /// `[auth]`.
     AuthConfig { keys: Vec<Secret>, insecure: bool }
+}
+section! {
+    /// `[token]`, with `[push] max_name`. Files are read already; `jwks` and `jwks_ca` are PEM or JSON that the verifier reads.
+    TokenConfig {
+        secret: Option<Secret>, public_key: Option<String>, jwks: Option<JwksSource>, jwks_ca: Option<String>,
+        jwks_refresh: Duration, jwks_min_interval: Duration, jwks_timeout: Duration, jwks_max_bytes: usize,
+        jwks_max_keys: usize, audience: Vec<String>, issuer: Vec<String>, leeway: Duration, max_life: Duration,
+        card_claim: String, cards_claim: String, app_claim: String, rooms_claim: String, push_claim: String,
+        max_token: usize, max_revocations: usize, max_verifications: usize, cookie: Option<String>, max_name: usize,
+    }
+}
+section! {
+    /// `[verify]`, with `[push] max_name`. `ca` is PEM; `headers` are in lower case.
+    VerifyConfig {
+        url: Option<String>, headers: Vec<String>, timeout: Duration, max_in_flight: usize, max_answer: usize,
+        cache: Duration, cache_entries: usize, ca: Option<String>, max_name: usize,
+    }
 }
 section! {
     /// `[push]`: the bounds of one push, in bytes and numbers.
@@ -127,6 +151,17 @@ impl NodeId {
     }
 }
 
+/// Whether clients may join that prove nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnonymousClients {
+    /// As any card: `anonymous = true`.
+    Allowed,
+    /// As any card, since the listener is one of loopback and nothing says that others reach it.
+    ByDefault,
+    /// Only with a token.
+    Refused,
+}
+
 /// What happens when an outbox is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
@@ -136,6 +171,15 @@ pub enum Policy {
     DropOldest,
     /// A waiting frame of the same collapse key is replaced; then as `DropOldest`.
     Conflate,
+}
+
+/// Where the issuer's key set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwksSource {
+    /// It is fetched.
+    Url(String),
+    /// It is read.
+    File(PathBuf),
 }
 
 /// Which queue holds the pushes.
@@ -238,7 +282,7 @@ mod tests {
 
     #[test]
     fn an_etcd_that_cannot_be_one_is_refused() {
-        let at = |etcd| with(&[("CLUSTER__ETCD", etcd), ("QUEUE__BACKEND", "nsq")]);
+        let at = |etcd| with(&[("CLUSTER__ETCD", etcd), ("QUEUE__BACKEND", "nsq"), ("SOCKET__ANONYMOUS", "true")]);
         for etcd in ["http://10.0.0.1:2379", "https://etcd:2379/", "http://[::1]:2379,http://b:2379"] {
             assert!(at(etcd).is_ok(), "{etcd}");
         }
@@ -258,6 +302,29 @@ mod tests {
     }
 
     #[test]
+    fn clients_that_others_can_be_need_a_proof_or_the_word_anonymous() {
+        let nsq = ("QUEUE__BACKEND", "nsq");
+        for (key, value) in [
+            ("SOCKET__LISTEN", "0.0.0.0:8080"),
+            ("SOCKET__TRUSTED_PROXIES", "10.0.0.0/8"),
+            ("CLUSTER__ETCD", "http://10.0.0.1:2379"),
+            ("CLUSTER__ADVERTISE_SOCKET", "gateway:8080"),
+            ("SOCKET__ANONYMOUS", "false"),
+        ] {
+            let told = with(&[nsq, (key, value)]).unwrap_err().to_string();
+            for way in ["set [token]", "set [verify] url", "[socket] anonymous = true"] {
+                assert!(told.contains("[socket] listen: ") && told.contains(way), "{key}: {told}");
+            }
+            if key != "SOCKET__ANONYMOUS" {
+                let config = with(&[nsq, (key, value), ("SOCKET__ANONYMOUS", "true")]).unwrap();
+                assert_eq!(config.socket.anonymous, AnonymousClients::Allowed, "{key}");
+            }
+        }
+        assert_eq!(with(&[]).unwrap().socket.anonymous, AnonymousClients::ByDefault);
+        assert!(with(&[("SOCKET__ANONYMOUS", "maybe")]).unwrap_err().to_string().contains("not true or false"));
+    }
+
+    #[test]
     fn a_short_key_opens_no_api_that_others_reach() {
         let keys = ("AUTH__KEYS", "0123456789abcdef,k");
         let told = with(&[("GRPC__LISTEN", "0.0.0.0:9002"), keys]).unwrap_err().0;
@@ -269,7 +336,8 @@ mod tests {
 
     #[test]
     fn all_of_ipv4_and_one_of_ipv6_are_two_places() {
-        let values = [("SOCKET__LISTEN", "0.0.0.0:8080"), ("HTTP__LISTEN", "[::1]:8080")];
+        let values =
+            [("SOCKET__LISTEN", "0.0.0.0:8080"), ("SOCKET__ANONYMOUS", "true"), ("HTTP__LISTEN", "[::1]:8080")];
         let values = values.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_owned()));
         assert_eq!(load(None, values).map(|_| ()).map_err(|error| error.to_string()), Ok(()));
     }

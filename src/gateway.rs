@@ -1,5 +1,8 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
+mod descriptors;
+mod reload;
+
 use std::{
     future::Future,
     io,
@@ -9,10 +12,16 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
-    auth::Keys,
+    auth::{
+        Keys,
+        identity::{IdentityConfigError, Verifier},
+    },
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Backend, Config},
     dispatch::Dispatch,
@@ -26,6 +35,9 @@ use crate::{
     socket::ClientListener,
     telemetry::Metrics,
 };
+
+use descriptors::DescriptorPlan;
+pub use reload::GatewayReload;
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
 /// revocation of the registration, the end of the tasks.
@@ -51,6 +63,7 @@ pub struct Gateway {
     admission: Admission,
     http: HttpListener,
     grpc: GrpcListener,
+    reload: GatewayReload,
 }
 
 /// Why a gateway cannot start, and what to do.
@@ -69,6 +82,9 @@ pub enum BuildError {
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
+    /// Clients cannot be verified as configured.
+    #[error(transparent)]
+    Identity(#[from] IdentityConfigError),
     /// The node cannot be part of its cluster.
     #[error("[cluster] {0}")]
     Cluster(#[from] ClusterError),
@@ -82,6 +98,8 @@ impl Gateway {
     /// [`BuildError`].
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new());
+        let descriptors = plan_descriptors(&config);
+        let config = descriptors.bounded(config);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
         let (socket_listener, socket) = listen("socket", config.socket.listen, config.socket.backlog)?;
@@ -100,10 +118,20 @@ impl Gateway {
             queries: Queries::new(&config.push, hub.clone()),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
-        let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
+        let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
+        let clients = ClientListener::new(socket_listener, &config, verifier, hub.clone(), phases.clone(), &metrics)
+            .accepting_at_most(descriptors.socket);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
+        let reload = GatewayReload {
+            descriptors,
+            clients: clients.reload(),
+            http: http.reload(),
+            admission: admission.clone(),
+            config: watch::Sender::new(config.clone()),
+            metrics: Arc::clone(&metrics),
+        };
         Ok(Self {
             config,
             metrics,
@@ -120,7 +148,13 @@ impl Gateway {
             admission,
             http,
             grpc,
+            reload,
         })
+    }
+
+    /// What a reload changes of it.
+    pub fn reload(&self) -> GatewayReload {
+        self.reload.clone()
     }
 
     /// Where it listens (a port of 0 is resolved).
@@ -158,6 +192,8 @@ impl Gateway {
         };
 
         let began = Instant::now();
+        // as the last reload left it
+        let config = self.reload.config.borrow().clone();
         let deadline = Deadline::after(config.node.shutdown_timeout);
         // load balancers learn that it leaves; what they still send is served, so that nothing is refused
         self.phases.enter(Phase::Leaving);
@@ -190,6 +226,19 @@ impl Gateway {
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
     }
+}
+
+/// Raises the limit of open files, and says what is missing.
+fn plan_descriptors(config: &Config) -> DescriptorPlan {
+    let limit = descriptors::raise_limit().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files cannot be found or raised: there may be fewer than the listeners need");
+        usize::MAX
+    });
+    let plan = DescriptorPlan::new(config, limit);
+    if let Some(shortage) = plan.shortage(config) {
+        tracing::warn!("{shortage}");
+    }
+    plan
 }
 
 /// The configured queue, and with nsqd the raw topic beside it.

@@ -5,6 +5,7 @@
 
 mod burst;
 mod client;
+mod client_id;
 mod fanout;
 mod group;
 mod index;
@@ -22,7 +23,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
@@ -36,6 +37,7 @@ use crate::{
 
 pub use burst::Burst;
 pub use client::{Client, Flush, Sink};
+pub use client_id::ClientId;
 pub use fanout::{Completion, Fanout, Outcome, Part, Recipients};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use shard::Shard;
@@ -45,6 +47,7 @@ pub use writer::WriteBudget;
 
 pub(crate) use index::shrink;
 
+use client_id::ProcessNumber;
 use index::Index;
 
 /// Shards that one index entry can name.
@@ -66,6 +69,8 @@ struct Core {
     /// Connections with frames that wait, of each shard: told only while `counting`.
     waiting: Box<[AtomicUsize]>,
     counting: AtomicBool,
+    process: ProcessNumber,
+    started: Instant,
     limits: Limits,
     metrics: Arc<Metrics>,
 }
@@ -128,6 +133,8 @@ impl Hub {
                 connections: AtomicUsize::new(0),
                 waiting: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
                 counting: AtomicBool::new(false),
+                process: ProcessNumber::draw(),
+                started: Instant::now(),
                 limits,
                 metrics: Arc::clone(metrics),
             }),
@@ -166,6 +173,11 @@ impl Hub {
     /// Worker threads, each with a shard.
     pub fn workers(&self) -> usize {
         self.core.inboxes.len()
+    }
+
+    /// The shard that has the client, and its number there; `None`: it was never this node's. It may be gone.
+    pub fn place(&self, client: ClientId) -> Option<(usize, ClientKey)> {
+        self.core.process.place(client)
     }
 
     /// The shards that hold clients of `address`, a bit for each.

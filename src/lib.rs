@@ -47,6 +47,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod auth;
+mod bucket;
 mod bundles;
 pub mod cli;
 mod cluster;
@@ -88,6 +89,9 @@ pub mod internals {
     pub mod proto {
         pub use crate::proto::{DESCRIPTORS, rpc};
     }
+    pub mod auth {
+        pub use crate::auth::{Patterns, identity::*};
+    }
     pub mod bundles {
         pub use crate::bundles::{Bundles, channel};
     }
@@ -101,7 +105,7 @@ pub mod internals {
         pub use crate::dispatch::Dispatch;
     }
     pub mod gateway {
-        pub use crate::gateway::{BuildError, Gateway};
+        pub use crate::gateway::{BuildError, Gateway, GatewayReload};
     }
     pub mod hub {
         pub use crate::hub::*;

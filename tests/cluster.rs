@@ -300,6 +300,7 @@ async fn a_second_node_of_one_id_does_not_start() {
         .env("OXIPUSH__QUEUE__NSQD_HTTP", format!("{}:4151", cluster.topology.at("nsqd-1")))
         .env("OXIPUSH__CLUSTER__ETCD", format!("http://{}:2379", cluster.topology.at("etcd")))
         .env("OXIPUSH__CLUSTER__ALLOW_LOOPBACK", "true")
+        .env("OXIPUSH__SOCKET__ANONYMOUS", "true")
         .env("OXIPUSH__SOCKET__LISTEN", format!("{address}:8080"))
         .env("OXIPUSH__HTTP__LISTEN", format!("{address}:8081"))
         .env("OXIPUSH__GRPC__LISTEN", format!("{address}:9002"));

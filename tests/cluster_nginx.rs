@@ -517,6 +517,7 @@ async fn clients_leave_a_node_that_hangs() {
         ("HTTP__LISTEN", format!("{address}:8081")),
         ("GRPC__LISTEN", format!("{address}:9002")),
         ("SOCKET__PING_INTERVAL", "1s".into()),
+        ("SOCKET__ANONYMOUS", "true".into()),
     ] {
         command.env(format!("OXIPUSH__{key}"), value);
     }

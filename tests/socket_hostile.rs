@@ -169,6 +169,7 @@ async fn a_trusted_proxys_connections_count_for_the_clients_that_it_names() {
     let rig = start(&[
         ("SOCKET__MAX_CONNECTIONS_PER_ADDRESS", "1"),
         ("SOCKET__TRUSTED_PROXIES", "127.0.0.0/8"),
+        ("SOCKET__ANONYMOUS", "true"),
         ("SOCKET__HANDSHAKE_TIMEOUT", "1h"),
     ]);
     let _plain = (plain(&rig).await, plain(&rig).await);
@@ -317,7 +318,11 @@ async fn connections_of_one_address_are_bounded_and_a_forged_header_does_not_hel
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_trusted_proxy_the_clients_own_address_counts() {
-    let rig = start(&[("SOCKET__MAX_CONNECTIONS_PER_ADDRESS", "1"), ("SOCKET__TRUSTED_PROXIES", "127.0.0.0/8")]);
+    let rig = start(&[
+        ("SOCKET__MAX_CONNECTIONS_PER_ADDRESS", "1"),
+        ("SOCKET__TRUSTED_PROXIES", "127.0.0.0/8"),
+        ("SOCKET__ANONYMOUS", "true"),
+    ]);
     let _one = Raw::connect(rig.address, "x-forwarded-for: 9.9.9.9\r\n").await;
     let _two = Raw::connect(rig.address, "x-forwarded-for: 9.9.9.8\r\n").await;
     // what the client itself put left of what the proxy saw is not believed
@@ -412,7 +417,7 @@ async fn a_peer_that_answers_no_ping_is_closed_as_idle_and_dropped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_pings_ends_the_flooder() {
-    let rig = start(&[("SOCKET__MAX_MESSAGES_PER_SECOND", "5")]);
+    let rig = start(&[("SOCKET__MAX_MESSAGES_PER_SECOND", "5"), ("SOCKET__MESSAGE_BURST", "5")]);
     let mut raw = rig.joined("ada").await;
     // more than two seconds may take
     let flood: Vec<u8> = (0..100).flat_map(|_| masked(9, b"")).collect();

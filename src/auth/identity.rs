@@ -1,4 +1,13 @@
-//! Who a client proved to be.
+//! Who a client proved to be, and how: by a token (JWT) that a key verifies, by a call-out, or both.
+
+mod claims;
+mod crypto;
+mod error;
+mod key;
+mod pool;
+mod revocations;
+mod token;
+mod verifier;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,35 +15,38 @@ use bytestring::ByteString;
 
 use super::Patterns;
 
+pub use error::{IdentityConfigError, IdentityError, IdentityErrorKind};
+pub use verifier::{Presented, Verification, Verified, Verifier};
+
 /// Who a client proved to be, what it may have, and until when. It is what a token or a call-out said, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// Whom the back end means (`sub`); empty: it named nobody. Revocation goes by it.
-    pub(crate) subject: ByteString,
+    pub subject: ByteString,
     /// The card that a join takes which names none.
-    pub(crate) card: Option<ByteString>,
+    pub card: Option<ByteString>,
     /// Further cards that it may join.
-    pub(crate) cards: Patterns,
+    pub cards: Patterns,
     /// The app that it joins as; `None`: any.
-    pub(crate) app: Option<ByteString>,
+    pub app: Option<ByteString>,
     /// Rooms that it may subscribe to.
-    pub(crate) rooms: Patterns,
+    pub rooms: Patterns,
     /// What it may push to itself.
-    pub(crate) push: Patterns,
+    pub push: Patterns,
     /// When it ends, in seconds since 1970, leeway included; `None`: with its connection.
-    pub(crate) expires_at: Option<u64>,
+    pub expires_at: Option<u64>,
     /// When it was issued, in seconds since 1970; `None`: unknown, so before any revocation.
-    pub(crate) issued_at: Option<u64>,
+    pub issued_at: Option<u64>,
 }
 
 impl Identity {
     /// Whether it may join this card.
-    pub(crate) fn admits_card(&self, card: &str) -> bool {
+    pub fn admits_card(&self, card: &str) -> bool {
         self.card.as_deref() == Some(card) || self.cards.admits(card)
     }
 
     /// How long it is still good; `None`: for as long as its connection.
-    pub(crate) fn remaining(&self, now: SystemTime) -> Option<Duration> {
+    pub fn remaining(&self, now: SystemTime) -> Option<Duration> {
         let end = UNIX_EPOCH + Duration::from_secs(self.expires_at?);
         Some(end.duration_since(now).unwrap_or_default())
     }

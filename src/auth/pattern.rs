@@ -17,16 +17,16 @@ impl Pattern {
 
 /// The names that somebody may use. Empty: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Patterns(Box<[Pattern]>);
+pub struct Patterns(Box<[Pattern]>);
 
 impl Patterns {
     /// Whether one of them is `name`, or a prefix of it.
-    pub(crate) fn admits(&self, name: &str) -> bool {
+    pub fn admits(&self, name: &str) -> bool {
         self.0.iter().any(|pattern| pattern.admits(name))
     }
 
     /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -31,6 +31,7 @@ EXAMPLES
   oxipush tail --card alice
   oxipush tail --card alice --app web --url ws://10.0.0.7:8080/ws
   oxipush tail --card alice --json | jq -r .content
+  oxipush tail --token \"$(oxipush token --card alice --ttl 1h)\"
 
 EXIT CODES
   0  ended by Ctrl-C, or nobody reads the output any more
@@ -49,12 +50,15 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub(super) struct TailArguments {
-    /// The card to join as
-    #[arg(long, value_name = "CARD")]
+    /// The card to join as; with a token that names one it may be left out
+    #[arg(long, value_name = "CARD", required_unless_present = "token", default_value = "", hide_default_value = true)]
     card: String,
     /// The app to join as
     #[arg(long, value_name = "APP", default_value = "", hide_default_value = true)]
     app: String,
+    /// The token to join with (`oxipush token` makes one for trying)
+    #[arg(long, value_name = "TOKEN", env = "OXIPUSH_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// The node's WebSocket address
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
     url: String,
@@ -89,11 +93,11 @@ pub(super) async fn run(arguments: TailArguments) -> Result<(), String> {
     loop {
         let end = tokio::select! {
             opened = timeout(CONNECT, open(&arguments)) => match opened {
-                Ok(Ok(mut socket)) => {
+                Ok(Ok((mut socket, card))) => {
                     failures = 0;
                     backoff.reset();
                     ever = true;
-                    note(format_args!("joined {} as {}", arguments.url, escaped(&arguments.card)));
+                    note(format_args!("joined {} as {card}", arguments.url));
                     let end = follow(&mut socket, arguments.json, stop.as_mut()).await;
                     let normal = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
                     let _ = timeout(Duration::from_secs(1), socket.close(Some(normal))).await;
@@ -127,8 +131,8 @@ pub(super) async fn run(arguments: TailArguments) -> Result<(), String> {
     }
 }
 
-/// Connects and joins; the node's answer is awaited.
-async fn open(arguments: &TailArguments) -> Result<TailSocket, TailEnd> {
+/// Connects and joins; the node's answer is awaited, which names the card.
+async fn open(arguments: &TailArguments) -> Result<(TailSocket, String), TailEnd> {
     let mut request = arguments
         .url
         .as_str()
@@ -136,12 +140,19 @@ async fn open(arguments: &TailArguments) -> Result<TailSocket, TailEnd> {
         .map_err(|error| TailEnd::Never(format!("--url {}: {error}; write ws://host:port/ws", arguments.url)))?;
     request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("oxipush.v1"));
     let (mut socket, _) = connect_async(request).await.map_err(|error| unopened(&error))?;
-    let join = json!({"event": "join", "data": {"card_id": arguments.card, "app_id": arguments.app}});
+    let mut data = json!({"card_id": arguments.card, "app_id": arguments.app});
+    if let Some(token) = &arguments.token {
+        data["token"] = token.as_str().into();
+    }
+    let join = json!({"event": "join", "data": data});
     say(&mut socket, &join).await?;
     loop {
         let message = socket.next().await;
         match parse(message)? {
-            Some(NodeEvent { event, .. }) if event == "joined" => return Ok(socket),
+            Some(NodeEvent { event, data }) if event == "joined" => {
+                let card = data.get("card_id").and_then(Value::as_str).unwrap_or_default();
+                return Ok((socket, escaped(card)));
+            }
             Some(NodeEvent { event, data }) if event == "error" => {
                 return Err(TailEnd::Never(client_error_text(&data)));
             }
@@ -237,6 +248,8 @@ fn closed(frame: Option<CloseFrame>) -> TailEnd {
     let code = u16::from(code);
     let why = format!("closed with {code} ({})", escaped(&reason));
     match code {
+        // the token that it has would be refused again
+        3004 => TailEnd::Never(why),
         1001 | 1006 | 1011..=1014 | 3000..=3499 => TailEnd::Back { why, delay: None },
         _ => TailEnd::Never(why),
     }
@@ -280,12 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn codes_below_3500_say_come_back_and_those_above_do_not() {
+    fn codes_below_3500_say_come_back_as_you_are_but_for_one_and_those_above_do_not() {
         let end = |code: u16| closed(Some(CloseFrame { code: code.into(), reason: "".into() }));
         for code in [1001, 1011, 3000, 3001, 3002, 3003, 3499] {
             assert!(matches!(end(code), TailEnd::Back { .. }), "{code}");
         }
-        for code in [1000, 1002, 3500, 3504, 3999] {
+        for code in [1000, 1002, 3004, 3500, 3504, 3999] {
             assert!(matches!(end(code), TailEnd::Never(_)), "{code}");
         }
     }

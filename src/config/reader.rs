@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Config, Secret, ini, origin,
+    Config, Secret, origin,
     source::{ConfigError, RawValues},
 };
 
@@ -45,9 +45,13 @@ impl<'a> SectionReader<'a> {
     }
 
     pub(super) fn text(&mut self, section: &str, key: &str) -> String {
+        self.as_written(section, key).trim().to_owned()
+    }
+
+    /// With the spaces that stand at its ends within quotes.
+    fn as_written(&self, section: &str, key: &str) -> &'a str {
         let value = self.values.get(section).and_then(|keys| keys.get(key));
-        let value = value.expect("invariant: config.ini has every key that is read").trim();
-        ini::unquoted(value).to_owned()
+        value.expect("invariant: config.ini has every key that is read")
     }
 
     /// Parses a value; a mistake is noted with what would be `right`, and `instead` is read.
@@ -81,7 +85,7 @@ impl<'a> SectionReader<'a> {
     }
 
     pub(super) fn secret(&mut self, section: &str, key: &str) -> Secret {
-        Secret(self.text(section, key))
+        Secret(self.as_written(section, key).to_owned())
     }
 
     pub(super) fn list(&mut self, section: &str, key: &str) -> Vec<String> {

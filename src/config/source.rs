@@ -75,11 +75,14 @@ pub fn settings(
     Ok(settings)
 }
 
-fn masked(section: &str, key: &str, value: &str) -> String {
+/// As it may be shown.
+pub(super) fn masked(section: &str, key: &str, value: &str) -> String {
     match (section, key) {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
-        ("cluster", "password") => "***".into(),
+        ("cluster", "password") | ("token", "secret") => "***".into(),
+        // one line for each key
+        ("token", "public_key") => value.lines().collect::<Vec<_>>().join("\\n"),
         _ => value.to_owned(),
     }
 }
@@ -102,13 +105,16 @@ impl Source for ConfigLayer {
 }
 
 /// The values of all layers, laid over each other, and what was wrong with them.
-struct LayeredConfig {
-    values: RawValues,
-    errors: Vec<String>,
+pub(super) struct LayeredConfig {
+    pub(super) values: RawValues,
+    pub(super) errors: Vec<String>,
 }
 
 impl LayeredConfig {
-    fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    pub(super) fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let (known, mut errors) = ini::read(DEFAULTS);
         let mut all = config::Config::builder().add_source(ConfigLayer(known.clone()));
         if let Some(path) = file {
@@ -123,7 +129,7 @@ impl LayeredConfig {
     }
 
     /// What they mean.
-    fn check(&self) -> Result<Config, ConfigError> {
+    pub(super) fn check(&self) -> Result<Config, ConfigError> {
         let mut reader = SectionReader::new(&self.values, self.errors.clone());
         let config = tables::read(&mut reader);
         reader.finish(config)
@@ -167,7 +173,11 @@ fn of_environment(
             errors.push(format!("{name}: it names the same key as {other}"));
         }
         match unknown(known, section, key) {
-            None => drop(layer.0.entry(section.to_owned()).or_default().insert(key.to_owned(), value)),
+            None => {
+                // as in a file
+                let value = ini::unquoted(value.trim()).to_owned();
+                drop(layer.0.entry(section.to_owned()).or_default().insert(key.to_owned(), value));
+            }
             Some(error) => errors.push(format!("{name}: {error}")),
         }
     }

@@ -9,21 +9,23 @@ use std::{
 use super::{
     AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
     LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret, SocketConfig, Sync,
+    identities,
     reader::{SectionReader, duration},
 };
 
-const MS: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 /// What gRPC puts before each message: a flag and four bytes of length.
 const FRAME_HEAD: usize = 5;
 
 /// The whole configuration, or what could be read of it (the reader has the mistakes).
 pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
-    let config = Config {
+    let push = push(r);
+    let mut config = Config {
         node: node(r),
         socket: socket(r),
         outbox: outbox(r),
@@ -31,7 +33,9 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
         http: http(r),
         grpc: grpc(r),
         auth: auth(r),
-        push: push(r),
+        token: identities::token(r, &push),
+        verify: identities::verify(r, &push),
+        push,
         queue: queue(r),
         drain: drain(r),
         cluster: cluster(r),
@@ -39,7 +43,7 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
     };
     // what stands in for a value that could not be read says nothing about the others
     if r.has_read_all() {
-        together(r, &config);
+        together(r, &mut config);
     }
     config
 }
@@ -48,7 +52,9 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
 const LEAST_KEY: usize = 16;
 
 /// What is wrong only beside another key.
-fn together(r: &mut SectionReader<'_>, config: &Config) {
+fn together(r: &mut SectionReader<'_>, config: &mut Config) {
+    identities::decide_anonymous(r, config);
+    let config = &*config;
     for (section, address) in [("http", config.http.listen), ("grpc", config.grpc.listen)] {
         if address.ip().is_loopback() || config.auth.insecure {
             continue;
@@ -80,6 +86,7 @@ fn together(r: &mut SectionReader<'_>, config: &Config) {
         }
     }
     drain_fits(r, config);
+    identities::together(r, config);
     if config.socket.ping_interval >= config.socket.idle_timeout {
         r.reject("socket", "ping_interval", "it must be less than idle_timeout, or idle peers are never asked");
     }
@@ -203,6 +210,13 @@ fn socket(r: &mut SectionReader<'_>) -> SocketConfig {
         max_message: r.bytes(s, "max_message", 128, 64 * MIB),
         message_timeout: r.time(s, "message_timeout", MS * 10, HOUR),
         max_messages_per_second: r.number(s, "max_messages_per_second", 1, 1_000_000),
+        anonymous: identities::anonymous(r),
+        message_burst: r.number(s, "message_burst", 1, u16::MAX),
+        join_cost: r.number(s, "join_cost", 1, u16::MAX),
+        handshake_rate: r.number(s, "handshake_rate", 0, 1_000_000),
+        handshake_burst: r.number(s, "handshake_burst", 1, 1_000_000),
+        max_rated_addresses: r.number(s, "max_rated_addresses", 1, 10_000_000),
+        max_connections_per_card: r.number(s, "max_connections_per_card", 0, 100_000_000),
         user_timeout: r.time(s, "user_timeout", MS * 100, HOUR),
         close_timeout: r.time(s, "close_timeout", MS * 10, HOUR),
         backlog: r.number(s, "backlog", 1, 65_535),

@@ -7,6 +7,8 @@ use std::{
     task::Waker,
 };
 
+use bytestring::ByteString;
+
 use super::{ClientKey, Item, Limits, Outbox, membership::Memberships};
 use crate::{push::Filters, telemetry::labels::PeerCloseCode, wire::dialect::Dialect};
 
@@ -17,6 +19,11 @@ pub trait Sink: 'static {
     /// # Errors
     /// `WouldBlock` when nothing fits; any other error means that the peer is gone.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Whether the client proved to be this subject.
+    fn is_subject(&self, _subject: &str) -> bool {
+        false
+    }
 }
 
 /// Where a flush ended.
@@ -86,6 +93,18 @@ impl<S> Client<S> {
     /// It joined a card.
     pub fn is_joined(&self) -> bool {
         self.memberships.borrow().card().is_some()
+    }
+
+    /// The card and the app that it joined as.
+    pub fn joined_as(&self) -> Option<(ByteString, ByteString)> {
+        let memberships = self.memberships.borrow();
+        let card = memberships.card()?;
+        Some(((&*card.name).into(), memberships.app().unwrap_or_default().into()))
+    }
+
+    /// It joined this card.
+    pub fn has_joined(&self, card: &str) -> bool {
+        self.memberships.borrow().card().is_some_and(|joined| *joined.name == *card)
     }
 
     /// A close frame waits or left, or the socket failed.

@@ -1,8 +1,24 @@
 //! What a client is a member of.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::push::AddressKind;
+
+/// When a client became a member: in milliseconds since its node started. It fits where a membership has room anyway, and goes
+/// round after 49 days: what lies longer back is not told from what is new, which matters for ages of a minute as good as never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct JoinTime(u32);
+
+impl JoinTime {
+    pub(super) fn at(uptime: Duration) -> Self {
+        Self(uptime.as_millis() as u32)
+    }
+
+    /// Whether it may lie `age` or longer before `now`.
+    pub(super) fn is_older_than(self, age: Duration, now: Self) -> bool {
+        Duration::from_millis(u64::from(now.0.wrapping_sub(self.0)) + 1) >= age
+    }
+}
 
 /// A client's place in a group.
 pub(super) struct Membership {
@@ -10,6 +26,7 @@ pub(super) struct Membership {
     pub(super) name: Arc<str>,
     /// Where the client stands in the group of its shard.
     pub(super) position: u32,
+    pub(super) since: JoinTime,
 }
 
 /// All groups that a client is in. Most have joined one card and no room: that costs no allocation.

@@ -4,16 +4,17 @@ use std::{
     cell::{Ref, RefCell},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
 use super::{
-    Client, ClientKey, Core,
+    Client, ClientId, ClientKey, Core,
     fanout::Recipients,
     group::{ByKind, Groups},
-    membership::Membership,
+    membership::{JoinTime, Membership},
     slab::Slab,
 };
 use crate::{push::AddressKind, wire::dialect::Dialect};
@@ -84,8 +85,26 @@ impl<S> Registry<S> {
         self.clients.borrow().get(key).cloned()
     }
 
+    fn now(&self) -> JoinTime {
+        JoinTime::at(self.core.started.elapsed())
+    }
+
+    /// Whether it joined its card longer than `age` ago.
+    pub(super) fn joined_before(&self, client: &Client<S>, age: Duration) -> bool {
+        let memberships = client.memberships.borrow();
+        memberships.card().is_some_and(|card| card.since.is_older_than(age, self.now()))
+    }
+
+    pub(super) fn id(&self, client: &Client<S>) -> ClientId {
+        self.core.process.id(self.shard, client.key())
+    }
+
     pub(super) fn keys(&self) -> Vec<ClientKey> {
         self.clients.borrow().keys().collect()
+    }
+
+    pub(super) fn connections(&self, card: &str) -> usize {
+        self.core.index.clients(AddressKind::Card, card)
     }
 
     /// Puts it into the group of `card`, out of that of the card it was in.
@@ -145,11 +164,11 @@ impl<S> Registry<S> {
         let name = self.core.index.enter(kind, name, self.shard);
         let position = self.groups.borrow_mut().add(kind, &name, client);
         self.count_groups();
-        Membership { name, position }
+        Membership { name, position, since: self.now() }
     }
 
     fn exit(&self, kind: AddressKind, membership: Membership) {
-        let Membership { name, position } = membership;
+        let Membership { name, position, .. } = membership;
         let removed = self.groups.borrow_mut().remove(kind, &name, position);
         if let Some(moved) = removed.moved {
             moved.memberships.borrow_mut().set_position(kind, &name, position);

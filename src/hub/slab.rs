@@ -9,6 +9,16 @@ pub struct ClientKey {
     generation: u32,
 }
 
+impl ClientKey {
+    pub(super) fn to_bits(self) -> u64 {
+        u64::from(self.slot) << 32 | u64::from(self.generation)
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Self {
+        Self { slot: (bits >> 32) as u32, generation: bits as u32 }
+    }
+}
+
 struct Slot<T> {
     generation: u32,
     value: Option<Rc<T>>,

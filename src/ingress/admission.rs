@@ -2,6 +2,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::{
@@ -47,7 +48,7 @@ impl PushSource {
 pub(crate) struct Admission(Arc<AdmissionCore>);
 
 struct AdmissionCore {
-    limits: LimitCheck,
+    limits: ArcSwap<LimitCheck>,
     publisher: Publisher,
     phases: Phases,
     metrics: Arc<Metrics>,
@@ -62,13 +63,18 @@ impl Admission {
                 .pushes
                 .get_or_create_owned(&PushLabels { source: source.label(), outcome: PushOutcome::Accepted.word() })
         });
-        let limits = LimitCheck::of(config);
+        let limits = ArcSwap::from_pointee(LimitCheck::of(config));
         Self(Arc::new(AdmissionCore { limits, publisher, phases, metrics: metrics.clone(), accepted }))
     }
 
     /// The limits of one push, for parsers that stop early.
-    pub(crate) fn limits(&self) -> &PushLimits {
-        self.0.limits.limits()
+    pub(crate) fn limits(&self) -> PushLimits {
+        self.0.limits.load().limits().clone()
+    }
+
+    /// `[push]` from now on.
+    pub(crate) fn replace_limits(&self, config: &Config) {
+        self.0.limits.store(Arc::new(LimitCheck::of(config)));
     }
 
     /// For the pushes of one request, one stream, or all raw ones.
@@ -85,12 +91,17 @@ impl Admission {
         if self.0.phases.now() == Phase::Draining {
             return Err(Refusal::draining());
         }
-        self.0.limits.check(draft.with(PushId::generate()))
+        self.0.limits.load().check(draft.with(PushId::generate()))
     }
 
     fn publish(&self, push: &Push) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        trace_accepted(push);
         self.0.publisher.publish(Destination::Live, record::encode(push))
     }
+}
+
+fn trace_accepted(push: &Push) {
+    tracing::trace!(id = %push.id, "a push is accepted, and handed to the queue");
 }
 
 /// Submits pushes for one caller, and counts what becomes of them.
@@ -140,6 +151,7 @@ impl Submitter {
             .into_iter()
             .map(|draft| {
                 let push = draft.and_then(|draft| self.admission.admit(draft))?;
+                trace_accepted(&push);
                 records.push((Destination::Live, record::encode(&push)));
                 Ok(push.id)
             })
@@ -164,7 +176,7 @@ impl Submitter {
     /// # Errors
     /// As [`Submitter::push`].
     pub(crate) async fn push_as(&self, id: PushId, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        let outcome = match draft.and_then(|draft| self.admission.0.limits.check(draft.with(id))) {
+        let outcome = match draft.and_then(|draft| self.admission.0.limits.load().check(draft.with(id))) {
             Ok(push) => self.admission.publish(&push).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };

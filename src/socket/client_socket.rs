@@ -2,13 +2,15 @@
 
 use std::{cell::Cell, io};
 
-use super::stream::Stream;
+use super::{session::Session, stream::Stream};
 use crate::hub::Sink;
 
 /// Where a client's bytes go, and what time knows of it.
 pub(super) struct ClientSocket {
     pub(super) stream: Stream,
     pub(super) liveness: Liveness,
+    /// `None`: nobody has to prove who he is.
+    pub(super) session: Option<Box<Session>>,
 }
 
 /// What a connection keeps for its [`Heartbeat`](super::heartbeat::Heartbeat), which alone changes it; in ticks.
@@ -29,13 +31,17 @@ pub(super) struct Liveness {
 }
 
 impl ClientSocket {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, liveness: Liveness::default() }
+    pub(super) fn new(stream: Stream, session: Option<Box<Session>>) -> Self {
+        Self { stream, liveness: Liveness::default(), session }
     }
 }
 
 impl Sink for ClientSocket {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.try_write(bytes)
+    }
+
+    fn is_subject(&self, subject: &str) -> bool {
+        self.session.as_ref().is_some_and(|session| session.is_subject(subject))
     }
 }

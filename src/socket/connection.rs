@@ -1,6 +1,7 @@
 //! One client: what it says is read, what it is told is written, until it ends.
 
 mod commands;
+mod rates;
 
 use std::{
     future::Future,
@@ -12,14 +13,17 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{client_socket::ClientSocket, join::JoinDecision, limit::Permit, stream::Stream, worker::Worker};
+use super::{
+    client_socket::ClientSocket, join::JoinDecision, limit::Permit, session::Session, stream::Stream, worker::Worker,
+};
 use crate::{
+    bucket::Bucket,
     hub::{Client, Flush},
     telemetry::labels::{CloseLabels, ConnectLabels},
     wire::{dialect::Dialect, frame::FrameReader},
 };
 
-use commands::Rate;
+use rates::ControlFrames;
 
 /// Reads in one turn of a task; a peer that floods gives way to others then.
 const READS_PER_TURN: u32 = 8;
@@ -31,9 +35,10 @@ pub(super) struct Connection {
     reader: FrameReader,
     /// Bytes of a message that is not whole yet; owns no memory otherwise.
     buffer: BytesMut,
-    rate: Rate,
-    /// A join that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16 bytes of each
-    /// connection, this one 8.
+    messages: Bucket,
+    control_frames: ControlFrames,
+    /// A join, or a new token, that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16
+    /// bytes of each connection, this one 8.
     pending_join: Option<Box<PendingJoin>>,
     state: ConnectionState,
     /// Nothing it says counts any more.
@@ -60,8 +65,15 @@ enum ConnectionState {
 
 impl Connection {
     /// Starts a client whose handshake is done and that sent `early` bytes behind it already, on its worker's thread.
-    pub(super) fn start(worker: &Rc<Worker>, stream: Stream, dialect: Dialect, permit: Permit, early: &[u8]) {
-        let client = worker.shard.open(ClientSocket::new(stream), dialect);
+    pub(super) fn start(
+        worker: &Rc<Worker>,
+        stream: Stream,
+        session: Option<Box<Session>>,
+        dialect: Dialect,
+        permit: Permit,
+        early: &[u8],
+    ) {
+        let client = worker.shard.open(ClientSocket::new(stream, session), dialect);
         worker.heartbeat.start(&client);
         worker.metrics.connects.get_or_create(&ConnectLabels { dialect: dialect.label() }).inc();
         if let Some(greeting) = dialect.greeting() {
@@ -75,7 +87,8 @@ impl Connection {
             client,
             reader: FrameReader::new(dialect.max_message(worker.max_message)),
             buffer: early.into(),
-            rate: Rate::default(),
+            messages: Bucket::default(),
+            control_frames: ControlFrames::default(),
             pending_join: None,
             state: ConnectionState::Early,
             ignores_input: false,
@@ -146,7 +159,7 @@ impl Connection {
             && !self.client.is_ending()
         {
             match ready!(pending.as_mut().as_mut().poll(cx)) {
-                Some(decision) => self.finish_join(decision),
+                Some(decision) => self.do_decided(decision),
                 None => return Poll::Ready(false),
             }
         }

@@ -1,5 +1,7 @@
 //! What a WebSocket handshake must have (RFC 6455 §4.2), and the answers to it.
 
+use std::time::Duration;
+
 use actix_http::ws::hash_key;
 use hyper::{
     Method, Request, Response, StatusCode, Version,
@@ -22,12 +24,16 @@ const PROXY: &str = "the handshake came as HTTP/1.0, or without `upgrade: websoc
     gateway must speak HTTP/1.1 to it and pass both on (nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
     proxy_set_header Connection \"upgrade\";)\n";
 
+/// To a client that came through a proxy of which the gateway was not told.
+const FORWARDED: &str = "a proxy passed this handshake on, and clients prove nothing here: set [token] or [verify] so that they do, or \
+    [socket] anonymous = true so that anyone may join as any card; name the proxy in [socket] trusted_proxies\n";
+
 /// A refusal, which ends the connection; counted as `reason`.
 pub(super) struct HandshakeRefusal {
     pub(super) reason: &'static str,
     status: StatusCode,
     text: &'static str,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl HandshakeRefusal {
@@ -36,7 +42,7 @@ impl HandshakeRefusal {
     }
 
     fn with(self, header: HeaderName, value: &'static str) -> Self {
-        Self { header: Some((header, value)), ..self }
+        Self { header: Some((header, HeaderValue::from_static(value))), ..self }
     }
 
     pub(super) fn stopping() -> Self {
@@ -62,6 +68,23 @@ impl HandshakeRefusal {
         Self::new(StatusCode::BAD_REQUEST, "body", "no request here has a body\n")
     }
 
+    pub(super) fn tokens_differ() -> Self {
+        let text = "the handshake brings different tokens in several places; leave all but one out\n";
+        Self::new(StatusCode::BAD_REQUEST, "tokens_differ", text)
+    }
+
+    pub(super) fn forwarded() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forwarded", FORWARDED)
+    }
+
+    /// There is room for another one after `wait`.
+    pub(super) fn handshake_rate(wait: Duration) -> Self {
+        let text = "too many handshakes from this address; wait as retry-after says\n";
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "handshake_rate", text);
+        let seconds = wait.as_secs() + 1;
+        Self { header: Some((header::RETRY_AFTER, HeaderValue::from(seconds))), ..refusal }
+    }
+
     pub(super) fn response(&self) -> Response<String> {
         let mut response = text(self.status, self.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -69,7 +92,7 @@ impl HandshakeRefusal {
             offer(response.headers_mut());
         }
         if let Some((name, value)) = &self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value.clone());
         }
         response
     }
@@ -174,7 +197,7 @@ pub(super) fn accepted<B>(request: &Request<B>, route: &DialectRoute) -> Respons
 }
 
 /// The members of a header that is a list; it may stand in several lines.
-fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+pub(super) fn members<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }

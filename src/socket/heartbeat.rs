@@ -35,7 +35,7 @@ impl Heartbeat {
         ];
         let shortest = times.into_iter().min().unwrap_or_default();
         let period = (shortest / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
-        let ticks = |time: Duration| time.as_nanos().div_ceil(period.as_nanos()).clamp(1, 1 << 30) as u32;
+        let ticks = |time| ticks(time, period);
         Self {
             wheel: Wheel::new(),
             period,
@@ -82,6 +82,17 @@ impl Heartbeat {
     /// It joined: no join is waited for any more.
     pub(super) fn joined(&self, client: &Client<ClientSocket>) {
         client.sink.liveness.joined.set(true);
+    }
+
+    /// Who it is stands for this long; `None`: for as long as it is there.
+    pub(super) fn proved(&self, client: &Client<ClientSocket>, remaining: Option<Duration>) {
+        let Some(session) = &client.sink.session else { return };
+        let ends_at = remaining.map_or(0, |remaining| self.wheel.now() + self.ticks(remaining));
+        session.ends_at.set(ends_at);
+        let liveness = &client.sink.liveness;
+        if ends_at != 0 && !liveness.closing.get() && liveness.due.get() > ends_at {
+            self.put(client, ends_at + 1);
+        }
     }
 
     /// No message is incomplete.
@@ -163,6 +174,11 @@ impl Heartbeat {
             shard.end(client, &Close::MessageTimeout.into());
             return None;
         }
+        let ends_at = client.sink.session.as_ref().map_or(0, |session| session.ends_at.get());
+        if ends_at != 0 && now > ends_at {
+            shard.end(client, &Close::TokenExpired.into());
+            return None;
+        }
         let mut ping_at = last_read.max(liveness.last_ping.get()) + self.ping;
         if now >= ping_at {
             shard.broadcast(client, &self.frame);
@@ -176,10 +192,22 @@ impl Heartbeat {
         if done_by != 0 {
             next = next.min(done_by + 1);
         }
+        if ends_at != 0 {
+            next = next.min(ends_at + 1);
+        }
         Some(next)
+    }
+
+    fn ticks(&self, time: Duration) -> u32 {
+        ticks(time, self.period)
     }
 
     fn put(&self, client: &Client<ClientSocket>, due: u32) {
         client.sink.liveness.due.set(self.wheel.put(client.key(), due));
     }
+}
+
+/// Whole ticks of `period` that take `time`.
+fn ticks(time: Duration, period: Duration) -> u32 {
+    time.as_nanos().div_ceil(period.as_nanos()).clamp(1, 1 << 30) as u32
 }

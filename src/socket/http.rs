@@ -12,7 +12,7 @@ use std::{
 
 use hyper::{
     Method, Request, Response, StatusCode,
-    header::{self, HeaderValue},
+    header::{self, HeaderMap, HeaderValue},
     server::conn::http1::{self, Parts},
     service::service_fn,
 };
@@ -22,14 +22,19 @@ use tokio::{io::AsyncWriteExt, sync::watch, time::timeout};
 use super::{
     address,
     connection::Connection,
+    credentials,
     drain::DrainPlan,
     handshake::{self, HandshakeRefusal},
+    handshake_rates::HandshakeRates,
+    join::Authorizer,
     limit::{ConnectionLimit, LimitReached, Permit, RefusalPermit},
+    live::LiveConfig,
+    session::Session,
     stream::Stream,
     worker::Worker,
 };
 use crate::{
-    config,
+    config::{self, AnonymousClients},
     lifecycle::{Phase, Phases},
     telemetry::{Metrics, labels::RefusedConnectLabels},
     wire::dialect::DialectRoute,
@@ -46,8 +51,9 @@ const TOO_SLOW: &str = "too_slow";
 pub(super) struct HandshakeServer {
     /// `None`: this thread has no shard, because the process is about to end.
     pub(super) worker: Option<Rc<Worker>>,
-    pub(super) config: config::SocketConfig,
+    pub(super) live: LiveConfig,
     pub(super) limit: Arc<ConnectionLimit>,
+    pub(super) handshake_rates: Arc<HandshakeRates>,
     pub(super) drain: watch::Receiver<Option<DrainPlan>>,
     pub(super) phases: Phases,
     pub(super) metrics: Arc<Metrics>,
@@ -59,7 +65,14 @@ struct Requests {
     peer: IpAddr,
     permit: Result<Permit, OverLimit>,
     answered: bool,
-    accepted: Option<&'static DialectRoute>,
+    accepted: Option<AcceptedHandshake>,
+}
+
+/// A handshake that makes a client of its connection.
+struct AcceptedHandshake {
+    route: &'static DialectRoute,
+    /// `None`: clients need not prove who they are.
+    session: Option<Box<Session>>,
 }
 
 /// There was no permit: it gets one answer. A probe gets its own: a node that is full is alive.
@@ -87,7 +100,8 @@ impl HandshakeServer {
         // who vanished meanwhile has no address any more
         let Some(peer) = stream.peer() else { return };
         let Some(permit) = self.permit(peer) else { return };
-        if let Err(error) = stream.set_options(self.config.user_timeout) {
+        let user_timeout = self.live.now().config.user_timeout;
+        if let Err(error) = stream.set_options(user_timeout) {
             tracing::debug!(%error, "a client's socket takes no options");
         }
         let requests = RefCell::new(Requests { peer, permit, answered: false, accepted: None });
@@ -99,8 +113,8 @@ impl HandshakeServer {
         let mut stream = io.into_inner();
         let Requests { permit, answered, accepted, .. } = requests.into_inner();
         let _counted = match (accepted, &self.worker, permit) {
-            (Some(route), Some(worker), Ok(permit)) => {
-                return Connection::start(worker, stream, route.dialect, permit, &unread);
+            (Some(AcceptedHandshake { route, session }), Some(worker), Ok(permit)) => {
+                return Connection::start(worker, stream, session, route.dialect, permit, &unread);
             }
             (_, _, permit) => permit,
         };
@@ -122,7 +136,8 @@ impl HandshakeServer {
             stream.write_all(&last).await?;
             stream.shutdown().await
         };
-        if !matches!(timeout(self.config.close_timeout, end).await, Ok(Ok(()))) {
+        let close_timeout = self.live.now().config.close_timeout;
+        if !matches!(timeout(close_timeout, end).await, Ok(Ok(()))) {
             tracing::debug!("a connection did not take its last answer");
         }
     }
@@ -130,7 +145,7 @@ impl HandshakeServer {
     /// Counts the connection; `None`: there is not even room to refuse it.
     fn permit(&self, peer: IpAddr) -> Option<Result<Permit, OverLimit>> {
         // a proxy's connections are those of its clients, whom only a request names
-        let address = (!address::is_trusted(peer, &self.config.trusted_proxies)).then_some(peer);
+        let address = (!address::is_trusted(peer, &self.live.now().config.trusted_proxies)).then_some(peer);
         let reached = match self.limit.acquire(address) {
             Ok(permit) => return Some(Ok(permit)),
             Err(reached) => reached,
@@ -158,9 +173,10 @@ impl HandshakeServer {
             "/healthz" => self.health(request.method()),
             path if has_permit && !handshake::is_meant(request) => handshake::invitation(path),
             _ => match self.accept(requests, request) {
-                Ok(route) => {
-                    requests.accepted = Some(route);
-                    handshake::accepted(request, route)
+                Ok(accepted) => {
+                    let response = handshake::accepted(request, accepted.route);
+                    requests.accepted = Some(accepted);
+                    response
                 }
                 Err(refusal) => {
                     self.count_refusal(refusal.reason);
@@ -175,14 +191,8 @@ impl HandshakeServer {
     }
 
     /// Makes a client of the connection, if its handshake is right and there is room for it.
-    fn accept<B>(
-        &self,
-        requests: &mut Requests,
-        request: &Request<B>,
-    ) -> Result<&'static DialectRoute, HandshakeRefusal> {
-        if self.worker.is_none() {
-            return Err(HandshakeRefusal::stopping());
-        }
+    fn accept<B>(&self, requests: &mut Requests, request: &Request<B>) -> Result<AcceptedHandshake, HandshakeRefusal> {
+        let Some(worker) = &self.worker else { return Err(HandshakeRefusal::stopping()) };
         if self.drain.borrow().is_some() {
             return Err(HandshakeRefusal::draining());
         }
@@ -190,10 +200,24 @@ impl HandshakeServer {
             Ok(permit) => permit,
             Err(over) => return Err(over.reached.refusal()),
         };
-        let route = handshake::check(request, &self.config.allowed_origins)?;
-        let address = address::client(requests.peer, request.headers(), &self.config.trusted_proxies);
+        let settings = self.live.now();
+        let config = &settings.config;
+        let route = handshake::check(request, &config.allowed_origins)?;
+        let address = address::client(requests.peer, request.headers(), &config.trusted_proxies);
+        let admitted = self.handshake_rates.admit(address, settings.handshakes, config.max_rated_addresses);
+        admitted.map_err(HandshakeRefusal::handshake_rate)?;
+        let session = match &worker.authorizer {
+            Authorizer::Verified(joins) => {
+                let cookie = joins.cookie.as_deref();
+                Some(Box::new(credentials::read(request, address, cookie, &joins.verifier.headers())?))
+            }
+            _ if config.anonymous == AnonymousClients::ByDefault && is_forwarded(request.headers()) => {
+                return Err(HandshakeRefusal::forwarded());
+            }
+            _ => None,
+        };
         permit.become_client(address).map_err(LimitReached::refusal)?;
-        Ok(route)
+        Ok(AcceptedHandshake { route, session })
     }
 
     /// Load balancers probe with any of these.
@@ -223,6 +247,11 @@ fn unread_reason(error: &hyper::Error, idle: bool) -> Option<&'static str> {
         return Some("head_too_large");
     }
     error.is_parse().then_some("bad_request")
+}
+
+/// Whether a proxy says whom it stands for.
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.contains_key("x-forwarded-for") || headers.contains_key(header::FORWARDED)
 }
 
 impl LimitReached {

@@ -1,50 +1,223 @@
 //! Who may join, and as what.
 
-use std::{borrow::Cow, pin::Pin};
+use std::{pin::Pin, sync::Arc};
 
+use bytestring::ByteString;
+
+use super::session::Session;
 use crate::{
+    auth::identity::{Identity, IdentityError, IdentityErrorKind, Presented, Verification, Verifier},
     push::{NameError, NameRule},
-    wire::dialect::{ClientError, JoinRequest},
+    wire::{
+        close::{Close, Ending},
+        dialect::{ClientError, JoinRequest},
+    },
 };
 
-/// Decides about joins, on the client's own thread.
+/// Decides about joins and new tokens, on the client's own thread.
 pub(super) enum Authorizer {
-    /// Everyone may join as whom he names, if the names are good.
+    /// Everyone may join as whom he names, if the names are good. A token is passed over: there is nothing to verify it with.
     Anyone(NameRule),
+    /// A client joins as what it proves to be.
+    Verified(VerifiedJoins),
     /// Each join waits until a test decides.
     #[cfg(test)]
     Waiting(super::tests::Waits),
 }
 
-/// A decision about a join, or its future.
+/// What is asked of a client where identities are verified.
+pub(super) struct VerifiedJoins {
+    pub(super) names: NameRule,
+    pub(super) verifier: Verifier,
+    /// The cookie that may carry a token.
+    pub(super) cookie: Option<String>,
+    /// Who presents no token may join as with [`Authorizer::Anyone`].
+    pub(super) anonymous: bool,
+}
+
+/// A decision, or its future.
 pub(super) enum Authorization {
     Decided(JoinDecision),
     /// It has to wait: for a key to be fetched, for another service. It is dropped where its connection ends first, and has to
     /// be shorter than the connection's time-outs, which run on.
-    #[cfg_attr(not(test), expect(dead_code, reason = "names are checked at once; tests wait"))]
     Pending(Pin<Box<dyn Future<Output = JoinDecision>>>),
 }
 
-/// As what a client joins, or why it does not.
-pub(super) type JoinDecision = Result<JoinRequest, ClientError>;
+/// What a client may do of what it asked for, or why it may not.
+pub(super) type JoinDecision = Result<Grant, JoinError>;
+
+/// What a client may do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Grant {
+    /// Join.
+    Join {
+        card: ByteString,
+        app: ByteString,
+        /// `None`: nobody asked for one.
+        identity: Option<Arc<Identity>>,
+    },
+    /// Go on, as this.
+    Refresh(Arc<Identity>),
+}
+
+/// Why a client may not.
+#[derive(Debug)]
+pub(super) enum JoinError {
+    /// The dialect tells it, or ends the connection.
+    Told(ClientError),
+    /// The connection ends in each dialect.
+    Ends(Ending),
+}
+
+impl From<ClientError> for JoinError {
+    fn from(error: ClientError) -> Self {
+        Self::Told(error)
+    }
+}
 
 impl Authorizer {
     /// May `request` join? Nothing of the client's is read until that is decided.
-    pub(super) fn authorize(&self, request: JoinRequest) -> Authorization {
-        match self {
-            Self::Anyone(names) => Authorization::Decided(check_names(names, request)),
+    pub(super) fn authorize(&self, request: JoinRequest, session: Option<&Session>) -> Authorization {
+        match (self, session) {
+            (Self::Verified(joins), Some(session)) => joins.authorize(request, session),
+            (Self::Anyone(names) | Self::Verified(VerifiedJoins { names, .. }), _) => {
+                Authorization::Decided(anyone(*names, request))
+            }
             #[cfg(test)]
-            Self::Waiting(waits) => waits.authorize(request),
+            (Self::Waiting(waits), _) => waits.authorize(request),
+        }
+    }
+
+    /// May a client that joined go on with a new token?
+    pub(super) fn refresh(
+        &self,
+        token: ByteString,
+        card: ByteString,
+        app: ByteString,
+        session: Option<&Session>,
+    ) -> Authorization {
+        match (self, session) {
+            (Self::Verified(joins), Some(session)) => joins.refresh(token, card, app, session),
+            _ => {
+                let error = ClientError::new("unsupported", "this gateway verifies no tokens; do not send `refresh`");
+                Authorization::Decided(Err(error.into()))
+            }
         }
     }
 }
 
-fn check_names(names: &NameRule, request: JoinRequest) -> JoinDecision {
-    names.check(&request.card).map_err(|error| bad_name("card_id", &error))?;
-    names.check_optional(&request.app).map_err(|error| bad_name("app_id", &error))?;
-    Ok(request)
+impl VerifiedJoins {
+    fn authorize(&self, request: JoinRequest, session: &Session) -> Authorization {
+        let JoinRequest { card, app, token } = request;
+        let of_join = token.filter(|token| !token.is_empty());
+        let of_handshake = session.token();
+        if of_join.is_some() && of_handshake.is_some() && of_join != of_handshake {
+            let error = refused("tokens_differ", "join and handshake bring different tokens; leave one out");
+            return Authorization::Decided(Err(error.into()));
+        }
+        let names = self.names;
+        let token = of_join.or(of_handshake);
+        if token.is_none() {
+            if let Some(identity) = session.identity() {
+                return Authorization::Decided(join_as(names, identity, card, app));
+            }
+            if self.anonymous {
+                return Authorization::Decided(anyone(names, JoinRequest { card, app, token }));
+            }
+        }
+        self.verify(token, card, app, session, move |identity, card, app| join_as(names, identity, card, app))
+    }
+
+    fn refresh(&self, token: ByteString, card: ByteString, app: ByteString, session: &Session) -> Authorization {
+        self.verify(Some(token), card, app, session, |identity, card, app| {
+            check_bounds(&identity, &card, &app)?;
+            Ok(Grant::Refresh(identity))
+        })
+    }
+
+    /// Verifies what a client presents; `decide` says what the identity may do.
+    fn verify(
+        &self,
+        token: Option<ByteString>,
+        card: ByteString,
+        app: ByteString,
+        session: &Session,
+        decide: impl FnOnce(Arc<Identity>, ByteString, ByteString) -> JoinDecision + 'static,
+    ) -> Authorization {
+        let presented = Presented {
+            token,
+            card: card.clone(),
+            app: app.clone(),
+            address: session.address,
+            headers: session.headers.clone(),
+        };
+        match self.verifier.verify(presented) {
+            Verification::Decided(verified) => Authorization::Decided(
+                verified.map_err(JoinError::from).and_then(|identity| decide(identity, card, app)),
+            ),
+            Verification::Pending(verified) => {
+                Authorization::Pending(Box::pin(async move { decide(verified.await?, card, app) }))
+            }
+        }
+    }
+}
+
+/// Whom nobody asks who he is.
+fn anyone(names: NameRule, request: JoinRequest) -> JoinDecision {
+    check_names(names, &request.card, &request.app)?;
+    Ok(Grant::Join { card: request.card, app: request.app, identity: None })
+}
+
+/// As what `identity` joins that asks for `card` and `app`; empty ones are those that it names itself.
+fn join_as(names: NameRule, identity: Arc<Identity>, card: ByteString, app: ByteString) -> JoinDecision {
+    let own = |asked: ByteString, own: &Option<ByteString>| {
+        if asked.is_empty() { own.clone().unwrap_or_default() } else { asked }
+    };
+    let card = own(card, &identity.card);
+    let app = own(app, &identity.app);
+    check_names(names, &card, &app)?;
+    check_bounds(&identity, &card, &app)?;
+    Ok(Grant::Join { card, app, identity: Some(identity) })
+}
+
+fn check_bounds(identity: &Identity, card: &str, app: &str) -> Result<(), ClientError> {
+    if !identity.admits_card(card) {
+        return Err(refused(
+            "wrong_card",
+            format!("this client may not join the card {card:?}; it is not in its token"),
+        ));
+    }
+    match &identity.app {
+        Some(own) if *own != *app => {
+            Err(refused("wrong_app", format!("this client may not join as the app {app:?}, only as {own:?}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_names(names: NameRule, card: &ByteString, app: &ByteString) -> Result<(), ClientError> {
+    names.check(card).map_err(|error| bad_name("card_id", &error))?;
+    names.check_optional(app).map_err(|error| bad_name("app_id", &error))
 }
 
 fn bad_name(field: &str, error: &NameError) -> ClientError {
-    ClientError { code: "bad_name", message: Cow::Owned(format!("{field} {error}")) }
+    ClientError::new("bad_name", format!("{field} {error}"))
+}
+
+/// One after which a client should not come back as it is.
+fn refused(code: &'static str, message: impl Into<std::borrow::Cow<'static, str>>) -> ClientError {
+    ClientError { close: Close::Refused, ..ClientError::new(code, message) }
+}
+
+impl From<IdentityError> for JoinError {
+    fn from(error: IdentityError) -> Self {
+        let IdentityError { kind, message, .. } = error;
+        match kind {
+            IdentityErrorKind::Away => Self::Ends(Ending { close: Close::Unverified, text: message }),
+            IdentityErrorKind::Expired => {
+                Self::Told(ClientError { close: Close::TokenExpired, ..ClientError::new(kind.word(), message) })
+            }
+            _ => Self::Told(refused(kind.word(), message)),
+        }
+    }
 }

@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     client_socket::ClientSocket,
     connection::Connection,
-    join::{Authorization, JoinDecision},
+    join::{Authorization, Grant, JoinDecision},
     stream::Stream,
     *,
 };
@@ -47,7 +47,7 @@ impl OneWorker {
         let metrics = Arc::new(Metrics::new());
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
         let unused = TcpListener::bind("127.0.0.1:0").unwrap();
-        let setup = ClientListener::new(unused, &config, hub, Phases::new(), &metrics).setup;
+        let setup = ClientListener::new(unused, &config, None, hub, Phases::new(), &metrics).setup;
         let worker = setup.start_worker(authorizer).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { worker, setup, listener }
@@ -63,9 +63,9 @@ impl OneWorker {
         let address = self.listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
         let stream = Stream::from(accepted.unwrap().0);
-        stream.set_options(self.setup.config.user_timeout).unwrap();
+        stream.set_options(self.setup.live.now().config.user_timeout).unwrap();
         let permit = self.setup.limit.acquire(None).ok().unwrap();
-        Connection::start(&self.worker, stream, dialect, permit, b"");
+        Connection::start(&self.worker, stream, None, dialect, permit, b"");
         TestClient(client.unwrap())
     }
 
@@ -116,10 +116,21 @@ impl TestClient {
         assert_eq!((opcode, String::from_utf8(payload).unwrap().as_str()), (1, text));
     }
 
+    async fn has_joined(&mut self, card: &str, app: &str) {
+        let (opcode, payload) = self.frame().await;
+        let told: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!((opcode, &told["event"]), (1, &"joined".into()));
+        assert_eq!((&told["data"]["card_id"], &told["data"]["app_id"]), (&card.into(), &app.into()));
+    }
+
     async fn is_closed_with(&mut self, close: Close) {
         let (opcode, payload) = self.frame().await;
         assert_eq!((opcode, &payload[..2]), (8, &close.code().to_be_bytes()[..]), "{payload:?}");
     }
+}
+
+fn as_asked(request: JoinRequest) -> JoinDecision {
+    Ok(Grant::Join { card: request.card, app: request.app, identity: None })
 }
 
 /// A join, and where its decision is awaited.
@@ -190,7 +201,7 @@ async fn a_connection_that_panics_ends_alone() {
 /// What few clients need is boxed: an idle one is little more than these.
 #[test]
 fn an_idle_client_costs_this_much() {
-    assert_eq!((size_of::<Connection>(), size_of::<crate::hub::Client<ClientSocket>>()), (120, 240));
+    assert_eq!((size_of::<Connection>(), size_of::<crate::hub::Client<ClientSocket>>()), (120, 248));
 }
 
 #[tokio::test]
@@ -216,8 +227,8 @@ async fn a_join_that_waits_holds_up_what_comes_behind_it_and_nothing_else() {
         assert_eq!(client.frame().await, (10, b"before".to_vec()));
         let (alice, decide) = waits.next().await;
         assert_eq!(one.setup.hub.census().groups, 0);
-        decide.send(Ok(alice)).unwrap();
-        client.reads(r#"{"event":"joined","data":{"card_id":"alice","app_id":""}}"#).await;
+        decide.send(as_asked(alice)).unwrap();
+        client.has_joined("alice", "").await;
         client.reads(r#"{"event":"pong"}"#).await;
 
         // the second one waits as well, and what is for the first card arrives meanwhile
@@ -226,8 +237,9 @@ async fn a_join_that_waits_holds_up_what_comes_behind_it_and_nothing_else() {
         one.push("alice", &["hello"]).await;
         assert!(String::from_utf8(client.frame().await.1).unwrap().contains("hello"));
         // decided as another card than the one asked for
-        decide.send(Ok(JoinRequest { card: "carol".into(), app: "web".into() })).unwrap();
-        client.reads(r#"{"event":"joined","data":{"card_id":"carol","app_id":"web"}}"#).await;
+        let carol = JoinRequest { card: "carol".into(), app: "web".into(), token: None };
+        decide.send(as_asked(carol)).unwrap();
+        client.has_joined("carol", "web").await;
         assert_eq!(client.frame().await, (10, b"behind".to_vec()));
         assert_eq!((one.setup.hub.connections("alice"), one.setup.hub.connections("carol")), (0, 1));
     };
@@ -239,7 +251,7 @@ async fn a_join_that_waited_and_is_refused_is_told_in_its_dialect() {
     let test = async {
         let waits = Waits::default();
         let one = OneWorker::start(&[], Authorizer::Waiting(waits.clone())).await;
-        let refusal = || Err(ClientError { code: "bad_name", message: "not you".into() });
+        let refusal = || JoinDecision::Err(ClientError::new("bad_name", "not you").into());
 
         let mut v1 = one.connect(Dialect::OxipushV1).await;
         v1.ask_to_join("alice").await;

@@ -109,6 +109,34 @@ label_values! {
         Consumer = "consumer",
     }
 
+    /// What became of what a client presented to prove who it is.
+    IdentityOutcome in "identities" by "outcome" {
+        Verified = "verified",
+        NoToken = "no_token",
+        TooLong = "too_long",
+        Malformed = "malformed",
+        Critical = "crit",
+        WrongAlgorithm = "alg",
+        UnknownKey = "kid",
+        BadSignature = "signature",
+        WrongAudience = "aud",
+        WrongIssuer = "iss",
+        Expired = "exp",
+        NotYet = "nbf",
+        TooLongLife = "max_life",
+        BadClaim = "claim",
+        NoCard = "no_card",
+        Revoked = "revoked",
+        Refused = "refused",
+        Away = "away",
+    }
+
+    /// What became of a configuration that was read again.
+    ReloadOutcome in "reloads" by "outcome" {
+        Applied = "applied",
+        Refused = "refused",
+    }
+
     /// Why a line of the log was not written.
     LineDropReason in "log_lines_dropped" by "reason" {
         Repeated = "repeated",

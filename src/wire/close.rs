@@ -17,7 +17,9 @@ pub enum Close {
     SlowConsumer,
     Idle,
     Overloaded,
+    TokenExpired,
     MessageTimeout,
+    Unverified,
     BadMessage,
     NotJoined,
     Refused,
@@ -27,7 +29,7 @@ pub enum Close {
 
 impl Close {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Normal,
         Self::ProtocolError,
         Self::Unsupported,
@@ -37,7 +39,9 @@ impl Close {
         Self::SlowConsumer,
         Self::Idle,
         Self::Overloaded,
+        Self::TokenExpired,
         Self::MessageTimeout,
+        Self::Unverified,
         Self::BadMessage,
         Self::NotJoined,
         Self::Refused,
@@ -57,7 +61,9 @@ impl Close {
             Self::SlowConsumer => 3001,
             Self::Idle => 3002,
             Self::Overloaded => 3003,
+            Self::TokenExpired => 3004,
             Self::MessageTimeout => 3005,
+            Self::Unverified => 3006,
             Self::BadMessage => 3500,
             Self::NotJoined => 3501,
             Self::Refused => 3502,
@@ -78,6 +84,8 @@ impl Close {
             Self::SlowConsumer => "too slow; reconnect",
             Self::Idle => "idle; reconnect",
             Self::Overloaded => "node overloaded; reconnect",
+            Self::TokenExpired => "token expired; reconnect with a new one",
+            Self::Unverified => "cannot be verified at the moment; reconnect",
             Self::MessageTimeout => "message not complete in time; reconnect",
             Self::BadMessage => "bad message",
             Self::NotJoined => "not joined in time",
@@ -99,7 +107,9 @@ impl Close {
             Self::SlowConsumer => "3001",
             Self::Idle => "3002",
             Self::Overloaded => "3003",
+            Self::TokenExpired => "3004",
             Self::MessageTimeout => "3005",
+            Self::Unverified => "3006",
             Self::BadMessage => "3500",
             Self::NotJoined => "3501",
             Self::Refused => "3502",

@@ -22,6 +22,8 @@ use crate::push::Push;
 pub enum Command {
     /// Join, or move.
     Join(JoinRequest),
+    /// Go on as the same client, with this new token.
+    Refresh(ByteString),
     /// Leave the card; the connection stays.
     Leave,
     /// The dialect's own ping.
@@ -37,10 +39,24 @@ pub enum Command {
 /// As what a client asks to join; names are not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinRequest {
-    /// The card.
+    /// The card; empty: it names none.
     pub card: ByteString,
     /// The app; may be empty.
     pub app: ByteString,
+    /// A proof of who the client is.
+    pub token: Option<ByteString>,
+}
+
+/// What a client is told of its join.
+pub struct Joined<'a> {
+    /// The card.
+    pub card: &'a str,
+    /// The app; may be empty.
+    pub app: &'a str,
+    /// Its name over all nodes.
+    pub client: &'a dyn fmt::Display,
+    /// When it needs a new token; `None`: never.
+    pub expires_in: Option<Duration>,
 }
 
 /// An error that a dialect tells its client: docs/errors.md is the table.
@@ -50,11 +66,34 @@ pub struct ClientError {
     pub code: &'static str,
     /// What was wrong and what to do.
     pub message: Cow<'static, str>,
+    /// How the connection ends where the dialect has no errors.
+    pub close: Close,
 }
 
 impl ClientError {
     /// Every `code` that a client may see.
-    pub const CODES: [&str; 5] = ["bad_json", "unknown_event", "bad_name", "not_joined", "unsupported"];
+    pub const CODES: [&str; 15] = [
+        "bad_json",
+        "unknown_event",
+        "bad_name",
+        "not_joined",
+        "card_full",
+        "unsupported",
+        "no_token",
+        "bad_token",
+        "token_expired",
+        "token_not_yet",
+        "token_revoked",
+        "refused",
+        "tokens_differ",
+        "wrong_card",
+        "wrong_app",
+    ];
+
+    /// One that is the client's own mistake.
+    pub fn new(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), close: Close::BadMessage }
+    }
 }
 
 /// How a dialect is spoken. What it has no word for is left to the defaults.
@@ -84,7 +123,12 @@ trait DialectCodec {
     }
 
     /// The answer to a join that holds.
-    fn joined(&self, joined: &JoinRequest) -> Frame;
+    fn joined(&self, joined: &Joined<'_>) -> Frame;
+
+    /// The answer to a new token that is good for `expires_in`.
+    fn refreshed(&self, _expires_in: Option<Duration>) -> Option<Frame> {
+        None
+    }
 
     /// The answer to a leave that holds.
     fn left(&self) -> Option<Frame> {
@@ -203,8 +247,13 @@ impl Dialect {
     }
 
     /// The answer to a join that holds.
-    pub fn joined(self, joined: &JoinRequest) -> Frame {
+    pub fn joined(self, joined: &Joined<'_>) -> Frame {
         codec!(self.joined(joined))
+    }
+
+    /// The answer to a new token that is good for `expires_in`, where the dialect has one.
+    pub fn refreshed(self, expires_in: Option<Duration>) -> Option<Frame> {
+        codec!(self.refreshed(expires_in))
     }
 
     /// The answer to a leave that holds, where the dialect has one.

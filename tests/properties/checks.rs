@@ -13,7 +13,7 @@ use oxipush::internals::{
     },
     wire::{
         close::Ending,
-        dialect::{Command, Dialect},
+        dialect::{Command, Dialect, Joined},
         frame::{Frame, FrameReader, Message},
     },
 };
@@ -87,7 +87,8 @@ pub fn dialect(text: &str) {
         assert_eq!(command, dialect.parse(&text));
         match command {
             Command::Join(join) if dialect == Dialect::OxipushV1 => {
-                let joined = json(&dialect.joined(&join));
+                let told = Joined { card: &join.card, app: &join.app, client: &1, expires_in: None };
+                let joined = json(&dialect.joined(&told));
                 assert_eq!(joined["data"]["card_id"], *join.card);
                 assert_eq!(joined["data"]["app_id"], *join.app);
             }

@@ -8,3 +8,4 @@ pub mod nsq;
 pub mod ports;
 pub mod process;
 pub mod proxy;
+pub mod token;

@@ -7,6 +7,7 @@ use actix_web::{
     http::{ConnectionType, Method, header},
     web,
 };
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde_json::json;
@@ -82,13 +83,30 @@ pub(super) struct Handlers {
     api: Api,
     details: watch::Receiver<Vec<String>>,
     metrics: Arc<Metrics>,
-    allowed_origins: Vec<String>,
-    hosts: Hosts,
+    /// Where it listens.
+    listen: SocketAddr,
+    live: ArcSwap<LiveSettings>,
     bodies: BodyReader,
-    openapi: Bytes,
     page: Option<Bytes>,
     /// Requests that are not answered yet.
     in_progress: TaskTracker,
+}
+
+/// What a reload replaces.
+struct LiveSettings {
+    allowed_origins: Vec<String>,
+    hosts: Hosts,
+    openapi: Bytes,
+}
+
+impl LiveSettings {
+    fn new(config: &Config, listen: SocketAddr) -> Self {
+        Self {
+            allowed_origins: config.http.allowed_origins.clone(),
+            hosts: Hosts::of(config),
+            openapi: openapi::description(config, listen).into(),
+        }
+    }
 }
 
 impl Handlers {
@@ -104,10 +122,9 @@ impl Handlers {
             api,
             details,
             metrics: Arc::clone(metrics),
-            allowed_origins: http.allowed_origins.clone(),
-            hosts: Hosts::of(config),
+            listen,
+            live: ArcSwap::from_pointee(LiveSettings::new(config, listen)),
             bodies: BodyReader::new(http),
-            openapi: openapi::description(config, listen).into(),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
             in_progress: TaskTracker::new(),
         }
@@ -115,6 +132,11 @@ impl Handlers {
 
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Who may call, and what the description says, from now on.
+    pub(super) fn replace(&self, config: &Config) {
+        self.live.store(Arc::new(LiveSettings::new(config, self.listen)));
     }
 
     /// Requests that are not answered yet: each is counted until then, or until its caller went away.
@@ -201,7 +223,7 @@ impl Handlers {
         match route {
             OpenRoute::Health => answer::typed("text/plain; charset=utf-8", "ok\n"),
             OpenRoute::Ready => self.ready(),
-            OpenRoute::OpenApi => answer::typed("application/json", self.openapi.clone()),
+            OpenRoute::OpenApi => answer::typed("application/json", self.live.load().openapi.clone()),
             OpenRoute::Page => self.page(),
         }
     }
@@ -230,7 +252,7 @@ impl Handlers {
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
         let body = self.body(request, payload).await;
-        let draft = body.and_then(|body| json::push(&body, self.api.admission.limits()));
+        let draft = body.and_then(|body| json::push(&body, &self.api.admission.limits()));
         self.submitter(caller).push(draft).await.map(answer::accepted)
     }
 
@@ -241,7 +263,7 @@ impl Handlers {
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
         let body = self.body(request, payload).await?;
-        let drafts = json::batch(&body, self.api.admission.limits())?;
+        let drafts = json::batch(&body, &self.api.admission.limits())?;
         Ok(answer::replies(&self.submitter(caller).push_all(drafts).await))
     }
 
@@ -311,7 +333,7 @@ impl Handlers {
     /// always send a Host.
     fn check_host(&self, request: &HttpRequest) -> Result<(), Refusal> {
         let host = request.headers().get(header::HOST);
-        if host.is_none_or(|host| self.hosts.admit(host.as_bytes())) {
+        if host.is_none_or(|host| self.live.load().hosts.admit(host.as_bytes())) {
             return Ok(());
         }
         let remedy = "call its address, name the host in [http] allowed_hosts, or set [auth] keys";
@@ -326,7 +348,7 @@ impl Handlers {
         let authority =
             [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| origin.as_bytes().strip_prefix(scheme));
         let own = authority.is_some() && authority == host;
-        if own || self.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+        if own || self.live.load().allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             return Ok(());
         }
         Err(Refusal::new(RefusalKind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))

@@ -1,24 +1,24 @@
 //! What a client's messages do.
 
-use std::{borrow::Cow, rc::Rc};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytestring::ByteString;
 
 use super::Connection;
 use crate::{
-    socket::join::{Authorization, JoinDecision},
+    auth::identity::Identity,
+    socket::join::{Authorization, Grant, JoinDecision, JoinError},
     telemetry::labels::{ClientErrorLabels, PeerCloseCode},
     wire::{
-        close::{Close, CloseCode, Ending},
-        dialect::{ClientError, Command, JoinRequest},
+        close::{CloseCode, Ending},
+        dialect::{ClientError, Command, Joined},
         frame::{Frame, Message},
     },
 };
-
-/// Messages of the second that runs.
-#[derive(Default)]
-pub(super) struct Rate {
-    second: u32,
-    messages: u32,
-}
 
 impl Connection {
     /// Does what a message asks for, and answers it.
@@ -29,10 +29,8 @@ impl Connection {
         if self.client.is_ending() {
             return;
         }
-        let limit = self.worker.max_messages_per_second;
-        if !self.rate.admits(self.worker.elapsed().as_secs() as u32, limit) {
-            let text = Cow::Owned(format!("too many messages; at most {limit} a second"));
-            return self.end(&Ending { close: Close::BadMessage, text });
+        if let Err(ending) = self.admit_message(&message) {
+            return self.end(&ending);
         }
         let dialect = self.client.dialect();
         match message {
@@ -45,7 +43,14 @@ impl Connection {
 
     fn run(&mut self, command: Command) {
         match command {
-            Command::Join(request) => self.join(request),
+            Command::Join(request) => {
+                if let Err(ending) = self.admit_join() {
+                    return self.end(&ending);
+                }
+                let session = self.client.sink.session.as_deref();
+                self.decide(self.worker.authorizer.authorize(request, session));
+            }
+            Command::Refresh(token) => self.refresh(token),
             Command::Leave => self.leave(),
             Command::Ping => self.answer(self.client.dialect().pong()),
             Command::Nothing => {}
@@ -54,9 +59,20 @@ impl Connection {
         }
     }
 
-    fn join(&mut self, request: JoinRequest) {
-        match self.worker.authorizer.authorize(request) {
-            Authorization::Decided(decision) => self.finish_join(decision),
+    fn refresh(&mut self, token: ByteString) {
+        let Some((card, app)) = self.client.joined_as() else {
+            return self.answer_error(&ClientError::new("not_joined", "refresh needs a join before it"));
+        };
+        if let Err(ending) = self.admit_join() {
+            return self.end(&ending);
+        }
+        let session = self.client.sink.session.as_deref();
+        self.decide(self.worker.authorizer.refresh(token, card, app, session));
+    }
+
+    fn decide(&mut self, authorization: Authorization) {
+        match authorization {
+            Authorization::Decided(decision) => self.do_decided(decision),
             Authorization::Pending(decision) => {
                 let client = Rc::clone(&self.client);
                 self.pending_join = Some(Box::new(Box::pin(async move {
@@ -69,22 +85,44 @@ impl Connection {
         }
     }
 
-    pub(super) fn finish_join(&mut self, decision: JoinDecision) {
+    /// Does what a client may do of what it asked for, and answers it.
+    pub(super) fn do_decided(&mut self, decision: JoinDecision) {
         match decision {
-            Ok(joined) => {
-                self.worker.shard.join(&self.client, &joined.card, &joined.app);
+            Ok(Grant::Join { card, app, identity }) => {
+                if let Err(error) = self.check_card_limit(&card) {
+                    return self.answer_error(&error);
+                }
+                self.worker.shard.join(&self.client, &card, &app);
                 self.worker.heartbeat.joined(&self.client);
                 self.worker.metrics.joins.inc();
-                self.answer(self.client.dialect().joined(&joined));
+                let expires_in = identity.and_then(|identity| self.prove(identity));
+                let client = &self.worker.shard.id(&self.client);
+                self.answer(self.client.dialect().joined(&Joined { card: &card, app: &app, client, expires_in }));
             }
-            Err(error) => self.answer_error(&error),
+            Ok(Grant::Refresh(identity)) => {
+                let expires_in = self.prove(identity);
+                if let Some(frame) = self.client.dialect().refreshed(expires_in) {
+                    self.answer(frame);
+                }
+            }
+            Err(JoinError::Told(error)) => self.answer_error(&error),
+            Err(JoinError::Ends(ending)) => self.end(&ending),
         }
+    }
+
+    /// The client is who it says; for how long.
+    fn prove(&self, identity: Arc<Identity>) -> Option<Duration> {
+        let remaining = identity.remaining(SystemTime::now());
+        self.worker.heartbeat.proved(&self.client, remaining);
+        if let Some(session) = &self.client.sink.session {
+            session.prove(identity);
+        }
+        remaining
     }
 
     fn leave(&mut self) {
         if !self.worker.shard.leave_card(&self.client) {
-            let message = Cow::Borrowed("leave needs a join before it");
-            return self.answer_error(&ClientError { code: "not_joined", message });
+            return self.answer_error(&ClientError::new("not_joined", "leave needs a join before it"));
         }
         if let Some(frame) = self.client.dialect().left() {
             self.answer(frame);
@@ -112,17 +150,6 @@ impl Connection {
         self.ignores_input = true;
         self.peer_closed = true;
         self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
-    }
-}
-
-impl Rate {
-    /// Counts a message in `second`; `false`: one too many.
-    fn admits(&mut self, second: u32, limit: u32) -> bool {
-        if self.second != second {
-            *self = Self { second, messages: 0 };
-        }
-        self.messages += 1;
-        self.messages <= limit
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{
     value::RawValue,
 };
 
-use super::{ClientError, Command, DialectCodec, JoinRequest, JsonObject};
+use super::{ClientError, Command, DialectCodec, JoinRequest, Joined, JsonObject};
 use crate::{
     push::Push,
     wire::{
@@ -49,7 +49,7 @@ impl DialectCodec for Gopusher {
         message(&push.content)
     }
 
-    fn joined(&self, _joined: &JoinRequest) -> Frame {
+    fn joined(&self, _joined: &Joined<'_>) -> Frame {
         message("ok")
     }
 
@@ -58,7 +58,7 @@ impl DialectCodec for Gopusher {
     }
 
     fn error(&self, error: &ClientError) -> Result<Frame, Ending> {
-        Err(bad_message(error.message.clone()))
+        Err(Ending { close: error.close, text: error.message.clone() })
     }
 }
 
@@ -76,6 +76,8 @@ struct GopusherJoin {
     card_id: Option<String>,
     #[serde(default)]
     app_id: Option<String>,
+    #[serde(default)]
+    token: Option<String>,
 }
 
 impl GopusherMessage<'_> {
@@ -88,7 +90,11 @@ impl GopusherMessage<'_> {
             None => None,
         };
         let join = data.map(|JsonObject(join)| join).unwrap_or_default();
-        Ok(JoinRequest { card: join.card_id.unwrap_or_default().into(), app: join.app_id.unwrap_or_default().into() })
+        Ok(JoinRequest {
+            card: join.card_id.unwrap_or_default().into(),
+            app: join.app_id.unwrap_or_default().into(),
+            token: join.token.map(ByteString::from),
+        })
     }
 }
 
@@ -199,7 +205,7 @@ mod tests {
     };
 
     fn join(card: &str, app: &str) -> Command {
-        Command::Join(JoinRequest { card: card.into(), app: app.into() })
+        Command::Join(JoinRequest { card: card.into(), app: app.into(), token: None })
     }
 
     fn parse(text: &str) -> Command {
@@ -287,7 +293,10 @@ mod tests {
             assert_eq!(pushed(&content), format!("{}\n", pair[1]), "{}", pair[0]);
         }
         let ok = "{\"type\":1,\"data\":\"ok\"}\n";
-        assert_eq!(payload(&Dialect::Gopusher.joined(&JoinRequest { card: "c".into(), app: "a".into() })), ok);
+        assert_eq!(
+            payload(&Dialect::Gopusher.joined(&Joined { card: "c", app: "a", client: &1, expires_in: None })),
+            ok
+        );
         assert_eq!(payload(&Dialect::Gopusher.pong()), ok);
         assert_eq!(Dialect::Gopusher.left(), None);
     }
@@ -310,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_client_error_is_the_end() {
-        let error = ClientError { code: "bad_name", message: "card_id is empty".into() };
+        let error = ClientError::new("bad_name", "card_id is empty");
         let ending = Dialect::Gopusher.error(&error).unwrap_err();
         assert_eq!(ending, Ending { close: Close::BadMessage, text: "card_id is empty".into() });
     }

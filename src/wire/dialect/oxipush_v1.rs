@@ -6,7 +6,7 @@ use bytestring::ByteString;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{ClientError, Command, DialectCodec, JoinRequest, JsonObject};
+use super::{ClientError, Command, DialectCodec, JoinRequest, Joined, JsonObject};
 use crate::{
     push::Push,
     wire::{
@@ -32,12 +32,17 @@ impl DialectCodec for OxipushV1 {
                 Ok(data) => join(data.map(|JsonObject(join)| join).unwrap_or_default()),
                 Err(error) => bad_json(&error),
             },
+            "refresh" => match message.data.map(|data| serde_json::from_str(data.get())) {
+                Some(Ok(JsonObject(V1Refresh { token }))) => Command::Refresh(token.into()),
+                Some(Err(error)) => bad_json(&error),
+                None => client_error("bad_json", "bad JSON: refresh brings a token in data.token"),
+            },
             "leave" => Command::Leave,
             "ping" => Command::Ping,
             "subscribe" => unsupported("this gateway has no rooms yet; do not send `subscribe`"),
             "unsubscribe" => unsupported("this gateway has no rooms yet; do not send `unsubscribe`"),
             "ack" => unsupported("this gateway has no offline pushes yet; do not send `ack`"),
-            _ => client_error("unknown_event", "unknown event; send join, leave or ping"),
+            _ => client_error("unknown_event", "unknown event; send join, refresh, leave or ping"),
         }
     }
 
@@ -51,14 +56,23 @@ impl DialectCodec for OxipushV1 {
         })
     }
 
-    fn joined(&self, joined: &JoinRequest) -> Frame {
-        Frame::text_in_place(joined.card.len() + joined.app.len() + 64, |json| {
+    fn joined(&self, joined: &Joined<'_>) -> Frame {
+        Frame::text_in_place(joined.card.len() + joined.app.len() + 128, |json| {
             json.extend_from_slice(br#"{"event":"joined","data":{"card_id":"#);
-            json_string(json, &joined.card);
+            json_string(json, joined.card);
             json.extend_from_slice(br#","app_id":"#);
-            json_string(json, &joined.app);
+            json_string(json, joined.app);
+            write(json, format_args!(r#","client":"{}""#, joined.client));
+            if let Some(expires_in) = joined.expires_in {
+                write(json, format_args!(r#","expires_in":{}"#, expires_in.as_secs()));
+            }
             json.extend_from_slice(b"}}");
         })
+    }
+
+    fn refreshed(&self, expires_in: Option<Duration>) -> Option<Frame> {
+        let expires_in = expires_in.map(|left| format!(r#""expires_in":{}"#, left.as_secs())).unwrap_or_default();
+        Some(Frame::text(&format!(r#"{{"event":"refreshed","data":{{{expires_in}}}}}"#)))
     }
 
     fn left(&self) -> Option<Frame> {
@@ -105,25 +119,29 @@ struct V1Join {
     #[serde(default)]
     device: Option<IgnoredAny>,
     #[serde(default)]
-    token: Option<IgnoredAny>,
+    token: Option<String>,
     #[serde(default)]
     resume: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct V1Refresh {
+    token: String,
 }
 
 fn join(join: V1Join) -> Command {
     if join.device.is_some() {
         return unsupported("this gateway has no offline pushes yet; leave `device` out of join");
     }
-    if join.token.is_some() {
-        return unsupported("this gateway cannot verify tokens yet; leave `token` out of join");
-    }
     if join.resume.is_some() {
         return unsupported("this gateway has no offline pushes yet; leave `resume` out of join");
     }
-    let Some(card) = join.card_id else {
-        return client_error("bad_name", "join names no card; give data.card_id");
-    };
-    Command::Join(JoinRequest { card: card.into(), app: join.app_id.unwrap_or_default().into() })
+    Command::Join(JoinRequest {
+        card: join.card_id.unwrap_or_default().into(),
+        app: join.app_id.unwrap_or_default().into(),
+        token: join.token.map(ByteString::from),
+    })
 }
 
 fn write(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -131,7 +149,7 @@ fn write(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 }
 
 fn bad_json(error: &serde_json::Error) -> Command {
-    Command::ClientError(ClientError { code: "bad_json", message: Cow::Owned(format!("bad JSON: {error}")) })
+    Command::ClientError(ClientError::new("bad_json", format!("bad JSON: {error}")))
 }
 
 fn unsupported(message: &'static str) -> Command {
@@ -139,7 +157,7 @@ fn unsupported(message: &'static str) -> Command {
 }
 
 fn client_error(code: &'static str, message: &'static str) -> Command {
-    Command::ClientError(ClientError { code, message: Cow::Borrowed(message) })
+    Command::ClientError(ClientError::new(code, message))
 }
 
 #[cfg(test)]
@@ -180,17 +198,21 @@ mod tests {
 
     #[test]
     fn join_leave_and_ping_are_understood() {
-        let join = Command::Join(JoinRequest { card: "c".into(), app: "a".into() });
+        let join = Command::Join(JoinRequest { card: "c".into(), app: "a".into(), token: None });
         assert_eq!(parse(r#"{"event":"join","data":{"card_id":"c","app_id":"a"}}"#), join);
-        let join = Command::Join(JoinRequest { card: "c".into(), app: "".into() });
-        assert_eq!(parse(r#"{"data":{"card_id":"c","device":null},"event":"join"}"#), join);
+        let join = Command::Join(JoinRequest { card: "c".into(), app: "".into(), token: Some("t".into()) });
+        assert_eq!(parse(r#"{"data":{"card_id":"c","device":null,"token":"t"},"event":"join"}"#), join);
+        // the names' own check tells that there is no card
+        let join = Command::Join(JoinRequest { card: "".into(), app: "".into(), token: None });
+        assert_eq!(parse(r#"{"event":"join"}"#), join);
+        assert_eq!(parse(r#"{"event":"refresh","data":{"token":"t"}}"#), Command::Refresh("t".into()));
         assert_eq!(parse(r#"{"event":"leave"}"#), Command::Leave);
         assert_eq!(parse(r#"{"event":"ping","data":{}}"#), Command::Ping);
     }
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        for field in ["device", "token", "resume"] {
+        for field in ["device", "resume"] {
             let error = error_of(&format!(r#"{{"event":"join","data":{{"card_id":"c","{field}":"x"}}}}"#));
             assert_eq!(error.code, "unsupported");
             assert!(error.message.contains(field), "{}", error.message);
@@ -208,8 +230,9 @@ mod tests {
             assert_eq!(error_of(bad).code, "bad_json", "{bad}");
         }
         assert!(error_of(r#"{"event":"join","data":{"card_id":"c","appid":"a"}}"#).message.contains("appid"));
-        assert_eq!(error_of(r#"{"event":"join","data":{}}"#).code, "bad_name");
-        assert_eq!(error_of(r#"{"event":"join"}"#).code, "bad_name");
+        for bad in [r#"{"event":"refresh"}"#, r#"{"event":"refresh","data":{}}"#] {
+            assert!(error_of(bad).message.contains("token"), "{bad}");
+        }
         assert_eq!(error_of(r#"{"event":"joIn"}"#).code, "unknown_event");
     }
 
@@ -217,16 +240,23 @@ mod tests {
     fn answers_have_the_documented_form() {
         let v1 = Dialect::OxipushV1;
         assert_eq!(
-            json_of(&v1.joined(&JoinRequest { card: "c\"".into(), app: "".into() })),
-            json!({"event": "joined", "data": {"card_id": "c\"", "app_id": ""}})
+            json_of(&v1.joined(&Joined { card: "c\"", app: "", client: &7, expires_in: None })),
+            json!({"event": "joined", "data": {"card_id": "c\"", "app_id": "", "client": "7"}})
         );
+        let minute = Some(Duration::from_millis(60_999));
+        assert_eq!(
+            json_of(&v1.joined(&Joined { card: "c", app: "a", client: &7, expires_in: minute })),
+            json!({"event": "joined", "data": {"card_id": "c", "app_id": "a", "client": "7", "expires_in": 60}})
+        );
+        assert_eq!(json_of(&v1.refreshed(minute).unwrap()), json!({"event": "refreshed", "data": {"expires_in": 60}}));
+        assert_eq!(json_of(&v1.refreshed(None).unwrap()), json!({"event": "refreshed", "data": {}}));
         assert_eq!(json_of(&v1.left().unwrap()), json!({"event": "left"}));
         assert_eq!(json_of(&v1.pong()), json!({"event": "pong"}));
         assert_eq!(
             json_of(&v1.drain(Duration::from_millis(1500)).unwrap()),
             json!({"event": "drain", "data": {"reconnect_in_ms": 1500}})
         );
-        let error = ClientError { code: "bad_name", message: "card_id is empty".into() };
+        let error = ClientError::new("bad_name", "card_id is empty");
         assert_eq!(
             json_of(&v1.error(&error).unwrap()),
             json!({"event": "error", "data": {"code": "bad_name", "message": "card_id is empty"}})

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::{ClientError, Command, Dialect, DialectCodec, JoinRequest, ROUTES};
+use super::{ClientError, Command, Dialect, DialectCodec, JoinRequest, Joined, ROUTES};
 use crate::{
     push::Push,
     wire::{
@@ -23,7 +23,7 @@ impl DialectCodec for InTests {
     fn parse(&self, text: &ByteString) -> Command {
         match &**text {
             "ping" => Command::Ping,
-            card => Command::Join(JoinRequest { card: card.into(), app: ByteString::new() }),
+            card => Command::Join(JoinRequest { card: card.into(), app: ByteString::new(), token: None }),
         }
     }
 
@@ -44,8 +44,8 @@ impl DialectCodec for InTests {
         Some(Frame::text("hello"))
     }
 
-    fn joined(&self, joined: &JoinRequest) -> Frame {
-        Frame::text(&joined.card)
+    fn joined(&self, joined: &Joined<'_>) -> Frame {
+        Frame::text(joined.card)
     }
 
     fn pong(&self) -> Frame {

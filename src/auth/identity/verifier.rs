@@ -1,0 +1,217 @@
+//! Proves who a client is from what it presented.
+
+use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytestring::ByteString;
+
+use super::{
+    Identity, IdentityConfigError, IdentityError, crypto,
+    key::VerifyingKey,
+    pool::VerificationPool,
+    revocations::Revocations,
+    token::{self, TokenRules},
+};
+use crate::{
+    config::{TokenConfig, VerifyConfig},
+    lifecycle::Tasks,
+    telemetry::{Metrics, labels::IdentityOutcome},
+};
+
+/// What a client presented.
+#[derive(Clone, Debug)]
+pub struct Presented {
+    /// Its token, wherever it stood.
+    pub token: Option<ByteString>,
+    /// The card that it wants to join; may be empty.
+    pub card: ByteString,
+    /// The app that it wants to join as; may be empty.
+    pub app: ByteString,
+    /// Where it comes from, proxies that are trusted left out.
+    pub address: IpAddr,
+    /// Of its handshake, those that [`Verifier::headers`] names: name in lower case, value.
+    pub headers: Vec<(String, String)>,
+}
+
+/// An identity, or why there is none.
+pub type Verified = Result<Arc<Identity>, IdentityError>;
+
+/// When it is known who a client is.
+pub enum Verification {
+    /// At once.
+    Decided(Verified),
+    /// Later, within the time that `[token]` and `[verify]` give. It may be awaited on any thread, and dropped.
+    Pending(Pin<Box<dyn Future<Output = Verified> + Send>>),
+}
+
+/// Proves who clients are. A cheap clone; all clones use what [`Verifier::replace`] set last.
+#[derive(Clone)]
+pub struct Verifier(Arc<VerifierShared>);
+
+struct VerifierShared {
+    setup: ArcSwap<VerifierSetup>,
+    revocations: Revocations,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+}
+
+/// What the configuration says.
+struct VerifierSetup {
+    token: Option<TokenVerifier>,
+    headers: Arc<[String]>,
+    max_revocations: usize,
+    /// How long a token may live.
+    life: Duration,
+}
+
+/// `[token]`.
+struct TokenVerifier {
+    rules: Arc<TokenRules>,
+    keys: TokenKeys,
+}
+
+/// The keys that tokens are verified by, all of one kind.
+enum TokenKeys {
+    /// HS256: quick enough to be done at once.
+    Secret(VerifyingKey),
+    /// One key of another kind.
+    Public(Arc<VerifyingKey>, VerificationPool),
+}
+
+impl Verifier {
+    /// As configured; `None`: neither `[token]` nor `[verify]` is. Its tasks are spawned on the runtime that it is called on.
+    ///
+    /// # Errors
+    /// A key or a file of it cannot be used.
+    pub fn new(
+        token: &TokenConfig,
+        verify: &VerifyConfig,
+        tasks: &Tasks,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Self>, IdentityConfigError> {
+        let Some(setup) = VerifierSetup::new(token, verify, tasks)? else { return Ok(None) };
+        let setup = ArcSwap::from_pointee(setup);
+        let revocations = Revocations::new(metrics);
+        Ok(Some(Self(Arc::new(VerifierShared { setup, revocations, tasks: tasks.clone(), metrics: metrics.clone() }))))
+    }
+
+    /// Uses another configuration from now on, in all clones; revocations stay. Its tasks are spawned on the runtime that it is
+    /// called on. An error changes nothing.
+    ///
+    /// # Errors
+    /// As [`Verifier::new`]; [`IdentityConfigError::NothingLeft`]: nothing would be verified any more.
+    pub fn replace(&self, token: &TokenConfig, verify: &VerifyConfig) -> Result<(), IdentityConfigError> {
+        let setup = VerifierSetup::new(token, verify, &self.0.tasks)?.ok_or(IdentityConfigError::NothingLeft)?;
+        self.0.setup.store(Arc::new(setup));
+        Ok(())
+    }
+
+    /// Who the client is that presented this. Never waits itself.
+    pub fn verify(&self, presented: Presented) -> Verification {
+        let setup = self.0.setup.load();
+        let verified = match &setup.token {
+            Some(token) => token.verify(presented.token),
+            None => TokenVerification::Decided(Err(no_token())),
+        };
+        match verified {
+            TokenVerification::Decided(verified) => Verification::Decided(self.0.conclude(verified)),
+            TokenVerification::Pending(verified) => {
+                let shared = self.0.clone();
+                Verification::Pending(Box::pin(async move { shared.conclude(verified.await) }))
+            }
+        }
+    }
+
+    /// The headers of a handshake that have to be kept for [`Presented`], in lower case.
+    pub fn headers(&self) -> Arc<[String]> {
+        self.0.setup.load().headers.clone()
+    }
+
+    /// Refuses tokens of this subject (`sub`) that were issued in the second `at` (since 1970) or before it, for as long as any
+    /// such token may live, within the bound of `[token] max_revocations`.
+    pub fn revoke(&self, subject: ByteString, at: u64) {
+        let setup = self.0.setup.load();
+        self.0.revocations.add(subject, at, setup.max_revocations, setup.life);
+    }
+}
+
+impl VerifierShared {
+    /// Looks whether it was revoked, and counts.
+    fn conclude(&self, verified: Result<Identity, IdentityError>) -> Verified {
+        let verified = verified.and_then(|identity| match self.revocations.has(&identity) {
+            true => Err(IdentityError::new(IdentityOutcome::Revoked, "the token was revoked: log in again")),
+            false => Ok(identity),
+        });
+        let outcome = verified.as_ref().map_or_else(|error| error.outcome, |_| IdentityOutcome::Verified);
+        self.metrics.identities.get_or_create(&outcome).inc();
+        verified.map(Arc::new)
+    }
+}
+
+impl VerifierSetup {
+    fn new(token: &TokenConfig, verify: &VerifyConfig, tasks: &Tasks) -> Result<Option<Self>, IdentityConfigError> {
+        let verifier = TokenVerifier::new(token, tasks)?;
+        if verifier.is_none() && verify.url.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            token: verifier,
+            headers: verify.headers.iter().cloned().collect(),
+            max_revocations: token.max_revocations,
+            life: token.max_life + token.leeway * 2,
+        }))
+    }
+}
+
+/// As [`Verification`], before revocations are looked at.
+enum TokenVerification {
+    Decided(Result<Identity, IdentityError>),
+    Pending(Pin<Box<dyn Future<Output = Result<Identity, IdentityError>> + Send>>),
+}
+
+impl TokenVerifier {
+    /// `None`: no key is configured.
+    fn new(config: &TokenConfig, tasks: &Tasks) -> Result<Option<Self>, IdentityConfigError> {
+        crypto::install();
+        let rules = Arc::new(TokenRules::new(config));
+        let keys = if let Some(secret) = &config.secret {
+            TokenKeys::Secret(VerifyingKey::of_secret(secret, &rules)?)
+        } else if let Some(pem) = &config.public_key {
+            let key = Arc::new(VerifyingKey::of_pem(pem, &rules)?);
+            TokenKeys::Public(key, VerificationPool::start(config.max_verifications, tasks))
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Self { rules, keys }))
+    }
+
+    fn verify(&self, token: Option<ByteString>) -> TokenVerification {
+        let Some(token) = token.filter(|token| !token.is_empty()) else {
+            return TokenVerification::Decided(Err(no_token()));
+        };
+        let head = match self.rules.head(&token) {
+            Ok(head) => head,
+            Err(error) => return TokenVerification::Decided(Err(error)),
+        };
+        match &self.keys {
+            TokenKeys::Secret(key) if key.admits(head.algorithm) => {
+                TokenVerification::Decided(self.rules.verify(&token, key))
+            }
+            TokenKeys::Public(key, pool) if key.admits(head.algorithm) => {
+                match pool.verify(token, key.clone(), self.rules.clone()) {
+                    Some(verified) => TokenVerification::Pending(Box::pin(async {
+                        verified.await.unwrap_or_else(|_| Err(IdentityError::away("the gateway stops: come back")))
+                    })),
+                    None => TokenVerification::Decided(Err(IdentityError::away(
+                        "too many tokens are being verified: come back in a moment",
+                    ))),
+                }
+            }
+            _ => TokenVerification::Decided(Err(token::wrong_algorithm())),
+        }
+    }
+}
+
+fn no_token() -> IdentityError {
+    IdentityError::new(IdentityOutcome::NoToken, "there is no token: send one as data.token of join")
+}
