@@ -26,7 +26,7 @@ const END_STREAM: u8 = 1;
 
 /// Reads one connection's frame headers and counts those of control frames.
 #[derive(Debug)]
-pub(super) struct ControlFrames {
+pub(super) struct ControlFrameMeter {
     /// Bytes until the next frame's header begins.
     skip: usize,
     header: [u8; FRAME_HEADER],
@@ -40,7 +40,7 @@ pub(super) struct ControlFrames {
     max: usize,
 }
 
-impl ControlFrames {
+impl ControlFrameMeter {
     /// Of a connection that has just begun; `max` in each [`PERIOD`].
     pub(super) fn new(max: usize) -> Self {
         Self { skip: PREFACE, header: [0; FRAME_HEADER], arrived: 0, granted: 0, beyond: 0, since: Instant::now(), max }
@@ -119,7 +119,7 @@ mod tests {
 
     /// How many of these frames a connection may send that sends nothing else, `cut` bytes at a time; `None`: all 1000.
     fn admitted(frames: &[u8], cut: usize) -> Option<usize> {
-        let mut control = ControlFrames::new(100);
+        let mut control = ControlFrameMeter::new(100);
         assert!(control.admit(&[0; PREFACE]));
         (0..1000).find(|_| !frames.chunks(cut).all(|piece| control.admit(piece)))
     }
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pings_over_a_long_time_are_no_flood() {
-        let mut control = ControlFrames::new(100);
+        let mut control = ControlFrameMeter::new(100);
         assert!(control.admit(&[0; PREFACE]));
         for _ in 0..1000 {
             tokio::time::advance(PERIOD / 90).await;

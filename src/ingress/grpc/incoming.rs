@@ -17,7 +17,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::control_frames::{ControlFrames, FRAME_HEADER, PREFACE};
+use super::control_frames::{ControlFrameMeter, FRAME_HEADER, PREFACE};
 use crate::{
     config::Config,
     ingress::timed_stream::{ReadTimer, TimedStream},
@@ -117,7 +117,7 @@ pub(super) struct ConnectionGuard {
     /// Bytes of the greeting that are missing, and when they must be there.
     missing: usize,
     deadline: Option<Pin<Box<Sleep>>>,
-    control: ControlFrames,
+    control: ControlFrameMeter,
     metrics: Arc<Metrics>,
 }
 
@@ -126,7 +126,7 @@ impl ConnectionGuard {
         Self {
             missing: GREETING,
             deadline: Some(Box::pin(tokio::time::sleep(bounds.greeting))),
-            control: ControlFrames::new(bounds.max_control_frames),
+            control: ControlFrameMeter::new(bounds.max_control_frames),
             metrics,
         }
     }
