@@ -60,6 +60,7 @@ pub struct Gateway {
     /// nsq only: what other NSQ clients push.
     raw: Option<RawTopic>,
     queue: queue::Control,
+    keys: Keys,
     admission: Admission,
     http: HttpListener,
     grpc: GrpcListener,
@@ -112,8 +113,9 @@ impl Gateway {
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
+        let keys = Keys::new(&config, &metrics);
         let api = Api {
-            keys: Keys::new(&config.auth.keys),
+            keys: keys.clone(),
             admission: admission.clone(),
             queries: Queries::new(&config.push, hub.clone()),
             readiness: NodeReadiness::new(state, phases.clone()),
@@ -145,6 +147,7 @@ impl Gateway {
             jobs: queue.jobs,
             raw,
             queue: queue.control,
+            keys,
             admission,
             http,
             grpc,
@@ -182,7 +185,7 @@ impl Gateway {
         let backlog = self.queue.backlog.clone();
         let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, tasks, metrics);
         let clients = self.clients.serve(tasks);
-        let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.admission, tasks));
+        let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.keys, &self.admission, tasks));
         let http = self.http.serve(tasks);
         let grpc = self.grpc.serve(tasks);
         self.phases.enter(Phase::Serving);

@@ -111,7 +111,7 @@ pub mod internals {
         pub use crate::hub::*;
     }
     pub mod ingress {
-        pub use crate::ingress::refusal::RefusalKind;
+        pub use crate::ingress::{refusal::RefusalKind, scopes::SCOPES};
     }
     pub mod lifecycle {
         pub use crate::lifecycle::*;

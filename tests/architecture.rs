@@ -34,6 +34,7 @@ const LAYERS: &[(&str, u8)] = &[
 
 /// Who may name a foreign crate (or the generated code): a path's beginning below src/.
 const USERS: &[(&str, &[&str])] = &[
+    ("subtle", &["auth"]),
     ("tokio_nsq", &["queue/nsq"]),
     ("redb", &["queue/embedded"]),
     ("crc32fast", &["queue/embedded"]),
@@ -46,7 +47,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("url", &["config/host", "config/identities", "cluster/addresses", "socket/credentials"]),
     ("jsonwebtoken", &["auth/identity"]),
     ("base64", &["auth/identity"]),
-    ("ring", &["auth/identity"]),
+    ("ring", &["auth/identity", "config/key"]),
     ("webpki_roots", &["auth/identity"]),
     ("tonic", &["ingress", "cli", "lib.rs", "cluster"]),
     ("tonic_health", &["ingress"]),

@@ -9,6 +9,8 @@ mod grpc_bounds;
 mod grpc_status;
 #[path = "ingress/http.rs"]
 mod http;
+#[path = "ingress/keys.rs"]
+mod keys;
 #[path = "ingress/raw.rs"]
 mod raw;
 mod support;

@@ -123,7 +123,7 @@ impl Banner {
             node: config.node.id.as_str().to_owned(),
             sources,
             page: config.http.page,
-            keys: !config.auth.keys.is_empty(),
+            keys: !config.is_open(),
             json: config.log.format == LogFormat::Json,
         }
     }
@@ -164,7 +164,7 @@ impl Banner {
         }
         if self.keys {
             // `push` and curl read it from there
-            text.push_str("  export OXIPUSH_KEY=…   (one of [auth] keys)\n");
+            text.push_str("  export OXIPUSH_KEY=…   (one of [auth] keys, or of a [key.NAME])\n");
         }
         let url = if socket.port() == 8080 { String::new() } else { format!(" --url ws://{socket}/ws") };
         let _ = writeln!(text, "  oxipush tail --card alice{url}");

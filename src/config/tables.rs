@@ -9,7 +9,7 @@ use std::{
 use super::{
     AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
     LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret, SocketConfig, Sync,
-    identities,
+    identities, key,
     reader::{SectionReader, duration},
 };
 
@@ -48,36 +48,18 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
     config
 }
 
-/// The least characters of a key that listeners beyond loopback are kept by.
-const LEAST_KEY: usize = 16;
-
 /// What is wrong only beside another key.
 fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     identities::decide_anonymous(r, config);
     let config = &*config;
-    for (section, address) in [("http", config.http.listen), ("grpc", config.grpc.listen)] {
-        if address.ip().is_loopback() || config.auth.insecure {
-            continue;
-        }
-        if config.auth.keys.is_empty() {
-            let what = format!(
-                "{address} can be reached from other machines and anyone could push: set [auth] keys, listen on 127.0.0.1, \
-                 or say [auth] insecure = true"
-            );
-            r.reject(section, "listen", what);
-        }
-        for (nth, key) in config.auth.keys.iter().enumerate() {
-            let length = key.expose().chars().count();
-            if length < LEAST_KEY {
-                let what = format!(
-                    "key {} has {length} characters, and [{section}] listen = {address} can be reached from other machines: \
-                     take {LEAST_KEY} or more (openssl rand -base64 32)",
-                    nth + 1
-                );
-                r.reject("auth", "keys", what);
-            }
-        }
+    for (section, address) in config.api_beyond_loopback().filter(|_| config.is_open()) {
+        let what = format!(
+            "{address} can be reached from other machines and anyone could push: set [auth] keys or a [key.NAME], listen on \
+             127.0.0.1, or say [auth] insecure = true"
+        );
+        r.reject(section, "listen", what);
     }
+    key::together(r, config);
     let listeners = [("socket", config.socket.listen), ("http", config.http.listen), ("grpc", config.grpc.listen)];
     for (nth, (section, address)) in listeners.iter().enumerate() {
         let other = listeners[..nth].iter().find(|(_, other)| is_one_place(*other, *address));
@@ -280,12 +262,14 @@ fn grpc(r: &mut SectionReader<'_>) -> GrpcConfig {
 
 fn auth(r: &mut SectionReader<'_>) -> AuthConfig {
     let keys = r.list("auth", "keys");
-    for nth in keys.iter().enumerate().filter(|(_, key)| !key.chars().all(|c| c.is_ascii_graphic())).map(|(nth, _)| nth)
-    {
-        let what = format!("key {} has characters that no header carries: take visible ASCII without spaces", nth + 1);
-        r.reject("auth", "keys", what);
+    for (nth, error) in keys.iter().enumerate().filter_map(|(nth, secret)| Some((nth, key::error_in(secret)?))) {
+        r.reject("auth", "keys", format!("key {} {error}", nth + 1));
     }
-    AuthConfig { keys: keys.into_iter().map(Secret).collect(), insecure: r.switch("auth", "insecure") }
+    AuthConfig {
+        keys: keys.into_iter().map(Secret).collect(),
+        insecure: r.switch("auth", "insecure"),
+        callers: key::read(r),
+    }
 }
 
 fn push(r: &mut SectionReader<'_>) -> PushLimits {
@@ -305,6 +289,7 @@ fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
         // .live is appended, and NSQ takes 64 characters
         topic: nsq_name(r, "topic", 59),
         channel: nsq_name(r, "channel", 64),
+        raw_key: r.optional(s, "raw_key"),
         nsqd: r.each(s, "nsqd", "host:port", host),
         nsqd_http: r.each(s, "nsqd_http", "host:port (without http://)", host),
         lookupd: r.each(s, "lookupd", "host:port (without http://)", host),

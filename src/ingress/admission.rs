@@ -9,6 +9,7 @@ use super::{
     draft::Draft,
     limits::LimitCheck,
     refusal::{Refusal, RefusalKind},
+    scopes,
 };
 use crate::{
     auth::Caller,
@@ -82,16 +83,13 @@ impl Admission {
         Submitter { admission: self.clone(), source, caller, deadline: None }
     }
 
-    fn count(&self, source: PushSource, outcome: &'static str) {
-        self.0.metrics.pushes.get_or_create(&PushLabels { source: source.label(), outcome }).inc();
+    /// Counts a push that is refused because nobody pushes it.
+    pub(super) fn refuse(&self, source: PushSource, refusal: &Refusal) {
+        self.count(source, refusal.kind.name());
     }
 
-    /// A draft as the push that may be published.
-    fn admit(&self, draft: Draft) -> Result<Push, Refusal> {
-        if self.0.phases.now() == Phase::Draining {
-            return Err(Refusal::draining());
-        }
-        self.0.limits.load().check(draft.with(PushId::generate()))
+    fn count(&self, source: PushSource, outcome: &'static str) {
+        self.0.metrics.pushes.get_or_create(&PushLabels { source: source.label(), outcome }).inc();
     }
 
     fn publish(&self, push: &Push) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
@@ -120,12 +118,29 @@ impl Submitter {
         Self { deadline, ..self }
     }
 
+    /// A draft as the push that may be published.
+    fn admit(&self, draft: Draft) -> Result<Push, Refusal> {
+        if self.admission.0.phases.now() == Phase::Draining {
+            return Err(Refusal::draining());
+        }
+        self.check(draft.with(PushId::generate()))
+    }
+
+    /// A push within all limits, its caller's too; only such a one costs the caller a token.
+    fn check(&self, push: Push) -> Result<Push, Refusal> {
+        let push = self.admission.0.limits.load().check(push)?;
+        match self.caller.may_push(&push.target) {
+            Ok(()) => Ok(push),
+            Err(denial) => Err(Refusal::denied(&self.caller, denial)),
+        }
+    }
+
     /// Publishes one push.
     ///
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may still arrive.
     pub(crate) async fn push(&self, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        let push = draft.and_then(|draft| self.admission.admit(draft)).inspect_err(|refusal| self.refused(refusal))?;
+        let push = draft.and_then(|draft| self.admit(draft)).inspect_err(|refusal| self.refused(refusal))?;
         let published = self.admission.publish(&push);
         let waiting = WaitingCaller { submitter: self, answered: false };
         waiting.answer(published.await.map_err(Refusal::from).map(|()| push.id))
@@ -150,7 +165,7 @@ impl Submitter {
         let ids: Vec<Result<PushId, Refusal>> = drafts
             .into_iter()
             .map(|draft| {
-                let push = draft.and_then(|draft| self.admission.admit(draft))?;
+                let push = draft.and_then(|draft| self.admit(draft))?;
                 trace_accepted(&push);
                 records.push((Destination::Live, record::encode(&push)));
                 Ok(push.id)
@@ -176,7 +191,7 @@ impl Submitter {
     /// # Errors
     /// As [`Submitter::push`].
     pub(crate) async fn push_as(&self, id: PushId, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        let outcome = match draft.and_then(|draft| self.admission.0.limits.load().check(draft.with(id))) {
+        let outcome = match draft.and_then(|draft| self.check(draft.with(id))) {
             Ok(push) => self.admission.publish(&push).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
@@ -190,6 +205,7 @@ impl Submitter {
 
     fn refused(&self, refusal: &Refusal) {
         self.admission.count(self.source, refusal.kind.name());
+        scopes::count(&self.admission.0.metrics, self.caller.name(), refusal);
     }
 
     fn counted(&self, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
@@ -197,6 +213,7 @@ impl Submitter {
             Ok(id) => {
                 tracing::trace!(%id, source = self.source.label(), caller = self.caller.name(), "a push is in the queue");
                 self.admission.0.accepted[self.source as usize].inc();
+                self.caller.accepted().inc();
             }
             Err(refusal) => self.refused(refusal),
         }

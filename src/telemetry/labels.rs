@@ -182,6 +182,15 @@ pub struct PushLabels {
     pub outcome: &'static str,
 }
 
+/// Of what callers push, and of their requests that their key does not admit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallerLabels {
+    /// The caller's name, never its key.
+    pub caller: String,
+    /// As [`PushLabels::outcome`].
+    pub outcome: &'static str,
+}
+
 /// Of requests that were refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {

@@ -14,8 +14,8 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, IdentityOutcome, JobOutcome,
-    LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
+    CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, IdentityOutcome,
+    JobOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -69,6 +69,7 @@ metrics! {
     revocations: Gauge = Gauge::default(), "revocations", "Subjects whose earlier tokens are refused";
     forgotten_revocations: Counter = Counter::default(), "forgotten_revocations", "Revocations that made room for newer ones before their time";
     pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    callers: Family<CallerLabels, Counter> = Family::default(), "callers", "Pushes by caller and outcome, and requests that a caller's key does not admit";
     requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
     grpc_connections: Gauge = Gauge::default(), "grpc_connections", "Open gRPC connections";
     closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept, flood, protocol)";

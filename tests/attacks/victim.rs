@@ -78,7 +78,8 @@ impl Victim {
     }
 
     async fn metrics(&self) -> String {
-        let asked = reqwest::Client::new().get(self.process.url("/metrics")).bearer_auth(KEY).send().await.unwrap();
+        let asked =
+            super::support::http::client().get(self.process.url("/metrics")).bearer_auth(KEY).send().await.unwrap();
         asked.text().await.unwrap()
     }
 
@@ -153,7 +154,7 @@ impl Others {
     async fn of(victim: &Victim) -> Self {
         Self {
             grpc: RpcClient::connect(format!("http://{}", victim.grpc())).await.unwrap(),
-            http: reqwest::Client::new(),
+            http: super::support::http::client(),
             url: victim.process.url("/push"),
             reader: Client::gopusher(&victim.process.ws(), "bystander", "").await,
             number: 0,

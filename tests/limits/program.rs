@@ -117,13 +117,13 @@ impl Program {
 
     pub async fn ready(&self) {
         until("readiness", || async {
-            reqwest::get(self.url("/readyz")).await.is_ok_and(|answer| answer.status() == 200)
+            crate::support::http::get(self.url("/readyz")).await.is_ok_and(|answer| answer.status() == 200)
         })
         .await;
     }
 
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        sample(&reqwest::get(self.url("/metrics")).await.unwrap().text().await.unwrap(), name, labels)
+        sample(&crate::support::http::get(self.url("/metrics")).await.unwrap().text().await.unwrap(), name, labels)
     }
 
     /// Lets it read this config.ini, and waits until it has: with this `outcome`.
@@ -141,7 +141,7 @@ impl Program {
 
     pub async fn push(&self, card: &str, content: &str) -> (u16, Value) {
         let body = json!({"from": "test", "to": [card], "appID": "", "content": content});
-        let answer = reqwest::Client::new().post(self.url("/push")).json(&body).send().await.unwrap();
+        let answer = crate::support::http::client().post(self.url("/push")).json(&body).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap_or_default())
     }
 

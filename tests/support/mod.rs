@@ -4,6 +4,7 @@
 pub mod backlog;
 pub mod client;
 pub mod gateway;
+pub mod http;
 pub mod nsq;
 pub mod ports;
 pub mod process;
