@@ -39,8 +39,8 @@ EXAMPLES
   oxipush check-config                what would be used, or every mistake
   oxipush tail --card alice           join as alice and print what arrives
   oxipush push --to alice hello       push to alice
-  oxipush disconnect --card alice     end alice's connections
   oxipush token --card alice          a token for the card alice
+  oxipush disconnect --card alice     end alice's connections
   oxipush health                      is this machine's node ready?
   oxipush completions bash > /etc/bash_completion.d/oxipush
 

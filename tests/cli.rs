@@ -691,6 +691,23 @@ fn what_is_pushed_from_argument_file_and_stdin_is_what_tail_prints() {
 }
 
 #[test]
+fn a_disconnect_ends_who_tails_and_says_so() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    let mut tail = node.tail(&folder, &["--card", "alice"]);
+    let url = node.grpc();
+    let disconnect =
+        |arguments: &[&str]| run(&folder, &[&["disconnect", "--grpc", &url, "--timeout", "60s"], arguments].concat());
+    assert_eq!(id_of(&disconnect(&["--card", "alice", "--reason", "signed out"])).len(), 26);
+    tail.err_line(|line| line.contains("3504 (signed out)"));
+    assert_eq!(tail.end().code(), Some(1));
+    let refused = disconnect(&["--card", "alice", "--code", "3000"]);
+    let told = text(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && told.contains("`code` is 3000; it may be"), "{told}");
+    node.stop();
+}
+
+#[test]
 fn tail_as_an_app_sees_that_apps_pushes_only_and_json_is_json() {
     let folder = folder();
     let node = Node::start(&folder, &[]);

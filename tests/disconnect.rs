@@ -370,3 +370,47 @@ async fn clients_that_a_drain_has_not_reached_yet_are_disconnected_and_a_drainin
     stopped.await.unwrap();
     staying.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_disconnects_only_whom_it_may_push_to() {
+    let settings = [
+        ("KEY_OPS__SECRET", "of-ops"),
+        ("KEY_OPS__SCOPES", "disconnect,metrics"),
+        ("KEY_CARDS__SECRET", "of-cards"),
+        ("KEY_CARDS__SCOPES", "disconnect"),
+        ("KEY_CARDS__CARDS", "user:*"),
+        ("KEY_APPS__SECRET", "of-apps"),
+        ("KEY_APPS__SCOPES", "disconnect"),
+        ("KEY_APPS__APPS", "web"),
+    ];
+    let node = Node::start(&settings).await;
+    let mut tab = Client::modern(&node.socket(), "user:1", "web").await;
+    let mut other = Client::modern(&node.socket(), "admin", "phone").await;
+    let ask = async |key: &str, body: Value| {
+        let request = support::http::client().post(node.url("/disconnect")).bearer_auth(key).json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap()["reason"].as_str().unwrap_or("").to_owned())
+    };
+    let refused = (403, "not_admitted".to_owned());
+    for (key, body) in [
+        ("of-cards", json!({"card_id": "admin"})),
+        ("of-cards", json!({"app_id": "web"})),
+        ("of-cards", json!({"sub": "user:1"})),
+        ("of-cards", json!({"client": "00000000000000000000000000"})),
+        ("of-apps", json!({"app_id": "phone"})),
+        ("of-apps", json!({"card_id": "user:1"})),
+        ("of-apps", json!({"sub": "user:1"})),
+    ] {
+        assert_eq!(ask(key, body.clone()).await, refused, "{key} {body}");
+    }
+    tab.silent().await;
+    let accepted = (200, String::new());
+    assert_eq!(ask("of-cards", json!({"card_id": "user:1"})).await, accepted);
+    assert_eq!(tab.close_code().await, 3504);
+    let mut tab = Client::modern(&node.socket(), "user:1", "web").await;
+    assert_eq!(ask("of-apps", json!({"app_id": "web"})).await, accepted);
+    assert_eq!(tab.close_code().await, 3504);
+    other.silent().await;
+    assert_eq!(ask("of-ops", json!({"client": "00000000000000000000000000"})).await, accepted);
+    node.stop().await;
+}

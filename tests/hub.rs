@@ -9,13 +9,15 @@ use std::{
     io,
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use oxipush::internals::{
     config,
-    hub::{Client, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, Work, WriteBudget},
-    push::{Address, Push, PushId, Selection, Target},
+    hub::{
+        Client, DisconnectPart, DisconnectRun, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, Work, WriteBudget,
+    },
+    push::{Address, ClientSelector, Disconnect, Push, PushId, Selection, Target},
     telemetry::Metrics,
     wire::dialect::Dialect,
 };
@@ -512,4 +514,44 @@ async fn a_burst_to_a_socket_that_takes_nothing_stays_within_its_outbox() {
     assert!(client.is_ending() && client.waiting() <= 2000, "{} bytes wait", client.waiting());
     shard.publish_counts();
     assert!(metrics.text().contains(r#"oxipush_offers_total{outcome="slow"}"#));
+}
+
+/// However many clients a disconnect has to look at, the shard goes on with other work between some of them and the next.
+#[test]
+fn a_disconnect_looks_at_some_clients_at_a_time_and_is_done_once_it_has_seen_all() {
+    const CLIENTS: usize = 3000;
+    let (hub, _metrics) = hub(1 << 20);
+    let (shard, _inbox) = hub.claim_shard().unwrap().open::<Pipe>();
+    let (completions, mut told) = mpsc::unbounded_channel();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| shard.open(Pipe::default(), Dialect::OxipushV1)).collect();
+    for (number, client) in clients.iter().enumerate() {
+        shard.join(client, "group", if number % 2 == 0 { "web" } else { "phone" });
+    }
+    let disconnect = |number, selector| {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let id = PushId::generate();
+        let order = Disconnect { id, selector, code: 3007, reason: None, revoke: false, at };
+        shard.disconnect(DisconnectPart::new(DisconnectRun::new(order, number, completions.clone())));
+    };
+    let ending = || clients.iter().filter(|client| client.is_ending()).count();
+    disconnect(1, ClientSelector::App("web".into()));
+    disconnect(2, ClientSelector::Card("group".into()));
+    assert!(shard.sweep());
+    let begun = ending();
+    assert!(begun > 0 && begun < CLIENTS / 2 && told.try_recv().is_err(), "{begun}");
+    let mut sweeps = 1;
+    while told.try_recv().is_err() {
+        assert!(shard.sweep());
+        sweeps += 1;
+    }
+    assert!(sweeps > 1 && ending() == CLIENTS / 2 && clients.iter().step_by(2).all(|client| client.is_ending()));
+    // some leave meanwhile: nobody is taken for another
+    assert!(shard.sweep());
+    let gone = clients.iter().rev().find(|client| !client.is_ending()).unwrap();
+    shard.close(gone);
+    let new = shard.open(Pipe::default(), Dialect::OxipushV1);
+    while shard.sweep() {}
+    assert_eq!(told.try_recv().map(|done| (done.number, done.outcome)), Ok((2, Outcome::Offered)));
+    assert!(ending() == CLIENTS && !new.is_ending());
+    assert!(clients[0].label() == "3007" && !shard.sweep());
 }

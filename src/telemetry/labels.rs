@@ -70,6 +70,8 @@ label_values! {
         Idle = "idle",
         Silent = "silent",
         Accept = "accept",
+        Flood = "flood",
+        Protocol = "protocol",
     }
 
     /// What became of a frame that was offered to an outbox.

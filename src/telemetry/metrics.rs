@@ -76,7 +76,7 @@ metrics! {
     callers: Family<CallerLabels, Counter> = Family::default(), "callers", "Pushes by caller and outcome, and requests that a caller's key does not admit";
     requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
     grpc_connections: Gauge = Gauge::default(), "grpc_connections", "Open gRPC connections";
-    closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
+    closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept, flood, protocol)";
     deliveries: Counter = Counter::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
     offers: Family<OfferOutcome, Counter> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
     drops: Family<DropReason, Counter> = Family::default(), "drops", "What was not delivered, by reason";

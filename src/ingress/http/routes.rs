@@ -133,6 +133,10 @@ impl Handlers {
         }
     }
 
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Who may call, and what the description says, from now on.
     pub(super) fn replace(&self, config: &Config) {
         self.live.store(Arc::new(LiveSettings::new(config, self.listen)));
