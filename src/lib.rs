@@ -7,6 +7,8 @@
 //! 5. [`socket`] owns the connections: handshake, join, heartbeat, writes, close codes;
 //! 6. dispatch finishes the job once each of its parts was offered, or dropped for a counted reason.
 //!
+//! An order to end clients ([`push::Disconnect`]) goes the same way up to the shards, which end their clients some at a time.
+//!
 //! [`gateway`] builds these parts in order and drains them in reverse; [`cluster`] tells the others that this node is there.
 //! Arrows point one way (`tests/architecture.rs` holds them): gateway → {ingress, dispatch, socket} → {hub, queue, cluster,
 //! auth} → wire → push.
@@ -33,7 +35,7 @@
 //! | ingress → embedded log | the log's memory under a mutex, which is held for no I/O | `[queue] max_publishes`, `max_bytes` |
 //! | ingress → nsq's publisher | a channel | `[queue] max_publishes` |
 //! | queue → dispatch | a channel of bundles ([`bundles`]) of jobs | `[queue] max_in_flight` |
-//! | intake → each lane | a channel of bundles of parts | `[queue] max_in_flight` shared among `[queue] processors` lanes |
+//! | intake → each lane | a channel of bundles of parts, of pushes and of disconnects | `[queue] max_in_flight` shared among `[queue] processors` lanes |
 //! | lane → each shard | a channel of bundles of parts, the shard's inbox | `[hub] inbox` |
 //! | shard → dispatch | an unbounded channel of completions, one for each job | the jobs in flight: `[queue] max_in_flight` |
 //! | shard → a client | its outbox, on one thread | `[outbox] max_bytes` |

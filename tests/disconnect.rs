@@ -74,6 +74,7 @@ async fn the_clients_of_a_card_end_in_both_dialects_and_others_stay() {
     assert_eq!(node.metric("oxipush_disconnects_total", &accepted).await, 1.0);
     node.metric_reaches("oxipush_closes_total", &[("code", "3504")], 2.0).await;
     node.metric_reaches("oxipush_jobs_total", &[("outcome", "finished")], 1.0).await;
+    drop((bob, nobody));
     node.stop().await;
 }
 
@@ -93,6 +94,7 @@ async fn the_clients_of_an_app_end_whatever_their_cards_are() {
     for tab in &mut others {
         tab.silent().await;
     }
+    drop(others);
     node.stop().await;
 }
 
@@ -120,6 +122,7 @@ async fn one_client_ends_by_its_id_joined_or_not_and_an_id_of_nobody_ends_nobody
     for tab in [0, 2] {
         tabs[tab].silent().await;
     }
+    drop(tabs);
     node.stop().await;
 }
 
@@ -143,6 +146,7 @@ async fn the_clients_of_a_subject_end_whatever_card_they_joined() {
     // nothing was revoked
     let mut back = Client::connect(&node.socket(), true).await;
     id_of(&mut back, json!({"token": of("user-1")})).await;
+    drop((back, other));
     node.stop().await;
 }
 
@@ -173,6 +177,7 @@ async fn a_revoked_token_is_refused_on_every_node_and_one_issued_later_is_not() 
         assert_eq!(again.hear().await["data"]["code"], "token_revoked");
         id_of(&mut again, json!({"token": new})).await;
     }
+    drop(stays);
     for node in nodes {
         node.stop().await;
     }
@@ -260,6 +265,7 @@ async fn a_bad_order_is_refused_by_name_and_ends_nobody() {
     assert_eq!((answer.status().as_u16(), answer.headers()["allow"].to_str().unwrap()), (405, "POST"));
     tab.silent().await;
     node.metric_reaches("oxipush_disconnects_total", &[("outcome", "bad_field")], 12.0).await;
+    drop(tab);
     node.stop().await;
 }
 
@@ -294,6 +300,7 @@ async fn a_thousand_clients_of_one_card_end_and_those_that_come_back_stay() {
     let mut back = Client::gopusher(&node.socket(), "group", "").await;
     node.push(&["group", "other"], "again").await;
     assert_eq!((back.content().await, other.content().await), ("again".into(), "again".into()));
+    drop((back, other));
     node.stop().await;
 }
 
@@ -312,6 +319,7 @@ async fn all_nodes_of_one_nsqd_end_their_clients() {
         assert_eq!(tab.closed().await, (3504, "bye".into()));
     }
     bob.silent().await;
+    drop(bob);
     a.stop().await;
     b.stop().await;
 }
@@ -341,6 +349,7 @@ async fn an_order_older_than_a_minute_is_void_and_counted() {
     node.metric_reaches("oxipush_drops_total", &[("reason", "void")], 1.0).await;
     node.metric_reaches("oxipush_jobs_total", &[("outcome", "dropped")], 1.0).await;
     tab.silent().await;
+    drop(tab);
     node.stop().await;
 }
 
@@ -412,5 +421,6 @@ async fn a_key_disconnects_only_whom_it_may_push_to() {
     assert_eq!(tab.close_code().await, 3504);
     other.silent().await;
     assert_eq!(ask("of-ops", json!({"client": "00000000000000000000000000"})).await, accepted);
+    drop(other);
     node.stop().await;
 }
