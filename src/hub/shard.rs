@@ -175,6 +175,10 @@ impl<S: Sink> Shard<S> {
     /// Goes on with the orders to end clients; `true`: there is more to do. What was offered to a client before leaves first.
     pub fn sweep(&self) -> bool {
         let mut sweeps = self.sweeps.borrow_mut();
+        // as in nearly every turn
+        if sweeps.is_empty() {
+            return false;
+        }
         let Some(mut sweep) = sweeps.take(|order| self.selected(order)) else { return false };
         let age = sweep.order().age(SystemTime::now());
         for _ in 0..LOOKS_PER_TURN {
