@@ -6,6 +6,7 @@ mod push;
 mod serve;
 mod signals;
 mod tail;
+mod token;
 
 use std::{
     fmt::Display,
@@ -36,6 +37,7 @@ EXAMPLES
   oxipush check-config                what would be used, or every mistake
   oxipush tail --card alice           join as alice and print what arrives
   oxipush push --to alice hello       push to alice
+  oxipush token --card alice          a token for the card alice
   oxipush health                      is this machine's node ready?
   oxipush completions bash > /etc/bash_completion.d/oxipush
 
@@ -102,6 +104,9 @@ enum CliCommand {
     /// Join as a card and print what arrives, one line each
     #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::AFTER_HELP)]
     Tail(tail::TailArguments),
+    /// Print a token for a client, for trying out
+    #[command(long_about = token::LONG_ABOUT, after_long_help = token::AFTER_HELP)]
+    Token(token::TokenArguments),
     /// Print a shell's completion script
     #[command(after_long_help = "EXAMPLES\n  oxipush completions bash > /etc/bash_completion.d/oxipush\n  \
                                  oxipush completions zsh > ~/.zfunc/_oxipush\n  \
@@ -121,6 +126,10 @@ pub fn run() -> ExitCode {
         Some(CliCommand::Health(source)) => health::run(source.file()),
         Some(CliCommand::Push(arguments)) => client(push::run(arguments)),
         Some(CliCommand::Tail(arguments)) => client(tail::run(arguments)),
+        Some(CliCommand::Token(arguments)) => match token::run(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(error),
+        },
         Some(CliCommand::Completions { shell }) => completions(shell),
     }
 }

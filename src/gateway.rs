@@ -100,6 +100,7 @@ impl Gateway {
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new());
         let descriptors = plan_descriptors(&config);
+        let loaded = watch::Sender::new(config.clone());
         let config = descriptors.bounded(config);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
@@ -117,12 +118,13 @@ impl Gateway {
         let api = Api {
             keys: keys.clone(),
             admission: admission.clone(),
-            queries: Queries::new(&config.push, hub.clone()),
+            queries: Queries::new(&config.push, hub.clone(), &metrics),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
-        let clients = ClientListener::new(socket_listener, &config, verifier, hub.clone(), phases.clone(), &metrics)
-            .accepting_at_most(descriptors.socket);
+        let clients =
+            ClientListener::new(socket_listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
+                .accepting_at_most(descriptors.socket);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
@@ -131,8 +133,9 @@ impl Gateway {
             clients: clients.reload(),
             http: http.reload(),
             keys: keys.clone(),
+            verifier,
             admission: admission.clone(),
-            config: watch::Sender::new(config.clone()),
+            config: loaded,
             metrics: Arc::clone(&metrics),
         };
         Ok(Self {

@@ -229,6 +229,7 @@ fn help_of_every_command_has_examples() {
         &["health", "--help"],
         &["push", "--help"],
         &["tail", "--help"],
+        &["token", "--help"],
         &["completions", "--help"],
     ] {
         let output = run(&folder(), command);

@@ -3,9 +3,13 @@
 mod claims;
 mod crypto;
 mod error;
+mod http;
 mod key;
+mod key_set;
+mod key_source;
 mod pool;
 mod revocations;
+mod signer;
 mod token;
 mod verifier;
 
@@ -16,6 +20,7 @@ use bytestring::ByteString;
 use super::Patterns;
 
 pub use error::{IdentityConfigError, IdentityError, IdentityErrorKind};
+pub use signer::{SigningError, TokenSigner};
 pub use verifier::{Presented, Verification, Verified, Verifier};
 
 /// Who a client proved to be, what it may have, and until when. It is what a token or a call-out said, checked.

@@ -121,9 +121,7 @@ pub(super) fn decide_anonymous(r: &mut SectionReader<'_>, config: &mut Config) {
     if socket.anonymous == AnonymousClients::Allowed {
         return;
     }
-    let token = &config.token;
-    let has_key = token.secret.is_some() || token.public_key.is_some() || token.jwks.is_some();
-    if has_key || config.verify.url.is_some() {
+    if config.token.has_key() || config.verify.url.is_some() {
         socket.anonymous = AnonymousClients::Refused;
         return;
     }
@@ -447,7 +445,7 @@ mod tests {
                         let config = config.unwrap();
                         assert_eq!(config.auth.keys.iter().map(Secret::expose).collect::<Vec<_>>(), keys);
                     }
-                    None => assert!(config.unwrap_err().to_string().contains("[auth] keys: key 1 ")),
+                    None => assert!(config.unwrap_err().to_string().contains("[auth] keys: key 1 has ")),
                 }
             }
         }

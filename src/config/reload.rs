@@ -33,10 +33,39 @@ pub const LIVE_KEYS: &[(&str, &[&str])] = &[
     ("http", &["allowed_origins", "allowed_hosts"]),
     ("push", &["max_content", "max_cards", "max_batch"]),
     ("auth", &["keys"]),
+    ("token", TOKEN_KEYS),
+    ("verify", &["url", "headers", "timeout", "max_in_flight", "max_answer", "cache", "cache_entries", "ca"]),
     (key::TEMPLATE, &["secret", "secret_file", "sha256", "scopes", "apps", "cards", "rooms", "rate", "burst"]),
     ("queue", &["raw_key"]),
     ("drain", &["rate", "reconnect_jitter", "grace"]),
     ("log", &["level"]),
+];
+
+/// Of `[token]` all but `cookie`.
+const TOKEN_KEYS: &[&str] = &[
+    "secret",
+    "secret_file",
+    "public_key",
+    "public_key_file",
+    "jwks",
+    "jwks_ca",
+    "jwks_refresh",
+    "jwks_min_interval",
+    "jwks_timeout",
+    "jwks_max_bytes",
+    "jwks_max_keys",
+    "audience",
+    "issuer",
+    "leeway",
+    "max_life",
+    "card_claim",
+    "cards_claim",
+    "app_claim",
+    "rooms_claim",
+    "push_claim",
+    "max_token",
+    "max_revocations",
+    "max_verifications",
 ];
 
 /// Whether a reload changes a key.
@@ -89,13 +118,15 @@ impl LoadedConfig {
         let found = Self::load(self.file.as_deref(), environment)?;
         let mut values = self.values.clone();
         let mut changes = ConfigChanges::default();
+        // who began without anything to verify by goes on so: connections that are open have proved nothing
+        let verifies = self.config.token.has_key() || self.config.verify.url.is_some();
         for (section, key) in self.places().union(&found.places()) {
             let new = found.value(section, key);
             if new == self.value(section, key) {
                 continue;
             }
             let shown = format!("[{section}] {key} = {}", masked(section, key, new.unwrap_or_default()));
-            if !is_live(section, key) {
+            if !is_live(section, key) || !verifies && matches!(section.as_str(), "token" | "verify") {
                 changes.after_restart.push(shown);
                 continue;
             }

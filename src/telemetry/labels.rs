@@ -135,6 +135,12 @@ label_values! {
         Refused = "refused",
     }
 
+    /// What became of a fetch of the key set.
+    JwksFetchOutcome in "jwks_fetches" by "outcome" {
+        Good = "good",
+        Failed = "failed",
+    }
+
     /// Why a line of the log was not written.
     LineDropReason in "log_lines_dropped" by "reason" {
         Repeated = "repeated",

@@ -15,7 +15,8 @@ use prometheus_client::{
 
 use super::labels::{
     CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, IdentityOutcome,
-    JobOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
+    JobOutcome, JwksFetchOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels,
+    ReloadOutcome, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -66,6 +67,7 @@ metrics! {
     closes: Family<CloseLabels, Counter> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
     client_errors: Family<ClientErrorLabels, Counter> = Family::default(), "client_errors", "Client messages answered with an error, by error";
     identities: Family<IdentityOutcome, Counter> = Family::default(), "identities", "What clients presented to prove who they are, by outcome";
+    jwks_fetches: Family<JwksFetchOutcome, Counter> = Family::default(), "jwks_fetches", "Fetches of the issuer's key set, by outcome (good, failed)";
     revocations: Gauge = Gauge::default(), "revocations", "Subjects whose earlier tokens are refused";
     forgotten_revocations: Counter = Counter::default(), "forgotten_revocations", "Revocations that made room for newer ones before their time";
     pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";

@@ -1,8 +1,11 @@
 //! Verifications of signatures that take longer than a shard should be held up: they are done by a few tasks of tokio's workers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytestring::ByteString;
@@ -10,6 +13,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Identity, IdentityError, key::VerifyingKey, token::TokenRules};
 use crate::lifecycle::Tasks;
+
+/// Whom a token names, at once or later; whether it was revoked is not looked at.
+pub(super) enum TokenVerification {
+    Decided(Result<Identity, IdentityError>),
+    Pending(Pin<Box<dyn Future<Output = Result<Identity, IdentityError>> + Send>>),
+}
 
 /// A token, and the key that is to verify it.
 struct VerificationJob {
@@ -38,23 +47,29 @@ impl VerificationPool {
         Self { queues: (0..size).map(queue).collect(), turn: AtomicUsize::new(0) }
     }
 
-    /// What the key says of the token; `None`: too many are at it already.
+    /// Who the token's key says that it names.
     pub(super) fn verify(
         &self,
         token: ByteString,
         key: Arc<VerifyingKey>,
         rules: Arc<TokenRules>,
-    ) -> Option<oneshot::Receiver<Result<Identity, IdentityError>>> {
+    ) -> TokenVerification {
         let (verified, answer) = oneshot::channel();
         let mut job = VerificationJob { token, key, rules, verified };
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for step in 0..self.queues.len() {
             match self.queues[turn.wrapping_add(step) % self.queues.len()].try_send(job) {
-                Ok(()) => return Some(answer),
+                Ok(()) => {
+                    return TokenVerification::Pending(Box::pin(async {
+                        answer.await.unwrap_or_else(|_| Err(IdentityError::away("the node stops: come back")))
+                    }));
+                }
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => job = back,
             }
         }
-        None
+        TokenVerification::Decided(Err(IdentityError::away(
+            "too many tokens are being verified: come back in a moment",
+        )))
     }
 }
 

@@ -4,16 +4,19 @@ use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
+use tokio::sync::Semaphore;
 
 use super::{
     Identity, IdentityConfigError, IdentityError, crypto,
     key::VerifyingKey,
-    pool::VerificationPool,
+    key_set::KeyChoice,
+    key_source::KeySource,
+    pool::{TokenVerification, VerificationPool},
     revocations::Revocations,
-    token::{self, TokenRules},
+    token::{self, TokenHead, TokenRules},
 };
 use crate::{
-    config::{TokenConfig, VerifyConfig},
+    config::{JwksSource, TokenConfig, VerifyConfig},
     lifecycle::Tasks,
     telemetry::{Metrics, labels::IdentityOutcome},
 };
@@ -75,7 +78,17 @@ enum TokenKeys {
     /// HS256: quick enough to be done at once.
     Secret(VerifyingKey),
     /// One key of another kind.
-    Public(Arc<VerifyingKey>, VerificationPool),
+    Public(Arc<VerifyingKey>, Arc<VerificationPool>),
+    /// Those that the issuer publishes.
+    Published(PublishedKeys),
+}
+
+#[derive(Clone)]
+struct PublishedKeys {
+    source: KeySource,
+    pool: Arc<VerificationPool>,
+    /// Tokens that may wait for a fetch.
+    places: Arc<Semaphore>,
 }
 
 impl Verifier {
@@ -89,7 +102,7 @@ impl Verifier {
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, IdentityConfigError> {
-        let Some(setup) = VerifierSetup::new(token, verify, tasks)? else { return Ok(None) };
+        let Some(setup) = VerifierSetup::new(token, verify, None, tasks, metrics)? else { return Ok(None) };
         let setup = ArcSwap::from_pointee(setup);
         let revocations = Revocations::new(metrics);
         Ok(Some(Self(Arc::new(VerifierShared { setup, revocations, tasks: tasks.clone(), metrics: metrics.clone() }))))
@@ -101,8 +114,10 @@ impl Verifier {
     /// # Errors
     /// As [`Verifier::new`]; [`IdentityConfigError::NothingLeft`]: nothing would be verified any more.
     pub fn replace(&self, token: &TokenConfig, verify: &VerifyConfig) -> Result<(), IdentityConfigError> {
-        let setup = VerifierSetup::new(token, verify, &self.0.tasks)?.ok_or(IdentityConfigError::NothingLeft)?;
-        self.0.setup.store(Arc::new(setup));
+        let shared = &self.0;
+        let before = shared.setup.load_full();
+        let setup = VerifierSetup::new(token, verify, Some(&before), &shared.tasks, &shared.metrics)?;
+        shared.setup.store(Arc::new(setup.ok_or(IdentityConfigError::NothingLeft)?));
         Ok(())
     }
 
@@ -149,8 +164,16 @@ impl VerifierShared {
 }
 
 impl VerifierSetup {
-    fn new(token: &TokenConfig, verify: &VerifyConfig, tasks: &Tasks) -> Result<Option<Self>, IdentityConfigError> {
-        let verifier = TokenVerifier::new(token, tasks)?;
+    /// What was in use `before` lends its key set until the new one is fetched.
+    fn new(
+        token: &TokenConfig,
+        verify: &VerifyConfig,
+        before: Option<&Self>,
+        tasks: &Tasks,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Self>, IdentityConfigError> {
+        let before = before.and_then(|setup| setup.token.as_ref());
+        let verifier = TokenVerifier::new(token, before, tasks, metrics)?;
         if verifier.is_none() && verify.url.is_none() {
             return Ok(None);
         }
@@ -163,26 +186,38 @@ impl VerifierSetup {
     }
 }
 
-/// As [`Verification`], before revocations are looked at.
-enum TokenVerification {
-    Decided(Result<Identity, IdentityError>),
-    Pending(Pin<Box<dyn Future<Output = Result<Identity, IdentityError>> + Send>>),
-}
-
 impl TokenVerifier {
     /// `None`: no key is configured.
-    fn new(config: &TokenConfig, tasks: &Tasks) -> Result<Option<Self>, IdentityConfigError> {
+    fn new(
+        config: &TokenConfig,
+        before: Option<&Self>,
+        tasks: &Tasks,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Self>, IdentityConfigError> {
         crypto::install();
         let rules = Arc::new(TokenRules::new(config));
+        let pool = || Arc::new(VerificationPool::start(config.max_verifications, tasks));
         let keys = if let Some(secret) = &config.secret {
             TokenKeys::Secret(VerifyingKey::of_secret(secret, &rules)?)
         } else if let Some(pem) = &config.public_key {
-            let key = Arc::new(VerifyingKey::of_pem(pem, &rules)?);
-            TokenKeys::Public(key, VerificationPool::start(config.max_verifications, tasks))
+            TokenKeys::Public(Arc::new(VerifyingKey::of_pem(pem, &rules)?), pool())
+        } else if let Some(from) = &config.jwks {
+            let known = before.and_then(|before| before.published(from)).and_then(|keys| keys.source.known(&rules));
+            let source = KeySource::start(from, config, &rules, known, tasks, metrics)?;
+            let places = Arc::new(Semaphore::new(config.max_verifications));
+            TokenKeys::Published(PublishedKeys { source, pool: pool(), places })
         } else {
             return Ok(None);
         };
         Ok(Some(Self { rules, keys }))
+    }
+
+    /// Its keys, if they come from there.
+    fn published(&self, from: &JwksSource) -> Option<&PublishedKeys> {
+        match &self.keys {
+            TokenKeys::Published(keys) if keys.source.from == *from => Some(keys),
+            _ => None,
+        }
     }
 
     fn verify(&self, token: Option<ByteString>) -> TokenVerification {
@@ -198,17 +233,34 @@ impl TokenVerifier {
                 TokenVerification::Decided(self.rules.verify(&token, key))
             }
             TokenKeys::Public(key, pool) if key.admits(head.algorithm) => {
-                match pool.verify(token, key.clone(), self.rules.clone()) {
-                    Some(verified) => TokenVerification::Pending(Box::pin(async {
-                        verified.await.unwrap_or_else(|_| Err(IdentityError::away("the gateway stops: come back")))
-                    })),
-                    None => TokenVerification::Decided(Err(IdentityError::away(
-                        "too many tokens are being verified: come back in a moment",
-                    ))),
-                }
+                pool.verify(token, key.clone(), self.rules.clone())
             }
-            _ => TokenVerification::Decided(Err(token::wrong_algorithm())),
+            TokenKeys::Secret(_) | TokenKeys::Public(..) => TokenVerification::Decided(Err(token::wrong_algorithm())),
+            TokenKeys::Published(keys) => keys.verify(token, head, &self.rules),
         }
+    }
+}
+
+impl PublishedKeys {
+    fn verify(&self, token: ByteString, head: TokenHead, rules: &Arc<TokenRules>) -> TokenVerification {
+        match self.source.choose(&head) {
+            KeyChoice::Key(key) => return self.pool.verify(token, key, rules.clone()),
+            KeyChoice::Refused(error) => return TokenVerification::Decided(Err(error)),
+            KeyChoice::Unknown => {}
+        }
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let error = IdentityError::away("too many tokens wait for their keys: come back in a moment");
+            return TokenVerification::Decided(Err(error));
+        };
+        let (keys, rules) = (self.clone(), rules.clone());
+        TokenVerification::Pending(Box::pin(async move {
+            let key = keys.source.wait(&head).await?;
+            drop(place);
+            match keys.pool.verify(token, key, rules) {
+                TokenVerification::Decided(verified) => verified,
+                TokenVerification::Pending(verified) => verified.await,
+            }
+        }))
     }
 }
 
