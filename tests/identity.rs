@@ -5,6 +5,10 @@ mod support;
 
 #[path = "identity/attacks.rs"]
 mod attacks;
+#[path = "identity/call_outs.rs"]
+mod call_outs;
+#[path = "identity/issuers.rs"]
+mod issuers;
 #[path = "identity/joins.rs"]
 mod joins;
 #[path = "identity/key_sets.rs"]

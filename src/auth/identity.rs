@@ -1,7 +1,9 @@
 //! Who a client proved to be, and how: by a token (JWT) that a key verifies, by a call-out, or both.
 
+mod call_out;
 mod claims;
 mod crypto;
+mod decision;
 mod error;
 mod http;
 mod key;

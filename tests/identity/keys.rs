@@ -47,6 +47,9 @@ const P256: &[u8] =
 const P384: &[u8] = b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\0\x22\x03\x62\0";
 const ED25519: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\0";
 
+/// What stands before the seed of a private key of Ed25519 (RFC 8410, section 7).
+const SEED: &[u8] = b"\x30\x2e\x02\x01\0\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
+
 impl Key {
     pub fn secret(secret: &str) -> Self {
         let signing = Signing::Hmac(secret.as_bytes().to_vec());
@@ -73,7 +76,9 @@ impl Key {
         let der = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         let pair = Ed25519KeyPair::from_pkcs8(der.as_ref()).unwrap();
         let public_der = [ED25519, pair.public_key().as_ref()].concat();
-        Self { signing: Signing::Ed25519(pair), private_pem: pem("PRIVATE KEY", der.as_ref()), public_der }
+        // ring's own form (version 2 of PKCS#8) is not everybody's; both have the seed in one place
+        let plain = [SEED, &der.as_ref()[SEED.len()..SEED.len() + 32]].concat();
+        Self { signing: Signing::Ed25519(pair), private_pem: pem("PRIVATE KEY", &plain), public_der }
     }
 
     /// Of openssl, since ring makes none.

@@ -1,24 +1,15 @@
 //! Verifications of signatures that take longer than a shard should be held up: they are done by a few tasks of tokio's workers.
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use bytestring::ByteString;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Identity, IdentityError, key::VerifyingKey, token::TokenRules};
+use super::{Identity, IdentityError, decision::IdentityDecision, key::VerifyingKey, token::TokenRules};
 use crate::lifecycle::Tasks;
-
-/// Whom a token names, at once or later; whether it was revoked is not looked at.
-pub(super) enum TokenVerification {
-    Decided(Result<Identity, IdentityError>),
-    Pending(Pin<Box<dyn Future<Output = Result<Identity, IdentityError>> + Send>>),
-}
 
 /// A token, and the key that is to verify it.
 struct VerificationJob {
@@ -48,28 +39,21 @@ impl VerificationPool {
     }
 
     /// Who the token's key says that it names.
-    pub(super) fn verify(
-        &self,
-        token: ByteString,
-        key: Arc<VerifyingKey>,
-        rules: Arc<TokenRules>,
-    ) -> TokenVerification {
+    pub(super) fn verify(&self, token: ByteString, key: Arc<VerifyingKey>, rules: Arc<TokenRules>) -> IdentityDecision {
         let (verified, answer) = oneshot::channel();
         let mut job = VerificationJob { token, key, rules, verified };
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for step in 0..self.queues.len() {
             match self.queues[turn.wrapping_add(step) % self.queues.len()].try_send(job) {
                 Ok(()) => {
-                    return TokenVerification::Pending(Box::pin(async {
+                    return IdentityDecision::Pending(Box::pin(async {
                         answer.await.unwrap_or_else(|_| Err(IdentityError::away("the node stops: come back")))
                     }));
                 }
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => job = back,
             }
         }
-        TokenVerification::Decided(Err(IdentityError::away(
-            "too many tokens are being verified: come back in a moment",
-        )))
+        IdentityDecision::Decided(Err(IdentityError::away("too many tokens are being verified: come back in a moment")))
     }
 }
 

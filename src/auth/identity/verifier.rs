@@ -7,11 +7,14 @@ use bytestring::ByteString;
 use tokio::sync::Semaphore;
 
 use super::{
-    Identity, IdentityConfigError, IdentityError, crypto,
+    Identity, IdentityConfigError, IdentityError,
+    call_out::CallOut,
+    crypto,
+    decision::IdentityDecision,
     key::VerifyingKey,
     key_set::KeyChoice,
     key_source::KeySource,
-    pool::{TokenVerification, VerificationPool},
+    pool::VerificationPool,
     revocations::Revocations,
     token::{self, TokenHead, TokenRules},
 };
@@ -61,6 +64,7 @@ struct VerifierShared {
 /// What the configuration says.
 struct VerifierSetup {
     token: Option<TokenVerifier>,
+    call_out: Option<CallOut>,
     headers: Arc<[String]>,
     max_revocations: usize,
     /// How long a token may live.
@@ -122,18 +126,27 @@ impl Verifier {
     }
 
     /// Who the client is that presented this. Never waits itself.
+    ///
+    /// With `[token]` and `[verify]` the token must be good first, and then what the call-out says counts, until the earlier
+    /// of both ends.
     pub fn verify(&self, presented: Presented) -> Verification {
-        let setup = self.0.setup.load();
-        let verified = match &setup.token {
-            Some(token) => token.verify(presented.token),
-            None => TokenVerification::Decided(Err(no_token())),
-        };
-        match verified {
-            TokenVerification::Decided(verified) => Verification::Decided(self.0.conclude(verified)),
-            TokenVerification::Pending(verified) => {
-                let shared = self.0.clone();
-                Verification::Pending(Box::pin(async move { shared.conclude(verified.await) }))
+        let shared = self.0.clone();
+        let setup = shared.setup.load();
+        let by_token = setup.token.as_ref().map(|token| token.verify(presented.token.clone()));
+        let call_out = setup.call_out.clone();
+        drop(setup);
+        match (by_token, call_out) {
+            (None, None) => shared.decide(IdentityDecision::refused(no_token())),
+            (Some(by_token), None) => shared.decide(by_token),
+            (None, Some(call_out)) => {
+                let by_call_out = call_out.ask(&presented, &shared.revocations);
+                shared.decide(by_call_out)
             }
+            (Some(IdentityDecision::Decided(Err(error))), Some(_)) => shared.decide(IdentityDecision::refused(error)),
+            (Some(by_token), Some(call_out)) => Verification::Pending(Box::pin(async move {
+                let verified = shared.ask_beside(by_token, &call_out, &presented).await;
+                shared.conclude(verified)
+            })),
         }
     }
 
@@ -151,12 +164,41 @@ impl Verifier {
 }
 
 impl VerifierShared {
+    fn decide(self: Arc<Self>, decision: IdentityDecision) -> Verification {
+        match decision {
+            IdentityDecision::Decided(verified) => Verification::Decided(self.conclude(verified)),
+            IdentityDecision::Pending(verified) => {
+                Verification::Pending(Box::pin(async move { self.conclude(verified.await) }))
+            }
+        }
+    }
+
+    /// Whom the call-out says that this is, if its token is good.
+    async fn ask_beside(
+        &self,
+        by_token: IdentityDecision,
+        call_out: &CallOut,
+        presented: &Presented,
+    ) -> Result<Identity, IdentityError> {
+        let of_token = self.unless_revoked(by_token.wait().await?)?;
+        let mut identity = call_out.ask(presented, &self.revocations).wait().await?;
+        identity.expires_at = match (of_token.expires_at, identity.expires_at) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Ok(identity)
+    }
+
+    fn unless_revoked(&self, identity: Identity) -> Result<Identity, IdentityError> {
+        if self.revocations.has(&identity) {
+            return Err(IdentityError::new(IdentityOutcome::Revoked, "the token was revoked: log in again"));
+        }
+        Ok(identity)
+    }
+
     /// Looks whether it was revoked, and counts.
     fn conclude(&self, verified: Result<Identity, IdentityError>) -> Verified {
-        let verified = verified.and_then(|identity| match self.revocations.has(&identity) {
-            true => Err(IdentityError::new(IdentityOutcome::Revoked, "the token was revoked: log in again")),
-            false => Ok(identity),
-        });
+        let verified = verified.and_then(|identity| self.unless_revoked(identity));
         let outcome = verified.as_ref().map_or_else(|error| error.outcome, |_| IdentityOutcome::Verified);
         self.metrics.identities.get_or_create(&outcome).inc();
         verified.map(Arc::new)
@@ -174,11 +216,13 @@ impl VerifierSetup {
     ) -> Result<Option<Self>, IdentityConfigError> {
         let before = before.and_then(|setup| setup.token.as_ref());
         let verifier = TokenVerifier::new(token, before, tasks, metrics)?;
-        if verifier.is_none() && verify.url.is_none() {
+        let call_out = CallOut::start(verify, tasks, metrics)?;
+        if verifier.is_none() && call_out.is_none() {
             return Ok(None);
         }
         Ok(Some(Self {
             token: verifier,
+            call_out,
             headers: verify.headers.iter().cloned().collect(),
             max_revocations: token.max_revocations,
             life: token.max_life + token.leeway * 2,
@@ -220,46 +264,43 @@ impl TokenVerifier {
         }
     }
 
-    fn verify(&self, token: Option<ByteString>) -> TokenVerification {
+    fn verify(&self, token: Option<ByteString>) -> IdentityDecision {
         let Some(token) = token.filter(|token| !token.is_empty()) else {
-            return TokenVerification::Decided(Err(no_token()));
+            return IdentityDecision::refused(no_token());
         };
         let head = match self.rules.head(&token) {
             Ok(head) => head,
-            Err(error) => return TokenVerification::Decided(Err(error)),
+            Err(error) => return IdentityDecision::refused(error),
         };
         match &self.keys {
             TokenKeys::Secret(key) if key.admits(head.algorithm) => {
-                TokenVerification::Decided(self.rules.verify(&token, key))
+                IdentityDecision::Decided(self.rules.verify(&token, key))
             }
             TokenKeys::Public(key, pool) if key.admits(head.algorithm) => {
                 pool.verify(token, key.clone(), self.rules.clone())
             }
-            TokenKeys::Secret(_) | TokenKeys::Public(..) => TokenVerification::Decided(Err(token::wrong_algorithm())),
+            TokenKeys::Secret(_) | TokenKeys::Public(..) => IdentityDecision::refused(token::wrong_algorithm()),
             TokenKeys::Published(keys) => keys.verify(token, head, &self.rules),
         }
     }
 }
 
 impl PublishedKeys {
-    fn verify(&self, token: ByteString, head: TokenHead, rules: &Arc<TokenRules>) -> TokenVerification {
+    fn verify(&self, token: ByteString, head: TokenHead, rules: &Arc<TokenRules>) -> IdentityDecision {
         match self.source.choose(&head) {
             KeyChoice::Key(key) => return self.pool.verify(token, key, rules.clone()),
-            KeyChoice::Refused(error) => return TokenVerification::Decided(Err(error)),
+            KeyChoice::Refused(error) => return IdentityDecision::refused(error),
             KeyChoice::Unknown => {}
         }
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let error = IdentityError::away("too many tokens wait for their keys: come back in a moment");
-            return TokenVerification::Decided(Err(error));
+            return IdentityDecision::refused(error);
         };
         let (keys, rules) = (self.clone(), rules.clone());
-        TokenVerification::Pending(Box::pin(async move {
+        IdentityDecision::Pending(Box::pin(async move {
             let key = keys.source.wait(&head).await?;
             drop(place);
-            match keys.pool.verify(token, key, rules) {
-                TokenVerification::Decided(verified) => verified,
-                TokenVerification::Pending(verified) => verified.await,
-            }
+            keys.pool.verify(token, key, rules).wait().await
         }))
     }
 }
