@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use super::{
     admission::PushSource,
     refusal::{Refusal, RefusalKind},
+    scopes,
 };
 use crate::{
     auth::Caller,
     config::Config,
     hub::ClientId,
     lifecycle::{Phase, Phases},
-    push::{ClientSelector, Disconnect, NameRule, PushId},
+    push::{ClientSelector, Disconnect, NameRule, PushId, Target},
     queue::{Destination, Publisher, record},
     telemetry::{
         Metrics,
@@ -127,7 +128,7 @@ impl Disconnects {
         draft: Result<DisconnectDraft, Refusal>,
     ) -> Result<PushId, Refusal> {
         let mut count = CountedOrder { metrics: &self.0.metrics, source, deadline, outcome: None };
-        let outcome = self.publish(draft).await;
+        let outcome = self.publish(caller, draft).await;
         count.outcome =
             Some(outcome.as_ref().map_or_else(|refusal| refusal.kind.name(), |_| PushOutcome::Accepted.word()));
         if let Ok(id) = &outcome {
@@ -136,14 +137,36 @@ impl Disconnects {
         outcome
     }
 
-    async fn publish(&self, draft: Result<DisconnectDraft, Refusal>) -> Result<PushId, Refusal> {
+    async fn publish(&self, caller: &Caller, draft: Result<DisconnectDraft, Refusal>) -> Result<PushId, Refusal> {
         let order = draft?.check(self.0.names)?;
+        admits(caller, &order.selector)
+            .inspect_err(|refusal| scopes::count(&self.0.metrics, caller.name(), refusal))?;
         if self.0.phases.now() == Phase::Draining {
             return Err(Refusal::draining());
         }
         self.0.publisher.publish(Destination::Live, record::encode_disconnect(&order)).await?;
         Ok(order.id)
     }
+}
+
+/// A caller that is bound to some targets ends only clients that it may push to.
+fn admits(caller: &Caller, selector: &ClientSelector) -> Result<(), Refusal> {
+    if !caller.is_bounded() {
+        return Ok(());
+    }
+    let target = match selector {
+        ClientSelector::Card(card) => Target::cards(vec![card.clone()]),
+        ClientSelector::App(app) => Target { app: Some(app.clone()), ..Target::default() },
+        // who that is only the client's own node can tell
+        ClientSelector::Client(_) | ClientSelector::Subject(_) => {
+            let message = format!(
+                "the key {} is for some apps, cards or rooms only: name a card or an app, or use a key for all",
+                caller.name()
+            );
+            return Err(Refusal::new(RefusalKind::NotAdmitted, message));
+        }
+    };
+    caller.admits(&target).map_err(|out| Refusal::not_admitted(caller, &out))
 }
 
 /// Counts what became of an order when it is dropped; without an outcome by then, its caller left.

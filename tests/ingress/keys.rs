@@ -239,6 +239,31 @@ async fn a_caller_reaches_only_whom_its_patterns_name_and_each_push_is_judged_by
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_with_patterns_ends_only_clients_that_it_may_push_to() {
+    let cards = key("cards", &[("scopes", "disconnect"), ("cards", "user:*")]);
+    let apps = key("apps", &[("scopes", "disconnect"), ("apps", "web")]);
+    let all = key("all", &[("scopes", "disconnect")]);
+    let node = start(&[cards, apps, all]).await;
+    for (key, order, status) in [
+        ("of-cards", json!({"card_id": "user:1"}), 200),
+        ("of-cards", json!({"card_id": "admin"}), 403),
+        ("of-cards", json!({"app_id": "web"}), 403),
+        ("of-cards", json!({"sub": "user:1", "revoke": true}), 403),
+        ("of-apps", json!({"app_id": "web"}), 200),
+        ("of-apps", json!({"app_id": "tv"}), 403),
+        ("of-apps", json!({"card_id": "user:1"}), 403),
+        ("of-apps", json!({"client": "0".repeat(26)}), 403),
+        ("of-all", json!({"sub": "user:1", "revoke": true}), 200),
+        ("of-all", json!({"client": "0".repeat(26)}), 200),
+    ] {
+        let answer = ask(&node, Method::POST, "/disconnect", &format!("Bearer {key}"), &order.to_string()).await;
+        assert_eq!(answer.status, status, "{key} {order}: {answer:?}");
+        assert!(status == 200 || answer.reason == "not_admitted", "{answer:?}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rate_lets_a_burst_pass_and_then_says_when_to_come_again() {
     // a token comes back only after the test
     let slow = key("slow", &[("scopes", "push"), ("rate", "1"), ("burst", "1000")]);
