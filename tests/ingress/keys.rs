@@ -394,7 +394,7 @@ async fn a_reload_changes_what_keys_may_do_in_open_streams_too() {
     program.write("[key.b]\nsecret = of-b\nscopes = push\n");
     program.signal(Signal::SIGHUP);
     program.logged("[key.b] secret = ***").await;
-    assert_eq!(answered().await, "no_scope");
+    assert_eq!(answered().await, "wrong_key");
     let status = rpc.push(with("of-a", push("bob", "x"))).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "wrong_key"));
     assert!(rpc.push(with("of-b", push("bob", "x"))).await.is_ok());
