@@ -121,7 +121,7 @@ impl Gateway {
             keys: keys.clone(),
             admission: admission.clone(),
             disconnects,
-            queries: Queries::new(&config.push, hub.clone()),
+            queries: Queries::new(&config.push, hub.clone(), &metrics),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;

@@ -281,7 +281,8 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
 
 fn placed_keys<'a>(config: &'a Config, sections: &'a [String]) -> Vec<PlacedKey<'a>> {
     let of_list = config.auth.keys.iter().enumerate().map(|(nth, key)| {
-        let (shown, secret) = (format!("key {}", nth + 1), key.expose());
+        let shown = format!("key {}", nth + 1);
+        let secret = key.expose();
         let full_name = format!("{shown} of [auth] keys");
         let digest = SecretDigest::of(secret.as_bytes());
         PlacedKey { section: "auth", key: "keys", shown, full_name, digest, length: Some(secret.len()) }

@@ -200,9 +200,8 @@ fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> RawValues
         let keys_known = match known_keys(known, &section) {
             Ok(keys) => keys,
             Err(error) => {
-                let (mut keys, most) = (keys.keys().map(|key| format!(" {key}")), 3);
-                let named: Vec<_> = keys.by_ref().take(most).collect();
-                let more = if keys.next().is_some() { ", …" } else { "" };
+                let named: Vec<_> = keys.keys().take(3).map(|key| format!(" {key}")).collect();
+                let more = if keys.len() > named.len() { ", …" } else { "" };
                 errors.push(format!("[{section}]{}{more}: {error}", named.join(",")));
                 continue;
             }

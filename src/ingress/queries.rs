@@ -1,13 +1,16 @@
 //! What back ends ask. Async: other nodes and the store will be asked too.
 
+use std::sync::Arc;
+
 use bytestring::ByteString;
 
-use super::refusal::Refusal;
+use super::{refusal::Refusal, scopes};
 use crate::{
     auth::Caller,
     config::PushLimits,
     hub::{Census, Hub},
     push::{NameRule, Target},
+    telemetry::Metrics,
 };
 
 /// Answers what a back end asks about clients; a cheap clone.
@@ -15,12 +18,13 @@ use crate::{
 pub(crate) struct Queries {
     hub: Hub,
     name: NameRule,
+    metrics: Arc<Metrics>,
 }
 
 impl Queries {
     /// About the clients of this node.
-    pub(crate) fn new(limits: &PushLimits, hub: Hub) -> Self {
-        Self { hub, name: NameRule { max: limits.max_name } }
+    pub(crate) fn new(limits: &PushLimits, hub: Hub, metrics: &Arc<Metrics>) -> Self {
+        Self { hub, name: NameRule { max: limits.max_name }, metrics: Arc::clone(metrics) }
     }
 
     /// The live connections of a card.
@@ -31,7 +35,11 @@ impl Queries {
         self.name.check(card).map_err(|error| Refusal::field("cardID", error))?;
         if caller.is_bounded() {
             let asked = caller.admits(&Target::cards(vec![card.clone()]));
-            asked.map_err(|out| Refusal::not_admitted(caller, &out))?;
+            asked.map_err(|out| {
+                let refusal = Refusal::not_admitted(caller, &out);
+                scopes::count(&self.metrics, caller.name(), &refusal);
+                refusal
+            })?;
         }
         Ok(self.hub.connections(card))
     }
@@ -46,7 +54,7 @@ impl Queries {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{auth::Keys, config, ingress::refusal::RefusalKind, telemetry::Metrics};
+    use crate::{auth::Keys, config, ingress::refusal::RefusalKind};
 
     #[tokio::test]
     async fn a_query_names_its_card_by_the_same_rule() {
@@ -54,7 +62,7 @@ mod tests {
         let metrics = Metrics::new().into();
         let open = Keys::new(&config, &metrics).caller(None).unwrap();
         let limits = PushLimits { max_name: 8, ..config.push.clone() };
-        let queries = Queries::new(&limits, Hub::new(&config.hub, &config.outbox, 1, &metrics));
+        let queries = Queries::new(&limits, Hub::new(&config.hub, &config.outbox, 1, &metrics), &metrics);
         assert_eq!(queries.connections(&open, &"ma yü&".into()).await, Ok(0));
         for (card, message) in [("", "`cardID` is empty"), ("123456789", "`cardID` has 9 bytes")] {
             let refusal = queries.connections(&open, &card.into()).await.unwrap_err();

@@ -69,7 +69,8 @@ impl From<KeyError> for Refusal {
 impl Refusal {
     /// A caller whose key lacks a scope.
     pub(super) fn no_scope(caller: &Caller, scope: Scope) -> Self {
-        let (caller, scope) = (caller.name(), scope.word());
+        let caller = caller.name();
+        let scope = scope.word();
         let message =
             format!("the key {caller} has not the scope {scope}: add it to [key.{caller}] scopes, or use another key");
         Self::new(RefusalKind::NoScope, message)
@@ -91,10 +92,12 @@ impl Refusal {
     /// A push that its caller may not make, or not now.
     pub(super) fn denied(caller: &Caller, denial: PushDenial) -> Self {
         match denial {
+            PushDenial::Withdrawn => Self::from(KeyError::Unknown),
             PushDenial::Scope => Self::no_scope(caller, Scope::Push),
             PushDenial::Target(out) => Self::not_admitted(caller, &out),
             PushDenial::Rate(wait) => {
-                let (caller, millis) = (caller.name(), wait.as_millis() + 1);
+                let caller = caller.name();
+                let millis = wait.as_millis() + 1;
                 let message = format!(
                     "the key {caller} pushes faster than its rate ([key.{caller}] rate, burst): try again in {millis} ms"
                 );

@@ -44,6 +44,8 @@ struct Rights {
 /// Why a caller may not push something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PushDenial {
+    /// Its key is gone since it came.
+    Withdrawn,
     /// It has not the scope `push`, or not any more.
     Scope,
     /// It may not push to that.
@@ -124,7 +126,9 @@ impl Caller {
     pub(crate) fn may_push(&self, target: &Target) -> Result<(), PushDenial> {
         let rights = self.0.rights.load();
         if rights.scopes & bit(Scope::Push) == 0 {
-            return Err(PushDenial::Scope);
+            // a section without scopes is refused by config
+            let has_none = rights.scopes == 0;
+            return Err(if has_none { PushDenial::Withdrawn } else { PushDenial::Scope });
         }
         if let Some(bounds) = &rights.bounds {
             bounds.admit(target).map_err(PushDenial::Target)?;
