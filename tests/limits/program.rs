@@ -117,13 +117,13 @@ impl Program {
 
     pub async fn ready(&self) {
         until("readiness", || async {
-            crate::support::http::get(self.url("/readyz")).await.is_ok_and(|answer| answer.status() == 200)
+            http::get(self.url("/readyz")).await.is_ok_and(|answer| answer.status() == 200)
         })
         .await;
     }
 
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        sample(&crate::support::http::get(self.url("/metrics")).await.unwrap().text().await.unwrap(), name, labels)
+        sample(&http::get(self.url("/metrics")).await.unwrap().text().await.unwrap(), name, labels)
     }
 
     /// Lets it read this config.ini, and waits until it has: with this `outcome`.
@@ -135,13 +135,21 @@ impl Program {
         until("the reload", || async { self.metric("oxipush_reloads_total", &labels).await > before }).await;
     }
 
+    /// As [`Program::reload`], where the metrics need a key: waits for a `line` of the log.
+    pub async fn reload_unseen(&self, text: &str, line: &str) {
+        let before = self.log().matches(line).count();
+        self.write(text);
+        self.signal(Signal::SIGHUP);
+        until(line, || async { self.log().matches(line).count() > before }).await;
+    }
+
     pub async fn reload(&self, text: &str) {
         self.reload_to(text, "applied").await;
     }
 
     pub async fn push(&self, card: &str, content: &str) -> (u16, Value) {
         let body = json!({"from": "test", "to": [card], "appID": "", "content": content});
-        let answer = crate::support::http::client().post(self.url("/push")).json(&body).send().await.unwrap();
+        let answer = http::client().post(self.url("/push")).json(&body).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap_or_default())
     }
 

@@ -83,7 +83,7 @@ async fn a_flood_of_handshakes_from_one_address_holds_up_nobody_elsewhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_handshakes_count_for_the_client_that_it_names() {
-    let text = "[socket]\nhandshake_rate = 1\nhandshake_burst = 2\ntrusted_proxies = 127.0.0.1\n";
+    let text = "[socket]\nanonymous = true\nhandshake_rate = 1\nhandshake_burst = 2\ntrusted_proxies = 127.0.0.1\n";
     let program = Program::start(text).await;
     for number in 0..20 {
         let headers = format!("x-forwarded-for: 192.0.2.{number}\r\n");
