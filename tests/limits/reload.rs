@@ -18,7 +18,8 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
-    let program = Arc::new(Program::start("[socket]\nanonymous = true\n").await);
+    let token = |number: u32| format!("[token]\nsecret = a secret for tests, of 32 bytes or more: {number}\n");
+    let program = Arc::new(Program::start(&format!("[socket]\nanonymous = true\n{}", token(0))).await);
     let over = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     for number in 0..20 {
@@ -62,8 +63,9 @@ async fn two_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
         let bound = 1000 + number;
         program.write(&format!(
             "[socket]\nanonymous = true\nmax_connections = {bound}\nmax_messages_per_second = {bound}\ntrusted_proxies = 10.0.0.{}\n[push]\n\
-             max_cards = {bound}\n[http]\nallowed_origins = https://example{number}.org\n[log]\nlevel = {}\n",
+             max_cards = {bound}\n[http]\nallowed_origins = https://example{number}.org\n{}[log]\nlevel = {}\n",
             number % 250,
+            token(number),
             if number % 2 == 0 { "warn" } else { "info" },
         ));
         program.signal(Signal::SIGHUP);
