@@ -1000,7 +1000,7 @@ fn what_outsiders_cause_again_and_again_is_written_once_counted_and_told() {
 
 #[test]
 fn trace_has_a_line_for_each_stage_of_a_push_and_debug_has_none() {
-    for (level, stages) in [("trace", 3), ("debug", 0)] {
+    for (level, stages) in [("trace", 6), ("debug", 0)] {
         let folder = folder();
         let node = Node::start(&folder, &[("OXIPUSH__LOG__LEVEL", level)]);
         let mut tail = node.tail(&folder, &["--card", "alice"]);

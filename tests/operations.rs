@@ -82,6 +82,7 @@ fn every_key_that_a_reload_changes_stands_there_as_one() {
         .flat_map(|(section, keys)| keys.iter().map(move |key| (format!("[{section}]"), (*key).to_owned())))
         .collect();
     told.sort();
+    told.dedup();
     live.sort();
     assert_eq!(told, live);
 }

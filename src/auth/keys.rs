@@ -45,7 +45,7 @@ pub(crate) enum KeyError {
 impl Keys {
     /// Of `[auth] keys`, each named after its place there (`key 1` and up), and of every `[key.NAME]`.
     pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>) -> Self {
-        let known = KnownKeys::of(config, &[], metrics);
+        let known = KnownKeys::of(config, None, metrics);
         Self { known: Arc::new(ArcSwap::from_pointee(known)), metrics: Arc::clone(metrics) }
     }
 
@@ -53,7 +53,7 @@ impl Keys {
     /// its open streams, too; one that is gone has no rights any more.
     pub(crate) fn replace(&self, config: &Config) {
         let before = self.known.load();
-        let next = KnownKeys::of(config, &before.keys, &self.metrics);
+        let next = KnownKeys::of(config, Some(&before), &self.metrics);
         let stays = |caller: &Caller| next.callers().any(|other| other.is(caller));
         let gone: Vec<Caller> = before.callers().filter(|caller| !stays(caller)).cloned().collect();
         self.known.store(Arc::new(next));
@@ -103,10 +103,11 @@ impl Keys {
 }
 
 impl KnownKeys {
-    /// Callers of `before` with the same name and secret stay.
-    fn of(config: &Config, before: &[(SecretDigest, Caller)], metrics: &Metrics) -> Self {
+    /// Callers of `before` with the same name and secret stay, and the one without a key.
+    fn of(config: &Config, before: Option<&Self>, metrics: &Metrics) -> Self {
         let entry = |digest: SecretDigest, name: String| {
-            let same = before.iter().find(|(other, caller)| *other == digest && caller.name() == name);
+            let mut known = before.into_iter().flat_map(|before| &before.keys);
+            let same = known.find(|(other, caller)| *other == digest && caller.name() == name);
             (digest, same.map_or_else(|| Caller::new(name, metrics), |(_, caller)| caller.clone()))
         };
         let mut keys = Vec::new();
@@ -120,7 +121,8 @@ impl KnownKeys {
             caller.grant(key);
             keys.push((digest, caller));
         }
-        let open = config.is_open().then(|| Caller::open(metrics));
+        let same_open = before.and_then(|before| before.open.clone());
+        let open = config.is_open().then(|| same_open.unwrap_or_else(|| Caller::open(metrics)));
         let named = || keys.iter().find(|(_, caller)| config.queue.raw_key.as_deref() == Some(caller.name()));
         let raw = open.clone().or_else(|| named().map(|(_, caller)| caller.clone()));
         Self { keys, open, raw }

@@ -232,6 +232,21 @@ mod tests {
     }
 
     #[test]
+    fn who_began_without_tokens_needs_a_restart_for_them() {
+        let (_dir, path, loaded) = written("");
+        let secret = "a secret of more than 32 bytes, for tests";
+        std::fs::write(&path, format!("[token]\nsecret = {secret}\n")).unwrap();
+        let (next, changes) = loaded.reload([]).unwrap();
+        assert_eq!((changes.after_restart, changes.live), (vec!["[token] secret = ***".to_owned()], vec![]));
+        assert!(!next.config.token.has_key());
+        let loaded = LoadedConfig::load(Some(&path), []).unwrap();
+        std::fs::write(&path, format!("[token]\nsecret = {secret} that are new\n")).unwrap();
+        let (next, changes) = loaded.reload([]).unwrap();
+        assert_eq!((changes.live, changes.after_restart), (vec!["[token] secret = ***".to_owned()], vec![]));
+        assert!(next.config.token.has_key());
+    }
+
+    #[test]
     fn the_environment_still_stands_over_the_file() {
         let (_dir, path, loaded) = written("[log]\nlevel = info\n");
         let environment = || [("OXIPUSH__LOG__LEVEL".to_owned(), "warn".to_owned())];

@@ -13,8 +13,9 @@ pub(super) struct LiveConfig(Arc<ArcSwap<SocketSettings>>);
 /// `[socket]`, and what follows from it.
 pub(super) struct SocketSettings {
     pub(super) config: SocketConfig,
-    /// What a client may send.
+    /// What a client may send over time, and at once: a second's worth at least.
     pub(super) messages: Allowance,
+    pub(super) message_burst: u32,
     /// Handshakes of one address.
     pub(super) handshakes: Allowance,
 }
@@ -36,8 +37,10 @@ impl LiveConfig {
 
 impl SocketSettings {
     fn new(config: SocketConfig) -> Self {
+        let message_burst = config.max_messages_per_second.max(u32::from(config.message_burst));
         Self {
-            messages: Allowance::new(config.max_messages_per_second, u32::from(config.message_burst)),
+            messages: Allowance::new(config.max_messages_per_second, message_burst),
+            message_burst,
             handshakes: Allowance::new(config.handshake_rate, config.handshake_burst),
             config,
         }

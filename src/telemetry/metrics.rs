@@ -59,7 +59,7 @@ macro_rules! metrics {
 
 metrics! {
     connections: Gauge = Gauge::default(), "connections", "Open client connections";
-    max_connections: Gauge = Gauge::default(), "max_connections", "Connections that the clients' listener takes: [socket] max_connections, or what file descriptors allow";
+    max_connections: Gauge = Gauge::default(), "max_connections", "Connections that the clients' listener takes: its max_connections, or what file descriptors allow";
     groups: Gauge = Gauge::default(), "groups", "Cards with at least one connection";
     connects: Family<ConnectLabels, Counter> = Family::default(), "connects", "Handshakes that succeeded, by dialect";
     refused_connects: Family<RefusedConnectLabels, Counter> = Family::default(), "refused_connects", "Handshakes that were refused, by reason";

@@ -33,7 +33,7 @@ async fn a_storm_of_clients_never_stops_pushes_health_or_metrics() {
             let (status, answer) = program.push("alice", &content).await;
             assert_eq!(status, 200, "{answer}");
             assert_eq!(tab.content().await, content);
-            assert_eq!(crate::support::http::get(program.url("/healthz")).await.unwrap().status(), 200);
+            assert_eq!(http::get(program.url("/healthz")).await.unwrap().status(), 200);
             assert!(program.metric("oxipush_connections", &[]).await >= 1.0);
         }
     }

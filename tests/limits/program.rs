@@ -19,24 +19,29 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use crate::support::{client::PATIENCE, gateway::sample, http, process::free};
+use crate::support::{client::PATIENCE, gateway::sample, http, ports::Port};
 
 pub struct Program {
     pub child: Child,
     pub folder: TempDir,
     pub at: [SocketAddr; 3],
+    _ports: [Port; 3],
 }
 
 /// Where a program will run that is not started yet: its folder with a config.ini, and its listeners.
 pub struct Place {
     pub folder: TempDir,
     pub at: [SocketAddr; 3],
+    /// Not of those that the system gives to connections, of which these tests make thousands.
+    ports: [Port; 3],
 }
 
 impl Place {
     /// With `text` in its config.ini, beside what lets programs run side by side.
     pub fn new(text: &str) -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap(), at: [free(), free(), free()] };
+        let ports = [Port::claim(), Port::claim(), Port::claim()];
+        let at = ports.each_ref().map(|port| port.address().parse().unwrap());
+        let place = Self { folder: tempfile::tempdir().unwrap(), at, ports };
         place.write(text);
         place
     }
@@ -60,6 +65,8 @@ impl Place {
         let [socket, http, grpc] = self.at;
         command
             .args(&words[1..])
+            // nohup leaves a file there
+            .current_dir(self.folder.path())
             .arg("--config")
             .arg(self.file())
             .env("OXIPUSH__SOCKET__LISTEN", socket.to_string())
@@ -76,7 +83,7 @@ impl Place {
 
     pub fn start(self, command: &mut Command) -> Program {
         let child = command.spawn().unwrap();
-        Program { child, folder: self.folder, at: self.at }
+        Program { child, folder: self.folder, at: self.at, _ports: self.ports }
     }
 }
 
@@ -107,8 +114,11 @@ impl Program {
         until(text, || async { self.log().contains(text) }).await;
     }
 
+    /// Puts another config.ini in its place: a reload never finds half of one.
     pub fn write(&self, text: &str) {
-        fs::write(self.folder.path().join("config.ini"), text).unwrap();
+        let next = self.folder.path().join("config.ini.next");
+        fs::write(&next, text).unwrap();
+        fs::rename(next, self.folder.path().join("config.ini")).unwrap();
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -117,13 +127,13 @@ impl Program {
 
     pub async fn ready(&self) {
         until("readiness", || async {
-            crate::support::http::get(self.url("/readyz")).await.is_ok_and(|answer| answer.status() == 200)
+            http::get(self.url("/readyz")).await.is_ok_and(|answer| answer.status() == 200)
         })
         .await;
     }
 
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        sample(&crate::support::http::get(self.url("/metrics")).await.unwrap().text().await.unwrap(), name, labels)
+        sample(&http::get(self.url("/metrics")).await.unwrap().text().await.unwrap(), name, labels)
     }
 
     /// Lets it read this config.ini, and waits until it has: with this `outcome`.
@@ -135,13 +145,21 @@ impl Program {
         until("the reload", || async { self.metric("oxipush_reloads_total", &labels).await > before }).await;
     }
 
+    /// As [`Program::reload`], where the metrics need a key: waits for a `line` of the log.
+    pub async fn reload_unseen(&self, text: &str, line: &str) {
+        let before = self.log().matches(line).count();
+        self.write(text);
+        self.signal(Signal::SIGHUP);
+        until(line, || async { self.log().matches(line).count() > before }).await;
+    }
+
     pub async fn reload(&self, text: &str) {
         self.reload_to(text, "applied").await;
     }
 
     pub async fn push(&self, card: &str, content: &str) -> (u16, Value) {
         let body = json!({"from": "test", "to": [card], "appID": "", "content": content});
-        let answer = crate::support::http::client().post(self.url("/push")).json(&body).send().await.unwrap();
+        let answer = http::client().post(self.url("/push")).json(&body).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap_or_default())
     }
 

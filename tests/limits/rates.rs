@@ -83,17 +83,20 @@ async fn a_flood_of_handshakes_from_one_address_holds_up_nobody_elsewhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_handshakes_count_for_the_client_that_it_names() {
-    let text = "[socket]\nhandshake_rate = 1\nhandshake_burst = 2\ntrusted_proxies = 127.0.0.1\n";
+    let text = "[socket]\nanonymous = true\nhandshake_rate = 1\nhandshake_burst = 2\ntrusted_proxies = 127.0.0.1\n";
     let program = Program::start(text).await;
     for number in 0..20 {
         let headers = format!("x-forwarded-for: 192.0.2.{number}\r\n");
         assert_eq!(program.status("127.0.0.1", &headers).await, 101);
     }
-    let mut statuses = Vec::new();
-    for _ in 0..10 {
-        statuses.push(program.status("127.0.0.1", "x-forwarded-for: 198.51.100.1\r\n").await);
-    }
-    assert!(statuses.starts_with(&[101, 101]) && statuses.contains(&429), "{statuses:?}");
+    // on a slow machine tokens come back meanwhile
+    crate::program::until("a refusal", || async {
+        let status = program.status("127.0.0.1", "x-forwarded-for: 198.51.100.1\r\n").await;
+        assert!(matches!(status, 101 | 429), "{status}");
+        status == 429
+    })
+    .await;
+    assert_eq!(program.status("127.0.0.1", "x-forwarded-for: 198.51.100.2\r\n").await, 101);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,12 +13,13 @@ use serde_json::{Value, json};
 
 use crate::{
     program::{Program, until},
-    support::{client::Client, http},
+    support::{client::Client, http, token},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
-    let program = Arc::new(Program::start("").await);
+    let token = |number: u32| format!("[token]\nsecret = a secret for tests, of 32 bytes or more: {number}\n");
+    let program = Arc::new(Program::start(&format!("[socket]\nanonymous = true\n{}", token(0))).await);
     let over = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     for number in 0..20 {
@@ -61,9 +62,10 @@ async fn two_hundred_reloads_under_load_lose_nothing_and_disconnect_nobody() {
     for number in 0..200 {
         let bound = 1000 + number;
         program.write(&format!(
-            "[socket]\nmax_connections = {bound}\nmax_messages_per_second = {bound}\ntrusted_proxies = 10.0.0.{}\n[push]\n\
-             max_cards = {bound}\n[http]\nallowed_origins = https://example{number}.org\n[log]\nlevel = {}\n",
+            "[socket]\nanonymous = true\nmax_connections = {bound}\nmax_messages_per_second = {bound}\ntrusted_proxies = 10.0.0.{}\n[push]\n\
+             max_cards = {bound}\n[http]\nallowed_origins = https://example{number}.org\n{}[log]\nlevel = {}\n",
             number % 250,
+            token(number),
             if number % 2 == 0 { "warn" } else { "info" },
         ));
         program.signal(Signal::SIGHUP);
@@ -126,7 +128,7 @@ async fn what_needs_a_restart_is_named_and_the_rest_is_taken_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clients_bounds_change_and_who_is_connected_stays() {
-    let program = Program::start("").await;
+    let program = Program::start("[socket]\nanonymous = true\n").await;
     let mut tab = Client::modern(&program.ws(), "alice", "").await;
     let handshake = |headers: &'static str| program.status("127.0.0.1", headers);
 
@@ -145,7 +147,7 @@ async fn the_clients_bounds_change_and_who_is_connected_stays() {
     assert_eq!(program.status("127.0.0.7", "").await, 429);
     drop(held);
 
-    let trusted = "[socket]\nmax_connections_per_address = 1\ntrusted_proxies = 127.0.0.0/8\n";
+    let trusted = "[socket]\nanonymous = true\nmax_connections_per_address = 1\ntrusted_proxies = 127.0.0.0/8\n";
     program.reload(trusted).await;
     let _first = program.handshake("127.0.0.8", "x-forwarded-for: 192.0.2.1\r\n").await;
     assert_eq!(program.status("127.0.0.8", "x-forwarded-for: 192.0.2.2\r\n").await, 101);
@@ -153,8 +155,7 @@ async fn the_clients_bounds_change_and_who_is_connected_stays() {
 
     program.reload("[socket]\nhandshake_rate = 1\nhandshake_burst = 1\nmax_rated_addresses = 1\n").await;
     assert_eq!(program.status("127.0.0.9", "").await, 101);
-    let statuses = [program.status("127.0.0.9", "").await, program.status("127.0.0.9", "").await];
-    assert!(statuses.contains(&429), "{statuses:?}");
+    until("a refusal", || async { program.status("127.0.0.9", "").await == 429 }).await;
 
     program.reload("[socket]\nmax_connections_per_card = 1\n").await;
     let mut other = Client::connect(&program.ws(), true).await;
@@ -202,6 +203,59 @@ async fn the_apis_bounds_change_between_two_requests() {
     let described = http::get(program.url("/openapi.json")).await.unwrap().text().await.unwrap();
     program.reload("[push]\nmax_batch = 77\n").await;
     assert_ne!(http::get(program.url("/openapi.json")).await.unwrap().text().await.unwrap(), described);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_callers_change_and_the_old_ones_open_nothing() {
+    let program = Program::start("[auth]\nkeys = the-first-key\n").await;
+    let ask = |key: &'static str| {
+        let request = http::client().get(program.url("/system")).bearer_auth(key);
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    assert_eq!((ask("the-first-key").await, ask("the-second-key").await), (200, 401));
+    let file = program.folder.path().join("secret");
+    std::fs::write(&file, "the-second-key\n").unwrap();
+    let text = format!("[key.reader]\nsecret_file = {}\nscopes = query\n", file.display());
+    program.reload_unseen(&text, "the configuration was read again").await;
+    assert_eq!((ask("the-first-key").await, ask("the-second-key").await), (401, 200));
+    // the file alone changes
+    std::fs::write(&file, "the-third-key\n").unwrap();
+    program.signal(Signal::SIGHUP);
+    until("the third key", || async { ask("the-third-key").await == 200 }).await;
+    assert_eq!(ask("the-second-key").await, 401);
+    let log = program.log();
+    assert!(!log.contains("-key"), "a key is in the log: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_tokens_change_and_who_joined_by_the_old_one_stays() {
+    let text = |secret: &str| format!("[token]\nsecret = {secret}\n");
+    let other = "another secret for tests, of 32 bytes or more";
+    let program = Program::start(&text(token::SECRET)).await;
+    let join = |client: &'static str, secret: &'static str| {
+        let claims = json!({"sub": client, "iat": token::now(), "exp": token::now() + 600});
+        let token = token::sign(&json!({"alg": "HS256"}), &claims, secret);
+        json!({"event": "join", "data": {"card_id": client, "token": token}})
+    };
+    let mut alice = Client::connect(&program.ws(), true).await;
+    alice.say(join("alice", token::SECRET)).await;
+    assert_eq!(alice.hear().await["event"], "joined");
+    program.reload(&text(other)).await;
+    let mut bob = Client::connect(&program.ws(), true).await;
+    bob.say(join("bob", other)).await;
+    assert_eq!(bob.hear().await["event"], "joined");
+    let mut late = Client::connect(&program.ws(), true).await;
+    late.say(join("late", token::SECRET)).await;
+    assert_ne!(late.text().await.map(|text| text.contains("\"joined\"")), Some(true));
+    assert_eq!(program.push("alice", "still here").await.0, 200);
+    assert_eq!(alice.content().await, "still here");
+    assert!(!program.log().contains(other), "a secret is in the log");
+    // without anything to verify by, nobody could be told from anybody
+    program.reload_to("", "refused").await;
+    program.logged("nothing was reloaded and nothing changed").await;
+    let mut carol = Client::connect(&program.ws(), true).await;
+    carol.say(join("carol", other)).await;
+    assert_eq!(carol.hear().await["event"], "joined");
 }
 
 #[tokio::test(flavor = "multi_thread")]

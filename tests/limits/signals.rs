@@ -69,6 +69,17 @@ async fn a_hangup_in_a_terminal_that_is_open_is_a_reload_and_a_closed_one_is_a_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn below_a_shell_whose_terminal_is_closed_it_drains_too() {
+    let (mut program, _) = in_a_terminal(&["sh", "-c", "\"$0\" \"$@\"; exit"]).await;
+    let mut tab = Client::modern(&program.ws(), "alice", "").await;
+    close_terminal(&mut program);
+    assert_eq!(tab.close_code().await, 3000);
+    drop(tab);
+    // the shell is dead already: its child is nobody's to wait for
+    until("its end", || async { terminal_log(&program).contains("the node has stopped") }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn under_nohup_a_closed_terminal_ends_nothing_and_a_hangup_is_still_a_reload() {
     let (mut program, id) = in_a_terminal(&["nohup"]).await;
     close_terminal(&mut program);

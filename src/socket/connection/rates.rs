@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use super::Connection;
 use crate::{
-    config::SocketConfig,
+    socket::live::SocketSettings,
     wire::{
         close::{Close, Ending},
         dialect::ClientError,
@@ -22,12 +22,12 @@ pub(super) struct ControlFrames {
 
 impl ControlFrames {
     /// One more; `false`: it is one too many.
-    fn admits(&mut self, now: Duration, rate: u32, burst: u16) -> bool {
+    fn admits(&mut self, now: Duration, rate: u32, burst: u32) -> bool {
         let second = now.as_secs() as u16;
         let passed = u32::from(second.wrapping_sub(self.second));
         self.second = second;
         self.count = u32::from(self.count).saturating_sub(passed.saturating_mul(rate)) as u16;
-        if self.count >= burst {
+        if u32::from(self.count) >= burst.min(u32::from(u16::MAX)) {
             return false;
         }
         self.count += 1;
@@ -43,14 +43,14 @@ impl Connection {
     pub(super) fn admit_message(&mut self, message: &Message) -> Result<(), Ending> {
         let settings = self.worker.live.now();
         let now = self.worker.elapsed();
-        let config = &settings.config;
         let admitted = match message {
             Message::Ping(_) | Message::Pong(_) => {
-                self.control_frames.admits(now, config.max_messages_per_second, config.message_burst)
+                let rate = settings.config.max_messages_per_second;
+                self.control_frames.admits(now, rate, settings.message_burst)
             }
             _ => self.messages.take(1, now, settings.messages).is_ok(),
         };
-        if admitted { Ok(()) } else { Err(too_many(config)) }
+        if admitted { Ok(()) } else { Err(too_many(&settings)) }
     }
 
     /// Counts a join, which is a message already, as the messages that it costs; the first of a client is always admitted.
@@ -59,10 +59,9 @@ impl Connection {
     /// As [`Connection::admit_message`].
     pub(super) fn admit_join(&mut self) -> Result<(), Ending> {
         let settings = self.worker.live.now();
-        let config = &settings.config;
-        let more = u32::from(config.join_cost.min(config.message_burst)) - 1;
+        let more = u32::from(settings.config.join_cost).min(settings.message_burst) - 1;
         let admitted = self.messages.take(more, self.worker.elapsed(), settings.messages);
-        admitted.map_err(|_| too_many(config))
+        admitted.map_err(|_| too_many(&settings))
     }
 
     /// A join that was decided, if its card has room for one more connection. Two that join at the same moment on two threads
@@ -77,10 +76,10 @@ impl Connection {
     }
 }
 
-fn too_many(config: &SocketConfig) -> Ending {
+fn too_many(settings: &SocketSettings) -> Ending {
     let text = format!(
         "too many messages: more than {} at once, or {} a second for long; send fewer",
-        config.message_burst, config.max_messages_per_second
+        settings.message_burst, settings.config.max_messages_per_second
     );
     Ending { close: Close::BadMessage, text: Cow::Owned(text) }
 }
