@@ -1,11 +1,14 @@
 //! The command line: what can be typed, and which command it is.
 
 mod check;
+mod disconnect;
 mod health;
+mod node;
 mod push;
 mod serve;
 mod signals;
 mod tail;
+mod token;
 
 use std::{
     fmt::Display,
@@ -36,6 +39,8 @@ EXAMPLES
   oxipush check-config                what would be used, or every mistake
   oxipush tail --card alice           join as alice and print what arrives
   oxipush push --to alice hello       push to alice
+  oxipush token --card alice          a token for the card alice
+  oxipush disconnect --card alice     end alice's connections
   oxipush health                      is this machine's node ready?
   oxipush completions bash > /etc/bash_completion.d/oxipush
 
@@ -47,7 +52,7 @@ FILES
 ENVIRONMENT
   OXIPUSH__SECTION__KEY
               overrides a key of config.ini: OXIPUSH__QUEUE__BACKEND=nsq
-  OXIPUSH_KEY the key for `push`
+  OXIPUSH_KEY the key for `push` and `disconnect`
   RUST_LOG    overrides [log] level: RUST_LOG=warn,oxipush::cluster=debug
   NO_COLOR    no colours in the log
 
@@ -99,9 +104,15 @@ enum CliCommand {
     /// Push to cards through a running node
     #[command(long_about = push::LONG_ABOUT, after_long_help = push::AFTER_HELP)]
     Push(push::PushArguments),
+    /// End clients, on all nodes
+    #[command(long_about = disconnect::LONG_ABOUT, after_long_help = disconnect::AFTER_HELP)]
+    Disconnect(disconnect::DisconnectArguments),
     /// Join as a card and print what arrives, one line each
     #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::AFTER_HELP)]
     Tail(tail::TailArguments),
+    /// Print a token for a client, for trying out
+    #[command(long_about = token::LONG_ABOUT, after_long_help = token::AFTER_HELP)]
+    Token(token::TokenArguments),
     /// Print a shell's completion script
     #[command(after_long_help = "EXAMPLES\n  oxipush completions bash > /etc/bash_completion.d/oxipush\n  \
                                  oxipush completions zsh > ~/.zfunc/_oxipush\n  \
@@ -120,7 +131,12 @@ pub fn run() -> ExitCode {
         Some(CliCommand::CheckConfig(source)) => check::run(source.file()),
         Some(CliCommand::Health(source)) => health::run(source.file()),
         Some(CliCommand::Push(arguments)) => client(push::run(arguments)),
+        Some(CliCommand::Disconnect(arguments)) => client(disconnect::run(arguments)),
         Some(CliCommand::Tail(arguments)) => client(tail::run(arguments)),
+        Some(CliCommand::Token(arguments)) => match token::run(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(error),
+        },
         Some(CliCommand::Completions { shell }) => completions(shell),
     }
 }

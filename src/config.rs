@@ -102,6 +102,14 @@ section! {
         max_token: usize, max_revocations: usize, max_verifications: usize, cookie: Option<String>, max_name: usize,
     }
 }
+
+impl TokenConfig {
+    /// There is something to verify tokens with.
+    pub fn has_key(&self) -> bool {
+        self.secret.is_some() || self.public_key.is_some() || self.jwks.is_some()
+    }
+}
+
 section! {
     /// `[verify]`, with `[push] max_name`. `ca` is PEM; `headers` are in lower case.
     VerifyConfig {

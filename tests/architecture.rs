@@ -58,7 +58,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("hyper_util", &["ingress/grpc", "socket"]),
     ("http_body", &["ingress/grpc"]),
     ("reqwest", &["queue/nsq", "auth/identity"]),
-    ("rustls", &["cluster/etcd", "auth/identity"]),
+    ("rustls", &["cluster/etcd", "auth/identity", "queue/nsq"]),
     ("memmap2", &["wire/frame"]),
     ("nix", &["gateway/descriptors"]),
     ("prometheus_client", &["telemetry"]),

@@ -11,6 +11,9 @@ mod grpc_status;
 mod http;
 #[path = "ingress/keys.rs"]
 mod keys;
+#[allow(dead_code)]
+#[path = "limits/program.rs"]
+mod program;
 #[path = "ingress/raw.rs"]
 mod raw;
 mod support;

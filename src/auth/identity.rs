@@ -1,11 +1,17 @@
 //! Who a client proved to be, and how: by a token (JWT) that a key verifies, by a call-out, or both.
 
+mod call_out;
 mod claims;
 mod crypto;
+mod decision;
 mod error;
+mod http;
 mod key;
+mod key_set;
+mod key_source;
 mod pool;
 mod revocations;
+mod signer;
 mod token;
 mod verifier;
 
@@ -16,6 +22,7 @@ use bytestring::ByteString;
 use super::Patterns;
 
 pub use error::{IdentityConfigError, IdentityError, IdentityErrorKind};
+pub use signer::{SigningError, TokenSigner};
 pub use verifier::{Presented, Verification, Verified, Verifier};
 
 /// Who a client proved to be, what it may have, and until when. It is what a token or a call-out said, checked.

@@ -51,7 +51,6 @@ impl Keys {
 
     /// From now on these keys. A caller whose name and secret are still there keeps what its bucket holds, and has the new rights in
     /// its open streams, too; one that is gone has no rights any more.
-    #[allow(dead_code)] // until a reload calls it
     pub(crate) fn replace(&self, config: &Config) {
         let before = self.known.load();
         let next = KnownKeys::of(config, &before.keys, &self.metrics);

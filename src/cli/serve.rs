@@ -69,11 +69,13 @@ async fn reload_on(requests: &Notify, mut running: LoadedConfig, gateway: &Gatew
         // files may lie on a disk that hangs
         let read = tokio::task::spawn_blocking(move || before.reload(config::environment())).await;
         match read {
-            Ok(Ok((loaded, changes))) => {
-                gateway.apply(&loaded.config);
-                tell_changes(&changes, set_level(&running.config, &loaded.config));
-                running = loaded;
-            }
+            Ok(Ok((loaded, changes))) => match gateway.apply(&loaded.config) {
+                Ok(()) => {
+                    tell_changes(&changes, set_level(&running.config, &loaded.config));
+                    running = loaded;
+                }
+                Err(error) => tracing::error!("nothing was reloaded and nothing changed: {error}"),
+            },
             Ok(Err(error)) => {
                 gateway.refuse();
                 let mistakes = check::mistakes(&error);

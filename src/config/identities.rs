@@ -121,9 +121,7 @@ pub(super) fn decide_anonymous(r: &mut SectionReader<'_>, config: &mut Config) {
     if socket.anonymous == AnonymousClients::Allowed {
         return;
     }
-    let token = &config.token;
-    let has_key = token.secret.is_some() || token.public_key.is_some() || token.jwks.is_some();
-    if has_key || config.verify.url.is_some() {
+    if config.token.has_key() || config.verify.url.is_some() {
         socket.anonymous = AnonymousClients::Refused;
         return;
     }
@@ -305,7 +303,8 @@ fn file(r: &mut SectionReader<'_>, section: &str, key: &str) -> Option<String> {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// What a file holds; an error says why that cannot be told.
+pub(super) fn read(path: &Path) -> Result<String, String> {
     let unreadable = |error| format!("cannot be read: {error}");
     // a pipe or a device might never end
     if !fs::metadata(path).map_err(unreadable)?.is_file() {

@@ -1,10 +1,10 @@
 //! `[key.NAME]`: callers of the API, each with a key and rights of its own; and what any key of a caller must be like.
 
-use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use ring::digest::{SHA256, digest};
 
-use super::{Config, reader::SectionReader};
+use super::{Config, identities, reader::SectionReader};
 
 /// The section of config.ini whose keys and defaults every `[key.NAME]` has. Its name is in capitals, so it is no key's.
 pub(super) const TEMPLATE: &str = "key.NAME";
@@ -213,15 +213,10 @@ fn secret(r: &mut SectionReader<'_>, section: &str) -> Option<(SecretDigest, Opt
 
 /// The secret in a file, without the line end that editors leave.
 fn of_file(path: &Path) -> Result<String, String> {
-    let name = path.display();
-    let mut bytes = Vec::new();
-    let most = LONGEST_SECRET as u64 + 2;
-    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
-    read.map_err(|error| format!("{name} cannot be read: {error}"))?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{name} is not UTF-8 text"))?;
+    let text = identities::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let secret = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     if secret.is_empty() {
-        return Err(format!("{name} is empty; write the secret into it"));
+        return Err(format!("{}: is empty; write the secret into it", path.display()));
     }
     Ok(secret.to_owned())
 }
@@ -385,7 +380,7 @@ mod tests {
             "[key.words] rate: \"-1\" is not a whole number",
             "[key.space] secret: the secret has a space, which no header carries everywhere",
             "[key.umlaut] secret: the secret has U+00FC",
-            "[key.file] secret_file: /no/such/file cannot be read",
+            "[key.file] secret_file: /no/such/file: cannot be read",
             "[key.a_b]: [key.a-b] is there, too",
             "OXIPUSH__KEY__SECRET: there is no such section; did you mean [key.NAME]",
             "OXIPUSH__KEY_TOO_LONG_A_NAME_FOR_A_KEY_OF_32_OR_LESS__SECRET: a key's name has 1 to 32",

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Config,
+    Config, key,
     source::{ConfigError, LayeredConfig, RawValues, masked},
 };
 
@@ -32,12 +32,45 @@ pub const LIVE_KEYS: &[(&str, &[&str])] = &[
     ),
     ("http", &["allowed_origins", "allowed_hosts"]),
     ("push", &["max_content", "max_cards", "max_batch"]),
+    ("auth", &["keys"]),
+    ("token", TOKEN_KEYS),
+    ("verify", &["url", "headers", "timeout", "max_in_flight", "max_answer", "cache", "cache_entries", "ca"]),
+    (key::TEMPLATE, &["secret", "secret_file", "sha256", "scopes", "apps", "cards", "rooms", "rate", "burst"]),
+    ("queue", &["raw_key"]),
     ("drain", &["rate", "reconnect_jitter", "grace"]),
     ("log", &["level"]),
 ];
 
+/// Of `[token]` all but `cookie`.
+const TOKEN_KEYS: &[&str] = &[
+    "secret",
+    "secret_file",
+    "public_key",
+    "public_key_file",
+    "jwks",
+    "jwks_ca",
+    "jwks_refresh",
+    "jwks_min_interval",
+    "jwks_timeout",
+    "jwks_max_bytes",
+    "jwks_max_keys",
+    "audience",
+    "issuer",
+    "leeway",
+    "max_life",
+    "card_claim",
+    "cards_claim",
+    "app_claim",
+    "rooms_claim",
+    "push_claim",
+    "max_token",
+    "max_revocations",
+    "max_verifications",
+];
+
 /// Whether a reload changes a key.
 fn is_live(section: &str, key: &str) -> bool {
+    let section = if key::name_in(section).is_some() { key::TEMPLATE } else { section };
     LIVE_KEYS.iter().any(|(live, keys)| *live == section && keys.contains(&key))
 }
 
@@ -85,13 +118,15 @@ impl LoadedConfig {
         let found = Self::load(self.file.as_deref(), environment)?;
         let mut values = self.values.clone();
         let mut changes = ConfigChanges::default();
+        // who began without anything to verify by goes on so: connections that are open have proved nothing
+        let verifies = self.config.token.has_key() || self.config.verify.url.is_some();
         for (section, key) in self.places().union(&found.places()) {
             let new = found.value(section, key);
             if new == self.value(section, key) {
                 continue;
             }
             let shown = format!("[{section}] {key} = {}", masked(section, key, new.unwrap_or_default()));
-            if !is_live(section, key) {
+            if !is_live(section, key) || !verifies && matches!(section.as_str(), "token" | "verify") {
                 changes.after_restart.push(shown);
                 continue;
             }
@@ -102,6 +137,8 @@ impl LoadedConfig {
                 None => drop(keys.remove(key)),
             }
         }
+        // of a caller that is gone
+        values.retain(|_, keys| !keys.is_empty());
         let layers = LayeredConfig { values, errors: Vec::new() };
         let config = layers.check()?;
         Ok((Self { config, file: self.file.clone(), values: layers.values }, changes))
@@ -170,6 +207,28 @@ mod tests {
         std::fs::write(&path, "[push]\nmax_content = 1MiB\n[outbox]\nmax_bytes = 2MiB\n").unwrap();
         assert!(LoadedConfig::load(Some(&path), []).is_ok());
         assert!(loaded.reload([]).unwrap_err().to_string().contains("[push] max_content"));
+    }
+
+    #[test]
+    fn callers_come_and_go_and_their_files_are_read_again() {
+        let (dir, path, loaded) = written("[key.a]\nsecret = hush1\nscopes = push\n");
+        let file = dir.path().join("secret");
+        std::fs::write(&file, "hush2\n").unwrap();
+        let of_b = format!("[key.b]\nsecret_file = {}\nscopes = push\n[auth]\nkeys = hush3\n", file.display());
+        std::fs::write(&path, of_b).unwrap();
+        let (next, changes) = loaded.reload([]).unwrap();
+        let names =
+            |loaded: &LoadedConfig| loaded.config.auth.callers.iter().map(|key| key.name.clone()).collect::<Vec<_>>();
+        assert_eq!((names(&next), next.config.auth.keys.len()), (vec!["b".to_owned()], 1));
+        let told = format!("{changes:?}");
+        assert!(
+            told.contains("[key.a] secret = \"") && told.contains("[auth] keys = ***") && !told.contains("hush"),
+            "{told}"
+        );
+        assert!(changes.after_restart.is_empty(), "{changes:?}");
+        std::fs::write(&file, "hush4\n").unwrap();
+        let (last, _) = next.reload([]).unwrap();
+        assert_ne!(last.config.auth.callers[0].digest, next.config.auth.callers[0].digest);
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl GrpcListener {
         let limits = RequestLimits { message_bytes: config.max_message, timeout: config.message_timeout };
         let service = RpcService {
             admission: self.api.admission.clone(),
+            disconnects: self.api.disconnects.clone(),
             queries: self.api.queries.clone(),
             max_unacknowledged: config.max_unacknowledged,
             stopping: stopping.clone(),

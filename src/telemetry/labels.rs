@@ -94,6 +94,7 @@ label_values! {
         Attempts = "attempts",
         Copy = "copy",
         Undecodable = "undecodable",
+        Void = "void",
     }
 
     /// What became of a job.
@@ -137,6 +138,20 @@ label_values! {
         Refused = "refused",
     }
 
+    /// What became of a fetch of the key set.
+    JwksFetchOutcome in "jwks_fetches" by "outcome" {
+        Good = "good",
+        Failed = "failed",
+    }
+
+    /// What the call-out said of a client.
+    CallOutOutcome in "call_outs" by "outcome" {
+        Admitted = "admitted",
+        Refused = "refused",
+        Failed = "failed",
+        Cached = "cached",
+    }
+
     /// Why a line of the log was not written.
     LineDropReason in "log_lines_dropped" by "reason" {
         Repeated = "repeated",
@@ -176,6 +191,15 @@ pub struct ClientErrorLabels {
 /// Of pushes that came in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PushLabels {
+    /// Where from.
+    pub source: &'static str,
+    /// A [`PushOutcome`], or the refusal's word.
+    pub outcome: &'static str,
+}
+
+/// Of orders to end clients that came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DisconnectLabels {
     /// Where from.
     pub source: &'static str,
     /// A [`PushOutcome`], or the refusal's word.

@@ -14,8 +14,9 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, IdentityOutcome,
-    JobOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
+    CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DisconnectLabels, DropReason,
+    GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels,
+    RefusedConnectLabels, ReloadOutcome, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -66,9 +67,12 @@ metrics! {
     closes: Family<CloseLabels, Counter> = Family::default(), "closes", "Connections that ended, by close code (abnormal: without one)";
     client_errors: Family<ClientErrorLabels, Counter> = Family::default(), "client_errors", "Client messages answered with an error, by error";
     identities: Family<IdentityOutcome, Counter> = Family::default(), "identities", "What clients presented to prove who they are, by outcome";
+    jwks_fetches: Family<JwksFetchOutcome, Counter> = Family::default(), "jwks_fetches", "Fetches of the issuer's key set, by outcome (good, failed)";
+    call_outs: Family<CallOutOutcome, Counter> = Family::default(), "call_outs", "Clients that the call-out was asked about, by outcome (admitted, refused, failed, cached)";
     revocations: Gauge = Gauge::default(), "revocations", "Subjects whose earlier tokens are refused";
     forgotten_revocations: Counter = Counter::default(), "forgotten_revocations", "Revocations that made room for newer ones before their time";
     pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    disconnects: Family<DisconnectLabels, Counter> = Family::default(), "disconnects", "Orders to end clients that came in, by source and outcome";
     callers: Family<CallerLabels, Counter> = Family::default(), "callers", "Pushes by caller and outcome, and requests that a caller's key does not admit";
     requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
     grpc_connections: Gauge = Gauge::default(), "grpc_connections", "Open gRPC connections";

@@ -1,12 +1,8 @@
 //! Callers: what each key may do, over HTTP, gRPC and NSQ, and what they are told who may not.
 
-use std::{
-    collections::BTreeSet,
-    fs::File,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
+use nix::sys::signal::Signal;
 use oxipush::internals::{
     config::Scope,
     ingress::SCOPES,
@@ -18,17 +14,17 @@ use oxipush::internals::{
 use prost::Message;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio_stream::iter;
+use tokio_stream::{iter, wrappers::ReceiverStream};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use super::{
+    program::{Place, Program},
     raw::{Raw, framed, push},
     support::{
         client::{Client, PATIENCE},
-        gateway::{Node, sample, settings},
+        gateway::{Node, sample},
         nsq::Nsqd,
-        process::free,
     },
 };
 
@@ -315,53 +311,70 @@ async fn a_secret_opens_as_it_is_written() {
     node.stop().await;
 }
 
-/// A node as a process, with its log in a file: wrong keys leave nothing but a number.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_wrong_keys_is_counted_not_logged_and_hinders_nobody() {
     const WRONG: usize = 2000;
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
-    let (http, grpc) = (free(), free());
     let secret = "a-good-key-of-callers";
-    let mut child = Command::new(env!("CARGO_BIN_EXE_oxipush"))
-        .envs(settings(&[("AUTH__KEYS", secret), ("DATA__DIR", folder.path().join("data").to_str().unwrap())]))
-        .env("OXIPUSH__HTTP__LISTEN", http.to_string())
-        .env("OXIPUSH__GRPC__LISTEN", grpc.to_string())
-        .env("RUST_LOG", "debug,h2=off,hyper=off,actix_http=off,mio=off,tower=off")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
+    let place = Place::new(&format!("[auth]\nkeys = {secret}\n"));
+    let mut command = place.command(&[]);
+    command.env("RUST_LOG", "debug,h2=off,hyper=off,actix_http=off,mio=off,tower=off");
+    let mut program = place.start(&mut command);
+    program.ready().await;
     let client = crate::support::http::client();
-    let get = async |path: &str, key: String| client.get(format!("http://{http}{path}")).bearer_auth(key).send().await;
-    let ready = async {
-        while !get("/readyz", String::new()).await.is_ok_and(|answer| answer.status() == 200) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, ready).await.expect("it is ready");
-    let mut rpc = RpcClient::connect(format!("http://{grpc}")).await.unwrap();
+    let get = async |path: &str, key: &str| client.get(program.url(path)).bearer_auth(key).send().await.unwrap();
+    let mut rpc = RpcClient::connect(format!("http://{}", program.at[2])).await.unwrap();
     for n in 0..WRONG / 2 {
         // near ones, far ones, and some that are longer than any key
         let wrong = if n % 10 == 0 { "x".repeat(4000) } else { format!("{secret}{n}") };
-        assert_eq!(get("/system", wrong.clone()).await.unwrap().status(), 401);
+        assert_eq!(get("/system", &wrong).await.status(), 401);
         assert_eq!(rpc.push(with(&wrong, push("a", "x"))).await.unwrap_err().code(), Code::Unauthenticated);
         if n % 100 == 0 {
             assert!(rpc.push(with(secret, push("a", "x"))).await.is_ok());
         }
     }
-    let metrics = get("/metrics", secret.into()).await.unwrap().text().await.unwrap();
+    let metrics = get("/metrics", secret).await.text().await.unwrap();
     let counted = sample(&metrics, "oxipush_callers_total", &[("caller", "(nobody)"), ("outcome", "wrong_key")]);
     let by_status = |status| sample(&metrics, "oxipush_requests_total", &[("status", status)]);
     assert_eq!((counted, by_status("401") + by_status("UNAUTHENTICATED")), (WRONG as f64, WRONG as f64));
     assert_eq!(sample(&metrics, "oxipush_callers_total", &[("caller", "key 1"), ("outcome", "accepted")]), 10.0);
     assert!(!metrics.contains(secret), "a key is shown");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let log = std::fs::read_to_string(log).unwrap();
+    program.child.kill().unwrap();
+    program.child.wait().unwrap();
+    let log = program.log();
     assert!(log.lines().count() < 100, "{} lines for {WRONG} wrong keys", log.lines().count());
     assert!(!log.contains(secret), "a key is in the log:\n{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_changes_what_keys_may_do_in_open_streams_too() {
+    let of_a = "[key.a]\nsecret = of-a\nscopes = push\n";
+    let program = Program::start(of_a).await;
+    let mut rpc = RpcClient::connect(format!("http://{}", program.at[2])).await.unwrap();
+    let (pushes, sent) = tokio::sync::mpsc::channel(1);
+    let mut replies = rpc.push_stream(with("of-a", ReceiverStream::new(sent))).await.unwrap().into_inner();
+    let mut answered = async || {
+        pushes.send(push("bob", "x")).await.unwrap();
+        tokio::time::timeout(PATIENCE, replies.message()).await.expect("a reply").unwrap().unwrap().reason
+    };
+    assert_eq!(answered().await, "");
+    program.write(&format!("{of_a}cards = alice\n"));
+    program.signal(Signal::SIGHUP);
+    program.logged("[key.a] cards = alice").await;
+    assert_eq!(answered().await, "not_admitted");
+    // a mistake changes nothing
+    program.write("[key.a]\nscopes = push\n");
+    program.signal(Signal::SIGHUP);
+    program.logged("[key.a] secret: there is no key").await;
+    assert_eq!(answered().await, "not_admitted");
+    program.write("[key.b]\nsecret = of-b\nscopes = push\n");
+    program.signal(Signal::SIGHUP);
+    program.logged("[key.b] secret = ***").await;
+    assert_eq!(answered().await, "no_scope");
+    let status = rpc.push(with("of-a", push("bob", "x"))).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "wrong_key"));
+    assert!(rpc.push(with("of-b", push("bob", "x"))).await.is_ok());
+    let log = program.log();
+    assert!(!log.contains("of-a") && !log.contains("of-b"), "a key is in the log:\n{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     program::{Place, until},
-    support::client::Client,
+    support::{client::Client, http},
 };
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-use crate::support::{client::PATIENCE, gateway::sample, process::free};
+use crate::support::{client::PATIENCE, gateway::sample, http, process::free};
 
 pub struct Program {
     pub child: Child,

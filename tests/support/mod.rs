@@ -5,6 +5,7 @@ pub mod backlog;
 pub mod client;
 pub mod gateway;
 pub mod http;
+pub mod http_server;
 pub mod nsq;
 pub mod ports;
 pub mod process;

@@ -4,7 +4,12 @@ use bytestring::ByteString;
 use serde_json::{Map, Value};
 
 use super::{Identity, IdentityError};
-use crate::{auth::Patterns, config::TokenConfig, push::NameRule, telemetry::labels::IdentityOutcome};
+use crate::{
+    auth::Patterns,
+    config::{TokenConfig, VerifyConfig},
+    push::NameRule,
+    telemetry::labels::IdentityOutcome,
+};
 
 /// The most bytes of a `sub` that is no card: OpenID Connect allows 255.
 const LONGEST_SUBJECT: usize = 255;
@@ -28,6 +33,18 @@ impl ClaimRules {
             app: config.app_claim.clone(),
             rooms: config.rooms_claim.clone(),
             push: config.push_claim.clone(),
+            name: NameRule { max: config.max_name },
+        }
+    }
+
+    /// The names of a call-out's answer cannot be chosen.
+    pub(super) fn of_answers(config: &VerifyConfig) -> Self {
+        Self {
+            card: "card".into(),
+            cards: "cards".into(),
+            app: "app".into(),
+            rooms: "rooms".into(),
+            push: "push".into(),
             name: NameRule { max: config.max_name },
         }
     }

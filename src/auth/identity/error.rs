@@ -85,6 +85,14 @@ pub enum IdentityConfigError {
         /// What was wrong and what to do.
         what: Cow<'static, str>,
     },
+    /// The call-out's key cannot be used.
+    #[error("[verify] {key}: {what}")]
+    CallOut {
+        /// The key of config.ini.
+        key: &'static str,
+        /// What was wrong and what to do.
+        what: Cow<'static, str>,
+    },
     /// Neither is configured any more.
     #[error("[token] and [verify]: none is left to verify clients, which needs a restart")]
     NothingLeft,

@@ -5,8 +5,11 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use super::{IdentityConfigError, token::TokenRules};
 use crate::config::Secret;
 
-const RSA: &[Algorithm] =
+pub(super) const RSA: &[Algorithm] =
     &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
+
+/// Bytes of the least modulus that is accepted.
+pub(super) const LEAST_RSA: usize = 2048 / 8;
 
 /// A key, and what a token that it verifies must be.
 #[derive(Debug)]
@@ -55,9 +58,6 @@ impl VerifyingKey {
         self.validation.algorithms.contains(&algorithm)
     }
 }
-
-/// Bytes of the least modulus that is accepted.
-const LEAST_RSA: usize = 2048 / 8;
 
 /// The algorithm of an EC key, by the length of its point (uncompressed).
 fn curve(key: &DecodingKey) -> Option<&'static [Algorithm]> {

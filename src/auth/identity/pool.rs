@@ -8,7 +8,7 @@ use std::sync::{
 use bytestring::ByteString;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Identity, IdentityError, key::VerifyingKey, token::TokenRules};
+use super::{Identity, IdentityError, decision::IdentityDecision, key::VerifyingKey, token::TokenRules};
 use crate::lifecycle::Tasks;
 
 /// A token, and the key that is to verify it.
@@ -38,23 +38,22 @@ impl VerificationPool {
         Self { queues: (0..size).map(queue).collect(), turn: AtomicUsize::new(0) }
     }
 
-    /// What the key says of the token; `None`: too many are at it already.
-    pub(super) fn verify(
-        &self,
-        token: ByteString,
-        key: Arc<VerifyingKey>,
-        rules: Arc<TokenRules>,
-    ) -> Option<oneshot::Receiver<Result<Identity, IdentityError>>> {
+    /// Who the token's key says that it names.
+    pub(super) fn verify(&self, token: ByteString, key: Arc<VerifyingKey>, rules: Arc<TokenRules>) -> IdentityDecision {
         let (verified, answer) = oneshot::channel();
         let mut job = VerificationJob { token, key, rules, verified };
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for step in 0..self.queues.len() {
             match self.queues[turn.wrapping_add(step) % self.queues.len()].try_send(job) {
-                Ok(()) => return Some(answer),
+                Ok(()) => {
+                    return IdentityDecision::Pending(Box::pin(async {
+                        answer.await.unwrap_or_else(|_| Err(IdentityError::away("the node stops: come back")))
+                    }));
+                }
                 Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => job = back,
             }
         }
-        None
+        IdentityDecision::Decided(Err(IdentityError::away("too many tokens are being verified: come back in a moment")))
     }
 }
 

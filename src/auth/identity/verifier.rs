@@ -4,16 +4,22 @@ use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
+use tokio::sync::Semaphore;
 
 use super::{
-    Identity, IdentityConfigError, IdentityError, crypto,
+    Identity, IdentityConfigError, IdentityError,
+    call_out::CallOut,
+    crypto,
+    decision::IdentityDecision,
     key::VerifyingKey,
+    key_set::KeyChoice,
+    key_source::KeySource,
     pool::VerificationPool,
     revocations::Revocations,
-    token::{self, TokenRules},
+    token::{self, TokenHead, TokenRules},
 };
 use crate::{
-    config::{TokenConfig, VerifyConfig},
+    config::{JwksSource, TokenConfig, VerifyConfig},
     lifecycle::Tasks,
     telemetry::{Metrics, labels::IdentityOutcome},
 };
@@ -58,6 +64,7 @@ struct VerifierShared {
 /// What the configuration says.
 struct VerifierSetup {
     token: Option<TokenVerifier>,
+    call_out: Option<CallOut>,
     headers: Arc<[String]>,
     max_revocations: usize,
     /// How long a token may live.
@@ -75,7 +82,17 @@ enum TokenKeys {
     /// HS256: quick enough to be done at once.
     Secret(VerifyingKey),
     /// One key of another kind.
-    Public(Arc<VerifyingKey>, VerificationPool),
+    Public(Arc<VerifyingKey>, Arc<VerificationPool>),
+    /// Those that the issuer publishes.
+    Published(PublishedKeys),
+}
+
+#[derive(Clone)]
+struct PublishedKeys {
+    source: KeySource,
+    pool: Arc<VerificationPool>,
+    /// Tokens that may wait for a fetch.
+    places: Arc<Semaphore>,
 }
 
 impl Verifier {
@@ -89,7 +106,7 @@ impl Verifier {
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, IdentityConfigError> {
-        let Some(setup) = VerifierSetup::new(token, verify, tasks)? else { return Ok(None) };
+        let Some(setup) = VerifierSetup::new(token, verify, None, tasks, metrics)? else { return Ok(None) };
         let setup = ArcSwap::from_pointee(setup);
         let revocations = Revocations::new(metrics);
         Ok(Some(Self(Arc::new(VerifierShared { setup, revocations, tasks: tasks.clone(), metrics: metrics.clone() }))))
@@ -101,24 +118,35 @@ impl Verifier {
     /// # Errors
     /// As [`Verifier::new`]; [`IdentityConfigError::NothingLeft`]: nothing would be verified any more.
     pub fn replace(&self, token: &TokenConfig, verify: &VerifyConfig) -> Result<(), IdentityConfigError> {
-        let setup = VerifierSetup::new(token, verify, &self.0.tasks)?.ok_or(IdentityConfigError::NothingLeft)?;
-        self.0.setup.store(Arc::new(setup));
+        let shared = &self.0;
+        let before = shared.setup.load_full();
+        let setup = VerifierSetup::new(token, verify, Some(&before), &shared.tasks, &shared.metrics)?;
+        shared.setup.store(Arc::new(setup.ok_or(IdentityConfigError::NothingLeft)?));
         Ok(())
     }
 
     /// Who the client is that presented this. Never waits itself.
+    ///
+    /// With `[token]` and `[verify]` the token must be good first, and then what the call-out says counts, until the earlier
+    /// of both ends.
     pub fn verify(&self, presented: Presented) -> Verification {
-        let setup = self.0.setup.load();
-        let verified = match &setup.token {
-            Some(token) => token.verify(presented.token),
-            None => TokenVerification::Decided(Err(no_token())),
-        };
-        match verified {
-            TokenVerification::Decided(verified) => Verification::Decided(self.0.conclude(verified)),
-            TokenVerification::Pending(verified) => {
-                let shared = self.0.clone();
-                Verification::Pending(Box::pin(async move { shared.conclude(verified.await) }))
+        let shared = self.0.clone();
+        let setup = shared.setup.load();
+        let by_token = setup.token.as_ref().map(|token| token.verify(presented.token.clone()));
+        let call_out = setup.call_out.clone();
+        drop(setup);
+        match (by_token, call_out) {
+            (None, None) => shared.decide(IdentityDecision::refused(no_token())),
+            (Some(by_token), None) => shared.decide(by_token),
+            (None, Some(call_out)) => {
+                let by_call_out = call_out.ask(&presented, &shared.revocations);
+                shared.decide(by_call_out)
             }
+            (Some(IdentityDecision::Decided(Err(error))), Some(_)) => shared.decide(IdentityDecision::refused(error)),
+            (Some(by_token), Some(call_out)) => Verification::Pending(Box::pin(async move {
+                let verified = shared.ask_beside(by_token, &call_out, &presented).await;
+                shared.conclude(verified)
+            })),
         }
     }
 
@@ -136,12 +164,41 @@ impl Verifier {
 }
 
 impl VerifierShared {
+    fn decide(self: Arc<Self>, decision: IdentityDecision) -> Verification {
+        match decision {
+            IdentityDecision::Decided(verified) => Verification::Decided(self.conclude(verified)),
+            IdentityDecision::Pending(verified) => {
+                Verification::Pending(Box::pin(async move { self.conclude(verified.await) }))
+            }
+        }
+    }
+
+    /// Whom the call-out says that this is, if its token is good.
+    async fn ask_beside(
+        &self,
+        by_token: IdentityDecision,
+        call_out: &CallOut,
+        presented: &Presented,
+    ) -> Result<Identity, IdentityError> {
+        let of_token = self.unless_revoked(by_token.wait().await?)?;
+        let mut identity = call_out.ask(presented, &self.revocations).wait().await?;
+        identity.expires_at = match (of_token.expires_at, identity.expires_at) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Ok(identity)
+    }
+
+    fn unless_revoked(&self, identity: Identity) -> Result<Identity, IdentityError> {
+        if self.revocations.has(&identity) {
+            return Err(IdentityError::new(IdentityOutcome::Revoked, "the token was revoked: log in again"));
+        }
+        Ok(identity)
+    }
+
     /// Looks whether it was revoked, and counts.
     fn conclude(&self, verified: Result<Identity, IdentityError>) -> Verified {
-        let verified = verified.and_then(|identity| match self.revocations.has(&identity) {
-            true => Err(IdentityError::new(IdentityOutcome::Revoked, "the token was revoked: log in again")),
-            false => Ok(identity),
-        });
+        let verified = verified.and_then(|identity| self.unless_revoked(identity));
         let outcome = verified.as_ref().map_or_else(|error| error.outcome, |_| IdentityOutcome::Verified);
         self.metrics.identities.get_or_create(&outcome).inc();
         verified.map(Arc::new)
@@ -149,13 +206,23 @@ impl VerifierShared {
 }
 
 impl VerifierSetup {
-    fn new(token: &TokenConfig, verify: &VerifyConfig, tasks: &Tasks) -> Result<Option<Self>, IdentityConfigError> {
-        let verifier = TokenVerifier::new(token, tasks)?;
-        if verifier.is_none() && verify.url.is_none() {
+    /// What was in use `before` lends its key set until the new one is fetched.
+    fn new(
+        token: &TokenConfig,
+        verify: &VerifyConfig,
+        before: Option<&Self>,
+        tasks: &Tasks,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Self>, IdentityConfigError> {
+        let before = before.and_then(|setup| setup.token.as_ref());
+        let verifier = TokenVerifier::new(token, before, tasks, metrics)?;
+        let call_out = CallOut::start(verify, tasks, metrics)?;
+        if verifier.is_none() && call_out.is_none() {
             return Ok(None);
         }
         Ok(Some(Self {
             token: verifier,
+            call_out,
             headers: verify.headers.iter().cloned().collect(),
             max_revocations: token.max_revocations,
             life: token.max_life + token.leeway * 2,
@@ -163,52 +230,78 @@ impl VerifierSetup {
     }
 }
 
-/// As [`Verification`], before revocations are looked at.
-enum TokenVerification {
-    Decided(Result<Identity, IdentityError>),
-    Pending(Pin<Box<dyn Future<Output = Result<Identity, IdentityError>> + Send>>),
-}
-
 impl TokenVerifier {
     /// `None`: no key is configured.
-    fn new(config: &TokenConfig, tasks: &Tasks) -> Result<Option<Self>, IdentityConfigError> {
+    fn new(
+        config: &TokenConfig,
+        before: Option<&Self>,
+        tasks: &Tasks,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<Self>, IdentityConfigError> {
         crypto::install();
         let rules = Arc::new(TokenRules::new(config));
+        let pool = || Arc::new(VerificationPool::start(config.max_verifications, tasks));
         let keys = if let Some(secret) = &config.secret {
             TokenKeys::Secret(VerifyingKey::of_secret(secret, &rules)?)
         } else if let Some(pem) = &config.public_key {
-            let key = Arc::new(VerifyingKey::of_pem(pem, &rules)?);
-            TokenKeys::Public(key, VerificationPool::start(config.max_verifications, tasks))
+            TokenKeys::Public(Arc::new(VerifyingKey::of_pem(pem, &rules)?), pool())
+        } else if let Some(from) = &config.jwks {
+            let known = before.and_then(|before| before.published(from)).and_then(|keys| keys.source.known(&rules));
+            let source = KeySource::start(from, config, &rules, known, tasks, metrics)?;
+            let places = Arc::new(Semaphore::new(config.max_verifications));
+            TokenKeys::Published(PublishedKeys { source, pool: pool(), places })
         } else {
             return Ok(None);
         };
         Ok(Some(Self { rules, keys }))
     }
 
-    fn verify(&self, token: Option<ByteString>) -> TokenVerification {
+    /// Its keys, if they come from there.
+    fn published(&self, from: &JwksSource) -> Option<&PublishedKeys> {
+        match &self.keys {
+            TokenKeys::Published(keys) if keys.source.from == *from => Some(keys),
+            _ => None,
+        }
+    }
+
+    fn verify(&self, token: Option<ByteString>) -> IdentityDecision {
         let Some(token) = token.filter(|token| !token.is_empty()) else {
-            return TokenVerification::Decided(Err(no_token()));
+            return IdentityDecision::refused(no_token());
         };
         let head = match self.rules.head(&token) {
             Ok(head) => head,
-            Err(error) => return TokenVerification::Decided(Err(error)),
+            Err(error) => return IdentityDecision::refused(error),
         };
         match &self.keys {
             TokenKeys::Secret(key) if key.admits(head.algorithm) => {
-                TokenVerification::Decided(self.rules.verify(&token, key))
+                IdentityDecision::Decided(self.rules.verify(&token, key))
             }
             TokenKeys::Public(key, pool) if key.admits(head.algorithm) => {
-                match pool.verify(token, key.clone(), self.rules.clone()) {
-                    Some(verified) => TokenVerification::Pending(Box::pin(async {
-                        verified.await.unwrap_or_else(|_| Err(IdentityError::away("the gateway stops: come back")))
-                    })),
-                    None => TokenVerification::Decided(Err(IdentityError::away(
-                        "too many tokens are being verified: come back in a moment",
-                    ))),
-                }
+                pool.verify(token, key.clone(), self.rules.clone())
             }
-            _ => TokenVerification::Decided(Err(token::wrong_algorithm())),
+            TokenKeys::Secret(_) | TokenKeys::Public(..) => IdentityDecision::refused(token::wrong_algorithm()),
+            TokenKeys::Published(keys) => keys.verify(token, head, &self.rules),
         }
+    }
+}
+
+impl PublishedKeys {
+    fn verify(&self, token: ByteString, head: TokenHead, rules: &Arc<TokenRules>) -> IdentityDecision {
+        match self.source.choose(&head) {
+            KeyChoice::Key(key) => return self.pool.verify(token, key, rules.clone()),
+            KeyChoice::Refused(error) => return IdentityDecision::refused(error),
+            KeyChoice::Unknown => {}
+        }
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let error = IdentityError::away("too many tokens wait for their keys: come back in a moment");
+            return IdentityDecision::refused(error);
+        };
+        let (keys, rules) = (self.clone(), rules.clone());
+        IdentityDecision::Pending(Box::pin(async move {
+            let key = keys.source.wait(&head).await?;
+            drop(place);
+            keys.pool.verify(token, key, rules).wait().await
+        }))
     }
 }
 
