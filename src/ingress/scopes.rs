@@ -19,6 +19,8 @@ pub const SCOPES: &[(&str, Scope)] = &[
     ("/proto.Rpc/IsOnline", Scope::Query),
     ("/group", Scope::Query),
     ("/proto.Rpc/Group", Scope::Query),
+    ("/disconnect", Scope::Disconnect),
+    ("/proto.Rpc/Disconnect", Scope::Disconnect),
     ("/metrics", Scope::Metrics),
 ];
 
