@@ -13,6 +13,8 @@ mod heads;
 mod http;
 #[path = "attacks/http2.rs"]
 mod http2;
+#[path = "attacks/logs.rs"]
+mod logs;
 #[path = "attacks/slow.rs"]
 mod slow;
 mod support;

@@ -437,6 +437,86 @@ async fn what_nginx_refuses_is_told_as_the_api_tells_it() {
     assert_eq!(told(answer).await.1, "unavailable");
 }
 
+const TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.a-token-that-no-log-may-show.c2ln";
+
+/// A handshake with the token wherever one may stand, and what a browser sends beside it; nothing follows it.
+fn handshake(more: &str) -> String {
+    format!(
+        "GET /ws?x=1&token={TOKEN} HTTP/1.1\r\nhost: push.example\r\nupgrade: websocket\r\nconnection: close\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\norigin: https://shop.example\r\n\
+         referer: https://shop.example/?token={TOKEN}\r\nauthorization: Bearer {TOKEN}\r\ncookie: a=b; session={TOKEN}\r\n\
+         sec-websocket-protocol: oxipush.v1, bearer.{TOKEN}\r\n{more}\r\n"
+    )
+}
+
+/// Sends bytes to the clients' port; gives what is answered until the connection ends.
+async fn raw(nginx: &Nginx, bytes: &str) -> String {
+    let mut stream = TcpStream::connect((nginx.address.as_str(), 8080)).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(support::PATIENCE, stream.read_to_end(&mut answer)).await;
+    let _ = read.expect("an end");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_token_reaches_the_node_and_no_log_of_nginx() {
+    let nginx = Nginx::start();
+    let node = Fake::start("node", false).await;
+    let silent = Fake::start("silent", true).await;
+    let status = async |bytes: &str| raw(&nginx, bytes).await.split(' ').nth(1).unwrap_or_default().to_owned();
+    assert_eq!(status(&handshake("")).await, "503", "no node is there");
+    nginx.put(node.node("serving"));
+    nginx.serves(8080, "node").await;
+    let passed = raw(&nginx, &handshake("")).await.to_lowercase();
+    let token = TOKEN.to_lowercase();
+    for line in [
+        format!("get /ws?x=1&token={token} http/1.1\r\n"),
+        format!("authorization: bearer {token}\r\n"),
+        format!("cookie: a=b; session={token}\r\n"),
+        format!("sec-websocket-protocol: oxipush.v1, bearer.{token}\r\n"),
+        "origin: https://shop.example\r\n".into(),
+        "upgrade: websocket\r\n".into(),
+    ] {
+        assert!(passed.contains(&line), "{line} is not in {passed}");
+    }
+    assert_eq!(status(&handshake("content-length: 5000\r\n")).await, "413");
+    assert_eq!(status(&handshake("no colon\r\n")).await, "400");
+    assert_eq!(status(&handshake(&format!("x: {}\r\n", "y".repeat(9_000)))).await, "400");
+    assert_eq!(status(&handshake("").replace("x=1", &"y".repeat(9_000))).await, "414");
+    // a client that goes before it is answered
+    let mut gone = TcpStream::connect((nginx.address.as_str(), 8080)).await.unwrap();
+    gone.write_all(handshake("").as_bytes()).await.unwrap();
+    drop(gone);
+    // a node that closes the connection, and one that nobody can connect to
+    nginx.delete(&node);
+    nginx.put(silent.node("serving"));
+    until("502", || async { (status(&handshake("")).await == "502").then_some(()) }).await;
+    let (key, value) = silent.node("serving");
+    let nobody = TcpListener::bind((support::address(), 0)).await.unwrap().local_addr().unwrap();
+    nginx.put((key, value.replace(&silent.address.to_string(), &nobody.to_string())));
+    until("the node's new address", || async { nginx.upstreams().contains(&nobody.to_string()).then_some(()) }).await;
+    until("503", || async { (status(&handshake("")).await == "503").then_some(()) }).await;
+    // more handshakes than one address may make
+    nginx.change_conf("rate=500r/s", "rate=1r/m");
+    nginx.change_conf("burst=5000 nodelay", "burst=1 nodelay");
+    nginx.put(node.node("draining"));
+    until("429", || async { (status(&handshake("")).await == "429").then_some(()) }).await;
+    let told = |line: String| {
+        let nginx = &nginx;
+        async move { until(&line.clone(), || async { nginx.topology.log("nginx").contains(&line).then_some(()) }).await }
+    };
+    for status in ["400", "413", "414", "429", "502", "503"] {
+        // of 414 nginx knows no path
+        let request = if status == "414" { "" } else { "GET /ws HTTP/1.1" };
+        told(format!("{request}\" {status} ")).await;
+    }
+    let log = nginx.topology.log("nginx");
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains("a-token-that") || line.contains("token=")).collect();
+    assert!(lines.is_empty(), "{}", lines.join("\n"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_node_that_hangs_are_cut_by_nginx_and_others_are_not() {
     let nginx = Nginx::start();

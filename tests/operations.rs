@@ -142,6 +142,20 @@ fn a_counter_stands_there_as_it_is_exposed() {
 }
 
 #[test]
+fn security_md_names_tests_and_pages_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = page("docs/security.md");
+    let named: Vec<&str> =
+        text.split('`').filter(|word| word.starts_with("tests/") || word.starts_with("fuzz/")).collect();
+    assert!(named.len() > 15, "docs/security.md could not be read: {named:?}");
+    let linked = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    let linked = linked.filter(|link| !link.is_empty()).map(|link| root.join("docs").join(link));
+    for path in named.into_iter().map(|name| root.join(name)).chain(linked) {
+        assert!(path.exists(), "docs/security.md names {}, which is not there", path.display());
+    }
+}
+
+#[test]
 fn the_pages_that_it_points_to_are_there() {
     let operations = page("docs/operations.md");
     let links = operations.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());

@@ -196,7 +196,7 @@ async fn bytes_that_belong_to_no_request_are_not_kept_and_end_in_time() {
     let victim = Victim::start(&[
         ("HTTP__REQUEST_TIMEOUT", "1s"),
         ("SOCKET__HANDSHAKE_TIMEOUT", "1s"),
-        ("QUEUE__PUBLISH_TIMEOUT", "100ms"),
+        ("QUEUE__PUBLISH_TIMEOUT", "5s"),
     ])
     .await;
     let head = format!("POST /push HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n");

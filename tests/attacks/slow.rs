@@ -74,7 +74,7 @@ async fn requests_that_are_dripped_on_the_clients_port_are_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_are_dripped_on_the_api_are_cut() {
-    let victim = Victim::start(&[("HTTP__REQUEST_TIMEOUT", "1s"), ("QUEUE__PUBLISH_TIMEOUT", "100ms")]).await;
+    let victim = Victim::start(&[("HTTP__REQUEST_TIMEOUT", "1s"), ("QUEUE__PUBLISH_TIMEOUT", "5s")]).await;
     let body = [PUSH, b"content-length: 100000\r\n\r\n"].concat().leak();
     let chunked = |rest: &'static str| &*[PUSH, b"transfer-encoding: chunked\r\n\r\n", rest.as_bytes()].concat().leak();
     let rows = [
