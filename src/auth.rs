@@ -4,5 +4,6 @@ pub(crate) mod identity;
 mod keys;
 mod pattern;
 
-pub(crate) use keys::{Caller, Keys};
+pub(crate) use crate::config::Scope;
+pub(crate) use keys::{Caller, KeyError, Keys, OutOfBounds, PushDenial};
 pub use pattern::Patterns;

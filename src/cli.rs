@@ -4,6 +4,7 @@ mod check;
 mod health;
 mod push;
 mod serve;
+mod signals;
 mod tail;
 mod token;
 
@@ -24,7 +25,7 @@ A push gateway. Back ends hand it pushes over HTTP, gRPC or NSQ; a durable queue
 apps that joined as a card get them over WebSocket.
 
 Without a command it runs the gateway, until SIGTERM or Ctrl-C: then it takes no more pushes, finishes those in flight, tells \
-its clients to come back elsewhere and ends with code 0. A second signal ends it at once.";
+its clients to come back elsewhere and ends with code 0. A second signal ends it at once. SIGHUP has the configuration read again.";
 
 const AFTER_HELP: &str = "\
 EXAMPLES
@@ -56,7 +57,8 @@ EXIT CODES
   0           orderly end
   1           it could not start, a part of it died, or a command failed
   2           wrong arguments
-  130, 143    ended at once by a second SIGINT, SIGTERM
+  130, 131, 143
+              ended at once by a second SIGINT, SIGQUIT, SIGTERM
 
 docs/operations.md explains every key and metric, docs/errors.md every answer,
 docs/close-codes.md every close code.";

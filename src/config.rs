@@ -7,13 +7,17 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 mod host;
 mod identities;
 mod ini;
+mod key;
 mod origin;
 mod reader;
+mod reload;
 mod source;
 mod subnet;
 mod tables;
 
 pub use host::{HostPort, HostPortError};
+pub use key::{KeyConfig, LONGEST_SECRET, Scope, SecretDigest};
+pub use reload::{ConfigChanges, LIVE_KEYS, LoadedConfig};
 pub use source::{ConfigError, DEFAULTS, EffectiveSetting, environment, load, settings};
 pub use subnet::Subnet;
 
@@ -56,7 +60,9 @@ section! {
         listen: SocketAddr, max_connections: usize, max_connections_per_address: usize, max_refusals: usize,
         trusted_proxies: Vec<Subnet>, allowed_origins: Vec<String>, handshake_timeout: Duration, join_timeout: Duration,
         ping_interval: Duration, idle_timeout: Duration, max_message: usize, message_timeout: Duration,
-        max_messages_per_second: u32, anonymous: AnonymousClients, user_timeout: Duration, close_timeout: Duration, backlog: u32,
+        max_messages_per_second: u32, message_burst: u16, join_cost: u16, handshake_rate: u32, handshake_burst: u32,
+        max_rated_addresses: usize, max_connections_per_card: usize, anonymous: AnonymousClients, user_timeout: Duration, close_timeout: Duration,
+        backlog: u32,
     }
 }
 section! {
@@ -83,8 +89,8 @@ section! {
     }
 }
 section! {
-    /// `[auth]`.
-    AuthConfig { keys: Vec<Secret>, insecure: bool }
+    /// `[auth]`, with every `[key.NAME]`.
+    AuthConfig { keys: Vec<Secret>, insecure: bool, callers: Vec<KeyConfig> }
 }
 section! {
     /// `[token]`, with `[push] max_name`. Files are read already; `jwks` and `jwks_ca` are PEM or JSON that the verifier reads.
@@ -96,6 +102,14 @@ section! {
         max_token: usize, max_revocations: usize, max_verifications: usize, cookie: Option<String>, max_name: usize,
     }
 }
+
+impl TokenConfig {
+    /// There is something to verify tokens with.
+    pub fn has_key(&self) -> bool {
+        self.secret.is_some() || self.public_key.is_some() || self.jwks.is_some()
+    }
+}
+
 section! {
     /// `[verify]`, with `[push] max_name`. `ca` is PEM; `headers` are in lower case.
     VerifyConfig {
@@ -110,7 +124,7 @@ section! {
 section! {
     /// `[queue]`, with `[data] dir`.
     QueueConfig {
-        backend: Backend, topic: String, channel: String, nsqd: Vec<String>, nsqd_http: Vec<String>, lookupd: Vec<String>,
+        backend: Backend, topic: String, channel: String, raw_key: Option<String>, nsqd: Vec<String>, nsqd_http: Vec<String>, lookupd: Vec<String>,
         lookup_interval: Duration, lookup_timeout: Duration, processors: usize, max_in_flight: usize, max_publishes: usize,
         publish_timeout: Duration, return_after: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
         requeue_delay: Duration, job_timeout: Duration, sync: Sync, max_bytes: u64, max_age: Duration, memory_bytes: usize,
@@ -134,6 +148,19 @@ section! {
 section! {
     /// `[log]`.
     LogConfig { level: String, format: LogFormat, buffer: usize, max_repeats: u32, repeat_period: Duration }
+}
+
+impl Config {
+    /// Whether anyone may push and ask: no key is configured.
+    pub fn is_open(&self) -> bool {
+        self.auth.keys.is_empty() && self.auth.callers.is_empty()
+    }
+
+    /// The API's listeners that other machines reach, unless `[auth] insecure` lets them be: section and address.
+    fn api_beyond_loopback(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let beyond = |(_, address): &(&str, SocketAddr)| !address.ip().is_loopback() && !self.auth.insecure;
+        [("http", self.http.listen), ("grpc", self.grpc.listen)].into_iter().filter(beyond)
+    }
 }
 
 /// A node's stable name: valid as an NSQ channel, 1–64 of `[.a-zA-Z0-9_-]`.

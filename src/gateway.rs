@@ -1,5 +1,8 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
+mod descriptors;
+mod reload;
+
 use std::{
     future::Future,
     io,
@@ -9,10 +12,16 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
-    auth::Keys,
+    auth::{
+        Keys,
+        identity::{IdentityConfigError, Verifier},
+    },
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Backend, Config},
     dispatch::Dispatch,
@@ -26,6 +35,9 @@ use crate::{
     socket::ClientListener,
     telemetry::Metrics,
 };
+
+use descriptors::DescriptorPlan;
+pub use reload::GatewayReload;
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
 /// revocation of the registration, the end of the tasks.
@@ -48,9 +60,11 @@ pub struct Gateway {
     /// nsq only: what other NSQ clients push.
     raw: Option<RawTopic>,
     queue: queue::Control,
+    keys: Keys,
     admission: Admission,
     http: HttpListener,
     grpc: GrpcListener,
+    reload: GatewayReload,
 }
 
 /// Why a gateway cannot start, and what to do.
@@ -69,6 +83,9 @@ pub enum BuildError {
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
+    /// Clients cannot be verified as configured.
+    #[error(transparent)]
+    Identity(#[from] IdentityConfigError),
     /// The node cannot be part of its cluster.
     #[error("[cluster] {0}")]
     Cluster(#[from] ClusterError),
@@ -82,6 +99,9 @@ impl Gateway {
     /// [`BuildError`].
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new());
+        let descriptors = plan_descriptors(&config);
+        let loaded = watch::Sender::new(config.clone());
+        let config = descriptors.bounded(config);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
         let (socket_listener, socket) = listen("socket", config.socket.listen, config.socket.backlog)?;
@@ -94,16 +114,30 @@ impl Gateway {
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
+        let keys = Keys::new(&config, &metrics);
         let api = Api {
-            keys: Keys::new(&config.auth.keys),
+            keys: keys.clone(),
             admission: admission.clone(),
             queries: Queries::new(&config.push, hub.clone()),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
-        let clients = ClientListener::new(socket_listener, &config, hub.clone(), phases.clone(), &metrics);
+        let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
+        let clients =
+            ClientListener::new(socket_listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
+                .accepting_at_most(descriptors.socket);
         let details = cluster.details.clone();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
+        let reload = GatewayReload {
+            descriptors,
+            clients: clients.reload(),
+            http: http.reload(),
+            keys: keys.clone(),
+            verifier,
+            admission: admission.clone(),
+            config: loaded,
+            metrics: Arc::clone(&metrics),
+        };
         Ok(Self {
             config,
             metrics,
@@ -117,10 +151,17 @@ impl Gateway {
             jobs: queue.jobs,
             raw,
             queue: queue.control,
+            keys,
             admission,
             http,
             grpc,
+            reload,
         })
+    }
+
+    /// What a reload changes of it.
+    pub fn reload(&self) -> GatewayReload {
+        self.reload.clone()
     }
 
     /// Where it listens (a port of 0 is resolved).
@@ -148,7 +189,7 @@ impl Gateway {
         let backlog = self.queue.backlog.clone();
         let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, tasks, metrics);
         let clients = self.clients.serve(tasks);
-        let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.admission, tasks));
+        let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.keys, &self.admission, tasks));
         let http = self.http.serve(tasks);
         let grpc = self.grpc.serve(tasks);
         self.phases.enter(Phase::Serving);
@@ -158,6 +199,8 @@ impl Gateway {
         };
 
         let began = Instant::now();
+        // as the last reload left it
+        let config = self.reload.config.borrow().clone();
         let deadline = Deadline::after(config.node.shutdown_timeout);
         // load balancers learn that it leaves; what they still send is served, so that nothing is refused
         self.phases.enter(Phase::Leaving);
@@ -190,6 +233,19 @@ impl Gateway {
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
     }
+}
+
+/// Raises the limit of open files, and says what is missing.
+fn plan_descriptors(config: &Config) -> DescriptorPlan {
+    let limit = descriptors::raise_limit().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files cannot be found or raised: there may be fewer than the listeners need");
+        usize::MAX
+    });
+    let plan = DescriptorPlan::new(config, limit);
+    if let Some(shortage) = plan.shortage(config) {
+        tracing::warn!("{shortage}");
+    }
+    plan
 }
 
 /// The configured queue, and with nsqd the raw topic beside it.

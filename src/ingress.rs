@@ -9,6 +9,7 @@ pub(crate) mod nsq;
 pub(crate) mod queries;
 pub(crate) mod readiness;
 pub(crate) mod refusal;
+pub(crate) mod scopes;
 mod timed_stream;
 
 use admission::Admission;

@@ -47,6 +47,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod auth;
+mod bucket;
 mod bundles;
 pub mod cli;
 mod cluster;
@@ -104,13 +105,13 @@ pub mod internals {
         pub use crate::dispatch::Dispatch;
     }
     pub mod gateway {
-        pub use crate::gateway::{BuildError, Gateway};
+        pub use crate::gateway::{BuildError, Gateway, GatewayReload};
     }
     pub mod hub {
         pub use crate::hub::*;
     }
     pub mod ingress {
-        pub use crate::ingress::refusal::RefusalKind;
+        pub use crate::ingress::{refusal::RefusalKind, scopes::SCOPES};
     }
     pub mod lifecycle {
         pub use crate::lifecycle::*;

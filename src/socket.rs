@@ -9,10 +9,12 @@ mod connection;
 mod credentials;
 mod drain;
 mod handshake;
+mod handshake_rates;
 mod heartbeat;
 mod http;
 mod join;
 mod limit;
+mod live;
 mod session;
 mod stream;
 mod wheel;
@@ -26,7 +28,8 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Config},
+    auth::identity::Verifier,
+    config::{self, AnonymousClients, Config},
     hub::Hub,
     lifecycle::{Deadline, Phases, Service, Tasks},
     push::NameRule,
@@ -34,9 +37,11 @@ use crate::{
 };
 
 use drain::DrainPlan;
+use handshake_rates::HandshakeRates;
 use http::HandshakeServer;
-use join::Authorizer;
+use join::{Authorizer, VerifiedJoins};
 use limit::ConnectionLimit;
+use live::LiveConfig;
 use worker::Worker;
 
 /// A bound listener that does not serve yet.
@@ -56,31 +61,61 @@ pub struct ClientServer {
 /// What each worker's thread is started with.
 #[derive(Clone)]
 struct WorkerSetup {
-    config: config::SocketConfig,
+    live: LiveConfig,
     names: NameRule,
+    /// `None`: clients need not prove who they are.
+    verifier: Option<Verifier>,
+    /// The cookie that may carry a token.
+    cookie: Option<String>,
     hub: Hub,
     limit: Arc<ConnectionLimit>,
+    handshake_rates: Arc<HandshakeRates>,
     drain: watch::Sender<Option<DrainPlan>>,
     phases: Phases,
     metrics: Arc<Metrics>,
+    /// Connections that may be open, on all workers together.
+    max_open: usize,
     /// One for each shard, cancelled by the first of its tasks that ends.
     ended: Vec<CancellationToken>,
 }
 
 impl ClientListener {
-    /// On a listener that is bound and non-blocking.
-    pub fn new(listener: TcpListener, config: &Config, hub: Hub, phases: Phases, metrics: &Arc<Metrics>) -> Self {
+    /// On a listener that is bound and non-blocking; `verifier` proves who clients are.
+    pub fn new(
+        listener: TcpListener,
+        config: &Config,
+        verifier: Option<Verifier>,
+        hub: Hub,
+        phases: Phases,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let setup = WorkerSetup {
-            config: config.socket.clone(),
+            live: LiveConfig::new(config.socket.clone()),
             names: NameRule { max: config.push.max_name },
-            limit: ConnectionLimit::new(&config.socket),
+            verifier,
+            cookie: config.token.cookie.clone(),
+            limit: ConnectionLimit::new(&config.socket, metrics),
+            handshake_rates: Arc::new(HandshakeRates::new()),
             drain: watch::Sender::new(None),
             phases,
             metrics: Arc::clone(metrics),
+            max_open: usize::MAX,
             ended: (0..hub.workers()).map(|_| CancellationToken::new()).collect(),
             hub,
         };
         Self { listener, setup }
+    }
+
+    /// With no more than these connections open, whatever becomes of them; others wait to be accepted.
+    #[must_use]
+    pub fn accepting_at_most(mut self, connections: usize) -> Self {
+        self.setup.max_open = connections;
+        self
+    }
+
+    /// What a reload changes of it.
+    pub(crate) fn reload(&self) -> ClientReload {
+        ClientReload { live: self.setup.live.clone(), limit: Arc::clone(&self.setup.limit) }
     }
 
     /// Serves. A worker's shard that ends unasked is a death.
@@ -101,8 +136,8 @@ impl ClientListener {
         }
         let server = Server::build()
             .workers(setup.hub.workers())
-            // the limit refuses what is too many; actix would let it wait
-            .max_concurrent_connections(setup.config.max_connections + setup.config.max_refusals + 1)
+            // of each worker. The limit refuses what is too many as long as there are descriptors for that; actix lets it wait
+            .max_concurrent_connections(setup.max_open.div_ceil(setup.hub.workers()))
             .disable_signals()
             .listen("clients", listener, {
                 let setup = setup.clone();
@@ -138,17 +173,45 @@ impl ClientListener {
     }
 }
 
+/// Replaces what a reload may change of the clients' side; a cheap clone.
+#[derive(Clone)]
+pub(crate) struct ClientReload {
+    live: LiveConfig,
+    limit: Arc<ConnectionLimit>,
+}
+
+impl ClientReload {
+    /// `[socket]` from now on. Whoever is connected stays.
+    pub(crate) fn replace(&self, config: &config::SocketConfig) {
+        self.limit.replace(config);
+        self.live.replace(config.clone());
+    }
+}
+
 impl WorkerSetup {
     /// Makes this thread a worker, and answers its connections.
     fn start(&self) -> HandshakeServer {
         HandshakeServer {
-            worker: self.start_worker(Authorizer::Anyone(self.names)),
-            http: http::builder(&self.config),
-            config: self.config.clone(),
+            worker: self.start_worker(self.authorizer()),
+            http: http::builder(&self.live.now().config),
+            live: self.live.clone(),
             limit: Arc::clone(&self.limit),
+            handshake_rates: Arc::clone(&self.handshake_rates),
             drain: self.drain.subscribe(),
             phases: self.phases.clone(),
             metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    fn authorizer(&self) -> Authorizer {
+        match &self.verifier {
+            None => Authorizer::Anyone(self.names),
+            Some(verifier) => Authorizer::Verified(VerifiedJoins {
+                names: self.names,
+                verifier: verifier.clone(),
+                cookie: self.cookie.clone(),
+                anonymous: self.live.now().config.anonymous == AnonymousClients::Allowed,
+            }),
         }
     }
 
@@ -158,7 +221,7 @@ impl WorkerSetup {
         let claimed = self.hub.claim_shard()?;
         let ended = self.ended.get(claimed.index())?;
         let (shard, inbox) = claimed.open();
-        let worker = Rc::new(Worker::new(shard, &self.config, authorizer, &self.metrics));
+        let worker = Rc::new(Worker::new(shard, self.live.clone(), authorizer, &self.metrics));
         // both are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();
         let this = Rc::clone(&worker);

@@ -6,6 +6,6 @@ mod log;
 mod metrics;
 mod spool;
 
-pub(crate) use log::{finish, init, root_cause, say};
+pub(crate) use log::{finish, init, root_cause, say, set_level};
 pub use metrics::Metrics;
 pub(crate) use metrics::{Counter, Gauge, GaugeGuard};

@@ -12,6 +12,7 @@ use std::{
 
 /// Each top-level module with its layer; a module may use only modules of lower layers.
 const LAYERS: &[(&str, u8)] = &[
+    ("bucket", 0),
     ("bundles", 0),
     ("push", 0),
     ("wire", 1),
@@ -33,18 +34,20 @@ const LAYERS: &[(&str, u8)] = &[
 
 /// Who may name a foreign crate (or the generated code): a path's beginning below src/.
 const USERS: &[(&str, &[&str])] = &[
+    ("subtle", &["auth"]),
     ("tokio_nsq", &["queue/nsq"]),
     ("redb", &["queue/embedded"]),
     ("crc32fast", &["queue/embedded"]),
+    ("arc_swap", &["socket/live", "ingress", "auth"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("tokio_tungstenite", &["cli"]),
     ("prost", &["queue/record", "ingress/nsq"]),
     ("ipnet", &["config/subnet"]),
-    ("url", &["config/host", "config/identities", "cluster/addresses"]),
+    ("url", &["config/host", "config/identities", "cluster/addresses", "socket/credentials"]),
     ("jsonwebtoken", &["auth/identity"]),
     ("base64", &["auth/identity"]),
-    ("ring", &["auth/identity"]),
+    ("ring", &["auth/identity", "config/key"]),
     ("webpki_roots", &["auth/identity"]),
     ("tonic", &["ingress", "cli", "lib.rs", "cluster"]),
     ("tonic_health", &["ingress"]),
@@ -56,6 +59,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("reqwest", &["queue/nsq", "auth/identity"]),
     ("rustls", &["cluster/etcd", "auth/identity", "queue/nsq"]),
     ("memmap2", &["wire/frame"]),
+    ("nix", &["gateway/descriptors"]),
     ("prometheus_client", &["telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
     ("actix_http", &["socket", "ingress/http"]),
@@ -315,7 +319,7 @@ fn the_process_is_ended_in_one_place_only() {
     for file in
         sources().iter().filter(|file| file.code.contains("process::exit") || file.code.contains("process::abort"))
     {
-        assert_eq!(file.path, "src/cli/serve.rs", "only the second signal may end the process without a drain");
+        assert_eq!(file.path, "src/cli/signals.rs", "only the second signal may end the process without a drain");
     }
 }
 

@@ -290,10 +290,15 @@ fn check_config_prints_every_key_with_its_value() {
 #[test]
 fn check_config_masks_keys_and_passwords() {
     let folder = folder();
-    fs::write(folder.path().join("config.ini"), "[auth]\nkeys = hunter2, hunter3\n").unwrap();
+    let file = "[auth]\nkeys = hunter2, hunter3\n[key.billing]\nsecret = hunter5\nscopes = push\n";
+    fs::write(folder.path().join("config.ini"), file).unwrap();
     let mut command = oxipush(&folder, &["check-config"]);
-    let output = command.env("OXIPUSH__CLUSTER__PASSWORD", "hunter4").output().unwrap();
+    let more = [("OXIPUSH__CLUSTER__PASSWORD", "hunter4"), ("OXIPUSH__KEY_BILLING__CARDS", "user:*")];
+    let output = command.envs(more).output().unwrap();
     let listing = text(&output.stdout);
+    let billing = "\n[key.billing]\n; default: empty\nsecret = ***\nsecret_file = \nsha256 = \n; default: empty\nscopes = push\napps = \n\
+                   ; default: empty\ncards = user:*\n";
+    assert!(listing.contains(billing), "{listing}");
     assert!(!listing.contains("hunter"), "{listing}");
     assert!(listing.contains("keys = ***, ***") && listing.contains("password = ***"), "{listing}");
 }
@@ -525,7 +530,8 @@ fn the_curl_line_of_the_banner_works() {
     let body = line.split('\'').nth(1).unwrap().to_owned();
     let answer: Value = tokio::runtime::Runtime::new().unwrap().block_on(async {
         // as curl -d sends it
-        let request = reqwest::Client::new().post(url).header("content-type", "application/x-www-form-urlencoded");
+        let request =
+            crate::support::http::client().post(url).header("content-type", "application/x-www-form-urlencoded");
         request.body(body).send().await.unwrap().json().await.unwrap()
     });
     assert_eq!(answer["code"], 0, "{answer}");
@@ -711,6 +717,29 @@ fn a_node_with_keys_wants_one() {
 }
 
 #[test]
+fn push_tells_what_its_key_does_not_admit() {
+    let folder = folder();
+    let keys = [
+        ("OXIPUSH__KEY_CARDS__SECRET", "one"),
+        ("OXIPUSH__KEY_CARDS__SCOPES", "push"),
+        ("OXIPUSH__KEY_CARDS__CARDS", "alice"),
+        ("OXIPUSH__KEY_OPS__SECRET", "two"),
+        ("OXIPUSH__KEY_OPS__SCOPES", "metrics"),
+    ];
+    let node = Node::start(&folder, &keys);
+    let told = |key: &str, to: &str| text(&node.push(&folder, &["--to", to, "--key", key, "x"]).stderr);
+    assert_eq!(told("one", "alice"), "");
+    let of_card = told("one", "bob");
+    assert!(
+        of_card.contains("PermissionDenied") && of_card.contains("`bob` is not among its cards ([key.cards] cards)"),
+        "{of_card}"
+    );
+    let of_scope = told("two", "alice");
+    assert!(of_scope.contains("the key ops has not the scope push: add it to [key.ops] scopes"), "{of_scope}");
+    node.stop();
+}
+
+#[test]
 fn tail_says_why_it_was_refused_and_does_not_come_back() {
     let folder = folder();
     let node = Node::start(&folder, &[("OXIPUSH__PUSH__MAX_NAME", "8B")]);
@@ -756,7 +785,7 @@ fn traffic(node: &Node, folder: &TempDir, content: &str) {
     let body = format!(r#"{{"from":"","to":["alice","nobody"],"appID":"","content":"{content}"}}"#);
     let (url, broken) = (format!("http://{}/push", node.http), format!(r#"{{"content":"{content}","to":"#));
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let client = reqwest::Client::new();
+        let client = crate::support::http::client();
         for body in [body, broken] {
             client.post(&url).header("content-type", "application/json").body(body).send().await.unwrap();
         }
@@ -839,7 +868,7 @@ fn dropped_lines(node: &Node, reason: &str) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     loop {
         let url = format!("http://{}/metrics", node.http);
-        let text = runtime.block_on(async { reqwest::get(url).await.unwrap().text().await.unwrap() });
+        let text = runtime.block_on(async { crate::support::http::get(url).await.unwrap().text().await.unwrap() });
         if text.lines().any(|line| line.strip_prefix(&sample).is_some_and(|value| value != "0")) {
             return;
         }
@@ -906,7 +935,10 @@ fn a_node_whose_output_nobody_reads_starts_and_stops() {
     let mut running = Running { child, out: channel().1, err: channel().1, seen: Vec::new() };
     let end = Instant::now() + DEADLINE;
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        while !reqwest::get(format!("http://{http}/readyz")).await.is_ok_and(|answer| answer.status() == 200) {
+        while !crate::support::http::get(format!("http://{http}/readyz"))
+            .await
+            .is_ok_and(|answer| answer.status() == 200)
+        {
             assert!(Instant::now() < end, "it does not get ready");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -83,7 +83,8 @@ impl Cluster {
     async fn push(&self, card: &str, content: &str) -> Accepted {
         let sent = Instant::now();
         let body = serde_json::json!({"from": "test", "to": [card], "appID": "", "content": content});
-        let answer = reqwest::Client::new().post(format!("{}/push", self.http)).json(&body).send().await.unwrap();
+        let answer =
+            crate::support::http::client().post(format!("{}/push", self.http)).json(&body).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         Accepted { card: card.into(), content: content.into(), sent, accepted: Instant::now() }
     }
@@ -98,20 +99,21 @@ impl Cluster {
             ..Default::default()
         };
         let url = format!("http://{nsqd}:4151/pub?topic=gopusher");
-        let answer = reqwest::Client::new().post(url).body(request.encode_to_vec()).send().await.unwrap();
+        let answer = crate::support::http::client().post(url).body(request.encode_to_vec()).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         Accepted { card: card.into(), content: content.into(), sent, accepted: Instant::now() }
     }
 
     async fn connections(&self, address: &str) -> f64 {
-        let text = reqwest::get(format!("http://{address}:8081/metrics")).await.unwrap().text().await.unwrap();
+        let text =
+            crate::support::http::get(format!("http://{address}:8081/metrics")).await.unwrap().text().await.unwrap();
         let line = text.lines().find(|line| line.starts_with("oxipush_connections ")).unwrap();
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     async fn ready(&self, address: &str) {
         until(&format!("{address} is ready"), || async {
-            let answer = reqwest::get(format!("http://{address}:8081/readyz")).await.ok()?;
+            let answer = crate::support::http::get(format!("http://{address}:8081/readyz")).await.ok()?;
             (answer.status() == 200).then_some(())
         })
         .await;
@@ -119,7 +121,7 @@ impl Cluster {
 
     async fn details(&self, address: &str, needle: &str) {
         until(&format!("{address} says {needle}"), || async {
-            let answer = reqwest::get(format!("http://{address}:8081/readyz")).await.ok()?;
+            let answer = crate::support::http::get(format!("http://{address}:8081/readyz")).await.ok()?;
             answer.text().await.ok()?.contains(needle).then_some(())
         })
         .await;
@@ -127,7 +129,7 @@ impl Cluster {
 
     async fn channels(&self, nsqd: &str) -> Vec<String> {
         let url = format!("http://{}:4151/stats?format=json&topic=gopusher.live", self.topology.at(nsqd));
-        let stats: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        let stats: serde_json::Value = crate::support::http::get(url).await.unwrap().json().await.unwrap();
         let channels = stats["topics"][0]["channels"].as_array().cloned().unwrap_or_default();
         channels.iter().map(|channel| channel["channel_name"].as_str().unwrap().to_owned()).collect()
     }

@@ -85,7 +85,7 @@ impl Nginx {
 
     /// Status and body of a GET to the sockets' server (8080) or the API's (8081).
     async fn get(&self, port: u16) -> (u16, String) {
-        let request = reqwest::Client::new().get(format!("http://{}:{port}/ws", self.address));
+        let request = crate::support::http::client().get(format!("http://{}:{port}/ws", self.address));
         let answer = request.header("X-Forwarded-For", "203.0.113.66").send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
@@ -185,7 +185,7 @@ async fn a_push_that_left_is_not_sent_to_another_node() {
     let answer = until("nginx has reloaded", || async {
         let before = seen();
         let url = format!("http://{}:8081/push", nginx.address);
-        let answer = reqwest::Client::new().post(url).body("{}").send().await.unwrap();
+        let answer = crate::support::http::client().post(url).body("{}").send().await.unwrap();
         (seen() > before).then_some((answer.status().as_u16(), seen() - before))
     })
     .await;
@@ -207,7 +207,7 @@ async fn nodes_that_cannot_be_connected_to_cost_no_push() {
     let reached = || nginx.topology.log("nginx").contains("Connection refused");
     until("nginx has tried one", || async {
         let url = format!("http://{}:8081/push", nginx.address);
-        let answer = reqwest::Client::new().post(url).body("{}").send().await.unwrap();
+        let answer = crate::support::http::client().post(url).body("{}").send().await.unwrap();
         assert_eq!(answer.status(), 200);
         reached().then_some(())
     })
@@ -405,7 +405,7 @@ async fn what_nginx_refuses_is_told_as_the_api_tells_it() {
         assert!(!body["message"].as_str().unwrap().is_empty());
         (status, body["reason"].as_str().unwrap().to_owned())
     };
-    let http = reqwest::Client::new();
+    let http = crate::support::http::client();
     let api = format!("http://{}:8081", nginx.address);
     let push = || http.post(format!("{api}/push"));
     let nobody = told(push().body("{}").send().await.unwrap()).await;
@@ -536,8 +536,11 @@ async fn clients_leave_a_node_that_hangs() {
     // what nginx keeps in a file on its way: its workers may write there, as whoever they run
     let content = "x".repeat(30_000);
     let push = serde_json::json!({"from": "me", "to": ["alice"], "appID": "", "content": content});
-    let answer =
-        reqwest::Client::new().post(format!("http://{}:8081/push", nginx.address)).body(push.to_string()).send().await;
+    let answer = crate::support::http::client()
+        .post(format!("http://{}:8081/push", nginx.address))
+        .body(push.to_string())
+        .send()
+        .await;
     assert_eq!(answer.unwrap().status(), 200);
 
     // a node that lives keeps its silent clients: 13 pings are longer than the time-out

@@ -91,7 +91,7 @@ async fn whatever_was_accepted_arrives_through_sigkill_at_any_moment() {
         let (ledger, stop, joined) = (ledger.clone(), stop.clone(), joined.clone());
         let (round, numbers) = (round.clone(), numbers.clone());
         workers.push(tokio::spawn(async move {
-            let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
+            let client = crate::support::http::builder().timeout(Duration::from_secs(20)).build().unwrap();
             while !stop.load(Ordering::Relaxed) {
                 let number = numbers.fetch_add(1, Ordering::Relaxed);
                 let card = number % CARDS;

@@ -34,7 +34,7 @@ async fn a_curl_push_reaches_the_card(node: Node) {
     let mut tab = Client::gopusher(&node.socket(), "mayun", "alibaba").await;
     // gopusher's own example: JSON under curl's default content type
     let body = r#"{"from":"server","to":["mayun"],"appID":"alibaba","content":"hello"}"#;
-    let answer = reqwest::Client::new()
+    let answer = crate::support::http::client()
         .post(node.url("/push"))
         .header("content-type", "application/x-www-form-urlencoded")
         .body(body)
@@ -158,7 +158,7 @@ async fn every_connection_gets_exactly_its_own_pushes_once_and_in_order() {
         assert_eq!(accepted, stream);
     };
     let http = async {
-        let client = reqwest::Client::new();
+        let client = crate::support::http::client();
         for chunk in (0..http).collect::<Vec<_>>().chunks(500) {
             let pushes: Vec<_> = chunk
                 .iter()
@@ -223,7 +223,7 @@ async fn a_drained_node_says_3000_and_refuses_new_pushes() {
     let body = json!({"from": "", "to": ["a"], "appID": "", "content": "late"});
     let refused = async {
         loop {
-            let answer = reqwest::Client::new().post(&url).json(&body).send().await.unwrap();
+            let answer = crate::support::http::client().post(&url).json(&body).send().await.unwrap();
             if answer.status() == 503 {
                 return;
             }

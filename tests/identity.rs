@@ -9,6 +9,8 @@ mod attacks;
 mod call_outs;
 #[path = "identity/issuers.rs"]
 mod issuers;
+#[path = "identity/joins.rs"]
+mod joins;
 #[path = "identity/key_sets.rs"]
 mod key_sets;
 #[path = "identity/keys.rs"]

@@ -9,6 +9,11 @@ mod grpc_bounds;
 mod grpc_status;
 #[path = "ingress/http.rs"]
 mod http;
+#[path = "ingress/keys.rs"]
+mod keys;
+#[allow(dead_code)]
+#[path = "limits/program.rs"]
+mod program;
 #[path = "ingress/raw.rs"]
 mod raw;
 mod support;

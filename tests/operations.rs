@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use oxipush::internals::{
-    config::DEFAULTS,
+    config::{DEFAULTS, LIVE_KEYS},
     telemetry::{Metrics, labels::LABEL_WORDS},
 };
 
@@ -68,6 +68,22 @@ fn every_key_stands_in_operations_md_with_its_default() {
             );
         }
     }
+}
+
+#[test]
+fn every_key_that_a_reload_changes_stands_there_as_one() {
+    let tables = tables(&page("docs/operations.md"));
+    let rows = &tables["Reload: what SIGHUP changes"];
+    let told = rows.iter().flat_map(|row| row[1].split('`').skip(1).step_by(2).map(|key| (code(&row[0]), key)));
+    let mut told: Vec<_> =
+        told.filter(|(_, key)| *key != "RUST_LOG").map(|(s, k)| (s.to_owned(), k.to_owned())).collect();
+    let mut live: Vec<_> = LIVE_KEYS
+        .iter()
+        .flat_map(|(section, keys)| keys.iter().map(move |key| (format!("[{section}]"), (*key).to_owned())))
+        .collect();
+    told.sort();
+    live.sort();
+    assert_eq!(told, live);
 }
 
 #[test]

@@ -66,7 +66,7 @@ async fn pushes_are_refused_while_nsqd_is_away_and_delivered_once_it_is_back() {
         let (status, answer) = node.post("/push", body).await;
         assert_eq!(status, 503, "{answer}");
         let unready = async {
-            while reqwest::get(node.url("/readyz")).await.unwrap().status() == 200 {
+            while crate::support::http::get(node.url("/readyz")).await.unwrap().status() == 200 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
@@ -144,7 +144,7 @@ async fn stops_in_time_without_an_answer_from_nsqd_http(more: &[(&'static str, &
     let mut tab = Client::modern(&node.ws(), "card", "").await;
     http.mute(true);
     let body = json!({"from": "", "to": ["card"], "appID": "", "content": "hello"});
-    let answer = reqwest::Client::new().post(node.url("/push")).json(&body).send().await.unwrap();
+    let answer = crate::support::http::client().post(node.url("/push")).json(&body).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(tab.content().await, "hello");
     let told = Instant::now();
@@ -191,7 +191,7 @@ async fn note(mut tab: Client, seen: Seen) {
 
 /// Pushes numbered contents until `stop`; those that were accepted.
 async fn push_on(url: String, worker: u32, cards: [&str; 3], stop: CancellationToken) -> BTreeSet<String> {
-    let (client, mut accepted) = (reqwest::Client::new(), BTreeSet::new());
+    let (client, mut accepted) = (crate::support::http::client(), BTreeSet::new());
     for n in 0.. {
         let content = format!("{worker} {n}");
         let request = if worker == 0 {

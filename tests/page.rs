@@ -52,7 +52,7 @@ impl Browser {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let page = async {
             loop {
-                let pages: Value = match reqwest::get(format!("http://{address}/json")).await {
+                let pages: Value = match crate::support::http::get(format!("http://{address}/json")).await {
                     Ok(answer) => answer.json().await.unwrap_or_default(),
                     Err(_) => Value::Null,
                 };

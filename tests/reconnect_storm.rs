@@ -82,7 +82,7 @@ fn resident_kib(pid: u32) -> u64 {
 }
 
 async fn metric(process: &Process, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let text = reqwest::get(process.url("/metrics")).await.unwrap().text().await.unwrap();
+    let text = crate::support::http::get(process.url("/metrics")).await.unwrap().text().await.unwrap();
     sample(&text, name, labels)
 }
 
@@ -107,7 +107,7 @@ async fn ten_thousand_that_come_and_go_leave_nothing_and_disturb_nobody() {
     wave(address).await;
     emptied_but_for(&process, 1.0).await;
     let warm = resident_kib(process.id());
-    let http = reqwest::Client::new();
+    let http = crate::support::http::client();
     for number in 0..4 {
         let pushing = async {
             let body = serde_json::json!({"from": "", "to": ["neighbour"], "appID": "", "content": number.to_string()});

@@ -417,7 +417,7 @@ async fn a_peer_that_answers_no_ping_is_closed_as_idle_and_dropped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_pings_ends_the_flooder() {
-    let rig = start(&[("SOCKET__MAX_MESSAGES_PER_SECOND", "5")]);
+    let rig = start(&[("SOCKET__MAX_MESSAGES_PER_SECOND", "5"), ("SOCKET__MESSAGE_BURST", "5")]);
     let mut raw = rig.joined("ada").await;
     // more than two seconds may take
     let flood: Vec<u8> = (0..100).flat_map(|_| masked(9, b"")).collect();

@@ -60,7 +60,7 @@ pub(super) struct PushArguments {
     /// The node's gRPC address
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9002")]
     grpc: String,
-    /// One of the node's [auth] keys; better given as OXIPUSH_KEY, which no list of processes shows
+    /// A key of the node with the scope push; better given as OXIPUSH_KEY, which no list of processes shows
     #[arg(long, value_name = "KEY", env = "OXIPUSH_KEY", hide_env_values = true)]
     key: Option<String>,
     /// How long to wait for the answer
@@ -145,7 +145,8 @@ fn refused(status: &Status) -> String {
         message => message,
     };
     let remedy = match status.code() {
-        tonic::Code::Unauthenticated => " (give one of the node's [auth] keys as --key or OXIPUSH_KEY)",
+        tonic::Code::Unauthenticated => " (give a key of the node as --key or OXIPUSH_KEY)",
+        tonic::Code::ResourceExhausted => " (nothing was accepted)",
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => " (it may still arrive)",
         _ => "",
     };

@@ -1,30 +1,27 @@
 //! Runs the gateway: configuration, log, runtime, signals, banner, exit code.
 
-use std::{fmt::Write as _, io, path::Path, process::ExitCode, thread, time::Duration};
+use std::{fmt::Write as _, path::Path, process::ExitCode, thread, time::Duration};
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::sync::Notify;
 
-use super::{check, failed, near, print};
+use super::{check, failed, near, print, signals};
 use crate::{
     cluster::Listeners,
-    config::{self, Config, LogFormat},
-    gateway::Gateway,
+    config::{self, Config, ConfigChanges, LoadedConfig, LogFormat},
+    gateway::{Gateway, GatewayReload},
     telemetry,
 };
 
 /// Runs until a signal, or until a part of it dies.
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
-    let config = match config::load(file, config::environment()) {
-        Ok(config) => config,
+    let loaded = match LoadedConfig::load(file, config::environment()) {
+        Ok(loaded) => loaded,
         Err(error) => return failed(check::mistakes(&error)),
     };
-    if let Err(error) = telemetry::init(&config.log) {
+    if let Err(error) = telemetry::init(&loaded.config.log) {
         return failed(error);
     }
-    let outcome = run_with(config, check::sources(file));
+    let outcome = run_with(loaded, check::sources(file));
     if let Err(error) = &outcome {
         telemetry::say(&format!("oxipush: {error}\n"));
     }
@@ -32,57 +29,84 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run_with(config: Config, sources: String) -> Result<(), String> {
+fn run_with(loaded: LoadedConfig, sources: String) -> Result<(), String> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if config.node.workers > 0 {
-        builder.worker_threads(config.node.workers);
+    let workers = loaded.config.node.workers;
+    if workers > 0 {
+        builder.worker_threads(workers);
     }
     let runtime = builder.enable_all().thread_name("oxipush").build();
     let runtime = runtime.map_err(|error| format!("the runtime cannot be started: {error}"))?;
-    let outcome = runtime.block_on(serve(config, sources));
+    let outcome = runtime.block_on(serve(loaded, sources));
     // what still blocks a thread has no more to say: the gateway has drained
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-async fn serve(config: Config, sources: String) -> Result<(), String> {
+async fn serve(loaded: LoadedConfig, sources: String) -> Result<(), String> {
     // before anything is built, so that a signal finds its handler at any time
-    let mut stop = stop_signal().map_err(|error| format!("signals cannot be watched: {error}"))?;
-    let banner = Banner::new(&config, sources);
+    let mut requests = signals::watch().map_err(|error| format!("signals cannot be watched: {error}"))?;
+    let banner = Banner::new(&loaded.config, sources);
     // dropping a half-built gateway is safe: it serves nobody yet, and its lease, if it has one, ends by itself
     let gateway = tokio::select! {
-        built = Gateway::build(config) => built.map_err(|error| error.to_string())?,
-        _ = &mut stop => return Ok(()),
+        built = Gateway::build(loaded.config.clone()) => built.map_err(|error| error.to_string())?,
+        _ = &mut requests.stop => return Ok(()),
     };
     banner.show(&gateway.listeners(), &gateway.queue_name());
-    let outcome = gateway.run(async { drop(stop.await) }).await;
+    let reload = gateway.reload();
+    let outcome = tokio::select! {
+        outcome = gateway.run(async { drop(requests.stop.await) }) => outcome,
+        never = reload_on(&requests.reload, loaded, &reload) => never,
+    };
     outcome.map_err(|died| format!("{died}; the log above may say why"))
 }
 
-/// Resolves at the first SIGTERM or SIGINT; the second ends the process.
-fn stop_signal() -> io::Result<oneshot::Receiver<()>> {
-    let (first, stop) = oneshot::channel();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // it outlives the gateway's own tasks, to watch for the second signal to the very end
-    tokio::spawn(async move {
-        let (name, _) = next(&mut terminate, &mut interrupt).await;
-        tracing::info!(signal = name, "stopping: finishing what is in flight; a second signal ends at once");
-        let _ = first.send(());
-        let (name, code) = next(&mut terminate, &mut interrupt).await;
-        tracing::warn!(signal = name, "ended at once by a second signal; what was in flight comes again after a start");
-        telemetry::finish();
-        #[expect(clippy::disallowed_methods, reason = "this is the one end without a drain, asked for twice")]
-        std::process::exit(code);
-    });
-    Ok(stop)
+/// Reads the configuration again at each request; never ends.
+async fn reload_on(requests: &Notify, mut running: LoadedConfig, gateway: &GatewayReload) -> ! {
+    loop {
+        requests.notified().await;
+        let before = running.clone();
+        // files may lie on a disk that hangs
+        let read = tokio::task::spawn_blocking(move || before.reload(config::environment())).await;
+        match read {
+            Ok(Ok((loaded, changes))) => match gateway.apply(&loaded.config) {
+                Ok(()) => {
+                    tell_changes(&changes, set_level(&running.config, &loaded.config));
+                    running = loaded;
+                }
+                Err(error) => tracing::error!("nothing was reloaded and nothing changed: {error}"),
+            },
+            Ok(Err(error)) => {
+                gateway.refuse();
+                let mistakes = check::mistakes(&error);
+                tracing::error!("nothing was reloaded and nothing changed: {mistakes}");
+            }
+            Err(error) => {
+                gateway.refuse();
+                tracing::error!(%error, "nothing was reloaded and nothing changed: reading failed");
+            }
+        }
+    }
 }
 
-/// The next signal's name, and the exit code that a shell knows it by.
-async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
-    tokio::select! {
-        _ = terminate.recv() => ("SIGTERM", 143),
-        _ = interrupt.recv() => ("SIGINT", 130),
+/// Changes the level of the log; `false`: `RUST_LOG` stands over it.
+fn set_level(old: &Config, new: &Config) -> bool {
+    old.log.level == new.log.level || telemetry::set_level(&new.log.level)
+}
+
+fn tell_changes(changes: &ConfigChanges, level: bool) {
+    let listed = |what: &[String]| if what.is_empty() { "nothing".to_owned() } else { what.join(", ") };
+    let changed = listed(&changes.live);
+    tracing::info!(
+        changed,
+        "the configuration was read again; keys and files were taken over, and nobody was disconnected"
+    );
+    if !changes.after_restart.is_empty() {
+        let keys = listed(&changes.after_restart);
+        tracing::warn!(keys, "these changes need a restart, the running values stay");
+    }
+    if !level {
+        tracing::warn!("[log] level was changed, and RUST_LOG stands over it: the lines stay as they are");
     }
 }
 
@@ -101,7 +125,7 @@ impl Banner {
             node: config.node.id.as_str().to_owned(),
             sources,
             page: config.http.page,
-            keys: !config.auth.keys.is_empty(),
+            keys: !config.is_open(),
             json: config.log.format == LogFormat::Json,
         }
     }
@@ -142,7 +166,7 @@ impl Banner {
         }
         if self.keys {
             // `push` and curl read it from there
-            text.push_str("  export OXIPUSH_KEY=…   (one of [auth] keys)\n");
+            text.push_str("  export OXIPUSH_KEY=…   (one of [auth] keys, or of a [key.NAME])\n");
         }
         let url = if socket.port() == 8080 { String::new() } else { format!(" --url ws://{socket}/ws") };
         let _ = writeln!(text, "  oxipush tail --card alice{url}");

@@ -11,7 +11,7 @@ use std::{
 use url::{Host, Url};
 
 use super::{
-    Config, JwksSource, PushLimits, Secret, TokenConfig, VerifyConfig,
+    AnonymousClients, Config, JwksSource, PushLimits, Secret, TokenConfig, VerifyConfig,
     reader::SectionReader,
     tables::{HOUR, KIB, MIB, MS, YEAR},
 };
@@ -102,6 +102,45 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
     if token.cookie.is_some() && given.is_empty() && config.verify.url.is_none() {
         r.reject("token", "cookie", "nothing verifies its token: give a key here or [verify] url, or leave it empty");
     }
+}
+
+/// What the key says; what an empty one means is decided beside other keys.
+pub(super) fn anonymous(r: &mut SectionReader<'_>) -> AnonymousClients {
+    if r.text("socket", "anonymous").is_empty() {
+        AnonymousClients::ByDefault
+    } else if r.switch("socket", "anonymous") {
+        AnonymousClients::Allowed
+    } else {
+        AnonymousClients::Refused
+    }
+}
+
+/// Nobody joins as any card unless that is said, or only this machine can.
+pub(super) fn decide_anonymous(r: &mut SectionReader<'_>, config: &mut Config) {
+    let socket = &mut config.socket;
+    if socket.anonymous == AnonymousClients::Allowed {
+        return;
+    }
+    if config.token.has_key() || config.verify.url.is_some() {
+        socket.anonymous = AnonymousClients::Refused;
+        return;
+    }
+    let why = if socket.anonymous == AnonymousClients::Refused {
+        "anonymous is false"
+    } else if !socket.listen.ip().is_loopback() {
+        "others reach this address"
+    } else if !socket.trusted_proxies.is_empty() {
+        "trusted_proxies says that others reach it"
+    } else if !config.cluster.etcd.is_empty() || config.cluster.advertise_socket.is_some() {
+        "[cluster] says that others reach it"
+    } else {
+        return;
+    };
+    let what = format!(
+        "clients have nothing to prove themselves by, and {why}: set [token] (secret, public_key or jwks; `oxipush token --help`), \
+         set [verify] url, or say [socket] anonymous = true, and anyone may join as any card"
+    );
+    r.reject("socket", "listen", format!("{}: {what}", config.socket.listen));
 }
 
 /// `secret`, or what `secret_file` holds without the line end at its end.
@@ -264,7 +303,8 @@ fn file(r: &mut SectionReader<'_>, section: &str, key: &str) -> Option<String> {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// What a file holds; an error says why that cannot be told.
+pub(super) fn read(path: &Path) -> Result<String, String> {
     let unreadable = |error| format!("cannot be read: {error}");
     // a pipe or a device might never end
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
@@ -405,7 +445,7 @@ mod tests {
                         let config = config.unwrap();
                         assert_eq!(config.auth.keys.iter().map(Secret::expose).collect::<Vec<_>>(), keys);
                     }
-                    None => assert!(config.unwrap_err().to_string().contains("[auth] keys: key 1 has characters")),
+                    None => assert!(config.unwrap_err().to_string().contains("[auth] keys: key 1 has ")),
                 }
             }
         }

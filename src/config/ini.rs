@@ -30,6 +30,9 @@ pub(super) fn read(text: &str) -> (RawValues, Vec<String>) {
             }
             // of a broken one "": what stands below it is not blamed for that
             section = Some(name);
+            if !name.is_empty() {
+                values.entry(name.to_owned()).or_default();
+            }
             continue;
         }
         let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {

@@ -44,14 +44,24 @@ impl<'a> SectionReader<'a> {
         self.errors.push(format!("[{section}] {key}: {what}"));
     }
 
-    pub(super) fn text(&mut self, section: &str, key: &str) -> String {
-        self.as_written(section, key).trim().to_owned()
+    /// A value could not be read; what stands in for it says nothing about the others.
+    pub(super) fn replaced(&mut self) {
+        self.replaced = true;
+    }
+
+    /// Every section that there is.
+    pub(super) fn sections(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.values.keys().map(String::as_str)
     }
 
     /// With the spaces that stand at its ends within quotes.
-    fn as_written(&self, section: &str, key: &str) -> &'a str {
+    pub(super) fn as_written(&self, section: &str, key: &str) -> &'a str {
         let value = self.values.get(section).and_then(|keys| keys.get(key));
         value.expect("invariant: config.ini has every key that is read")
+    }
+
+    pub(super) fn text(&mut self, section: &str, key: &str) -> String {
+        self.as_written(section, key).trim().to_owned()
     }
 
     /// Parses a value; a mistake is noted with what would be `right`, and `instead` is read.

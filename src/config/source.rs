@@ -1,10 +1,14 @@
 //! Where the values come from, layer over layer: the compiled-in config.ini, a file, the environment.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use config::{Map, Source, Value};
 
-use super::{Config, ini, reader::SectionReader, tables};
+use super::{Config, ini, key, reader::SectionReader, tables};
 
 /// The repository's config.ini: every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config.ini");
@@ -60,26 +64,48 @@ pub fn settings(
     let layers = LayeredConfig::read(file, environment)?;
     layers.check()?;
     let mut settings = Vec::new();
-    let mut section = "";
-    for line in DEFAULTS.lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']');
-        } else if let Some((key, default)) = line.split_once('=').filter(|_| !line.starts_with(';')) {
-            let key = key.trim();
-            let default = default.trim().to_owned();
-            let value = layers.values.get(section).and_then(|keys| keys.get(key)).map_or("", String::as_str);
-            let value = masked(section, key, value.trim());
-            settings.push(EffectiveSetting { section: section.to_owned(), key: key.to_owned(), value, default });
+    for (section, keys) in default_sections() {
+        let mut named = vec![section];
+        if section == key::TEMPLATE {
+            let all = layers.values.keys().map(String::as_str).filter(|name| key::name_in(name).is_some());
+            let callers: Vec<_> = all.filter(|name| *name != section).collect();
+            // where there are none, it shows what they could have
+            named = if callers.is_empty() { named } else { callers };
+        }
+        for section in named {
+            settings.extend(keys.iter().map(|(key, default)| EffectiveSetting {
+                section: section.to_owned(),
+                key: (*key).to_owned(),
+                value: masked(section, key, layers.values[section][*key].trim()),
+                default: (*default).to_owned(),
+            }));
         }
     }
     Ok(settings)
 }
 
-fn masked(section: &str, key: &str, value: &str) -> String {
+/// config.ini's sections, each with its keys and their defaults, in its order.
+fn default_sections() -> Vec<(&'static str, Vec<(&'static str, &'static str)>)> {
+    let mut sections: Vec<(_, Vec<_>)> = Vec::new();
+    for line in DEFAULTS.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            sections.push((name.trim_end_matches(']'), Vec::new()));
+        } else if let Some((key, default)) = line.split_once('=').filter(|_| !line.starts_with(';'))
+            && let Some((_, keys)) = sections.last_mut()
+        {
+            keys.push((key.trim(), default.trim()));
+        }
+    }
+    sections
+}
+
+/// As it may be shown.
+pub(super) fn masked(section: &str, key: &str, value: &str) -> String {
     match (section, key) {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
         ("cluster", "password") | ("token", "secret") => "***".into(),
+        (_, "secret" | "sha256") if key::name_in(section).is_some() => "***".into(),
         // one line for each key
         ("token", "public_key") => value.lines().collect::<Vec<_>>().join("\\n"),
         _ => value.to_owned(),
@@ -99,47 +125,92 @@ impl Source for ConfigLayer {
         let table = |keys: &BTreeMap<String, String>| -> Map<String, Value> {
             keys.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect()
         };
-        Ok(self.0.iter().map(|(section, keys)| (section.clone(), Value::from(table(keys)))).collect())
+        let sections: Map<String, Value> =
+            self.0.iter().map(|(section, keys)| (section.clone(), Value::from(table(keys)))).collect();
+        // the crate reads a name at the top as a path, and [key.billing] has a dot
+        Ok([(SECTIONS.to_owned(), Value::from(sections))].into_iter().collect())
     }
 }
 
+/// The one table of a layer that holds all others.
+const SECTIONS: &str = "sections";
+
 /// The values of all layers, laid over each other, and what was wrong with them.
-struct LayeredConfig {
-    values: RawValues,
-    errors: Vec<String>,
+pub(super) struct LayeredConfig {
+    pub(super) values: RawValues,
+    pub(super) errors: Vec<String>,
 }
 
 impl LayeredConfig {
-    fn read(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    pub(super) fn read(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let (known, mut errors) = ini::read(DEFAULTS);
         let mut all = config::Config::builder().add_source(ConfigLayer(known.clone()));
+        let mut sections: BTreeSet<String> = known.keys().cloned().collect();
         if let Some(path) = file {
             let text = fs::read_to_string(path)
                 .map_err(|error| ConfigError(vec![format!("{} cannot be read: {error}", path.display())]))?;
-            all = all.add_source(of_file(&text, &known, &mut errors));
+            let of_file = of_file(&text, &known, &mut errors);
+            sections.extend(of_file.keys().cloned());
+            all = all.add_source(ConfigLayer(of_file));
         }
-        all = all.add_source(of_environment(environment, &known, &mut errors));
-        let values = all.build().and_then(config::Config::try_deserialize);
-        let values = values.map_err(|error| ConfigError(vec![error.to_string()]))?;
+        let of_environment = of_environment(environment, &known, sections.iter(), &mut errors);
+        let values = all.add_source(ConfigLayer(of_environment)).build().and_then(|all| all.get(SECTIONS));
+        let mut values: RawValues = values.map_err(|error| ConfigError(vec![error.to_string()]))?;
+        fill_from_template(&mut values);
+        errors.extend(key::collisions(values.keys()));
         Ok(Self { values, errors })
     }
 
     /// What they mean.
-    fn check(&self) -> Result<Config, ConfigError> {
+    pub(super) fn check(&self) -> Result<Config, ConfigError> {
         let mut reader = SectionReader::new(&self.values, self.errors.clone());
         let config = tables::read(&mut reader);
         reader.finish(config)
     }
 }
 
-fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> ConfigLayer {
+/// Gives each key's section what it does not say itself.
+fn fill_from_template(values: &mut RawValues) {
+    let template = values[key::TEMPLATE].clone();
+    for (section, keys) in values.iter_mut() {
+        if key::name_in(section).is_some() {
+            for (key, default) in &template {
+                keys.entry(key.clone()).or_insert_with(|| default.clone());
+            }
+        }
+    }
+}
+
+/// The known values of a file.
+fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> RawValues {
     let (read, wrong) = ini::read(text);
     errors.extend(wrong);
-    let mut layer = ConfigLayer(RawValues::new());
+    let mut layer = RawValues::new();
     for (section, keys) in read {
+        if section == key::TEMPLATE {
+            // as in a copy of config.ini: it is nobody's
+            if keys.iter().any(|(key, value)| known[key::TEMPLATE].get(key) != Some(value)) {
+                errors.push(format!("[{section}]: put a name of your own in place of NAME, say [key.billing]"));
+            }
+            continue;
+        }
+        let keys_known = match known_keys(known, &section) {
+            Ok(keys) => keys,
+            Err(error) => {
+                let (mut keys, most) = (keys.keys().map(|key| format!(" {key}")), 3);
+                let named: Vec<_> = keys.by_ref().take(most).collect();
+                let more = if keys.next().is_some() { ", …" } else { "" };
+                errors.push(format!("[{section}]{}{more}: {error}", named.join(",")));
+                continue;
+            }
+        };
+        let values = layer.entry(section.clone()).or_default();
         for (key, value) in keys {
-            match unknown(known, &section, &key) {
-                None => drop(layer.0.entry(section.clone()).or_default().insert(key, value)),
+            match unknown_key(known, keys_known, &key) {
+                None => drop(values.insert(key, value)),
                 Some(error) => errors.push(format!("[{section}] {key}: {error}")),
             }
         }
@@ -147,12 +218,14 @@ fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> ConfigLay
     layer
 }
 
-fn of_environment(
+/// The known values of the environment; `sections` are there already.
+fn of_environment<'a>(
     environment: impl IntoIterator<Item = (String, String)>,
     known: &RawValues,
+    sections: impl Iterator<Item = &'a String> + Clone,
     errors: &mut Vec<String>,
-) -> ConfigLayer {
-    let mut layer = ConfigLayer(RawValues::new());
+) -> RawValues {
+    let mut layer = RawValues::new();
     let mut seen = BTreeMap::new();
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
@@ -160,35 +233,51 @@ fn of_environment(
             errors.push(format!("{name}: its value is not UTF-8 text"));
         }
         let place = rest.to_lowercase();
-        let Some((section, key)) = place.split_once("__").filter(|(_, key)| !key.contains("__")) else {
+        let place = key::place_in_environment(&place, sections.clone()).or_else(|| {
+            let (section, key) = place.split_once("__").filter(|(_, key)| !key.contains("__"))?;
+            Some((section.to_owned(), key))
+        });
+        let Some((section, key)) = place else {
             errors.push(format!("{name}: it names no key; write OXIPUSH__SECTION__KEY"));
             continue;
         };
         // in another case: one name has but one value
-        if let Some(other) = seen.insert(place.clone(), name.clone()).filter(|other| *other != name) {
+        let place = (section.clone(), key.to_owned());
+        if let Some(other) = seen.insert(place, name.clone()).filter(|other| *other != name) {
             errors.push(format!("{name}: it names the same key as {other}"));
         }
-        match unknown(known, section, key) {
-            None => {
+        match known_keys(known, &section).and_then(|keys| unknown_key(known, keys, key).map_or(Ok(()), Err)) {
+            Ok(()) => {
                 // as in a file
                 let value = ini::unquoted(value.trim()).to_owned();
-                drop(layer.0.entry(section.to_owned()).or_default().insert(key.to_owned(), value));
+                layer.entry(section).or_default().insert(key.to_owned(), value);
             }
-            Some(error) => errors.push(format!("{name}: {error}")),
+            Err(error) => errors.push(format!("{name}: {error}")),
         }
     }
     layer
 }
 
-/// What is wrong with a key that there is not.
-fn unknown(known: &RawValues, section: &str, key: &str) -> Option<String> {
-    let Some(keys) = known.get(section) else {
+/// The keys that a section has, or what is wrong with a section that there is not.
+fn known_keys<'a>(known: &'a RawValues, section: &str) -> Result<&'a BTreeMap<String, String>, String> {
+    match key::name_in(section) {
+        Some(name) if key::is_name(name) => return Ok(&known[key::TEMPLATE]),
+        Some(_) => return Err("a key's name has 1 to 32 of a-z, 0-9, '_' and '-' ([key.billing])".into()),
+        None => {}
+    }
+    known.get(section).ok_or_else(|| {
+        let of_key = section.split(['.', '_']).next().is_some_and(|word| ["key", "keys"].contains(&word));
         let remedy = match nearest(section, known.keys()) {
+            _ if of_key => format!("did you mean [{}] (OXIPUSH__KEY_NAME__…), with a name of your own?", key::TEMPLATE),
             Some(nearest) => format!("did you mean [{nearest}]?"),
             None => format!("there are [{}]", known.keys().cloned().collect::<Vec<_>>().join("], [")),
         };
-        return Some(format!("there is no such section; {remedy}"));
-    };
+        format!("there is no such section; {remedy}")
+    })
+}
+
+/// What is wrong with a key that its section has not.
+fn unknown_key(known: &RawValues, keys: &BTreeMap<String, String>, key: &str) -> Option<String> {
     if keys.contains_key(key) {
         return None;
     }

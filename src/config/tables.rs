@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    AnonymousClients, AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig,
-    HubConfig, LogConfig, LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret,
-    SocketConfig, Sync, identities,
+    AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
+    LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret, SocketConfig, Sync,
+    identities, key,
     reader::{SectionReader, duration},
 };
 
@@ -48,36 +48,18 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
     config
 }
 
-/// The least characters of a key that listeners beyond loopback are kept by.
-const LEAST_KEY: usize = 16;
-
 /// What is wrong only beside another key.
 fn together(r: &mut SectionReader<'_>, config: &mut Config) {
-    clients_prove_themselves(r, config);
+    identities::decide_anonymous(r, config);
     let config = &*config;
-    for (section, address) in [("http", config.http.listen), ("grpc", config.grpc.listen)] {
-        if address.ip().is_loopback() || config.auth.insecure {
-            continue;
-        }
-        if config.auth.keys.is_empty() {
-            let what = format!(
-                "{address} can be reached from other machines and anyone could push: set [auth] keys, listen on 127.0.0.1, \
-                 or say [auth] insecure = true"
-            );
-            r.reject(section, "listen", what);
-        }
-        for (nth, key) in config.auth.keys.iter().enumerate() {
-            let length = key.expose().chars().count();
-            if length < LEAST_KEY {
-                let what = format!(
-                    "key {} has {length} characters, and [{section}] listen = {address} can be reached from other machines: \
-                     take {LEAST_KEY} or more (openssl rand -base64 32)",
-                    nth + 1
-                );
-                r.reject("auth", "keys", what);
-            }
-        }
+    for (section, address) in config.api_beyond_loopback().filter(|_| config.is_open()) {
+        let what = format!(
+            "{address} can be reached from other machines and anyone could push: set [auth] keys or a [key.NAME], listen on \
+             127.0.0.1, or say [auth] insecure = true"
+        );
+        r.reject(section, "listen", what);
     }
+    key::together(r, config);
     let listeners = [("socket", config.socket.listen), ("http", config.http.listen), ("grpc", config.grpc.listen)];
     for (nth, (section, address)) in listeners.iter().enumerate() {
         let other = listeners[..nth].iter().find(|(_, other)| is_one_place(*other, *address));
@@ -120,35 +102,6 @@ fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     if !config.cluster.etcd.is_empty() && config.queue.backend == Backend::Embedded {
         r.reject("cluster", "etcd", "several nodes need a queue they share: set [queue] backend = nsq");
     }
-}
-
-/// Nobody joins as any card unless that is said, or only this machine can.
-fn clients_prove_themselves(r: &mut SectionReader<'_>, config: &mut Config) {
-    let socket = &mut config.socket;
-    if socket.anonymous == AnonymousClients::Allowed {
-        return;
-    }
-    let is_verified = false; // FIXME14
-    if is_verified {
-        socket.anonymous = AnonymousClients::Refused;
-        return;
-    }
-    let why = if socket.anonymous == AnonymousClients::Refused {
-        "anonymous is false"
-    } else if !socket.listen.ip().is_loopback() {
-        "others reach this address"
-    } else if !socket.trusted_proxies.is_empty() {
-        "trusted_proxies says that others reach it"
-    } else if !config.cluster.etcd.is_empty() || config.cluster.advertise_socket.is_some() {
-        "[cluster] says that others reach it"
-    } else {
-        return;
-    };
-    let what = format!(
-        "clients have nothing to prove themselves by, and {why}: set [token] (secret, public_key or jwks; `oxipush token --help`), \
-         set [verify] url, or say [socket] anonymous = true, and anyone may join as any card"
-    );
-    r.reject("socket", "listen", format!("{}: {what}", config.socket.listen));
 }
 
 /// Two listeners cannot have these at once.
@@ -239,21 +192,16 @@ fn socket(r: &mut SectionReader<'_>) -> SocketConfig {
         max_message: r.bytes(s, "max_message", 128, 64 * MIB),
         message_timeout: r.time(s, "message_timeout", MS * 10, HOUR),
         max_messages_per_second: r.number(s, "max_messages_per_second", 1, 1_000_000),
-        anonymous: anonymous(r),
+        anonymous: identities::anonymous(r),
+        message_burst: r.number(s, "message_burst", 1, u16::MAX),
+        join_cost: r.number(s, "join_cost", 1, u16::MAX),
+        handshake_rate: r.number(s, "handshake_rate", 0, 1_000_000),
+        handshake_burst: r.number(s, "handshake_burst", 1, 1_000_000),
+        max_rated_addresses: r.number(s, "max_rated_addresses", 1, 10_000_000),
+        max_connections_per_card: r.number(s, "max_connections_per_card", 0, 100_000_000),
         user_timeout: r.time(s, "user_timeout", MS * 100, HOUR),
         close_timeout: r.time(s, "close_timeout", MS * 10, HOUR),
         backlog: r.number(s, "backlog", 1, 65_535),
-    }
-}
-
-/// What the key says; what an empty one means is decided beside other keys.
-fn anonymous(r: &mut SectionReader<'_>) -> AnonymousClients {
-    if r.text("socket", "anonymous").is_empty() {
-        AnonymousClients::ByDefault
-    } else if r.switch("socket", "anonymous") {
-        AnonymousClients::Allowed
-    } else {
-        AnonymousClients::Refused
     }
 }
 
@@ -312,12 +260,14 @@ fn grpc(r: &mut SectionReader<'_>) -> GrpcConfig {
 
 fn auth(r: &mut SectionReader<'_>) -> AuthConfig {
     let keys = r.list("auth", "keys");
-    for nth in keys.iter().enumerate().filter(|(_, key)| !key.chars().all(|c| c.is_ascii_graphic())).map(|(nth, _)| nth)
-    {
-        let what = format!("key {} has characters that no header carries: take visible ASCII without spaces", nth + 1);
-        r.reject("auth", "keys", what);
+    for (nth, error) in keys.iter().enumerate().filter_map(|(nth, secret)| Some((nth, key::error_in(secret)?))) {
+        r.reject("auth", "keys", format!("key {} {error}", nth + 1));
     }
-    AuthConfig { keys: keys.into_iter().map(Secret).collect(), insecure: r.switch("auth", "insecure") }
+    AuthConfig {
+        keys: keys.into_iter().map(Secret).collect(),
+        insecure: r.switch("auth", "insecure"),
+        callers: key::read(r),
+    }
 }
 
 fn push(r: &mut SectionReader<'_>) -> PushLimits {
@@ -337,6 +287,7 @@ fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
         // .live is appended, and NSQ takes 64 characters
         topic: nsq_name(r, "topic", 59),
         channel: nsq_name(r, "channel", 64),
+        raw_key: r.optional(s, "raw_key"),
         nsqd: r.each(s, "nsqd", "host:port", host),
         nsqd_http: r.each(s, "nsqd_http", "host:port (without http://)", host),
         lookupd: r.each(s, "lookupd", "host:port (without http://)", host),

@@ -20,7 +20,7 @@ use crate::{
     config::{self, Backend},
     hub::{Completion, Outcome, shrink},
     push::PushId,
-    queue::Job,
+    queue::{Job, record},
     telemetry::{
         Counter, Gauge, Metrics,
         labels::{DropReason, JobOutcome},
@@ -162,6 +162,7 @@ impl InFlight {
         drop(jobs);
         self.in_flight.dec();
         self.finished.inc();
+        trace(&in_flight.job, "a push is finished");
         in_flight.job.finish();
     }
 
@@ -197,12 +198,14 @@ impl InFlight {
 
     fn requeue(&self, in_flight: InFlightJob) {
         self.returned(in_flight.window_entry);
+        trace(&in_flight.job, "a push is requeued");
         in_flight.job.requeue(self.requeue_delay);
     }
 
     /// As a requeue, and no attempt is counted.
     fn put_back(&self, in_flight: InFlightJob, delay: Duration) {
         self.returned(in_flight.window_entry);
+        trace(&in_flight.job, "a push is put back into the queue");
         in_flight.job.put_back(delay);
     }
 
@@ -215,5 +218,14 @@ impl InFlight {
 
     fn lock(&self) -> MutexGuard<'_, JobTable> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the end of a push's way by its id, which only its record knows here.
+fn trace(job: &Job, what: &'static str) {
+    if tracing::enabled!(tracing::Level::TRACE)
+        && let Ok(push) = record::decode(job.record.clone())
+    {
+        tracing::trace!(id = %push.id, "{what}");
     }
 }

@@ -68,6 +68,17 @@ impl Burst {
         }
     }
 
+    /// Tells each push's way: it was offered, with the others of this burst `offers` times in all.
+    pub(super) fn trace(&self, offers: u64) {
+        if !tracing::enabled!(tracing::Level::TRACE) {
+            return;
+        }
+        let clients = offers / self.len();
+        for part in self.parts() {
+            tracing::trace!(id = %part.fanout().push().id, clients, "a push is offered to clients of this shard");
+        }
+    }
+
     /// It was offered to all clients that were found for it.
     pub(super) fn done(self, found: FoundClients) {
         self.parts().for_each(|part| part.fanout().part_offered(found));

@@ -102,6 +102,11 @@ impl<S> Client<S> {
         Some(((&*card.name).into(), memberships.app().unwrap_or_default().into()))
     }
 
+    /// It joined this card.
+    pub fn has_joined(&self, card: &str) -> bool {
+        self.memberships.borrow().card().is_some_and(|joined| *joined.name == *card)
+    }
+
     /// A close frame waits or left, or the socket failed.
     pub fn is_ending(&self) -> bool {
         self.state.get() != ClientState::Open

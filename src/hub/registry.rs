@@ -103,6 +103,10 @@ impl<S> Registry<S> {
         self.clients.borrow().keys().collect()
     }
 
+    pub(super) fn connections(&self, card: &str) -> usize {
+        self.core.index.clients(AddressKind::Card, card)
+    }
+
     /// Puts it into the group of `card`, out of that of the card it was in.
     pub(super) fn join(&self, client: &Rc<Client<S>>, card: &str, app: &str) {
         let is_there = client.memberships.borrow().card().is_some_and(|joined| *joined.name == *card);

@@ -61,6 +61,11 @@ impl<S: Sink> Shard<S> {
         self.registry.join(client, card, app);
     }
 
+    /// How many clients of all shards have joined `card`.
+    pub fn connections(&self, card: &str) -> usize {
+        self.registry.connections(card)
+    }
+
     /// Takes it out of the group of its card; `false`: it had joined none.
     pub fn leave_card(&self, client: &Client<S>) -> bool {
         self.registry.leave_card(client)
@@ -111,6 +116,7 @@ impl<S: Sink> Shard<S> {
     /// Offers a burst to all clients it is for.
     pub fn deliver(&self, burst: Burst, budget: &mut WriteBudget<'_>) {
         let recipients = burst.recipients();
+        let offers = self.writer.offers();
         let mut delivery = Delivery {
             burst: &burst,
             filters: burst.target().filters(),
@@ -130,6 +136,7 @@ impl<S: Sink> Shard<S> {
             Recipients::Panic => panic!("a test asked for it"),
         }
         let found = delivery.found;
+        burst.trace(self.writer.offers() - offers);
         self.writer.publish_waiting();
         burst.done(found);
     }

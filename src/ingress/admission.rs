@@ -2,12 +2,14 @@
 
 use std::{ops::Deref, sync::Arc};
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::{
     draft::Draft,
     limits::LimitCheck,
     refusal::{Refusal, RefusalKind},
+    scopes,
 };
 use crate::{
     auth::Caller,
@@ -47,7 +49,7 @@ impl PushSource {
 pub(crate) struct Admission(Arc<AdmissionCore>);
 
 struct AdmissionCore {
-    limits: LimitCheck,
+    limits: ArcSwap<LimitCheck>,
     publisher: Publisher,
     phases: Phases,
     metrics: Arc<Metrics>,
@@ -62,13 +64,18 @@ impl Admission {
                 .pushes
                 .get_or_create_owned(&PushLabels { source: source.label(), outcome: PushOutcome::Accepted.word() })
         });
-        let limits = LimitCheck::of(config);
+        let limits = ArcSwap::from_pointee(LimitCheck::of(config));
         Self(Arc::new(AdmissionCore { limits, publisher, phases, metrics: metrics.clone(), accepted }))
     }
 
     /// The limits of one push, for parsers that stop early.
-    pub(crate) fn limits(&self) -> &PushLimits {
-        self.0.limits.limits()
+    pub(crate) fn limits(&self) -> PushLimits {
+        self.0.limits.load().limits().clone()
+    }
+
+    /// `[push]` from now on.
+    pub(crate) fn replace_limits(&self, config: &Config) {
+        self.0.limits.store(Arc::new(LimitCheck::of(config)));
     }
 
     /// For the pushes of one request, one stream, or all raw ones.
@@ -76,21 +83,23 @@ impl Admission {
         Submitter { admission: self.clone(), source, caller, deadline: None }
     }
 
+    /// Counts a push that is refused because nobody pushes it.
+    pub(super) fn refuse(&self, source: PushSource, refusal: &Refusal) {
+        self.count(source, refusal.kind.name());
+    }
+
     fn count(&self, source: PushSource, outcome: &'static str) {
         self.0.metrics.pushes.get_or_create(&PushLabels { source: source.label(), outcome }).inc();
     }
 
-    /// A draft as the push that may be published.
-    fn admit(&self, draft: Draft) -> Result<Push, Refusal> {
-        if self.0.phases.now() == Phase::Draining {
-            return Err(Refusal::draining());
-        }
-        self.0.limits.check(draft.with(PushId::generate()))
-    }
-
     fn publish(&self, push: &Push) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        trace_accepted(push);
         self.0.publisher.publish(Destination::Live, record::encode(push))
     }
+}
+
+fn trace_accepted(push: &Push) {
+    tracing::trace!(id = %push.id, "a push is accepted, and handed to the queue");
 }
 
 /// Submits pushes for one caller, and counts what becomes of them.
@@ -109,12 +118,29 @@ impl Submitter {
         Self { deadline, ..self }
     }
 
+    /// A draft as the push that may be published.
+    fn admit(&self, draft: Draft) -> Result<Push, Refusal> {
+        if self.admission.0.phases.now() == Phase::Draining {
+            return Err(Refusal::draining());
+        }
+        self.check(draft.with(PushId::generate()))
+    }
+
+    /// A push within all limits, its caller's too; only such a one costs the caller a token.
+    fn check(&self, push: Push) -> Result<Push, Refusal> {
+        let push = self.admission.0.limits.load().check(push)?;
+        match self.caller.may_push(&push.target) {
+            Ok(()) => Ok(push),
+            Err(denial) => Err(Refusal::denied(&self.caller, denial)),
+        }
+    }
+
     /// Publishes one push.
     ///
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may still arrive.
     pub(crate) async fn push(&self, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        let push = draft.and_then(|draft| self.admission.admit(draft)).inspect_err(|refusal| self.refused(refusal))?;
+        let push = draft.and_then(|draft| self.admit(draft)).inspect_err(|refusal| self.refused(refusal))?;
         let published = self.admission.publish(&push);
         let waiting = WaitingCaller { submitter: self, answered: false };
         waiting.answer(published.await.map_err(Refusal::from).map(|()| push.id))
@@ -139,7 +165,8 @@ impl Submitter {
         let ids: Vec<Result<PushId, Refusal>> = drafts
             .into_iter()
             .map(|draft| {
-                let push = draft.and_then(|draft| self.admission.admit(draft))?;
+                let push = draft.and_then(|draft| self.admit(draft))?;
+                trace_accepted(&push);
                 records.push((Destination::Live, record::encode(&push)));
                 Ok(push.id)
             })
@@ -164,7 +191,7 @@ impl Submitter {
     /// # Errors
     /// As [`Submitter::push`].
     pub(crate) async fn push_as(&self, id: PushId, draft: Result<Draft, Refusal>) -> Result<PushId, Refusal> {
-        let outcome = match draft.and_then(|draft| self.admission.0.limits.check(draft.with(id))) {
+        let outcome = match draft.and_then(|draft| self.check(draft.with(id))) {
             Ok(push) => self.admission.publish(&push).await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
         };
@@ -178,6 +205,7 @@ impl Submitter {
 
     fn refused(&self, refusal: &Refusal) {
         self.admission.count(self.source, refusal.kind.name());
+        scopes::count(&self.admission.0.metrics, self.caller.name(), refusal);
     }
 
     fn counted(&self, outcome: Result<PushId, Refusal>) -> Result<PushId, Refusal> {
@@ -185,6 +213,7 @@ impl Submitter {
             Ok(id) => {
                 tracing::trace!(%id, source = self.source.label(), caller = self.caller.name(), "a push is in the queue");
                 self.admission.0.accepted[self.source as usize].inc();
+                self.caller.accepted().inc();
             }
             Err(refusal) => self.refused(refusal),
         }

@@ -58,6 +58,17 @@ pub(crate) struct HttpServer {
     answer_time: Duration,
 }
 
+/// Replaces what a reload may change of the HTTP API; a cheap clone.
+#[derive(Clone)]
+pub(crate) struct HttpReload(Arc<Handlers>);
+
+impl HttpReload {
+    /// `[http]` from now on, and what its description says of the other sections.
+    pub(crate) fn replace(&self, config: &Config) {
+        self.0.replace(config);
+    }
+}
+
 impl HttpListener {
     /// On a listener that is bound and non-blocking. `details` are lines that `/readyz` shows beside the queue's state (the
     /// cluster's); `socket` is where clients connect, for the page.
@@ -72,6 +83,11 @@ impl HttpListener {
         let listen = listener.local_addr().unwrap_or(config.http.listen);
         let handlers = Arc::new(Handlers::new(config, api, details, (listen, socket), metrics));
         Self { listener, config: config.clone(), handlers }
+    }
+
+    /// What a reload changes of it.
+    pub(crate) fn reload(&self) -> HttpReload {
+        HttpReload(Arc::clone(&self.handlers))
     }
 
     /// Serves.

@@ -9,12 +9,12 @@ use futures_util::{
 use prost::Message;
 
 use super::{
-    admission::{Admission, PushSource, Submitter},
+    admission::{Admission, PushSource},
     draft::Draft,
     refusal::{Refusal, RefusalKind},
 };
 use crate::{
-    auth::Caller,
+    auth::Keys,
     config,
     lifecycle::{Deadline, Service, Tasks},
     proto::rpc::PushRequest,
@@ -29,12 +29,23 @@ use crate::{
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// Takes `raw` until its end: each push admitted, published, then finished; what cannot be is finished, counted and logged.
-pub(crate) fn start(config: &config::QueueConfig, raw: RawTopic, admission: &Admission, tasks: &Tasks) -> RawIngress {
+/// They act as whom `keys` says.
+pub(crate) fn start(
+    config: &config::QueueConfig,
+    raw: RawTopic,
+    keys: &Keys,
+    admission: &Admission,
+    tasks: &Tasks,
+) -> RawIngress {
     let control = raw.control();
+    if keys.raw().is_none() {
+        let topic = &config.topic;
+        tracing::warn!("raw pushes on the topic {topic} are dropped: {}", no_raw_key().message);
+    }
     let jobs = stream::unfold(raw, async |mut raw| Some((raw.next().await?, raw)));
     let service = tasks.service();
     let stopping = service.stopping().clone();
-    let consumer = RawConsumer::new(config, admission);
+    let consumer = RawConsumer::new(config, keys, admission);
     let max_in_flight = config.max_in_flight;
     service.spawn_until_done("raw pushes", async move {
         tokio::select! {
@@ -63,16 +74,18 @@ impl RawIngress {
 }
 
 struct RawConsumer {
-    submitter: Submitter,
+    keys: Keys,
+    admission: Admission,
     max_attempts: u32,
     requeue_delay: Duration,
     touch_every: Duration,
 }
 
 impl RawConsumer {
-    fn new(config: &config::QueueConfig, admission: &Admission) -> Self {
+    fn new(config: &config::QueueConfig, keys: &Keys, admission: &Admission) -> Self {
         Self {
-            submitter: admission.submitter(PushSource::Nsq, Caller::open()),
+            keys: keys.clone(),
+            admission: admission.clone(),
             max_attempts: config.max_attempts,
             requeue_delay: config.requeue_delay,
             // well before the backend would hand it out again
@@ -98,14 +111,22 @@ impl RawConsumer {
     }
 
     async fn push(&self, RawJob { job, origin }: RawJob) {
+        // asked for each time: a reload may have named another
+        let Some(caller) = self.keys.raw() else {
+            let refusal = no_raw_key();
+            self.admission.refuse(PushSource::Nsq, &refusal);
+            log_drop(&job, refusal.kind.name(), &refusal.message);
+            return job.finish();
+        };
+        let submitter = self.admission.submitter(PushSource::Nsq, caller);
         if job.attempts > self.max_attempts {
-            self.submitter.give_up();
+            submitter.give_up();
             log_drop(&job, "given_up", "it came more often than [queue] max_attempts");
             return job.finish();
         }
         let id = id_of(origin, &job.record);
         let draft = read(&job.record);
-        let mut push = pin!(self.submitter.push_as(id, draft));
+        let mut push = pin!(submitter.push_as(id, draft));
         let outcome = loop {
             match tokio::time::timeout(self.touch_every, &mut push).await {
                 Ok(outcome) => break outcome,
@@ -116,7 +137,8 @@ impl RawConsumer {
             Ok(_) => job.finish(),
             Err(refusal) if is_transient(&refusal) => {
                 tracing::debug!(attempts = job.attempts, reason = refusal.kind.name(), "a raw push waits");
-                let delay = delay(self.requeue_delay, job.attempts);
+                let wait = refusal.wait.unwrap_or_default();
+                let delay = delay(self.requeue_delay, job.attempts).max(wait.min(LONGEST_DELAY));
                 job.requeue(delay);
             }
             Err(refusal) => {
@@ -125,6 +147,11 @@ impl RawConsumer {
             }
         }
     }
+}
+
+/// There are keys, and raw pushes have none.
+fn no_raw_key() -> Refusal {
+    Refusal::new(RefusalKind::NoKey, "there are keys, and no [queue] raw_key that names one for raw pushes to act as")
 }
 
 /// Never the content.
@@ -155,14 +182,7 @@ fn fnv1a(parts: &[&[u8]]) -> u128 {
 
 /// Whether another try can go better.
 fn is_transient(refusal: &Refusal) -> bool {
-    matches!(
-        refusal.kind,
-        RefusalKind::Full
-            | RefusalKind::Unavailable
-            | RefusalKind::TimedOut
-            | RefusalKind::Draining
-            | RefusalKind::Internal
-    )
+    refusal.kind.is_transient() || refusal.kind == RefusalKind::Internal
 }
 
 /// Twice as long with each attempt, so that max_attempts outlasts more than a moment.
@@ -233,7 +253,7 @@ mod tests {
             job: Job::detached(record, attempts),
             origin: Origin { millis: 1_700_000_000_000, id: [n; 16] },
         });
-        let consumer = RawConsumer::new(&config.queue, &admission);
+        let consumer = RawConsumer::new(&config.queue, &Keys::new(&config, &metrics), &admission);
         let all = consumer.run(stream::iter(raw), config.queue.max_in_flight);
         tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
 

@@ -1,6 +1,6 @@
 //! Why a push or query is refused, and how each protocol says it: docs/errors.md is the table.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use tonic::Code;
 
@@ -16,6 +16,9 @@ pub enum RefusalKind {
     UnknownField,
     NotBuilt,
     NoKey,
+    WrongKey,
+    NoScope,
+    NotAdmitted,
     ForeignOrigin,
     ForeignHost,
     NoSuchRoute,
@@ -25,6 +28,7 @@ pub enum RefusalKind {
     PushTooLarge,
     WrongType,
     Full,
+    Rate,
     Internal,
     Unavailable,
     TimedOut,
@@ -34,13 +38,16 @@ pub enum RefusalKind {
 
 impl RefusalKind {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::BadJson,
         Self::NotUtf8,
         Self::BadField,
         Self::UnknownField,
         Self::NotBuilt,
         Self::NoKey,
+        Self::WrongKey,
+        Self::NoScope,
+        Self::NotAdmitted,
         Self::ForeignOrigin,
         Self::ForeignHost,
         Self::NoSuchRoute,
@@ -50,6 +57,7 @@ impl RefusalKind {
         Self::PushTooLarge,
         Self::WrongType,
         Self::Full,
+        Self::Rate,
         Self::Internal,
         Self::Unavailable,
         Self::TimedOut,
@@ -67,6 +75,9 @@ impl RefusalKind {
             Self::UnknownField => "unknown_field",
             Self::NotBuilt => "not_built",
             Self::NoKey => "no_key",
+            Self::WrongKey => "wrong_key",
+            Self::NoScope => "no_scope",
+            Self::NotAdmitted => "not_admitted",
             Self::ForeignOrigin => "foreign_origin",
             Self::ForeignHost => "foreign_host",
             Self::NoSuchRoute => "no_such_route",
@@ -76,6 +87,7 @@ impl RefusalKind {
             Self::PushTooLarge => "push_too_large",
             Self::WrongType => "wrong_type",
             Self::Full => "full",
+            Self::Rate => "rate",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
             Self::TimedOut => "timed_out",
@@ -88,14 +100,14 @@ impl RefusalKind {
     pub fn http(self) -> u16 {
         match self {
             Self::BadJson | Self::NotUtf8 | Self::BadField | Self::UnknownField | Self::NotBuilt => 400,
-            Self::NoKey => 401,
-            Self::ForeignOrigin | Self::ForeignHost => 403,
+            Self::NoKey | Self::WrongKey => 401,
+            Self::NoScope | Self::NotAdmitted | Self::ForeignOrigin | Self::ForeignHost => 403,
             Self::NoSuchRoute => 404,
             Self::WrongMethod => 405,
             Self::TooSlow => 408,
             Self::BodyTooLarge | Self::PushTooLarge => 413,
             Self::WrongType => 415,
-            Self::Full => 429,
+            Self::Full | Self::Rate => 429,
             Self::Internal => 500,
             Self::Unavailable | Self::TimedOut | Self::Draining => 503,
             Self::DeadlinePassed => 504,
@@ -107,10 +119,11 @@ impl RefusalKind {
         Some(match self {
             Self::BadField | Self::PushTooLarge => Code::InvalidArgument,
             Self::NotBuilt => Code::Unimplemented,
-            Self::NoKey => Code::Unauthenticated,
+            Self::NoKey | Self::WrongKey => Code::Unauthenticated,
+            Self::NoScope | Self::NotAdmitted => Code::PermissionDenied,
             Self::NoSuchRoute => Code::Unimplemented,
             Self::NotUtf8 | Self::Internal => Code::Internal,
-            Self::Full | Self::BodyTooLarge => Code::ResourceExhausted,
+            Self::Full | Self::Rate | Self::BodyTooLarge => Code::ResourceExhausted,
             Self::TooSlow | Self::DeadlinePassed => Code::DeadlineExceeded,
             Self::Unavailable | Self::TimedOut | Self::Draining => Code::Unavailable,
             Self::BadJson
@@ -122,12 +135,9 @@ impl RefusalKind {
         })
     }
 
-    /// Seconds after which another try makes sense (`Retry-After`).
-    pub fn retry_after(self) -> Option<u32> {
-        match self {
-            Self::Full | Self::Unavailable | Self::TimedOut | Self::Draining => Some(1),
-            _ => None,
-        }
+    /// Whether another try makes sense, a little later.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Full | Self::Rate | Self::Unavailable | Self::TimedOut | Self::Draining)
     }
 }
 
@@ -138,12 +148,14 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// For the caller; never a content.
     pub message: Cow<'static, str>,
+    /// When another try makes sense, where that is known better than by its kind.
+    pub wait: Option<Duration>,
 }
 
 impl Refusal {
     /// A refusal with its text.
     pub fn new(kind: RefusalKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), wait: None }
     }
 
     /// A field that is not as it must be.
@@ -151,16 +163,14 @@ impl Refusal {
         Self::new(RefusalKind::BadField, format!("`{field}` {problem}"))
     }
 
-    /// No key came, or a wrong one. `given` is the `authorization` that came, `place` where one belongs.
-    pub fn no_key(given: Option<&[u8]>, place: &str) -> Self {
-        let problem = match given {
-            None => "a key is needed",
-            Some(given) if given.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer ")) => {
-                "this key is not known"
-            }
-            Some(_) => "this authorization is no Bearer key",
-        };
-        Self::new(RefusalKind::NoKey, format!("{problem}: send {place} authorization: Bearer <one of [auth] keys>"))
+    /// The time after which another try makes sense (`Retry-After`, `google.rpc.RetryInfo`); `None`: it never does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.kind.is_transient().then(|| self.wait.unwrap_or(Duration::from_secs(1)))
+    }
+
+    /// A gRPC call that no service has.
+    pub fn no_such_call() -> Self {
+        Self::new(RefusalKind::NoSuchRoute, "there is no such call; gRPC reflection lists what there is")
     }
 
     /// A panic was caught; the log says where.

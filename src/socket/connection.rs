@@ -1,6 +1,7 @@
 //! One client: what it says is read, what it is told is written, until it ends.
 
 mod commands;
+mod rates;
 
 use std::{
     future::Future,
@@ -16,12 +17,13 @@ use super::{
     client_socket::ClientSocket, join::JoinDecision, limit::Permit, session::Session, stream::Stream, worker::Worker,
 };
 use crate::{
+    bucket::Bucket,
     hub::{Client, Flush},
     telemetry::labels::{CloseLabels, ConnectLabels},
     wire::{dialect::Dialect, frame::FrameReader},
 };
 
-use commands::Rate;
+use rates::ControlFrames;
 
 /// Reads in one turn of a task; a peer that floods gives way to others then.
 const READS_PER_TURN: u32 = 8;
@@ -33,9 +35,10 @@ pub(super) struct Connection {
     reader: FrameReader,
     /// Bytes of a message that is not whole yet; owns no memory otherwise.
     buffer: BytesMut,
-    rate: Rate,
-    /// A join, or a new token, that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16 bytes of each
-    /// connection, this one 8.
+    messages: Bucket,
+    control_frames: ControlFrames,
+    /// A join, or a new token, that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16
+    /// bytes of each connection, this one 8.
     pending_join: Option<Box<PendingJoin>>,
     state: ConnectionState,
     /// Nothing it says counts any more.
@@ -84,7 +87,8 @@ impl Connection {
             client,
             reader: FrameReader::new(dialect.max_message(worker.max_message)),
             buffer: early.into(),
-            rate: Rate::default(),
+            messages: Bucket::default(),
+            control_frames: ControlFrames::default(),
             pending_join: None,
             state: ConnectionState::Early,
             ignores_input: false,

@@ -1,5 +1,7 @@
 //! What a WebSocket handshake must have (RFC 6455 §4.2), and the answers to it.
 
+use std::time::Duration;
+
 use actix_http::ws::hash_key;
 use hyper::{
     Method, Request, Response, StatusCode, Version,
@@ -31,7 +33,7 @@ pub(super) struct HandshakeRefusal {
     pub(super) reason: &'static str,
     status: StatusCode,
     text: &'static str,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl HandshakeRefusal {
@@ -40,7 +42,7 @@ impl HandshakeRefusal {
     }
 
     fn with(self, header: HeaderName, value: &'static str) -> Self {
-        Self { header: Some((header, value)), ..self }
+        Self { header: Some((header, HeaderValue::from_static(value))), ..self }
     }
 
     pub(super) fn stopping() -> Self {
@@ -71,6 +73,14 @@ impl HandshakeRefusal {
         Self::new(StatusCode::FORBIDDEN, "forwarded", FORWARDED)
     }
 
+    /// There is room for another one after `wait`.
+    pub(super) fn handshake_rate(wait: Duration) -> Self {
+        let text = "too many handshakes from this address; wait as retry-after says\n";
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "handshake_rate", text);
+        let seconds = wait.as_secs() + 1;
+        Self { header: Some((header::RETRY_AFTER, HeaderValue::from(seconds))), ..refusal }
+    }
+
     pub(super) fn response(&self) -> Response<String> {
         let mut response = text(self.status, self.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -78,7 +88,7 @@ impl HandshakeRefusal {
             offer(response.headers_mut());
         }
         if let Some((name, value)) = &self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value.clone());
         }
         response
     }

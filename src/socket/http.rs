@@ -25,8 +25,10 @@ use super::{
     credentials,
     drain::DrainPlan,
     handshake::{self, HandshakeRefusal},
+    handshake_rates::HandshakeRates,
     join::Authorizer,
     limit::{ConnectionLimit, LimitReached, Permit, RefusalPermit},
+    live::LiveConfig,
     session::Session,
     stream::Stream,
     worker::Worker,
@@ -46,8 +48,9 @@ const MAX_HEADERS: usize = 96;
 pub(super) struct HandshakeServer {
     /// `None`: this thread has no shard, because the process is about to end.
     pub(super) worker: Option<Rc<Worker>>,
-    pub(super) config: config::SocketConfig,
+    pub(super) live: LiveConfig,
     pub(super) limit: Arc<ConnectionLimit>,
+    pub(super) handshake_rates: Arc<HandshakeRates>,
     pub(super) drain: watch::Receiver<Option<DrainPlan>>,
     pub(super) phases: Phases,
     pub(super) metrics: Arc<Metrics>,
@@ -94,7 +97,8 @@ impl HandshakeServer {
         // who vanished meanwhile has no address any more
         let Some(peer) = stream.peer() else { return };
         let Some(permit) = self.permit(peer) else { return };
-        if let Err(error) = stream.set_options(self.config.user_timeout) {
+        let user_timeout = self.live.now().config.user_timeout;
+        if let Err(error) = stream.set_options(user_timeout) {
             tracing::debug!(%error, "a client's socket takes no options");
         }
         let requests = RefCell::new(Requests { peer, permit, answered: false, accepted: None });
@@ -125,7 +129,8 @@ impl HandshakeServer {
             stream.write_all(&last).await?;
             stream.shutdown().await
         };
-        if !matches!(timeout(self.config.close_timeout, end).await, Ok(Ok(()))) {
+        let close_timeout = self.live.now().config.close_timeout;
+        if !matches!(timeout(close_timeout, end).await, Ok(Ok(()))) {
             tracing::debug!("a connection did not take its last answer");
         }
     }
@@ -133,7 +138,7 @@ impl HandshakeServer {
     /// Counts the connection; `None`: there is not even room to refuse it.
     fn permit(&self, peer: IpAddr) -> Option<Result<Permit, OverLimit>> {
         // a proxy's connections are those of its clients, whom only a request names
-        let address = (!address::is_trusted(peer, &self.config.trusted_proxies)).then_some(peer);
+        let address = (!address::is_trusted(peer, &self.live.now().config.trusted_proxies)).then_some(peer);
         let reached = match self.limit.acquire(address) {
             Ok(permit) => return Some(Ok(permit)),
             Err(reached) => reached,
@@ -183,14 +188,18 @@ impl HandshakeServer {
             Ok(permit) => permit,
             Err(over) => return Err(over.reached.refusal()),
         };
-        let route = handshake::check(request, &self.config.allowed_origins)?;
-        let address = address::client(requests.peer, request.headers(), &self.config.trusted_proxies);
+        let settings = self.live.now();
+        let config = &settings.config;
+        let route = handshake::check(request, &config.allowed_origins)?;
+        let address = address::client(requests.peer, request.headers(), &config.trusted_proxies);
+        let admitted = self.handshake_rates.admit(address, settings.handshakes, config.max_rated_addresses);
+        admitted.map_err(HandshakeRefusal::handshake_rate)?;
         let session = match &worker.authorizer {
             Authorizer::Verified(joins) => {
                 let cookie = joins.cookie.as_deref();
                 Some(Box::new(credentials::read(request, address, cookie, &joins.verifier.headers())?))
             }
-            _ if self.config.anonymous == AnonymousClients::ByDefault && is_forwarded(request.headers()) => {
+            _ if config.anonymous == AnonymousClients::ByDefault && is_forwarded(request.headers()) => {
                 return Err(HandshakeRefusal::forwarded());
             }
             _ => None,

@@ -12,14 +12,18 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::config;
+use crate::{
+    config,
+    telemetry::{Gauge, Metrics},
+};
 
 /// Counts the listener's connections against their bounds, from their accept on: those that are no clients (yet) hold a
 /// file descriptor and memory too.
 pub(super) struct ConnectionLimit {
-    max: usize,
-    max_per_address: usize,
-    max_refusals: usize,
+    max: AtomicUsize,
+    max_per_address: AtomicUsize,
+    max_refusals: AtomicUsize,
+    shown_max: Gauge,
     open: AtomicUsize,
     /// Those of `open` that are clients.
     clients: AtomicUsize,
@@ -37,24 +41,36 @@ pub(super) enum LimitReached {
 }
 
 impl ConnectionLimit {
-    pub(super) fn new(config: &config::SocketConfig) -> Arc<Self> {
-        Arc::new(Self {
-            max: config.max_connections,
-            max_per_address: config.max_connections_per_address,
-            max_refusals: config.max_refusals,
+    pub(super) fn new(config: &config::SocketConfig, metrics: &Metrics) -> Arc<Self> {
+        let limit = Self {
+            max: AtomicUsize::new(0),
+            max_per_address: AtomicUsize::new(0),
+            max_refusals: AtomicUsize::new(0),
+            shown_max: metrics.max_connections.clone(),
             open: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
             last_client_left: Notify::new(),
             refusals: AtomicUsize::new(0),
             addresses: Mutex::default(),
-        })
+        };
+        limit.replace(config);
+        Arc::new(limit)
+    }
+
+    /// The bounds from now on: those that are connected stay. What came while there was no bound for an address does not count
+    /// for it.
+    pub(super) fn replace(&self, config: &config::SocketConfig) {
+        self.max.store(config.max_connections, Ordering::Relaxed);
+        self.max_per_address.store(config.max_connections_per_address, Ordering::Relaxed);
+        self.max_refusals.store(config.max_refusals, Ordering::Relaxed);
+        self.shown_max.set(i64::try_from(config.max_connections).unwrap_or(i64::MAX));
     }
 
     /// One more, for as long as the result lives. Without an address (a trusted proxy's own says nothing) only the bound of
     /// all holds.
     pub(super) fn acquire(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, LimitReached> {
         let mut permit = Permit { limit: Arc::clone(self), address: None, is_client: false };
-        if self.open.fetch_add(1, Ordering::AcqRel) >= self.max {
+        if self.open.fetch_add(1, Ordering::AcqRel) >= self.max.load(Ordering::Relaxed) {
             return Err(LimitReached::All);
         }
         permit.count(address)?;
@@ -64,7 +80,7 @@ impl ConnectionLimit {
     /// One more of those that are told that there is no place; `None`: not even that.
     pub(super) fn acquire_refusal(self: &Arc<Self>) -> Option<RefusalPermit> {
         let permit = RefusalPermit(Arc::clone(self));
-        (self.refusals.fetch_add(1, Ordering::AcqRel) < self.max_refusals).then_some(permit)
+        (self.refusals.fetch_add(1, Ordering::AcqRel) < self.max_refusals.load(Ordering::Relaxed)).then_some(permit)
     }
 
     /// Resolves once no client is left.
@@ -104,10 +120,11 @@ impl Permit {
     }
 
     fn count(&mut self, address: Option<IpAddr>) -> Result<(), LimitReached> {
-        let Some(address) = address.filter(|_| self.limit.max_per_address > 0).map(counted_as) else { return Ok(()) };
+        let max = self.limit.max_per_address.load(Ordering::Relaxed);
+        let Some(address) = address.filter(|_| max > 0).map(counted_as) else { return Ok(()) };
         let mut addresses = self.limit.addresses();
         let count = addresses.entry(address).or_insert(0);
-        if *count >= self.limit.max_per_address {
+        if *count >= max {
             return Err(LimitReached::Address);
         }
         *count += 1;
@@ -147,7 +164,7 @@ impl Drop for RefusalPermit {
 }
 
 /// One host has a /64 of IPv6 for itself, with more addresses than could be counted.
-fn counted_as(address: IpAddr) -> IpAddr {
+pub(super) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         address @ IpAddr::V4(_) => address,
@@ -166,7 +183,7 @@ mod tests {
             ("SOCKET__MAX_REFUSALS", 1),
         ];
         let settings = settings.map(|(key, value)| (format!("OXIPUSH__{key}"), value.to_string()));
-        ConnectionLimit::new(&config::load(None, settings).unwrap().socket)
+        ConnectionLimit::new(&config::load(None, settings).unwrap().socket, &Metrics::new())
     }
 
     fn address(text: &str) -> Option<IpAddr> {

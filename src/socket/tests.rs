@@ -47,7 +47,7 @@ impl OneWorker {
         let metrics = Arc::new(Metrics::new());
         let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
         let unused = TcpListener::bind("127.0.0.1:0").unwrap();
-        let setup = ClientListener::new(unused, &config, hub, Phases::new(), &metrics).setup;
+        let setup = ClientListener::new(unused, &config, None, hub, Phases::new(), &metrics).setup;
         let worker = setup.start_worker(authorizer).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self { worker, setup, listener }
@@ -63,7 +63,7 @@ impl OneWorker {
         let address = self.listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
         let stream = Stream::from(accepted.unwrap().0);
-        stream.set_options(self.setup.config.user_timeout).unwrap();
+        stream.set_options(self.setup.live.now().config.user_timeout).unwrap();
         let permit = self.setup.limit.acquire(None).ok().unwrap();
         Connection::start(&self.worker, stream, None, dialect, permit, b"");
         TestClient(client.unwrap())

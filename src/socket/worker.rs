@@ -9,8 +9,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{client_socket::ClientSocket, heartbeat::Heartbeat, join::Authorizer};
-use crate::{config, hub::Shard, telemetry::Metrics};
+use super::{client_socket::ClientSocket, heartbeat::Heartbeat, join::Authorizer, live::LiveConfig};
+use crate::{hub::Shard, telemetry::Metrics};
 
 /// Bytes that one read takes from a socket at most.
 const READ: usize = 16 * 1024;
@@ -22,7 +22,7 @@ pub(super) struct Worker {
     pub(super) authorizer: Authorizer,
     /// `[socket] max_message`, in bytes.
     pub(super) max_message: usize,
-    pub(super) max_messages_per_second: u32,
+    pub(super) live: LiveConfig,
     pub(super) metrics: Arc<Metrics>,
     /// Where reads land first: a connection owns a buffer only while a message is incomplete.
     pub(super) scratch: RefCell<Box<[u8]>>,
@@ -35,16 +35,18 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         shard: Rc<Shard<ClientSocket>>,
-        config: &config::SocketConfig,
+        live: LiveConfig,
         authorizer: Authorizer,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        let settings = live.now();
+        let config = &settings.config;
         Self {
             shard,
             heartbeat: Heartbeat::new(config),
             authorizer,
             max_message: config.max_message,
-            max_messages_per_second: config.max_messages_per_second,
+            live,
             metrics: Arc::clone(metrics),
             scratch: RefCell::new(vec![0; READ].into()),
             draining: Cell::new(false),

@@ -129,6 +129,12 @@ label_values! {
         Away = "away",
     }
 
+    /// What became of a configuration that was read again.
+    ReloadOutcome in "reloads" by "outcome" {
+        Applied = "applied",
+        Refused = "refused",
+    }
+
     /// What became of a fetch of the key set.
     JwksFetchOutcome in "jwks_fetches" by "outcome" {
         Good = "good",
@@ -185,6 +191,15 @@ pub struct PushLabels {
     /// Where from.
     pub source: &'static str,
     /// A [`PushOutcome`], or the refusal's word.
+    pub outcome: &'static str,
+}
+
+/// Of what callers push, and of their requests that their key does not admit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallerLabels {
+    /// The caller's name, never its key.
+    pub caller: String,
+    /// As [`PushLabels::outcome`].
     pub outcome: &'static str,
 }
 

@@ -11,7 +11,8 @@ use std::{
 };
 
 use tracing_subscriber::{
-    EnvFilter, Layer as _, filter::ParseError, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer as _, Registry, filter::ParseError, layer::SubscriberExt as _, reload,
+    util::SubscriberInitExt as _,
 };
 
 use super::{
@@ -29,6 +30,8 @@ const LAST: Duration = Duration::from_secs(1);
 static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
+    /// `None`: `RUST_LOG` is the filter.
+    filter: Option<reload::Handle<EnvFilter, Registry>>,
     spool: Spool,
     limit: RepeatLimit,
     lost: LostLines,
@@ -71,12 +74,14 @@ pub(crate) enum LogError {
 /// # Errors
 /// `RUST_LOG` is not a filter; there is no thread.
 pub(crate) fn init(config: &config::LogConfig) -> Result<(), LogError> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(value) if !value.trim().is_empty() => {
-            EnvFilter::builder().parse(&value).map_err(|error| LogError::Filter { value, error })?
+    let given = std::env::var("RUST_LOG").ok().filter(|value| !value.trim().is_empty());
+    let filter = match &given {
+        Some(value) => {
+            EnvFilter::builder().parse(value).map_err(|error| LogError::Filter { value: value.clone(), error })?
         }
-        _ => EnvFilter::new(own_level(&config.level)),
+        None => EnvFilter::new(own_level(&config.level)),
     };
+    let (filter, handle) = reload::Layer::new(filter);
     let limit = RepeatLimit::new(config.max_repeats, config.repeat_period, dropped_lines(LineDropReason::Repeated));
     let lost = LostLines { full: dropped_lines(LineDropReason::Full), failed: dropped_lines(LineDropReason::Failed) };
     let pause = || {
@@ -98,12 +103,24 @@ pub(crate) fn init(config: &config::LogConfig) -> Result<(), LogError> {
     };
     match tracing_subscriber::registry().with(filter).with(limit.clone()).with(lines).try_init() {
         Ok(()) => {
-            let _ = LOG.set(Log { spool, limit, lost, reported: AtomicU64::new(0) });
+            let _ = LOG.set(Log {
+                filter: given.is_none().then_some(handle),
+                spool,
+                limit,
+                lost,
+                reported: AtomicU64::new(0),
+            });
             log_panics();
         }
         Err(error) => tracing::debug!(%error, "the log was started before"),
     }
     Ok(())
+}
+
+/// `[log] level` from now on; `false`: `RUST_LOG` stands over it.
+pub(crate) fn set_level(level: &str) -> bool {
+    let Some(filter) = LOG.get().and_then(|log| log.filter.as_ref()) else { return false };
+    filter.reload(EnvFilter::new(own_level(level))).is_ok()
 }
 
 /// Says one more thing on stderr, behind the lines that wait.

@@ -14,9 +14,9 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    CallOutOutcome, ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason, IdentityOutcome,
-    JobOutcome, JwksFetchOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels,
-    RequestLabels,
+    CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason,
+    IdentityOutcome, JobOutcome, JwksFetchOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels,
+    RefusedConnectLabels, ReloadOutcome, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -59,6 +59,7 @@ macro_rules! metrics {
 
 metrics! {
     connections: Gauge = Gauge::default(), "connections", "Open client connections";
+    max_connections: Gauge = Gauge::default(), "max_connections", "Connections that the clients' listener takes: [socket] max_connections, or what file descriptors allow";
     groups: Gauge = Gauge::default(), "groups", "Cards with at least one connection";
     connects: Family<ConnectLabels, Counter> = Family::default(), "connects", "Handshakes that succeeded, by dialect";
     refused_connects: Family<RefusedConnectLabels, Counter> = Family::default(), "refused_connects", "Handshakes that were refused, by reason";
@@ -71,6 +72,7 @@ metrics! {
     revocations: Gauge = Gauge::default(), "revocations", "Subjects whose earlier tokens are refused";
     forgotten_revocations: Counter = Counter::default(), "forgotten_revocations", "Revocations that made room for newer ones before their time";
     pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    callers: Family<CallerLabels, Counter> = Family::default(), "callers", "Pushes by caller and outcome, and requests that a caller's key does not admit";
     requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
     grpc_connections: Gauge = Gauge::default(), "grpc_connections", "Open gRPC connections";
     closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
@@ -90,6 +92,7 @@ metrics! {
     registered: Gauge = Gauge::default(), "cluster_registered", "1 while this node's key is in etcd";
     etcd_errors: Counter = Counter::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Counter = Counter::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
+    reloads: Family<ReloadOutcome, Counter> = Family::default(), "reloads", "Times that the configuration was read again, by outcome (applied, refused)";
     dropped_lines: Family<LineDropReason, Counter> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
 }
 

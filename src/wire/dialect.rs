@@ -72,11 +72,12 @@ pub struct ClientError {
 
 impl ClientError {
     /// Every `code` that a client may see.
-    pub const CODES: [&str; 14] = [
+    pub const CODES: [&str; 15] = [
         "bad_json",
         "unknown_event",
         "bad_name",
         "not_joined",
+        "card_full",
         "unsupported",
         "no_token",
         "bad_token",

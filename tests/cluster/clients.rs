@@ -199,7 +199,7 @@ impl Pusher {
         let (stop, stopped) = watch::channel(false);
         let url = format!("{http}/push");
         let task = tokio::spawn(async move {
-            let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+            let client = crate::support::http::builder().timeout(Duration::from_secs(10)).build().unwrap();
             let (mut accepted, mut refused) = (Vec::new(), Refused::new());
             let run = fastrand::u32(..);
             for number in 0.. {

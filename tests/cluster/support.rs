@@ -2,6 +2,9 @@
 //! are free whatever runs beside them.
 #![allow(dead_code, unreachable_pub)] // each test crate uses a part of it
 
+#[path = "../support/http.rs"]
+pub mod http;
+
 use std::{
     fs::File,
     future::Future,
@@ -244,14 +247,14 @@ impl Nsqd {
     }
 
     pub async fn post(&self, path: &str) {
-        let answer = reqwest::Client::new().post(format!("http://{}{path}", self.http())).send().await.unwrap();
+        let answer = crate::support::http::client().post(format!("http://{}{path}", self.http())).send().await.unwrap();
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
     }
 
     /// The channels of a topic.
     pub async fn channels(&self, topic: &str) -> Vec<String> {
         let url = format!("http://{}/stats?format=json&topic={topic}", self.http());
-        let Ok(answer) = reqwest::get(url).await else { return Vec::new() };
+        let Ok(answer) = crate::support::http::get(url).await else { return Vec::new() };
         let stats: serde_json::Value = answer.json().await.unwrap();
         let channels = stats["topics"][0]["channels"].as_array().cloned().unwrap_or_default();
         channels.iter().map(|channel| channel["channel_name"].as_str().unwrap().to_owned()).collect()

@@ -33,7 +33,7 @@ async fn raw(node: &Node, bytes: &[u8]) -> String {
 }
 
 async fn ask(node: &Node, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> reqwest::Response {
-    let mut request = reqwest::Client::new().request(method, node.url(path)).body(body.to_owned());
+    let mut request = crate::support::http::client().request(method, node.url(path)).body(body.to_owned());
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use oxipush::internals::{
+    auth::Verifier,
     bundles,
     config::{self, Config},
     dispatch::Dispatch,
@@ -63,7 +64,8 @@ pub fn start(overrides: &[(&str, &str)]) -> Rig {
     let listener = TcpListener::bind(config.socket.listen).unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let clients = ClientListener::new(listener, &config, hub.clone(), Phases::new(), &metrics).serve(&tasks);
+    let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics).unwrap();
+    let clients = ClientListener::new(listener, &config, verifier, hub.clone(), Phases::new(), &metrics).serve(&tasks);
     let (jobs, bundles) = bundles::channel(1024);
     let (_, backlog) = watch::channel(false);
     let handed_out = Jobs::detached(bundles);

@@ -166,7 +166,7 @@ impl Traffic {
     }
 
     async fn push_over_http(self: Arc<Self>) {
-        let client = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
+        let client = crate::support::http::builder().timeout(PATIENCE).build().unwrap();
         let url = format!("http://{}/push", self.at[1]);
         while !self.is_over() {
             let Some((number, cards)) = self.draw() else {

@@ -29,6 +29,11 @@ impl Client {
         Self { socket, modern }
     }
 
+    /// On a handshake that is done.
+    pub fn of(socket: WebSocketStream<MaybeTlsStream<TcpStream>>, modern: bool) -> Self {
+        Self { socket, modern }
+    }
+
     /// As [`Client::gopusher`], with a small receive buffer: what is not read soon waits at the gateway.
     pub async fn narrow(url: &str, card: &str) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");

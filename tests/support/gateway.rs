@@ -57,7 +57,7 @@ impl Node {
     pub async fn ready(&self) {
         let mut last = String::new();
         for _ in 0..600 {
-            match reqwest::get(self.url("/readyz")).await {
+            match super::http::get(self.url("/readyz")).await {
                 Ok(answer) if answer.status() == 200 => return,
                 Ok(answer) => last = answer.text().await.unwrap_or_default(),
                 Err(error) => last = error.to_string(),
@@ -81,7 +81,7 @@ impl Node {
 
     /// Posts a push and gives status and answer.
     pub async fn post(&self, path: &str, body: serde_json::Value) -> (u16, serde_json::Value) {
-        let answer = reqwest::Client::new().post(self.url(path)).json(&body).send().await.expect("an answer");
+        let answer = super::http::client().post(self.url(path)).json(&body).send().await.expect("an answer");
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap_or_default())
     }
@@ -96,7 +96,7 @@ impl Node {
 
     /// The sum of a metric's samples whose labels contain all of `labels`.
     pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let text = reqwest::get(self.url("/metrics")).await.expect("metrics").text().await.expect("text");
+        let text = super::http::get(self.url("/metrics")).await.expect("metrics").text().await.expect("text");
         sample(&text, name, labels)
     }
 

@@ -4,8 +4,10 @@
 pub mod backlog;
 pub mod client;
 pub mod gateway;
+pub mod http;
 pub mod http_server;
 pub mod nsq;
 pub mod ports;
 pub mod process;
 pub mod proxy;
+pub mod token;

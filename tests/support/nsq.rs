@@ -58,7 +58,7 @@ impl Server {
             if child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if reqwest::get(&url).await.is_ok_and(|answer| answer.status() == 200) {
+            if super::http::get(&url).await.is_ok_and(|answer| answer.status() == 200) {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -203,27 +203,27 @@ impl Nsqd {
     /// Publishes as another NSQ client does.
     pub async fn publish(&self, topic: &str, body: Vec<u8>) {
         let url = format!("http://{}/pub?topic={topic}", self.http());
-        let answer = reqwest::Client::new().post(url).body(body).send().await.unwrap();
+        let answer = super::http::client().post(url).body(body).send().await.unwrap();
         assert_eq!(answer.status(), 200);
     }
 
     /// POST to one of its HTTP paths.
     pub async fn post(&self, path: &str) {
-        let answer = reqwest::Client::new().post(format!("http://{}{path}", self.http())).send().await.unwrap();
+        let answer = super::http::client().post(format!("http://{}{path}", self.http())).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
     }
 
     /// How many messages came to a topic since it runs.
     pub async fn messages(&self, topic: &str) -> u64 {
         let url = format!("http://{}/stats?format=json&topic={topic}", self.http());
-        let stats: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        let stats: Value = super::http::get(url).await.unwrap().json().await.unwrap();
         stats["topics"][0]["message_count"].as_u64().unwrap_or(0)
     }
 
     /// What /stats says of a channel; null when it has none of that name.
     pub async fn channel(&self, topic: &str, channel: &str) -> Value {
         let url = format!("http://{}/stats?format=json&topic={topic}&channel={channel}", self.http());
-        let stats: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+        let stats: Value = super::http::get(url).await.unwrap().json().await.unwrap();
         stats["topics"][0]["channels"][0].clone()
     }
 }
@@ -255,7 +255,7 @@ impl Lookupd {
     /// Where it is asked.
     /// What its HTTP answers at `path`.
     pub async fn get(&self, path: &str) -> Value {
-        reqwest::get(format!("http://{}{path}", self.http())).await.unwrap().json().await.unwrap()
+        super::http::get(format!("http://{}{path}", self.http())).await.unwrap().json().await.unwrap()
     }
 
     pub fn http(&self) -> String {

@@ -68,7 +68,7 @@ impl Process {
     /// Waits for 200 of /readyz; false if the process ended instead.
     pub async fn ready(&mut self) -> bool {
         for _ in 0..1200 {
-            if let Ok(answer) = reqwest::get(self.url("/readyz")).await
+            if let Ok(answer) = super::http::get(self.url("/readyz")).await
                 && answer.status() == 200
             {
                 return true;

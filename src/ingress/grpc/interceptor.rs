@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     auth::{Caller, Keys},
-    ingress::refusal::{Refusal, RefusalKind},
+    ingress::{refusal::Refusal, scopes},
     telemetry::Metrics,
 };
 
@@ -85,9 +85,8 @@ impl<S> Intercepted<S> {
     fn admit(&self, request: &mut Request<Body>) -> Result<AdmittedCall, Refusal> {
         let caller = match &self.keys {
             Some(keys) => {
-                let caller = keys.caller(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
-                let message = "a key is needed: send the metadata authorization: Bearer <one of [auth] keys>";
-                Some(caller.ok_or_else(|| Refusal::new(RefusalKind::NoKey, message))?.clone())
+                let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+                Some(scopes::caller_of(request.uri().path(), authorization, keys, &self.metrics)?)
             }
             None => None,
         };
@@ -181,10 +180,7 @@ where
 
 /// The refusal of a call that no service has.
 pub(super) fn no_such_call(metrics: &Metrics) -> Response<Body> {
-    let refused = Status::from(Refusal::new(
-        RefusalKind::NoSuchRoute,
-        "there is no such call; gRPC reflection lists what there is",
-    ));
+    let refused = Status::from(Refusal::no_such_call());
     count(metrics, refused.code());
     refused.into_http()
 }

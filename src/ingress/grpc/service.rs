@@ -12,6 +12,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{interceptor::CallContext, status};
 use crate::{
+    auth::Caller,
     ingress::{
         admission::{Admission, PushSource, Submitter},
         draft::Draft,
@@ -100,13 +101,15 @@ impl Rpc for RpcService {
     }
 
     async fn is_online(&self, request: Request<IsOnlineRequest>) -> Result<Response<IsOnlineReply>, Status> {
-        let connections = self.queries.connections(&request.into_inner().card_id.into()).await?;
+        let caller = caller(&request).clone();
+        let connections = self.queries.connections(&caller, &request.into_inner().card_id.into()).await?;
         let result = if connections > 0 { "yes" } else { "no" };
         Ok(Response::new(IsOnlineReply { result: result.into() }))
     }
 
     async fn group(&self, request: Request<GroupRequest>) -> Result<Response<GroupReply>, Status> {
-        let client_num = match self.queries.connections(&request.into_inner().card_id.into()).await? {
+        let caller = caller(&request).clone();
+        let client_num = match self.queries.connections(&caller, &request.into_inner().card_id.into()).await? {
             0 => -1,
             many => many as i64,
         };
@@ -117,11 +120,16 @@ impl Rpc for RpcService {
 impl RpcService {
     fn submitter<T>(&self, request: &Request<T>) -> Submitter {
         let context: Option<&CallContext> = request.extensions().get();
-        let caller = context.and_then(|context| context.caller.clone());
-        let caller = caller.expect("invariant: this service is for callers with a key");
         let deadline = context.and_then(|context| context.deadline);
-        self.admission.submitter(PushSource::Grpc, caller).until(deadline)
+        self.admission.submitter(PushSource::Grpc, caller(request).clone()).until(deadline)
     }
+}
+
+/// Whose call it is.
+fn caller<T>(request: &Request<T>) -> &Caller {
+    let context: Option<&CallContext> = request.extensions().get();
+    let caller = context.and_then(|context| context.caller.as_ref());
+    caller.expect("invariant: this service is for callers with a key")
 }
 
 /// The replies to pushes that came together; an error is the last of them.
@@ -151,7 +159,7 @@ fn replies(
 fn reply(outcome: Result<PushId, Refusal>) -> PushReply {
     match outcome {
         Ok(id) => PushReply { code: 0, message: "ok".into(), id: id.to_string(), reason: String::new() },
-        Err(Refusal { kind, message }) => {
+        Err(Refusal { kind, message, .. }) => {
             let code = kind.grpc().unwrap_or(Code::InvalidArgument);
             PushReply {
                 code: code as i32,

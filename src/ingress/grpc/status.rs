@@ -1,6 +1,6 @@
 //! A refusal as gRPC says it: a status, and in its details the refusal's word and when another try makes sense.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -17,10 +17,12 @@ use crate::{
 const DOMAIN: &str = "oxipush";
 
 impl From<Refusal> for Status {
-    fn from(Refusal { kind, message }: Refusal) -> Self {
+    fn from(refusal: Refusal) -> Self {
+        let wait = refusal.retry_after();
+        let Refusal { kind, message, .. } = refusal;
         let mut details = ErrorDetails::with_error_info(kind.name(), DOMAIN, HashMap::new());
-        if let Some(seconds) = kind.retry_after() {
-            details.set_retry_info(Some(Duration::from_secs(seconds.into())));
+        if wait.is_some() {
+            details.set_retry_info(wait);
         }
         Self::with_error_details(kind.grpc().unwrap_or(Code::InvalidArgument), message, details)
     }
@@ -31,6 +33,7 @@ pub(super) fn count(metrics: &Metrics, code: Code) {
     let status = match code {
         Code::InvalidArgument => "INVALID_ARGUMENT",
         Code::Unauthenticated => "UNAUTHENTICATED",
+        Code::PermissionDenied => "PERMISSION_DENIED",
         Code::Unimplemented => "UNIMPLEMENTED",
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",

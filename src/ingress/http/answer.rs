@@ -50,7 +50,9 @@ pub(super) fn replies(outcomes: &[Result<PushId, Refusal>]) -> HttpResponse {
             let one_reason = refusals.iter().all(|refusal| refusal.kind == first.kind).then_some(first.kind);
             let message = format!("{failed} of {pushes} pushes failed; the first: {}", first.message);
             write_top(&mut body, first.kind.http(), one_reason, &message);
-            head(first.kind, "")
+            // with the longest wait, since all of them may be tried again then
+            let longest = refusals.iter().copied().max_by_key(|refusal| refusal.retry_after()).unwrap_or(first);
+            head(longest, "")
         }
         Some(_) => {
             write_top(&mut body, 0, None, &format!("{failed} of {pushes} pushes failed; the replies say why"));
@@ -95,18 +97,20 @@ fn write_top(body: &mut String, code: u16, reason: Option<RefusalKind>, message:
 pub(super) fn refused(refusal: &Refusal, allow: &'static str) -> HttpResponse {
     let mut body = String::with_capacity(128);
     write_refused(&mut body, refusal);
-    finish(head(refusal.kind, allow), body)
+    finish(head(refusal, allow), body)
 }
 
 /// The status of a refusal and the headers that it asks for.
-fn head(kind: RefusalKind, allow: &'static str) -> HttpResponseBuilder {
+fn head(refusal: &Refusal, allow: &'static str) -> HttpResponseBuilder {
+    let kind = refusal.kind;
     let status = StatusCode::from_u16(kind.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut answer = HttpResponse::build(status);
-    if let Some(seconds) = kind.retry_after() {
-        answer.insert_header((header::RETRY_AFTER, seconds));
+    if let Some(wait) = refusal.retry_after() {
+        // whole seconds, and none too early
+        answer.insert_header((header::RETRY_AFTER, wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
     }
     match kind {
-        RefusalKind::NoKey => {
+        RefusalKind::NoKey | RefusalKind::WrongKey => {
             answer.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         RefusalKind::WrongMethod => {

@@ -1,4 +1,4 @@
-//! The names that this node may be called by while no keys guard it.
+//! The names that this node may be called by while no key guards it.
 //!
 //! Whoever owns a name can let it lead here, and then a browser's page under it is of the same origin as this node (DNS
 //! rebinding): it could read and push. A page cannot know a key, so with keys any name will do.
@@ -9,28 +9,24 @@ use crate::config::Config;
 
 /// Which hosts may be called.
 pub(super) struct Hosts {
-    /// Besides addresses and localhost; `None`: all.
-    names: Option<Vec<String>>,
+    /// Besides addresses and localhost.
+    names: Vec<String>,
 }
 
 impl Hosts {
     pub(super) fn of(config: &Config) -> Self {
         let advertised = config.cluster.advertise_http.as_deref().map(host);
-        let names = || {
-            let known = config.http.allowed_hosts.iter().map(String::as_str);
-            known.chain(advertised).chain([config.node.id.as_str()]).map(str::to_owned).collect()
-        };
-        Self { names: config.auth.keys.is_empty().then(names) }
+        let known = config.http.allowed_hosts.iter().map(String::as_str);
+        Self { names: known.chain(advertised).chain([config.node.id.as_str()]).map(str::to_owned).collect() }
     }
 
     /// Whether a `Host` header's value may be called.
     pub(super) fn admit(&self, authority: &[u8]) -> bool {
-        let Some(names) = &self.names else { return true };
         let Ok(authority) = std::str::from_utf8(authority) else { return false };
         let host = host(authority);
         host.parse::<IpAddr>().is_ok()
             || host.eq_ignore_ascii_case("localhost")
-            || names.iter().any(|name| host.eq_ignore_ascii_case(name))
+            || self.names.iter().any(|name| host.eq_ignore_ascii_case(name))
     }
 }
 
@@ -84,10 +80,5 @@ mod tests {
             assert_eq!(hosts.admit(host.as_bytes()), may, "{host}");
         }
         assert!(!hosts.admit(b"\xff"));
-    }
-
-    #[test]
-    fn with_keys_any_name_may_be_called() {
-        assert!(hosts(&[("AUTH__KEYS", "k")]).admit(b"evil.example"));
     }
 }

@@ -13,7 +13,7 @@ const TEMPLATE: &str = include_str!("openapi.json");
 /// the first server, so that it is a whole address.
 pub(super) fn description(config: &Config, mut listen: SocketAddr) -> String {
     let limits = &config.push;
-    let keyed = !config.auth.keys.is_empty();
+    let keyed = !config.is_open();
     if listen.ip().is_unspecified() {
         listen.set_ip(Ipv4Addr::LOCALHOST.into());
     }

@@ -7,6 +7,7 @@ use actix_web::{
     http::{ConnectionType, Method, header},
     web,
 };
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde_json::json;
@@ -21,6 +22,7 @@ use crate::{
         Api,
         admission::{PushSource, Submitter},
         refusal::{Refusal, RefusalKind},
+        scopes,
     },
     telemetry::{
         Metrics,
@@ -82,13 +84,30 @@ pub(super) struct Handlers {
     api: Api,
     details: watch::Receiver<Vec<String>>,
     metrics: Arc<Metrics>,
-    allowed_origins: Vec<String>,
-    hosts: Hosts,
+    /// Where it listens.
+    listen: SocketAddr,
+    live: ArcSwap<LiveSettings>,
     bodies: BodyReader,
-    openapi: Bytes,
     page: Option<Bytes>,
     /// Requests that are not answered yet.
     in_progress: TaskTracker,
+}
+
+/// What a reload replaces.
+struct LiveSettings {
+    allowed_origins: Vec<String>,
+    hosts: Hosts,
+    openapi: Bytes,
+}
+
+impl LiveSettings {
+    fn new(config: &Config, listen: SocketAddr) -> Self {
+        Self {
+            allowed_origins: config.http.allowed_origins.clone(),
+            hosts: Hosts::of(config),
+            openapi: openapi::description(config, listen).into(),
+        }
+    }
 }
 
 impl Handlers {
@@ -104,13 +123,17 @@ impl Handlers {
             api,
             details,
             metrics: Arc::clone(metrics),
-            allowed_origins: http.allowed_origins.clone(),
-            hosts: Hosts::of(config),
+            listen,
+            live: ArcSwap::from_pointee(LiveSettings::new(config, listen)),
             bodies: BodyReader::new(http),
-            openapi: openapi::description(config, listen).into(),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
             in_progress: TaskTracker::new(),
         }
+    }
+
+    /// Who may call, and what the description says, from now on.
+    pub(super) fn replace(&self, config: &Config) {
+        self.live.store(Arc::new(LiveSettings::new(config, self.listen)));
     }
 
     /// Requests that are not answered yet: each is counted until then, or until its caller went away.
@@ -125,9 +148,12 @@ impl Handlers {
         let found = self.find(request.path());
         // a bug costs its own request only
         let served = AssertUnwindSafe(self.serve(found, &request, &mut payload)).catch_unwind().await;
-        let mut answer = match served.unwrap_or_else(|_| Err(Refusal::internal())) {
+        let served = served.unwrap_or_else(|_| Err(Refusal::internal()));
+        let foreign = [RefusalKind::ForeignOrigin, RefusalKind::ForeignHost];
+        let may_read = !served.as_ref().is_err_and(|refusal| foreign.contains(&refusal.kind));
+        let mut answer = match served {
             Ok(answer) => answer,
-            Err(refusal) => answer::refused(&refusal, found.map_or("", |(_, allow)| allow)),
+            Err(refusal) => answer::refused(&refusal, found.map_or("", |(_, _, allow)| allow)),
         };
         if answer.status().as_u16() >= 400 {
             let status = status(answer.status().as_u16());
@@ -142,34 +168,33 @@ impl Handlers {
         if request.head().upgrade() {
             answer.head_mut().set_connection_type(ConnectionType::Close);
         }
-        // only origins that may call get here with another status than 403
-        if let Some(origin) = origin.filter(|_| answer.status() != 403) {
+        if let Some(origin) = origin.filter(|_| may_read) {
             answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             answer.headers_mut().insert(header::VARY, header::HeaderValue::from_static("Origin"));
         }
         answer
     }
 
-    /// The route of a path, and its methods.
-    fn find(&self, path: &str) -> Option<(Route, &'static str)> {
-        let (_, route, allow) = ROUTES.into_iter().find(|(known, route, _)| {
+    /// The row of a path.
+    fn find(&self, path: &str) -> Option<(&'static str, Route, &'static str)> {
+        let row @ (_, route, _) = ROUTES.into_iter().find(|(known, route, _)| {
             // callers that join a path to a base leave a slash at its end; what proxies keep to themselves stays one path
             *known == path
                 || matches!(route, Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch))
                     && path.strip_suffix('/') == Some(*known)
         })?;
-        (route != PAGE_ROUTE || self.page.is_some()).then_some((route, allow))
+        (route != PAGE_ROUTE || self.page.is_some()).then_some(row)
     }
 
     async fn serve(
         &self,
-        found: Option<(Route, &'static str)>,
+        found: Option<(&'static str, Route, &'static str)>,
         request: &HttpRequest,
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
         self.check_host(request)?;
         self.check_origin(request)?;
-        let Some((route, allow)) = found else {
+        let Some((known, route, allow)) = found else {
             let path = request.path();
             let slash = path.strip_suffix('/').is_some_and(|path| self.find(path).is_some());
             let advice = if slash { "leave the slash at its end out" } else { "/openapi.json lists them" };
@@ -186,9 +211,8 @@ impl Handlers {
             Route::Open(route) => Ok(self.serve_open(route)),
             Route::Keyed(route) => {
                 let authorization = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
-                let caller = self.api.keys.caller(authorization);
-                let caller = caller.ok_or_else(|| Refusal::no_key(authorization, "the header"))?;
-                self.serve_keyed(route, caller, request, payload).await
+                let caller = scopes::caller_of(known, authorization, &self.api.keys, &self.metrics)?;
+                self.serve_keyed(route, &caller, request, payload).await
             }
         }
     }
@@ -197,7 +221,7 @@ impl Handlers {
         match route {
             OpenRoute::Health => answer::typed("text/plain; charset=utf-8", "ok\n"),
             OpenRoute::Ready => self.ready(),
-            OpenRoute::OpenApi => answer::typed("application/json", self.openapi.clone()),
+            OpenRoute::OpenApi => answer::typed("application/json", self.live.load().openapi.clone()),
             OpenRoute::Page => self.page(),
         }
     }
@@ -213,8 +237,8 @@ impl Handlers {
             KeyedRoute::Push => self.push(caller, request, payload).await,
             KeyedRoute::Batch => self.batch(caller, request, payload).await,
             KeyedRoute::System => Ok(self.system().await),
-            KeyedRoute::IsOnline => self.is_online(request.query_string()).await,
-            KeyedRoute::Group => self.group(request.query_string()).await,
+            KeyedRoute::IsOnline => self.is_online(caller, request.query_string()).await,
+            KeyedRoute::Group => self.group(caller, request.query_string()).await,
             KeyedRoute::Metrics => Ok(exposition::answer(request, &self.metrics)),
         }
     }
@@ -226,7 +250,7 @@ impl Handlers {
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
         let body = self.body(request, payload).await;
-        let draft = body.and_then(|body| json::push(&body, self.api.admission.limits()));
+        let draft = body.and_then(|body| json::push(&body, &self.api.admission.limits()));
         self.submitter(caller).push(draft).await.map(answer::accepted)
     }
 
@@ -237,7 +261,7 @@ impl Handlers {
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
         let body = self.body(request, payload).await?;
-        let drafts = json::batch(&body, self.api.admission.limits())?;
+        let drafts = json::batch(&body, &self.api.admission.limits())?;
         Ok(answer::replies(&self.submitter(caller).push_all(drafts).await))
     }
 
@@ -275,21 +299,21 @@ impl Handlers {
         ))
     }
 
-    async fn is_online(&self, query: &str) -> Result<HttpResponse, Refusal> {
-        let result = if self.connections(query).await? > 0 { "yes" } else { "no" };
+    async fn is_online(&self, caller: &Caller, query: &str) -> Result<HttpResponse, Refusal> {
+        let result = if self.connections(caller, query).await? > 0 { "yes" } else { "no" };
         Ok(answer::json(format!(r#"{{"result":"{result}"}}"#)))
     }
 
-    async fn group(&self, query: &str) -> Result<HttpResponse, Refusal> {
-        let number = match self.connections(query).await? {
+    async fn group(&self, caller: &Caller, query: &str) -> Result<HttpResponse, Refusal> {
+        let number = match self.connections(caller, query).await? {
             0 => -1,
             many => many as i64,
         };
         Ok(answer::json(format!(r#"{{"clientNum":"{number}"}}"#)))
     }
 
-    async fn connections(&self, query: &str) -> Result<usize, Refusal> {
-        self.api.queries.connections(&query::card(query)?).await
+    async fn connections(&self, caller: &Caller, query: &str) -> Result<usize, Refusal> {
+        self.api.queries.connections(caller, &query::card(query)?).await
     }
 
     fn ready(&self) -> HttpResponse {
@@ -304,13 +328,13 @@ impl Handlers {
     }
 
     /// A name that this node does not know may be one that was made to lead here. Only browsers are fooled by that, and they
-    /// always send a Host.
+    /// always send a Host. Their pages do not know a key.
     fn check_host(&self, request: &HttpRequest) -> Result<(), Refusal> {
         let host = request.headers().get(header::HOST);
-        if host.is_none_or(|host| self.hosts.admit(host.as_bytes())) {
+        if !self.api.keys.is_open() || host.is_none_or(|host| self.live.load().hosts.admit(host.as_bytes())) {
             return Ok(());
         }
-        let remedy = "call its address, name the host in [http] allowed_hosts, or set [auth] keys";
+        let remedy = "call its address, name the host in [http] allowed_hosts, or set [auth] keys or a [key.NAME]";
         Err(Refusal::new(RefusalKind::ForeignHost, format!("this Host is no name of the node: {remedy}")))
     }
 
@@ -322,7 +346,7 @@ impl Handlers {
         let authority =
             [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| origin.as_bytes().strip_prefix(scheme));
         let own = authority.is_some() && authority == host;
-        if own || self.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+        if own || self.live.load().allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
             return Ok(());
         }
         Err(Refusal::new(RefusalKind::ForeignOrigin, "this Origin may not call; name it in [http] allowed_origins"))

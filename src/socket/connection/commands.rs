@@ -1,7 +1,6 @@
 //! What a client's messages do.
 
 use std::{
-    borrow::Cow,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -15,18 +14,11 @@ use crate::{
     socket::join::{Authorization, Grant, JoinDecision, JoinError},
     telemetry::labels::{ClientErrorLabels, PeerCloseCode},
     wire::{
-        close::{Close, CloseCode, Ending},
+        close::{CloseCode, Ending},
         dialect::{ClientError, Command, Joined},
         frame::{Frame, Message},
     },
 };
-
-/// Messages of the second that runs.
-#[derive(Default)]
-pub(super) struct Rate {
-    second: u32,
-    messages: u32,
-}
 
 impl Connection {
     /// Does what a message asks for, and answers it.
@@ -37,10 +29,8 @@ impl Connection {
         if self.client.is_ending() {
             return;
         }
-        let limit = self.worker.max_messages_per_second;
-        if !self.rate.admits(self.worker.elapsed().as_secs() as u32, limit) {
-            let text = Cow::Owned(format!("too many messages; at most {limit} a second"));
-            return self.end(&Ending { close: Close::BadMessage, text });
+        if let Err(ending) = self.admit_message(&message) {
+            return self.end(&ending);
         }
         let dialect = self.client.dialect();
         match message {
@@ -54,6 +44,9 @@ impl Connection {
     fn run(&mut self, command: Command) {
         match command {
             Command::Join(request) => {
+                if let Err(ending) = self.admit_join() {
+                    return self.end(&ending);
+                }
                 let session = self.client.sink.session.as_deref();
                 self.decide(self.worker.authorizer.authorize(request, session));
             }
@@ -70,6 +63,9 @@ impl Connection {
         let Some((card, app)) = self.client.joined_as() else {
             return self.answer_error(&ClientError::new("not_joined", "refresh needs a join before it"));
         };
+        if let Err(ending) = self.admit_join() {
+            return self.end(&ending);
+        }
         let session = self.client.sink.session.as_deref();
         self.decide(self.worker.authorizer.refresh(token, card, app, session));
     }
@@ -93,6 +89,9 @@ impl Connection {
     pub(super) fn do_decided(&mut self, decision: JoinDecision) {
         match decision {
             Ok(Grant::Join { card, app, identity }) => {
+                if let Err(error) = self.check_card_limit(&card) {
+                    return self.answer_error(&error);
+                }
                 self.worker.shard.join(&self.client, &card, &app);
                 self.worker.heartbeat.joined(&self.client);
                 self.worker.metrics.joins.inc();
@@ -151,17 +150,6 @@ impl Connection {
         self.ignores_input = true;
         self.peer_closed = true;
         self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
-    }
-}
-
-impl Rate {
-    /// Counts a message in `second`; `false`: one too many.
-    fn admits(&mut self, second: u32, limit: u32) -> bool {
-        if self.second != second {
-            *self = Self { second, messages: 0 };
-        }
-        self.messages += 1;
-        self.messages <= limit
     }
 }
 

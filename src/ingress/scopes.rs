@@ -1,0 +1,103 @@
+//! Which scope each call needs: one table for HTTP, gRPC and `/metrics`; and whether a caller may make a call.
+
+use super::refusal::{Refusal, RefusalKind};
+use crate::{
+    auth::{Caller, KeyError, Keys, OutOfBounds, PushDenial, Scope},
+    telemetry::{Metrics, labels::CallerLabels},
+};
+
+/// Every path for callers with a key, of HTTP and of gRPC, with the scope that it needs.
+pub const SCOPES: &[(&str, Scope)] = &[
+    ("/push", Scope::Push),
+    ("/proto.Rpc/Push", Scope::Push),
+    ("/push/batch", Scope::Push),
+    ("/proto.Rpc/PushBatch", Scope::Push),
+    ("/proto.Rpc/PushStream", Scope::Push),
+    ("/system", Scope::Query),
+    ("/proto.Rpc/System", Scope::Query),
+    ("/isOnline", Scope::Query),
+    ("/proto.Rpc/IsOnline", Scope::Query),
+    ("/group", Scope::Query),
+    ("/proto.Rpc/Group", Scope::Query),
+    ("/metrics", Scope::Metrics),
+];
+
+/// Under which `caller` a request is counted that has none: no key can be named so.
+const NOBODY: &str = "(nobody)";
+
+/// The caller of this path, by an `Authorization` header's value or gRPC's metadata `authorization`. A path that is not in the table
+/// is nobody's. Who is refused is counted, and not logged: anybody can cause that.
+pub(super) fn caller_of(
+    path: &str,
+    authorization: Option<&[u8]>,
+    keys: &Keys,
+    metrics: &Metrics,
+) -> Result<Caller, Refusal> {
+    let caller = keys.caller(authorization).map_err(|error| {
+        let refusal = Refusal::from(error);
+        count(metrics, NOBODY, &refusal);
+        refusal
+    })?;
+    let scope = SCOPES.iter().find(|(known, _)| *known == path).map(|(_, scope)| *scope);
+    let scope = scope.ok_or_else(Refusal::no_such_call)?;
+    if caller.may(scope) {
+        return Ok(caller);
+    }
+    let refusal = Refusal::no_scope(&caller, scope);
+    count(metrics, caller.name(), &refusal);
+    Err(refusal)
+}
+
+/// Counts a refusal by its caller.
+pub(super) fn count(metrics: &Metrics, caller: &str, refusal: &Refusal) {
+    metrics.callers.get_or_create(&CallerLabels { caller: caller.to_owned(), outcome: refusal.kind.name() }).inc();
+}
+
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Self {
+        let (kind, problem) = match error {
+            KeyError::Missing => (RefusalKind::NoKey, "a key is needed"),
+            KeyError::NotBearer => (RefusalKind::NoKey, "this authorization is no Bearer key"),
+            KeyError::Unknown => (RefusalKind::WrongKey, "this key is not known"),
+        };
+        Self::new(kind, format!("{problem}: send authorization: Bearer <a key of [auth] keys or of a [key.NAME]>"))
+    }
+}
+
+impl Refusal {
+    /// A caller whose key lacks a scope.
+    pub(super) fn no_scope(caller: &Caller, scope: Scope) -> Self {
+        let (caller, scope) = (caller.name(), scope.word());
+        let message =
+            format!("the key {caller} has not the scope {scope}: add it to [key.{caller}] scopes, or use another key");
+        Self::new(RefusalKind::NoScope, message)
+    }
+
+    /// A target out of the bounds of a caller.
+    pub(super) fn not_admitted(caller: &Caller, out: &OutOfBounds) -> Self {
+        let OutOfBounds { key, name } = out;
+        let what = match (name, *key) {
+            (Some(name), _) => format!("`{name}` is not among its {key}"),
+            (None, "apps") => "it names no app, and this key is for some apps only".into(),
+            (None, _) => "it names no card and no room, and this key is for some only".into(),
+        };
+        let caller = caller.name();
+        let message = format!("the key {caller} may not reach this: {what} ([key.{caller}] {key})");
+        Self::new(RefusalKind::NotAdmitted, message)
+    }
+
+    /// A push that its caller may not make, or not now.
+    pub(super) fn denied(caller: &Caller, denial: PushDenial) -> Self {
+        match denial {
+            PushDenial::Scope => Self::no_scope(caller, Scope::Push),
+            PushDenial::Target(out) => Self::not_admitted(caller, &out),
+            PushDenial::Rate(wait) => {
+                let (caller, millis) = (caller.name(), wait.as_millis() + 1);
+                let message = format!(
+                    "the key {caller} pushes faster than its rate ([key.{caller}] rate, burst): try again in {millis} ms"
+                );
+                Self { wait: Some(wait), ..Self::new(RefusalKind::Rate, message) }
+            }
+        }
+    }
+}

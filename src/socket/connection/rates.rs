@@ -1,0 +1,109 @@
+//! What one client may send over time.
+
+use std::{borrow::Cow, time::Duration};
+
+use super::Connection;
+use crate::{
+    config::SocketConfig,
+    wire::{
+        close::{Close, Ending},
+        dialect::ClientError,
+        frame::Message,
+    },
+};
+
+/// Pings and pongs that are not forgotten yet: one is for each that came, less the rate for each second that passed. Its two
+/// numbers fit where a connection has room anyway. The clock goes round after 18 hours, which then forgets too little once.
+#[derive(Clone, Copy, Default)]
+pub(super) struct ControlFrames {
+    count: u16,
+    second: u16,
+}
+
+impl ControlFrames {
+    /// One more; `false`: it is one too many.
+    fn admits(&mut self, now: Duration, rate: u32, burst: u16) -> bool {
+        let second = now.as_secs() as u16;
+        let passed = u32::from(second.wrapping_sub(self.second));
+        self.second = second;
+        self.count = u32::from(self.count).saturating_sub(passed.saturating_mul(rate)) as u16;
+        if self.count >= burst {
+            return false;
+        }
+        self.count += 1;
+        true
+    }
+}
+
+impl Connection {
+    /// Counts a message that came.
+    ///
+    /// # Errors
+    /// It is one too many: how the connection ends.
+    pub(super) fn admit_message(&mut self, message: &Message) -> Result<(), Ending> {
+        let settings = self.worker.live.now();
+        let now = self.worker.elapsed();
+        let config = &settings.config;
+        let admitted = match message {
+            Message::Ping(_) | Message::Pong(_) => {
+                self.control_frames.admits(now, config.max_messages_per_second, config.message_burst)
+            }
+            _ => self.messages.take(1, now, settings.messages).is_ok(),
+        };
+        if admitted { Ok(()) } else { Err(too_many(config)) }
+    }
+
+    /// Counts a join, which is a message already, as the messages that it costs; the first of a client is always admitted.
+    ///
+    /// # Errors
+    /// As [`Connection::admit_message`].
+    pub(super) fn admit_join(&mut self) -> Result<(), Ending> {
+        let settings = self.worker.live.now();
+        let config = &settings.config;
+        let more = u32::from(config.join_cost.min(config.message_burst)) - 1;
+        let admitted = self.messages.take(more, self.worker.elapsed(), settings.messages);
+        admitted.map_err(|_| too_many(config))
+    }
+
+    /// A join that was decided, if its card has room for one more connection. Two that join at the same moment on two threads
+    /// may both find the last place.
+    pub(super) fn check_card_limit(&self, card: &str) -> Result<(), ClientError> {
+        let max = self.worker.live.now().config.max_connections_per_card;
+        if max == 0 || self.client.has_joined(card) || self.worker.shard.connections(card) < max {
+            return Ok(());
+        }
+        let message = format!("this card has {max} connections on this node; close another one first");
+        Err(ClientError::new("card_full", message))
+    }
+}
+
+fn too_many(config: &SocketConfig) -> Ending {
+    let text = format!(
+        "too many messages: more than {} at once, or {} a second for long; send fewer",
+        config.message_burst, config.max_messages_per_second
+    );
+    Ending { close: Close::BadMessage, text: Cow::Owned(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(frames: &mut ControlFrames, tries: u32, second: u64) -> u32 {
+        (0..tries).map(|_| u32::from(frames.admits(Duration::from_secs(second), 10, 600))).sum()
+    }
+
+    #[test]
+    fn pongs_that_a_pause_bunched_are_admitted_and_a_flood_is_not() {
+        let mut frames = ControlFrames::default();
+        for second in 0..1000 {
+            assert_eq!(admitted(&mut frames, 10, second), 10);
+        }
+        assert_eq!(admitted(&mut frames, 200, 1020), 200);
+        assert_eq!(admitted(&mut frames, 1000, 1020), 400);
+        assert_eq!(admitted(&mut frames, 1000, 1021), 10);
+        // when the clock goes round
+        assert_eq!(admitted(&mut frames, 1000, 65_535), 600);
+        assert_eq!(admitted(&mut frames, 1000, 65_537), 20);
+    }
+}
