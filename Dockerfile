@@ -31,7 +31,7 @@ ENV ETCDCTL_API=3 ETCD_UNSUPPORTED_ARCH=arm64
 USER 65532:65532
 
 # The binary alone, with the C library it needs; no shell, no root.
-#   docker run -p 8080:8080 -p 8081:8081 -p 9002:9002 -e OXIPUSH__AUTH__KEYS=<key> oxipush
+#   docker run -p 8080:8080 -p 8081:8081 -p 9002:9002 -e OXIPUSH__AUTH__KEYS=<key> -e OXIPUSH__TOKEN__SECRET=<secret> oxipush
 FROM scratch
 COPY --from=build /image /
 COPY --from=build --chown=65532:65532 /data /data

@@ -12,7 +12,7 @@ use bytestring::ByteString;
 use criterion::{Criterion, Throughput};
 use oxipush::internals::{
     push::{Push, PushId, Target},
-    queue::record::{decode, encode},
+    queue::record::{Record, decode, encode},
 };
 
 fn push(cards: usize, content: usize) -> Push {
@@ -50,7 +50,7 @@ fn main() {
     ] {
         let push = push(cards, content);
         let record = encode(&push);
-        assert_eq!(decode(record.clone()).unwrap(), push);
+        assert_eq!(decode(record.clone()), Ok(Record::Push(push.clone())));
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Bytes(record.len() as u64));
         group.bench_function("encode", |bencher| bencher.iter(|| encode(black_box(&push))));

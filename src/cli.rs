@@ -1,7 +1,9 @@
 //! The command line: what can be typed, and which command it is.
 
 mod check;
+mod disconnect;
 mod health;
+mod node;
 mod push;
 mod serve;
 mod signals;
@@ -38,6 +40,7 @@ EXAMPLES
   oxipush tail --card alice           join as alice and print what arrives
   oxipush push --to alice hello       push to alice
   oxipush token --card alice          a token for the card alice
+  oxipush disconnect --card alice     end alice's connections
   oxipush health                      is this machine's node ready?
   oxipush completions bash > /etc/bash_completion.d/oxipush
 
@@ -49,7 +52,7 @@ FILES
 ENVIRONMENT
   OXIPUSH__SECTION__KEY
               overrides a key of config.ini: OXIPUSH__QUEUE__BACKEND=nsq
-  OXIPUSH_KEY the key for `push`
+  OXIPUSH_KEY the key for `push` and `disconnect`
   RUST_LOG    overrides [log] level: RUST_LOG=warn,oxipush::cluster=debug
   NO_COLOR    no colours in the log
 
@@ -101,6 +104,9 @@ enum CliCommand {
     /// Push to cards through a running node
     #[command(long_about = push::LONG_ABOUT, after_long_help = push::AFTER_HELP)]
     Push(push::PushArguments),
+    /// End clients, on all nodes
+    #[command(long_about = disconnect::LONG_ABOUT, after_long_help = disconnect::AFTER_HELP)]
+    Disconnect(disconnect::DisconnectArguments),
     /// Join as a card and print what arrives, one line each
     #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::AFTER_HELP)]
     Tail(tail::TailArguments),
@@ -125,6 +131,7 @@ pub fn run() -> ExitCode {
         Some(CliCommand::CheckConfig(source)) => check::run(source.file()),
         Some(CliCommand::Health(source)) => health::run(source.file()),
         Some(CliCommand::Push(arguments)) => client(push::run(arguments)),
+        Some(CliCommand::Disconnect(arguments)) => client(disconnect::run(arguments)),
         Some(CliCommand::Tail(arguments)) => client(tail::run(arguments)),
         Some(CliCommand::Token(arguments)) => match token::run(arguments) {
             Ok(()) => ExitCode::SUCCESS,

@@ -85,7 +85,7 @@ section! {
     GrpcConfig {
         listen: SocketAddr, max_message: usize, max_connections: usize, max_streams: u32, idle_timeout: Duration,
         ping_interval: Duration, message_timeout: Duration, max_unfinished: usize, max_unfinished_per_connection: usize,
-        window: u32, max_metadata: u32, max_unacknowledged: usize,
+        max_keyless_calls: usize, window: u32, max_metadata: u32, max_control_frames: usize, max_unacknowledged: usize,
     }
 }
 section! {

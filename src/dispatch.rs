@@ -8,6 +8,7 @@ mod window;
 
 use std::{sync::Arc, time::Duration};
 
+use bytestring::ByteString;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,9 @@ const BUNDLE: usize = 64;
 /// What the last requeues get when nothing is left of the time for a stop.
 const REQUEUE: Duration = Duration::from_secs(1);
 
+/// Refuses tokens of a subject that were issued before a time (in seconds since 1970), on this node and from now on.
+pub type Revoke = Box<dyn Fn(ByteString, u64) + Send + Sync>;
+
 /// The running processors.
 pub struct Dispatch {
     /// Ends by itself once the jobs' end was reached and each job in flight is finished or requeued; told to stop, it gives
@@ -38,12 +42,13 @@ pub struct Dispatch {
 
 impl Dispatch {
     /// Starts `[queue] processors` lanes on `jobs`. Where there was a `backlog` when the first job comes, it is offered at a
-    /// pace that outboxes can follow.
+    /// pace that outboxes can follow. What a disconnect revokes is told to `revoke`.
     pub fn start(
         config: &config::QueueConfig,
         jobs: Jobs,
         hub: Hub,
         backlog: watch::Receiver<bool>,
+        revoke: Revoke,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -61,7 +66,7 @@ impl Dispatch {
             service.spawn_until_done(format!("lane {number}"), until_stopped(stopping.clone(), work));
             lane
         });
-        let intake = Intake::new(config, lanes.collect(), completions, Arc::clone(&in_flight), metrics);
+        let intake = Intake::new(config, lanes.collect(), completions, Arc::clone(&in_flight), revoke, metrics);
         let pace = Pace::new(config, hub, Arc::clone(&in_flight));
         // jobs that were taken and not yet dispatched are requeued by their drop
         service.spawn_until_done("dispatch intake", until_stopped(stopping.clone(), intake.run(jobs, backlog, pace)));
@@ -91,7 +96,11 @@ fn until_stopped(stopping: CancellationToken, work: impl Future<Output = ()>) ->
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::rc::Rc;
+    use std::{
+        rc::Rc,
+        sync::Mutex,
+        time::{SystemTime, UNIX_EPOCH},
+    };
 
     use bytes::Bytes;
     use tokio::time::timeout;
@@ -99,8 +108,8 @@ mod tests {
     use super::*;
     use crate::{
         bundles::Bundles,
-        hub::{Part, Shard, Sink, WriteBudget},
-        push::Push,
+        hub::{Client, Shard, Sink, Work, WriteBudget},
+        push::{ClientSelector, Disconnect, Push, PushId},
         queue::{Job, record},
         telemetry::labels::{DropReason, JobOutcome},
         wire::dialect::Dialect,
@@ -121,7 +130,9 @@ mod tests {
         jobs: mpsc::Sender<Vec<Job>>,
         dispatch: Dispatch,
         shard: Rc<Shard<Nowhere>>,
-        inbox: Bundles<Part>,
+        client: Rc<Client<Nowhere>>,
+        revoked: Arc<Mutex<Vec<(ByteString, u64)>>>,
+        inbox: Bundles<Work>,
         metrics: Arc<Metrics>,
         _backlog: watch::Sender<bool>,
     }
@@ -134,26 +145,36 @@ mod tests {
             let (tasks, _deaths) = Tasks::new();
             let hub = Hub::new(&config.hub, &config.outbox, 1, &metrics);
             let (shard, inbox) = hub.claim_shard().unwrap().open();
-            shard.join(&shard.open(Nowhere, Dialect::OxipushV1), "alice", "");
+            let client = shard.open(Nowhere, Dialect::OxipushV1);
+            shard.join(&client, "alice", "");
             let (jobs, bundles) = bundles::channel(8);
             let (_backlog, backlog) = watch::channel(false);
-            let dispatch = Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, &tasks, &metrics);
-            Self { jobs, dispatch, shard, inbox, metrics, _backlog }
+            let revoked = Arc::new(Mutex::new(Vec::new()));
+            let told = Arc::clone(&revoked);
+            let revoke: Revoke = Box::new(move |subject, at| told.lock().unwrap().push((subject, at)));
+            let dispatch =
+                Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, revoke, &tasks, &metrics);
+            Self { jobs, dispatch, shard, client, inbox, revoked, metrics, _backlog }
         }
 
         async fn hand_out(&self, record: &Bytes) {
             self.jobs.send(vec![Job::detached(record.clone(), 1)]).await.unwrap();
         }
 
-        /// The part that the shard was sent.
-        async fn part(&mut self) -> Part {
+        /// What the shard was sent.
+        async fn work(&mut self) -> Work {
             timeout(PATIENCE, self.inbox.next()).await.unwrap().unwrap()
         }
 
-        /// The shard takes the part that it was sent.
+        /// The shard does what it was sent.
         async fn deliver(&mut self) {
-            let part = self.part().await;
-            self.shard.deliver(part.into(), &mut WriteBudget::none());
+            match self.work().await {
+                Work::Part(part) => self.shard.deliver(part.into(), &mut WriteBudget::none()),
+                Work::Disconnect(part) => {
+                    self.shard.disconnect(part);
+                    assert!(!self.shard.sweep());
+                }
+            }
         }
 
         fn jobs(&self, outcome: JobOutcome) -> u64 {
@@ -199,7 +220,7 @@ mod tests {
         setup.hand_out(&record).await;
         setup.reaches(JobOutcome::Dropped, 1).await;
         setup.reaches(JobOutcome::Requeued, 1).await;
-        drop(setup.part().await);
+        drop(setup.work().await);
         // so it is new again; once finished, it is not
         setup.hand_out(&record).await;
         setup.deliver().await;
@@ -207,6 +228,53 @@ mod tests {
         setup.hand_out(&record).await;
         setup.reaches(JobOutcome::Dropped, 2).await;
         assert_eq!(setup.metrics.drops.get_or_create(&DropReason::Copy).get(), 2);
+        setup.drain().await;
+    }
+
+    fn order(age: Duration) -> Disconnect {
+        let at = (SystemTime::now() - age).duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let selector = ClientSelector::Card("alice".into());
+        Disconnect { id: PushId::generate(), selector, code: 3504, reason: None, revoke: false, at }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disconnect_ends_who_joined_before_it_behind_the_pushes_that_came_before_it() {
+        let mut setup = Setup::new(&[]);
+        setup.hand_out(&record::encode(&Push::to("alice", "bye"))).await;
+        setup.hand_out(&record::encode_disconnect(&order(Duration::ZERO))).await;
+        let Work::Part(push) = setup.work().await else { panic!("the push comes first") };
+        push.done();
+        assert!(!setup.client.is_ending());
+        setup.deliver().await;
+        assert!(setup.client.is_ending());
+        assert_eq!(setup.client.label(), "3504");
+        setup.reaches(JobOutcome::Finished, 2).await;
+        setup.drain().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disconnect_that_comes_late_ends_nobody_who_joined_since() {
+        let mut setup = Setup::new(&[]);
+        setup.hand_out(&record::encode_disconnect(&order(Duration::from_secs(30)))).await;
+        setup.deliver().await;
+        setup.reaches(JobOutcome::Finished, 1).await;
+        assert!(!setup.client.is_ending());
+        setup.drain().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disconnect_older_than_its_life_is_void_but_revokes() {
+        let setup = Setup::new(&[]);
+        let mut order = order(Disconnect::LIFE + Duration::from_secs(1));
+        setup.hand_out(&record::encode_disconnect(&order)).await;
+        setup.reaches(JobOutcome::Dropped, 1).await;
+        assert!(setup.revoked.lock().unwrap().is_empty());
+        (order.selector, order.revoke, order.at) = (ClientSelector::Subject("user-1".into()), true, 1_700_000_000_999);
+        setup.hand_out(&record::encode_disconnect(&order)).await;
+        setup.reaches(JobOutcome::Dropped, 2).await;
+        assert_eq!(*setup.revoked.lock().unwrap(), [("user-1".into(), 1_700_000_000)]);
+        assert_eq!(setup.metrics.drops.get_or_create(&DropReason::Void).get(), 2);
+        assert!(!setup.client.is_ending());
         setup.drain().await;
     }
 

@@ -24,11 +24,11 @@ use crate::{
     },
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Backend, Config},
-    dispatch::Dispatch,
+    dispatch::{Dispatch, Revoke},
     hub::Hub,
     ingress::{
-        self, Api, admission::Admission, grpc::GrpcListener, http::HttpListener, queries::Queries,
-        readiness::NodeReadiness,
+        self, Api, admission::Admission, disconnects::Disconnects, grpc::GrpcListener, http::HttpListener,
+        queries::Queries, readiness::NodeReadiness,
     },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopic},
@@ -56,6 +56,7 @@ pub struct Gateway {
     cluster: Cluster,
     hub: Hub,
     clients: ClientListener,
+    revoke: Revoke,
     jobs: Jobs,
     /// nsq only: what other NSQ clients push.
     raw: Option<RawTopic>,
@@ -113,15 +114,18 @@ impl Gateway {
         let state = queue.control.state.clone();
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
+        let disconnects = Disconnects::new(&config, queue.publisher.clone(), phases.clone(), &metrics);
         let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
         let keys = Keys::new(&config, &metrics);
         let api = Api {
             keys: keys.clone(),
             admission: admission.clone(),
+            disconnects,
             queries: Queries::new(&config.push, hub.clone()),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
+        let revoke = revoke(verifier.clone());
         let clients =
             ClientListener::new(socket_listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
                 .accepting_at_most(descriptors.socket);
@@ -148,6 +152,7 @@ impl Gateway {
             cluster,
             hub,
             clients,
+            revoke,
             jobs: queue.jobs,
             raw,
             queue: queue.control,
@@ -187,7 +192,7 @@ impl Gateway {
         let tasks = &self.tasks;
         let metrics = &self.metrics;
         let backlog = self.queue.backlog.clone();
-        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, tasks, metrics);
+        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, self.revoke, tasks, metrics);
         let clients = self.clients.serve(tasks);
         let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.keys, &self.admission, tasks));
         let http = self.http.serve(tasks);
@@ -232,6 +237,14 @@ impl Gateway {
         tracing::info!(clients = told, cut, took = ?began.elapsed(), "the node has stopped");
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
+    }
+}
+
+/// Where dispatch tells what is revoked. Without a verifier nobody has a token.
+fn revoke(verifier: Option<Verifier>) -> Revoke {
+    match verifier {
+        Some(verifier) => Box::new(move |subject, at| verifier.revoke(subject, at)),
+        None => Box::new(|_, _| {}),
     }
 }
 
@@ -398,7 +411,7 @@ mod tests {
     async fn a_shard_that_panics_ends_the_gateway_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let gateway = gateway(&folder).await;
-        gateway.hub.send(0, vec![poison()]).await;
+        gateway.hub.send(0, vec![poison().into()]).await;
         let died = gateway.run(std::future::pending()).await.unwrap_err();
         assert_eq!(died.name, "hub shard 0");
     }
@@ -411,7 +424,7 @@ mod tests {
         let (hub, mut phase) = (gateway.hub.clone(), gateway.phases.watch());
         let poisoned = tokio::spawn(async move {
             phase.wait_for(|phase| *phase == Phase::Leaving).await.unwrap();
-            hub.send(0, vec![poison()]).await;
+            hub.send(0, vec![poison().into()]).await;
         });
         let died = gateway.run(async {}).await.unwrap_err();
         assert_eq!(died.name, "hub shard 0");

@@ -1,11 +1,12 @@
 //! Who is connected: address → group → clients, in one shard for each worker thread.
 //!
-//! A shard belongs to one thread and has no locks; [`Part`]s reach it through its bounded inbox. The index (address → shards)
+//! A shard belongs to one thread and has no locks; [`Work`] reaches it through its bounded inbox. The index (address → shards)
 //! is shared by all threads, so that a push for an address wakes only the shards that hold it.
 
 mod burst;
 mod client;
 mod client_id;
+mod disconnect;
 mod fanout;
 mod group;
 mod index;
@@ -38,6 +39,7 @@ use crate::{
 pub use burst::Burst;
 pub use client::{Client, Flush, Sink};
 pub use client_id::ClientId;
+pub use disconnect::{DisconnectPart, DisconnectRun, Work};
 pub use fanout::{Completion, Fanout, Outcome, Part, Recipients};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use shard::Shard;
@@ -62,9 +64,9 @@ pub struct Hub {
 /// What all threads share.
 struct Core {
     index: Index,
-    inboxes: Vec<mpsc::Sender<Vec<Part>>>,
+    inboxes: Vec<mpsc::Sender<Vec<Work>>>,
     /// Inboxes of the shards that no worker thread has brought to life yet.
-    unclaimed: Mutex<Vec<Bundles<Part>>>,
+    unclaimed: Mutex<Vec<Bundles<Work>>>,
     connections: AtomicUsize,
     /// Connections with frames that wait, of each shard: told only while `counting`.
     waiting: Box<[AtomicUsize]>,
@@ -185,11 +187,11 @@ impl Hub {
         self.core.index.shards(address.kind(), address.name())
     }
 
-    /// Puts a bundle of parts into a shard's inbox if there is room now, or gives it back.
+    /// Puts a bundle into a shard's inbox if there is room now, or gives it back.
     ///
     /// # Errors
     /// The inbox is full, or the shard gone.
-    pub fn try_send(&self, shard: usize, bundle: Vec<Part>) -> Result<(), Vec<Part>> {
+    pub fn try_send(&self, shard: usize, bundle: Vec<Work>) -> Result<(), Vec<Work>> {
         match self.core.inboxes.get(shard) {
             Some(inbox) => inbox.try_send(bundle).map_err(mpsc::error::TrySendError::into_inner),
             None => Err(bundle),
@@ -197,7 +199,7 @@ impl Hub {
     }
 
     /// Puts a bundle into a shard's inbox, waiting while that is full. A shard that is gone loses it, and its jobs come again.
-    pub async fn send(&self, shard: usize, bundle: Vec<Part>) {
+    pub async fn send(&self, shard: usize, bundle: Vec<Work>) {
         if let Some(inbox) = self.core.inboxes.get(shard) {
             let _ = inbox.send(bundle).await;
         }

@@ -1,6 +1,7 @@
 //! Where pushes come in: HTTP, gRPC and raw NSQ, through one admission; and where back ends ask.
 
 pub(crate) mod admission;
+pub(crate) mod disconnects;
 pub(crate) mod draft;
 pub(crate) mod grpc;
 pub(crate) mod http;
@@ -13,6 +14,7 @@ pub(crate) mod scopes;
 mod timed_stream;
 
 use admission::Admission;
+use disconnects::Disconnects;
 use queries::Queries;
 use readiness::NodeReadiness;
 
@@ -25,6 +27,8 @@ pub(crate) struct Api {
     pub keys: Keys,
     /// Where pushes go.
     pub admission: Admission,
+    /// Where orders to end clients go.
+    pub disconnects: Disconnects,
     /// What can be asked.
     pub queries: Queries,
     /// Whether the node should get requests.

@@ -102,7 +102,7 @@ pub mod internals {
         pub use crate::config::*;
     }
     pub mod dispatch {
-        pub use crate::dispatch::Dispatch;
+        pub use crate::dispatch::{Dispatch, Revoke};
     }
     pub mod gateway {
         pub use crate::gateway::{BuildError, Gateway, GatewayReload};
@@ -128,7 +128,7 @@ pub mod internals {
             pub use crate::queue::nsq::{RawJob, RawTopic, forget_node, open, protocol};
         }
         pub mod record {
-            pub use crate::queue::record::{RecordError, decode, encode};
+            pub use crate::queue::record::{Record, RecordError, decode, encode, encode_disconnect};
         }
     }
     pub mod socket {

@@ -1,6 +1,7 @@
-//! The domain: a push, whom it is for, and its id. No I/O.
+//! The domain: a push, whom it is for, and its id; and an order to end clients. No I/O.
 
 mod address;
+mod disconnect;
 mod id;
 mod name;
 
@@ -9,6 +10,7 @@ use std::collections::HashSet;
 use bytestring::ByteString;
 
 pub use address::{Address, AddressKind};
+pub use disconnect::{ClientSelector, Disconnect};
 pub use id::PushId;
 pub use name::{NameError, NameRule};
 

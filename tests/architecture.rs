@@ -53,6 +53,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("tonic_health", &["ingress"]),
     ("tonic_reflection", &["ingress"]),
     ("tonic_types", &["ingress/grpc"]),
+    ("h2", &["ingress/grpc"]),
     ("hyper", &["ingress/grpc", "socket"]),
     ("hyper_util", &["ingress/grpc", "socket"]),
     ("http_body", &["ingress/grpc"]),

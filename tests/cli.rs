@@ -228,6 +228,7 @@ fn help_of_every_command_has_examples() {
         &["check-config", "--help"],
         &["health", "--help"],
         &["push", "--help"],
+        &["disconnect", "--help"],
         &["tail", "--help"],
         &["token", "--help"],
         &["completions", "--help"],
@@ -241,9 +242,17 @@ fn help_of_every_command_has_examples() {
         assert_eq!(columns(&text(&narrow.stdout)), columns(&help), "{command:?}");
     }
     let help = text(&run(&folder(), &["--help"]).stdout);
-    for word in
-        ["check-config", "push", "tail", "completions", "EXIT CODES", "OXIPUSH__SECTION__KEY", "RUST_LOG", "config.ini"]
-    {
+    for word in [
+        "check-config",
+        "push",
+        "disconnect",
+        "tail",
+        "completions",
+        "EXIT CODES",
+        "OXIPUSH__SECTION__KEY",
+        "RUST_LOG",
+        "config.ini",
+    ] {
         assert!(help.contains(word), "--help does not tell of {word}");
     }
 }
@@ -270,6 +279,9 @@ fn wrong_arguments_end_with_2() {
         &["push", "text"],
         &["tail"],
         &["push", "--to", "a", "--file", "f", "text"],
+        &["disconnect"],
+        &["disconnect", "--card", "a", "--sub", "b"],
+        &["disconnect", "--card", "a", "--revoke"],
         &["--port", "1"],
     ] {
         assert_eq!(run(&folder(), wrong).status.code(), Some(2), "{wrong:?}");

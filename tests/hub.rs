@@ -14,7 +14,7 @@ use std::{
 
 use oxipush::internals::{
     config,
-    hub::{Client, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, WriteBudget},
+    hub::{Client, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, Work, WriteBudget},
     push::{Address, Push, PushId, Selection, Target},
     telemetry::Metrics,
     wire::dialect::Dialect,
@@ -356,7 +356,7 @@ impl Sink for Meanwhile {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.writes.set(self.writes.get() + 1);
         if let Some((hub, part)) = self.next.borrow_mut().take() {
-            assert!(hub.try_send(0, vec![part]).is_ok());
+            assert!(hub.try_send(0, vec![part.into()]).is_ok());
         }
         Ok(bytes.len())
     }
@@ -373,7 +373,7 @@ async fn a_push_that_arrives_while_its_shard_writes_leaves_with_what_still_waits
         let sink = Meanwhile { next: Rc::clone(&next), writes: Rc::clone(&writes) };
         shard.join(&shard.open(sink, Dialect::Gopusher), "card-1", "");
     }
-    assert!(hub.try_send(0, vec![part(&[1], None, 3, &completions)]).is_ok());
+    assert!(hub.try_send(0, vec![part(&[1], None, 3, &completions).into()]).is_ok());
     let both = async {
         for _ in 0..2 {
             assert_eq!(told.recv().await.unwrap().outcome, Outcome::Offered);
@@ -439,7 +439,7 @@ async fn a_burst_leaves_in_one_write_for_each_connection_in_order_and_only_to_wh
             (&other, frames(&other, &[0, 1, 2, 5, 6, 8])),
             (&neighbour, frames(&neighbour, &[5, 6, 7])),
         ];
-        assert!(hub.try_send(0, burst).is_ok());
+        assert!(hub.try_send(0, burst.into_iter().map(Work::Part).collect()).is_ok());
         let all = async {
             for _ in 0..to.len() {
                 assert_eq!(told.recv().await.unwrap().outcome, Outcome::Offered);
@@ -473,7 +473,7 @@ async fn a_write_delay_delays_writes_and_not_the_jobs() {
     let burst = async {
         // more than the inbox holds at once
         for _ in 0..40 {
-            hub.send(0, vec![part(&[1], None, 1, &completions)]).await;
+            hub.send(0, vec![part(&[1], None, 1, &completions).into()]).await;
         }
         for _ in 0..40 {
             assert_eq!(told.recv().await.unwrap().outcome, Outcome::Offered);
@@ -499,7 +499,7 @@ async fn a_burst_to_a_socket_that_takes_nothing_stays_within_its_outbox() {
     shard.join(&client, "card-1", "");
     let burst: Vec<_> = (0..64).map(|_| part(&[1], None, 1, &completions)).collect();
     assert!(burst.iter().map(|one| one.fanout().frame(Dialect::OxipushV1).bytes().len()).sum::<usize>() > 2000);
-    assert!(hub.try_send(0, burst).is_ok());
+    assert!(hub.try_send(0, burst.into_iter().map(Work::Part).collect()).is_ok());
     let all = async {
         for _ in 0..64 {
             told.recv().await.unwrap();

@@ -117,6 +117,12 @@ fn the_context_admits_only_what_is_there() {
     }
 }
 
+/// What the image does not start without.
+const SECRETS: [(&str, &str); 2] = [
+    ("OXIPUSH__AUTH__KEYS", "a-key-that-is-long-enough"),
+    ("OXIPUSH__TOKEN__SECRET", "a-secret-of-at-least-32-bytes-for-tokens"),
+];
+
 /// `oxipush WORDS…` with the environment of the gateway's image and `more`; whether it ended well, and what it said.
 fn in_the_image(words: &[&str], more: &[(&str, &str)]) -> (bool, String) {
     let variables = environment();
@@ -129,11 +135,59 @@ fn in_the_image(words: &[&str], more: &[(&str, &str)]) -> (bool, String) {
 }
 
 #[test]
-fn the_image_listens_for_others_and_not_without_keys() {
+fn the_image_listens_for_others_and_not_without_keys_and_tokens() {
     let (well, said) = in_the_image(&["check-config"], &[]);
-    assert!(!well && said.contains("[auth] keys"), "{said}");
-    let (well, said) = in_the_image(&["check-config"], &[("OXIPUSH__AUTH__KEYS", "a-key-that-is-long-enough")]);
+    assert!(!well && said.contains("[auth] keys") && said.contains("set [token]"), "{said}");
+    let (well, said) = in_the_image(&["check-config"], &SECRETS);
     assert!(well && said.contains("0.0.0.0:8080") && said.contains("0.0.0.0:8081"), "{said}");
+}
+
+/// What docker-compose.yml makes of these variables: gateway-1's environment, and where nginx publishes the clients' port.
+fn composed(variables: &[(&str, &str)]) -> (serde_json::Map<String, serde_json::Value>, String) {
+    let folders = [std::env::var_os("OXIPUSH_TOOLS").map(PathBuf::from), Some(root().join(".tools/bin"))];
+    let tools = folders.into_iter().flatten().map(|folder| folder.join("compose-config"));
+    let program = tools.into_iter().find(|path| path.is_file()).expect("compose-config is missing: run scripts/tools");
+    let mut command = Command::new(program);
+    let path = std::env::var_os("PATH").unwrap();
+    command.arg(root().join("docker-compose.yml")).env_clear().env("PATH", path).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let project: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let services = &project["services"];
+    let clients = services["nginx"]["ports"].as_array().unwrap().iter().find(|port| port["target"] == 8080).unwrap();
+    let environment = services["gateway-1"]["environment"].as_object().unwrap().clone();
+    (environment, clients["host_ip"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn compose_opens_the_clients_port_only_with_a_token_secret_or_the_word_anonymous() {
+    let secret = ("OXIPUSH_TOKEN_SECRET", "a secret; with $5, # and \\ of more than \"32\" bytes: é");
+    let (address, anonymous) = (("OXIPUSH_CLIENTS_ADDRESS", "0.0.0.0"), ("OXIPUSH_ANONYMOUS", "true"));
+    let refused = ("OXIPUSH_ANONYMOUS", "false");
+    for (variables, published, is_anonymous, refusal) in [
+        (&[][..], "127.0.0.1", "true", ""),
+        (&[address], "0.0.0.0", "false", "clients have nothing to prove themselves by"),
+        (&[address, secret], "0.0.0.0", "false", ""),
+        (&[address, anonymous], "0.0.0.0", "true", ""),
+        (&[address, refused], "0.0.0.0", "false", "clients have nothing to prove themselves by"),
+        (&[address, secret, anonymous], "0.0.0.0", "true", ""),
+        (&[address, ("OXIPUSH_TOKEN_SECRET", "short")], "0.0.0.0", "false", "take 32 or more"),
+        (&[secret], "127.0.0.1", "false", ""),
+        (&[anonymous], "127.0.0.1", "true", ""),
+        (&[refused], "127.0.0.1", "false", "clients have nothing to prove themselves by"),
+    ] {
+        let (environment, host) = composed(variables);
+        assert_eq!(host, published, "{variables:?}");
+        let text = |key: &str| environment[key].as_str().unwrap();
+        assert_eq!(text("OXIPUSH__SOCKET__ANONYMOUS"), is_anonymous, "{variables:?}");
+        let given = variables.iter().find(|(key, _)| *key == "OXIPUSH_TOKEN_SECRET");
+        assert_eq!(text("OXIPUSH__TOKEN__SECRET"), given.map_or("", |(_, secret)| secret), "{variables:?}");
+        let all: Vec<(&str, &str)> =
+            environment.iter().map(|(key, value)| (key.as_str(), value.as_str().unwrap())).collect();
+        let (well, said) = in_the_image(&["check-config"], &all);
+        assert_eq!(well, refusal.is_empty(), "{variables:?}: {said}");
+        assert!(said.contains(refusal), "{variables:?}: {said}");
+    }
 }
 
 #[test]
@@ -143,7 +197,7 @@ fn the_images_health_check_is_a_command_that_it_has() {
     assert!(command.ends_with(r#"CMD ["/oxipush", "health"]"#), "{command}");
     // nobody listens there in this test: it says so, and that it is not healthy
     let nobody = ("OXIPUSH__HTTP__LISTEN", "127.0.0.1:1");
-    let (well, said) = in_the_image(&["health"], &[("OXIPUSH__AUTH__KEYS", "a-key-that-is-long-enough"), nobody]);
+    let (well, said) = in_the_image(&["health"], &[SECRETS[0], SECRETS[1], nobody]);
     assert!(!well && said.contains("no answer from 127.0.0.1:1"), "{said}");
 }
 

@@ -193,7 +193,7 @@ proptest! {
 
     #[test]
     fn record_like_bytes_as_a_record(
-        fields in vec((prop::sample::select(vec![0x0A_u8, 0x12, 0x1A, 0x22, 0x2A, 0x7A]), vec(any::<u8>(), 0..20)), 0..8),
+        fields in vec((prop::sample::select(vec![0x0A_u8, 0x12, 0x1A, 0x22, 0x2A, 0x72, 0x7A]), vec(any::<u8>(), 0..20)), 0..8),
         texts in vec(".{0,10}", 0..4),
         id in prop::option::weighted(0.8, any::<[u8; 16]>()),
     ) {

@@ -356,7 +356,7 @@ async fn a_shard_that_dies_is_told_and_its_pushes_come_again_while_the_others_de
     let (completions, _told) = tokio::sync::mpsc::unbounded_channel();
     let poison = Part::new(Fanout::new(push(&["here"], ""), 0, completions), Recipients::Panic);
     let shard = dead.trailing_zeros() as usize;
-    rig.hub.send(shard, vec![poison]).await;
+    rig.hub.send(shard, vec![poison.into()]).await;
     let died = tokio::time::timeout(PATIENCE, rig.deaths.recv()).await.unwrap().unwrap();
     assert_eq!(died.name, format!("hub shard {shard}"));
     rig.push(&["here", &there], "after").await;

@@ -445,7 +445,7 @@ mod tests {
                         let config = config.unwrap();
                         assert_eq!(config.auth.keys.iter().map(Secret::expose).collect::<Vec<_>>(), keys);
                     }
-                    None => assert!(config.unwrap_err().to_string().contains("[auth] keys: key 1 has ")),
+                    None => assert!(config.unwrap_err().to_string().contains("[auth] keys: key 1 ")),
                 }
             }
         }

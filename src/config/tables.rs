@@ -251,9 +251,11 @@ fn grpc(r: &mut SectionReader<'_>) -> GrpcConfig {
         message_timeout: r.time(s, "message_timeout", MS * 10, HOUR),
         max_unfinished: r.bytes(s, "max_unfinished", KIB, TIB),
         max_unfinished_per_connection: r.bytes(s, "max_unfinished_per_connection", KIB, TIB),
+        max_keyless_calls: r.number(s, "max_keyless_calls", 1, 1_000_000),
         // at most what HTTP/2 can say
         window: r.bytes(s, "window", 64 * KIB, 1024 * MIB) as u32,
         max_metadata: r.bytes(s, "max_metadata", KIB, 16 * MIB) as u32,
+        max_control_frames: r.number(s, "max_control_frames", 100, 1_000_000_000),
         max_unacknowledged: r.number(s, "max_unacknowledged", 1, 1_000_000),
     }
 }

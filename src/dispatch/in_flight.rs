@@ -224,8 +224,8 @@ impl InFlight {
 /// Tells the end of a push's way by its id, which only its record knows here.
 fn trace(job: &Job, what: &'static str) {
     if tracing::enabled!(tracing::Level::TRACE)
-        && let Ok(push) = record::decode(job.record.clone())
+        && let Ok(record) = record::decode(job.record.clone())
     {
-        tracing::trace!(id = %push.id, "{what}");
+        tracing::trace!(id = %record.id(), "{what}");
     }
 }

@@ -1,20 +1,23 @@
 //! Takes jobs from the queue and gives their parts to the lanes.
 
-use std::{hash::BuildHasher, sync::Arc};
+use std::{hash::BuildHasher, sync::Arc, time::SystemTime};
 
 use foldhash::fast::FixedState;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    BUNDLE,
+    BUNDLE, Revoke,
     in_flight::{Begun, InFlight},
     pace::Pace,
 };
 use crate::{
     config,
-    hub::{Completion, Fanout, Part, Recipients},
-    push::{Address, Selection},
-    queue::{Job, Jobs, record},
+    hub::{Completion, DisconnectPart, DisconnectRun, Fanout, Part, Recipients, Work},
+    push::{Address, ClientSelector, Disconnect, Push, PushId, Selection},
+    queue::{
+        Job, Jobs,
+        record::{self, Record},
+    },
     telemetry::{
         Metrics,
         labels::{DropReason, JobOutcome},
@@ -22,22 +25,24 @@ use crate::{
 };
 
 pub(super) struct Intake {
-    lanes: Vec<mpsc::Sender<Vec<Part>>>,
+    lanes: Vec<mpsc::Sender<Vec<Work>>>,
     completions: mpsc::UnboundedSender<Completion>,
     in_flight: Arc<InFlight>,
     max_attempts: u32,
+    revoke: Revoke,
     metrics: Arc<Metrics>,
 }
 
 impl Intake {
     pub(super) fn new(
         config: &config::QueueConfig,
-        lanes: Vec<mpsc::Sender<Vec<Part>>>,
+        lanes: Vec<mpsc::Sender<Vec<Work>>>,
         completions: mpsc::UnboundedSender<Completion>,
         in_flight: Arc<InFlight>,
+        revoke: Revoke,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        Self { lanes, completions, in_flight, max_attempts: config.max_attempts, metrics: Arc::clone(metrics) }
+        Self { lanes, completions, in_flight, max_attempts: config.max_attempts, revoke, metrics: Arc::clone(metrics) }
     }
 
     /// Takes jobs until their end.
@@ -60,9 +65,9 @@ impl Intake {
         }
     }
 
-    /// Gives the jobs' parts to the lanes; waits while one of them is full. When the oldest of the pushes was accepted (ms).
+    /// Gives the jobs' parts to the lanes; waits while one of them is full. When the oldest of them was accepted (ms).
     async fn begin(&self, jobs: impl Iterator<Item = Job>) -> Option<u64> {
-        let mut bundles: Vec<Vec<Part>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        let mut bundles: Vec<Vec<Work>> = self.lanes.iter().map(|_| Vec::new()).collect();
         let mut dropped = Dropped::default();
         let oldest = jobs.filter_map(|job| self.split(job, &mut bundles, &mut dropped)).min();
         dropped.tell();
@@ -73,48 +78,88 @@ impl Intake {
         oldest
     }
 
-    /// Decodes a job and makes one part for each lane that has recipients of it. When
-    /// the push was accepted (ms); `None`: it is dropped.
-    fn split(&self, job: Job, bundles: &mut [Vec<Part>], dropped: &mut Dropped) -> Option<u64> {
+    /// Decodes a job and makes one part for each lane that has recipients of it. When it was accepted (ms); `None`: it is
+    /// dropped.
+    fn split(&self, job: Job, bundles: &mut [Vec<Work>], dropped: &mut Dropped) -> Option<u64> {
         if job.attempts > self.max_attempts {
             dropped.attempts += 1;
             self.drop_job(job, DropReason::Attempts);
             return None;
         }
-        let mut push = match record::decode(job.record.clone()) {
-            Ok(push) => push,
+        match record::decode(job.record.clone()) {
+            Ok(Record::Push(push)) => Some(self.begin_push(job, push, bundles)),
+            Ok(Record::Disconnect(order)) => self.begin_disconnect(job, *order, bundles, dropped),
             Err(error) => {
                 dropped.undecodable += 1;
                 dropped.error = Some(error.to_string());
                 self.drop_job(job, DropReason::Undecodable);
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    fn begin_push(&self, job: Job, mut push: Push, bundles: &mut [Vec<Work>]) -> u64 {
         tracing::trace!(id = %push.id, attempts = job.attempts, "a push is taken from the queue");
         let millis = push.id.millis();
         // admission did so already; a record of another origin must not deliver twice either
         push.target.name_each_once();
-        let number = match self.in_flight.begin(job, push.id) {
-            Begun::InFlight(number) => number,
+        if let Some(number) = self.begin_job(job, push.id) {
+            let fanout = Fanout::new(push, number, self.completions.clone());
+            self.add_parts(&fanout, bundles);
+        }
+        millis
+    }
+
+    fn begin_disconnect(
+        &self,
+        job: Job,
+        order: Disconnect,
+        bundles: &mut [Vec<Work>],
+        dropped: &mut Dropped,
+    ) -> Option<u64> {
+        tracing::trace!(id = %order.id, attempts = job.attempts, "a disconnect is taken from the queue");
+        let at = order.at;
+        // before its clients are told, who may come back with the same token; and however late it is, for what was issued
+        // since it was accepted stays good
+        if order.revoke
+            && let ClientSelector::Subject(subject) = &order.selector
+        {
+            (self.revoke)(subject.clone(), order.second());
+        }
+        if order.age(SystemTime::now()) > Disconnect::LIFE {
+            dropped.void += 1;
+            self.drop_job(job, DropReason::Void);
+            return None;
+        }
+        if let Some(number) = self.begin_job(job, order.id) {
+            // behind the pushes of its address that came before it
+            let lane = match &order.selector {
+                ClientSelector::Card(name) | ClientSelector::App(name) => self.lane(name),
+                ClientSelector::Client(_) | ClientSelector::Subject(_) => 0,
+            };
+            let run = DisconnectRun::new(order, number, self.completions.clone());
+            bundles[lane].push(Work::Disconnect(DisconnectPart::new(run)));
+        }
+        Some(at)
+    }
+
+    /// The number under which the job is in flight; `None`: it is a copy, and dealt with.
+    fn begin_job(&self, job: Job, id: PushId) -> Option<u64> {
+        match self.in_flight.begin(job, id) {
+            Begun::InFlight(number) => return Some(number),
             // finished now, it would be lost with the one in flight, should that be put back
             Begun::CopyOfInFlight(job) => {
                 self.count_drop(DropReason::Copy);
                 job.leave();
-                return Some(millis);
             }
-            Begun::CopyOfFinished(job) => {
-                self.drop_job(job, DropReason::Copy);
-                return Some(millis);
-            }
-        };
-        let fanout = Fanout::new(push, number, self.completions.clone());
-        self.add_parts(&fanout, bundles);
-        Some(millis)
+            Begun::CopyOfFinished(job) => self.drop_job(job, DropReason::Copy),
+        }
+        None
     }
 
     /// Adds the parts of a push to the lanes' bundles: pushes that the same card, room or app selects take the same lane.
-    fn add_parts(&self, fanout: &Arc<Fanout>, bundles: &mut [Vec<Part>]) {
-        let part = |recipients| Part::new(Arc::clone(fanout), recipients);
+    fn add_parts(&self, fanout: &Arc<Fanout>, bundles: &mut [Vec<Work>]) {
+        let part = |recipients| Work::Part(Part::new(Arc::clone(fanout), recipients));
         match fanout.push().target.selection() {
             Selection::Cards([card]) => {
                 bundles[self.lane(card)].push(part(Recipients::Address(Address::Card(card.clone()))));
@@ -157,16 +202,25 @@ impl Intake {
 struct Dropped {
     attempts: u64,
     undecodable: u64,
+    void: u64,
     error: Option<String>,
 }
 
 impl Dropped {
     fn tell(self) {
-        let Self { attempts, undecodable, error } = self;
+        let Self { attempts, undecodable, void, error } = self;
         if attempts > 0 {
             tracing::error!(
                 pushes = attempts,
                 "handed out more often than [queue] max_attempts without success: dropped"
+            );
+        }
+        if void > 0 {
+            let life = Disconnect::LIFE;
+            tracing::warn!(
+                disconnects = void,
+                ?life,
+                "disconnects came too late: void; did the queue wait, are the clocks right?"
             );
         }
         if let Some(error) = error {

@@ -7,20 +7,25 @@ use tokio::time::timeout;
 use super::BUNDLE;
 use crate::{
     bundles::Bundles,
-    hub::{Hub, Part, Recipients},
-    push::Address,
+    hub::{ClientId, DisconnectPart, Hub, Part, Recipients, Work},
+    push::{Address, ClientSelector},
     telemetry::{Metrics, labels::DropReason},
 };
 
-/// Works until nobody can send `parts` any more.
-pub(super) async fn run(mut parts: Bundles<Part>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
+/// Works until nobody can send any more.
+pub(super) async fn run(mut inbox: Bundles<Work>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
     let nobody = metrics.drops.get_or_create_owned(&DropReason::NoConnection);
     let mut taken = Vec::with_capacity(BUNDLE);
     let mut router = Router::new(hub);
-    while let Some(some) = parts.some(BUNDLE).await {
+    while let Some(some) = inbox.some(BUNDLE).await {
         taken.extend(some);
-        for part in &taken {
-            nobody.inc_by(router.route(part));
+        for work in &taken {
+            match work {
+                Work::Part(part) => {
+                    nobody.inc_by(router.route(part));
+                }
+                Work::Disconnect(part) => router.route_disconnect(part),
+            }
         }
         for (shard, bundle) in router.bundles.iter_mut().enumerate().filter(|(_, bundle)| !bundle.is_empty()) {
             let Err(bundle) = router.hub.try_send(shard, mem::take(bundle)) else { continue };
@@ -29,15 +34,15 @@ pub(super) async fn run(mut parts: Bundles<Part>, hub: Hub, metrics: Arc<Metrics
                 tracing::warn!(shard, "a shard took no part within job_timeout");
             }
         }
-        taken.drain(..).for_each(Part::done);
+        taken.drain(..).for_each(Work::done);
     }
 }
 
 /// Makes the shards' parts out of a lane's.
 struct Router {
     hub: Hub,
-    /// For each shard the parts that are ready to be sent.
-    bundles: Vec<Vec<Part>>,
+    /// For each shard what is ready to be sent.
+    bundles: Vec<Vec<Work>>,
     /// For each shard the addresses of the part that is being routed; empty before and after.
     addresses: Vec<Vec<Address>>,
 }
@@ -58,7 +63,7 @@ impl Router {
             }
             Recipients::Addresses(addresses) => self.split(part, addresses),
             Recipients::Everyone | Recipients::Panic => {
-                self.add_to_each(u64::MAX >> (u64::BITS as usize - self.hub.workers()), part);
+                self.add_to_each(self.all_shards(), part);
                 0
             }
         }
@@ -67,8 +72,29 @@ impl Router {
     /// A part for the same recipients to each of `shards`, a bit for each.
     fn add_to_each(&mut self, shards: u64, part: &Part) {
         for shard in bits(shards) {
-            self.bundles[shard].push(Part::new(Arc::clone(part.fanout()), part.recipients().clone()));
+            self.bundles[shard].push(Part::new(Arc::clone(part.fanout()), part.recipients().clone()).into());
         }
+    }
+
+    /// A part of an order to each shard that may have clients of it.
+    fn route_disconnect(&mut self, part: &DisconnectPart) {
+        let shards = match &part.run().order().selector {
+            ClientSelector::Card(card) => self.hub.shards(&Address::Card(card.clone())),
+            ClientSelector::App(_) | ClientSelector::Subject(_) => self.all_shards(),
+            // the part of an id that was made up may name a shard that this node has not
+            ClientSelector::Client(id) => {
+                let place = self.hub.place(ClientId::from_bytes(*id));
+                place.and_then(|(shard, _)| 1_u64.checked_shl(shard as u32)).unwrap_or(0) & self.all_shards()
+            }
+        };
+        for shard in bits(shards) {
+            self.bundles[shard].push(Work::Disconnect(DisconnectPart::new(Arc::clone(part.run()))));
+        }
+    }
+
+    /// A bit for each.
+    fn all_shards(&self) -> u64 {
+        u64::MAX >> (u64::BITS as usize - self.hub.workers())
     }
 
     /// A part to each shard, for those of `addresses` that it has.
@@ -84,7 +110,7 @@ impl Router {
         for (addresses, bundle) in self.addresses.iter_mut().zip(&mut self.bundles) {
             if !addresses.is_empty() {
                 let recipients = Recipients::Addresses(mem::take(addresses));
-                bundle.push(Part::new(Arc::clone(part.fanout()), recipients));
+                bundle.push(Part::new(Arc::clone(part.fanout()), recipients).into());
             }
         }
         nowhere

@@ -2,7 +2,7 @@
 
 use std::{iter, rc::Rc};
 
-use super::{Item, Limits, Part, Recipients, fanout::FoundClients, outbox::GATHER};
+use super::{DisconnectPart, Item, Limits, Part, Recipients, Work, fanout::FoundClients, outbox::GATHER};
 use crate::{bundles::Bundles, config::Policy, push::Target, wire::dialect::Dialect};
 
 /// Parts in one burst, beside the bound in bytes.
@@ -16,21 +16,39 @@ pub struct Burst {
     rest: Vec<Part>,
 }
 
+/// What a shard finds in its inbox.
+pub(super) enum NextWork {
+    Burst(Burst),
+    Disconnect(DisconnectPart),
+}
+
 impl From<Part> for Burst {
     fn from(first: Part) -> Self {
         Self { first, rest: Vec::new() }
     }
 }
 
+impl NextWork {
+    /// What waits next in `inbox`.
+    pub(super) fn take(inbox: &mut Bundles<Work>, limits: &Limits) -> Option<Self> {
+        Some(match inbox.try_next()? {
+            Work::Part(first) => Self::Burst(Burst::begin(first, inbox, limits)),
+            Work::Disconnect(part) => Self::Disconnect(part),
+        })
+    }
+}
+
 impl Burst {
-    /// The next one that waits. Only with the policy `disconnect`: the others choose among single pushes.
-    pub(super) fn next(inbox: &mut Bundles<Part>, limits: &Limits) -> Option<Self> {
-        let mut burst = Self::from(inbox.try_next()?);
+    /// `first`, and what waits behind it for the same clients. Only with the policy `disconnect`: the others choose among single
+    /// pushes.
+    fn begin(first: Part, inbox: &mut Bundles<Work>, limits: &Limits) -> Self {
+        let mut burst = Self::from(first);
         if limits.policy == Policy::Disconnect {
             let most = GATHER.min(limits.max_bytes);
             let mut bytes = ENVELOPE + burst.first.fanout().push().content.len();
             while burst.rest.len() + 1 < MAX_PARTS
-                && let Some(next) = inbox.next_if(|next| {
+                && let Some(Work::Part(next)) = inbox.next_if(|next| {
+                    let Work::Part(next) = next else { return false };
                     bytes += ENVELOPE + next.fanout().push().content.len();
                     bytes <= most && next.is_for_those_of(&burst.first)
                 })
@@ -38,7 +56,7 @@ impl Burst {
                 burst.rest.push(next);
             }
         }
-        Some(burst)
+        burst
     }
 
     /// How many parts.

@@ -24,6 +24,11 @@ pub trait Sink: 'static {
     fn is_subject(&self, _subject: &str) -> bool {
         false
     }
+
+    /// Whether it did so by what was issued in the second `at` (since 1970) or before it, or at a time that nobody knows.
+    fn is_subject_of_before(&self, _subject: &str, _at: u64) -> bool {
+        false
+    }
 }
 
 /// Where a flush ended.
@@ -93,6 +98,16 @@ impl<S> Client<S> {
     /// It joined a card.
     pub fn is_joined(&self) -> bool {
         self.memberships.borrow().card().is_some()
+    }
+
+    /// It joined this card.
+    pub(super) fn is_in_card(&self, card: &str) -> bool {
+        self.memberships.borrow().card().is_some_and(|joined| *joined.name == *card)
+    }
+
+    /// It joined its card as this app.
+    pub(super) fn is_of_app(&self, app: &str) -> bool {
+        self.memberships.borrow().app() == Some(app)
     }
 
     /// The card and the app that it joined as.

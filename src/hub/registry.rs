@@ -95,6 +95,11 @@ impl<S> Registry<S> {
         memberships.card().is_some_and(|card| card.since.is_older_than(age, self.now()))
     }
 
+    /// The number of the client with this id, if it is of this shard.
+    pub(super) fn place(&self, id: ClientId) -> Option<ClientKey> {
+        self.core.process.place(id).filter(|(shard, _)| *shard == self.shard).map(|(_, key)| key)
+    }
+
     pub(super) fn id(&self, client: &Client<S>) -> ClientId {
         self.core.process.id(self.shard, client.key())
     }

@@ -1,27 +1,36 @@
 //! The part of the hub that one worker thread owns, and its loop.
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::FutureExt;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    Burst, Client, ClientId, ClientKey, Flush, Hub, Item, Part, Recipients, Sink, WriteBudget, fanout::FoundClients,
-    registry::Registry, writer::ShardWriter,
+    Burst, Client, ClientId, ClientKey, DisconnectPart, Flush, Hub, Item, Recipients, Sink, Work, WriteBudget,
+    burst::NextWork, disconnect::Sweeps, fanout::FoundClients, registry::Registry, writer::ShardWriter,
 };
 use crate::{
     bundles::Bundles,
-    push::Filters,
+    push::{AddressKind, ClientSelector, Disconnect, Filters},
     wire::{close::Ending, dialect::Dialect, frame::Frame},
 };
 
 /// Offers after which a turn goes on to write even if more parts wait: bounds how long sockets wait for a turn's end.
 const OFFERS_PER_TURN: u64 = 8192;
+/// Clients that a disconnect looks at in one turn.
+const LOOKS_PER_TURN: usize = 1024;
 
 /// Clients, groups and waiting writes of one thread. Nothing is awaited while a part of it is borrowed.
 pub struct Shard<S> {
     registry: Registry<S>,
     writer: ShardWriter<S>,
+    sweeps: RefCell<Sweeps>,
 }
 
 /// A burst that is being offered.
@@ -36,7 +45,11 @@ struct Delivery<'a> {
 
 impl<S: Sink> Shard<S> {
     pub(super) fn new(hub: Hub, index: usize) -> Self {
-        Self { registry: Registry::new(Arc::clone(&hub.core), index), writer: ShardWriter::new(hub.core, index) }
+        Self {
+            registry: Registry::new(Arc::clone(&hub.core), index),
+            writer: ShardWriter::new(hub.core, index),
+            sweeps: RefCell::default(),
+        }
     }
 
     /// From now on clients leave because the node does: pushes for them are to wait for their return.
@@ -154,6 +167,58 @@ impl<S: Sink> Shard<S> {
         }
     }
 
+    /// Lets an order to end clients wait for [`Shard::sweep`].
+    pub fn disconnect(&self, part: DisconnectPart) {
+        self.sweeps.borrow_mut().add(part);
+    }
+
+    /// Goes on with the orders to end clients; `true`: there is more to do. What was offered to a client before leaves first.
+    pub fn sweep(&self) -> bool {
+        let mut sweeps = self.sweeps.borrow_mut();
+        let Some(mut sweep) = sweeps.take(|order| self.selected(order)) else { return false };
+        let age = sweep.order().age(SystemTime::now());
+        for _ in 0..LOOKS_PER_TURN {
+            let Some(key) = sweep.next() else { break };
+            let Some(client) = self.client(key) else { continue };
+            if self.is_meant(&client, sweep.order(), age) {
+                let (close, label) = sweep.close();
+                if client.end(Rc::clone(close), label, false, self.writer.limits()).is_some() {
+                    sweep.count();
+                }
+            }
+        }
+        sweeps.put_back(sweep);
+        !sweeps.is_empty()
+    }
+
+    /// Among which clients those are that an order means.
+    fn selected(&self, order: &Disconnect) -> Vec<ClientKey> {
+        match &order.selector {
+            ClientSelector::Card(card) => {
+                let groups = self.registry.groups();
+                groups.clients(AddressKind::Card, card).iter().map(|client| client.key()).collect()
+            }
+            ClientSelector::Client(id) => self.registry.place(ClientId::from_bytes(*id)).into_iter().collect(),
+            ClientSelector::App(_) | ClientSelector::Subject(_) => self.keys(),
+        }
+    }
+
+    /// Whether it is a client that the order of this `age` means. Who joined its card later is not, unless what it proved is
+    /// revoked: it may have left and joined again meanwhile.
+    fn is_meant(&self, client: &Client<S>, order: &Disconnect, age: Duration) -> bool {
+        match &order.selector {
+            ClientSelector::Card(card) => client.is_in_card(card) && self.joined_before(client, age),
+            ClientSelector::App(app) => client.is_of_app(app) && self.joined_before(client, age),
+            ClientSelector::Client(_) => true,
+            ClientSelector::Subject(subject) if order.revoke => {
+                client.sink.is_subject_of_before(subject, order.second())
+            }
+            ClientSelector::Subject(subject) => {
+                client.sink.is_subject(subject) && (!client.is_joined() || self.joined_before(client, age))
+            }
+        }
+    }
+
     /// Writes for the client that waits longest; `true`: more wait.
     pub fn write(&self) -> bool {
         self.writer.write_next()
@@ -184,13 +249,13 @@ impl<S: Sink> Shard<S> {
         self.writer.publish_counts();
     }
 
-    /// Takes parts and writes, until the hub is gone; calls `tick` each `period`.
-    pub async fn run(&self, mut inbox: Bundles<Part>, period: Duration, mut tick: impl FnMut(&Self)) {
+    /// Does what comes and writes, until the hub is gone; calls `tick` each `period`.
+    pub async fn run(&self, mut inbox: Bundles<Work>, period: Duration, mut tick: impl FnMut(&Self)) {
         let mut clock = interval(period);
         // a thread that was stopped for a while must not find all its peers silent at once
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if !self.writer.has_writes() {
+            if !self.writer.has_writes() && self.sweeps.borrow().is_empty() {
                 // both cancel-safe
                 tokio::select! {
                     there_is_one = inbox.ready() => {
@@ -202,9 +267,10 @@ impl<S: Sink> Shard<S> {
                     _ = clock.tick() => tick(self),
                 }
             }
-            let more = self.turn(&mut inbox);
+            let more_writes = self.turn(&mut inbox);
+            let more_sweeps = self.sweep();
             self.publish_counts();
-            if more || !inbox.is_empty() {
+            if more_writes || more_sweeps || !inbox.is_empty() {
                 tokio::task::yield_now().await;
                 if clock.tick().now_or_never().is_some() {
                     tick(self);
@@ -214,7 +280,7 @@ impl<S: Sink> Shard<S> {
     }
 
     /// `[outbox] write_delay`: takes parts for that long, and writes none. No job waits for it.
-    async fn gather_for(&self, inbox: &mut Bundles<Part>) {
+    async fn gather_for(&self, inbox: &mut Bundles<Work>) {
         let limits = self.writer.limits();
         if limits.write_delay.is_zero() {
             return;
@@ -224,8 +290,10 @@ impl<S: Sink> Shard<S> {
             // both cancel-safe
             tokio::select! {
                 () = &mut over => return,
-                true = inbox.ready() => if let Some(burst) = Burst::next(inbox, limits) {
-                    self.deliver(burst, &mut WriteBudget::none());
+                true = inbox.ready() => match NextWork::take(inbox, limits) {
+                    Some(NextWork::Burst(burst)) => self.deliver(burst, &mut WriteBudget::none()),
+                    Some(NextWork::Disconnect(part)) => self.disconnect(part),
+                    None => {}
                 },
             }
         }
@@ -235,17 +303,22 @@ impl<S: Sink> Shard<S> {
     ///
     /// Where nothing else waits, a client is written to as it is offered something, while it is in the cache. What comes
     /// between two writes is taken first: so a burst whose first push woke the shard leaves in one write for most clients.
-    fn turn(&self, inbox: &mut Bundles<Part>) -> bool {
+    fn turn(&self, inbox: &mut Bundles<Work>) -> bool {
         let limits = self.writer.limits();
         let mut left = limits.writes_per_turn;
         self.writer.begin_turn();
         loop {
             if self.writer.offers() < OFFERS_PER_TURN
-                && let Some(burst) = Burst::next(inbox, limits)
+                && let Some(next) = NextWork::take(inbox, limits)
             {
-                let mut budget = WriteBudget::until_next(left, inbox);
-                self.deliver(burst, &mut budget);
-                left = budget.left();
+                match next {
+                    NextWork::Burst(burst) => {
+                        let mut budget = WriteBudget::until_next(left, inbox);
+                        self.deliver(burst, &mut budget);
+                        left = budget.left();
+                    }
+                    NextWork::Disconnect(part) => self.disconnect(part),
+                }
             } else if left == 0 {
                 return self.writer.has_writes();
             } else {

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use super::{Hub, Part, Shard, Sink};
+use super::{Hub, Shard, Sink, Work};
 use crate::bundles::Bundles;
 
 /// A shard with its inbox, for the thread that will own it.
 pub struct UnclaimedShard {
     pub(super) index: usize,
-    pub(super) inbox: Bundles<Part>,
+    pub(super) inbox: Bundles<Work>,
     pub(super) hub: Hub,
 }
 
@@ -19,7 +19,7 @@ impl UnclaimedShard {
     }
 
     /// An empty shard on this thread, and the inbox for [`Shard::run`].
-    pub fn open<S: Sink>(self) -> (Rc<Shard<S>>, Bundles<Part>) {
+    pub fn open<S: Sink>(self) -> (Rc<Shard<S>>, Bundles<Work>) {
         (Rc::new(Shard::new(self.hub, self.index)), self.inbox)
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Client, Core, Flush, Item, Limits, Offer, Part, Sink,
+    Client, Core, Flush, Item, Limits, Offer, Sink, Work,
     client::ClientState,
     outbox::{GATHER, Written},
     tally::{Tally, add},
@@ -39,7 +39,7 @@ pub(super) struct ShardWriter<S> {
 pub struct WriteBudget<'a> {
     left: usize,
     /// What comes in here meanwhile is taken first, and what was scheduled before is written first.
-    inbox: Option<&'a Bundles<Part>>,
+    inbox: Option<&'a Bundles<Work>>,
 }
 
 impl<'a> WriteBudget<'a> {
@@ -53,8 +53,8 @@ impl<'a> WriteBudget<'a> {
         Self { left: usize::MAX, inbox: None }
     }
 
-    /// `left` writes, until a part waits in `inbox` or a write was scheduled.
-    pub(super) fn until_next(left: usize, inbox: &'a Bundles<Part>) -> Self {
+    /// `left` writes, until something waits in `inbox` or a write was scheduled.
+    pub(super) fn until_next(left: usize, inbox: &'a Bundles<Work>) -> Self {
         Self { left, inbox: Some(inbox) }
     }
 

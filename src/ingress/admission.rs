@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Where a push comes in.
+/// Where a push, or an order to end clients, comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub(crate) enum PushSource {
@@ -35,7 +35,7 @@ pub(crate) enum PushSource {
 impl PushSource {
     const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Nsq];
 
-    fn label(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Grpc => "grpc",

@@ -2,6 +2,7 @@
 
 mod budget;
 mod connection;
+mod control_frames;
 mod deadline;
 mod framing;
 mod incoming;
@@ -29,7 +30,7 @@ use crate::{
 };
 
 use connection::Connections;
-use incoming::ConnectionTimes;
+use incoming::ConnectionBounds;
 use interceptor::Intercepted;
 use request::RequestLimits;
 use service::RpcService;
@@ -65,8 +66,8 @@ impl GrpcListener {
         let answer_time = self.config.queue.publish_timeout + LAST_WORDS;
         let routes = self.routes(HealthServer::new(HealthService::from_health_reporter(health)), &stopping);
         let connections = Connections::new(&self.config.grpc, routes, &stopping, &self.metrics);
-        let times = ConnectionTimes::of(&self.config);
-        let incoming = incoming::connections(self.listener, self.config.grpc.max_connections, times, self.metrics);
+        let bounds = ConnectionBounds::of(&self.config);
+        let incoming = incoming::connections(self.listener, self.config.grpc.max_connections, bounds, self.metrics);
         service.spawn("grpc", async move {
             let mut open = JoinSet::new();
             let mut incoming = Box::pin(incoming.take_until(stopping.cancelled()));
@@ -100,6 +101,7 @@ impl GrpcListener {
         let limits = RequestLimits { message_bytes: config.max_message, timeout: config.message_timeout };
         let service = RpcService {
             admission: self.api.admission.clone(),
+            disconnects: self.api.disconnects.clone(),
             queries: self.api.queries.clone(),
             max_unacknowledged: config.max_unacknowledged,
             stopping: stopping.clone(),

@@ -5,9 +5,11 @@
 mod answer;
 mod body;
 mod exposition;
+
 mod hosts;
 mod json;
 mod openapi;
+mod paced_stream;
 mod query;
 mod read_timer;
 mod routes;
@@ -18,7 +20,10 @@ use std::{
     time::Duration,
 };
 
-use actix_http::{HttpService, error::DispatchError};
+use actix_http::{
+    HttpService,
+    error::{DispatchError, ParseError},
+};
 use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::{App, HttpRequest, dev::AppConfig, web};
@@ -29,9 +34,13 @@ use super::{Api, timed_stream::TimedStream};
 use crate::{
     config::{self, Config},
     lifecycle::{Deadline, Service, Tasks},
-    telemetry::Metrics,
+    telemetry::{
+        Metrics,
+        labels::{RequestLabels, RequestProtocol},
+    },
 };
 
+use paced_stream::PacedStream;
 use read_timer::{ReadTimes, RequestTimer};
 use routes::Handlers;
 
@@ -96,13 +105,14 @@ impl HttpListener {
         let answer_time = config.queue.publish_timeout + LAST_WORDS;
         let served = Arc::clone(&handlers);
         let times = ReadTimes::of(&config);
+        let metrics = Arc::clone(handlers.metrics());
         let server = Server::build()
             .workers(WORKERS)
             .worker_max_blocking_threads(1)
             .max_concurrent_connections(config.http.max_connections.div_ceil(WORKERS))
             .shutdown_timeout(1)
             .disable_signals()
-            .listen("http", listener, move || connections(&config.http, times, &served))
+            .listen("http", listener, move || connections(&config.http, times, &served, &metrics))
             .expect("invariant: a listener that is non-blocking and has an address can be served")
             .run();
         let handle = server.handle();
@@ -130,6 +140,7 @@ fn connections(
     config: &config::HttpConfig,
     times: ReadTimes,
     handlers: &Arc<Handlers>,
+    metrics: &Arc<Metrics>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> + use<> {
     let handlers = Arc::clone(handlers);
     let in_progress = handlers.in_progress().clone();
@@ -144,8 +155,14 @@ fn connections(
         .client_request_timeout(config.request_timeout)
         .client_disconnect_timeout(LINGER)
         .h1(map_config(app, |()| AppConfig::default()));
+    let refused = Arc::clone(metrics);
+    let http = http.map_err(move |error| {
+        count_unread(&refused, &error);
+        error
+    });
+    let metrics = Arc::clone(metrics);
     let accepted = fn_service(move |stream: TcpStream| {
-        let timer = RequestTimer::new(times, in_progress.clone());
+        let timer = RequestTimer::new(times, in_progress.clone(), Arc::clone(&metrics));
         async move {
             let socket = SockRef::from(&stream);
             // a peer that vanished meanwhile is found by the first read
@@ -153,10 +170,20 @@ fn connections(
                 tracing::debug!(%error, "a caller's socket takes no options");
             }
             let peer = stream.peer_addr().ok();
-            Ok::<_, DispatchError>((TimedStream::new(stream, timer), peer))
+            Ok::<_, DispatchError>((PacedStream::new(TimedStream::new(stream, timer)), peer))
         }
     });
     accepted.and_then(http)
+}
+
+/// Counts what was refused before it was a request for a route, or as its body came.
+fn count_unread(metrics: &Metrics, error: &DispatchError) {
+    let status = match error {
+        DispatchError::Parse(ParseError::TooLarge) => "431",
+        DispatchError::Parse(_) => "400",
+        _ => return,
+    };
+    metrics.requests.get_or_create(&RequestLabels { protocol: RequestProtocol::Http, status }).inc();
 }
 
 impl HttpServer {

@@ -200,7 +200,10 @@ mod tests {
     use super::*;
     use crate::{
         lifecycle::{Phase, Phases},
-        queue::{self, record},
+        queue::{
+            self,
+            record::{self, Record},
+        },
         telemetry::{Metrics, labels::PushLabels},
     };
 
@@ -260,7 +263,8 @@ mod tests {
         let mut published = Vec::new();
         for _ in 0..3 {
             let job = tokio::time::timeout(Duration::from_secs(30), queue.jobs.next()).await.unwrap().unwrap();
-            published.push(record::decode(job.record.clone()).unwrap());
+            let Ok(Record::Push(push)) = record::decode(job.record.clone()) else { panic!("no push") };
+            published.push(push);
             job.finish();
         }
         let contents: Vec<_> = published.iter().map(|push| &*push.content).collect();

@@ -1,4 +1,4 @@
-//! Why a push or query is refused, and how each protocol says it: docs/errors.md is the table.
+//! Why a push, an order to end clients or a query is refused, and how each protocol says it: docs/errors.md is the table.
 
 use std::{borrow::Cow, fmt, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A back end's connection, whose reads fail once its peer has not sent in time what it must send.
+//! A back end's connection, whose reads fail once its peer has not sent in time what it must send, or sends what it must not.
 
 use std::{
     io,
@@ -13,11 +13,14 @@ use tokio::{
 
 /// What a peer must send, and by when.
 pub(super) trait ReadTimer: Unpin {
-    /// So many bytes came; 0: the peer sends no more.
-    fn has_read(&mut self, bytes: usize);
+    /// These bytes came; none: the peer sends no more.
+    ///
+    /// # Errors
+    /// The connection ends with this error.
+    fn has_read(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Bytes were written.
-    fn has_written(&mut self) {}
+    /// At least a part of these bytes was written.
+    fn has_written(&mut self, _bytes: &[u8]) {}
 
     /// Bytes wait to be written, for the peer takes none.
     fn write_waits(&mut self) {}
@@ -40,9 +43,9 @@ impl<T: ReadTimer> TimedStream<T> {
         Self { stream, timer }
     }
 
-    fn note_write(&mut self, is_done: bool) {
+    fn note_write(&mut self, bytes: &[u8], is_done: bool) {
         if is_done {
-            self.timer.has_written();
+            self.timer.has_written(bytes);
         } else {
             self.timer.write_waits();
         }
@@ -63,8 +66,8 @@ impl<T: ReadTimer> AsyncRead for TimedStream<T> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            self.timer.has_read(buffer.filled().len() - before);
-            return read;
+            let checked = self.timer.has_read(&buffer.filled()[before..]);
+            return read.map(|read| read.and(checked));
         }
         self.timer.poll_late(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -73,7 +76,7 @@ impl<T: ReadTimer> AsyncRead for TimedStream<T> {
 impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note_write(written.is_ready());
+        self.note_write(bytes, written.is_ready());
         written
     }
 
@@ -83,7 +86,7 @@ impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note_write(written.is_ready());
+        self.note_write(slices.first().map_or(&[], |first| first), written.is_ready());
         written
     }
 

@@ -1,17 +1,36 @@
-//! A push as the queue carries it (proto/record.proto).
+//! What the queue carries (proto/record.proto): pushes, and orders to end clients.
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use prost::Message;
 
 use crate::{
-    proto::record::Record,
-    push::{Push, PushId, Selection, Target},
+    proto::record as message,
+    push::{ClientSelector, Disconnect, Push, PushId, Selection, Target},
 };
+
+/// What a record is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A push.
+    Push(Push),
+    /// An order to end clients.
+    Disconnect(Box<Disconnect>),
+}
+
+impl Record {
+    /// The id of what it is.
+    pub fn id(&self) -> PushId {
+        match self {
+            Self::Push(push) => push.id,
+            Self::Disconnect(order) => order.id,
+        }
+    }
+}
 
 /// Encodes `push`.
 pub fn encode(push: &Push) -> Bytes {
-    let record = Record {
+    let record = message::Record {
         from: push.from.as_bytes().clone(),
         to: push.target.cards.iter().map(|card| card.as_bytes().clone()).collect(),
         room: push.target.room.as_ref().map(|room| room.as_bytes().clone()).unwrap_or_default(),
@@ -19,7 +38,31 @@ pub fn encode(push: &Push) -> Bytes {
         app_id: push.target.app.as_ref().map(|app| app.as_bytes().clone()).unwrap_or_default(),
         content: push.content.as_bytes().clone(),
         collapse_key: push.collapse_key.as_ref().map(|key| key.as_bytes().clone()).unwrap_or_default(),
+        disconnect: None,
         id: Bytes::copy_from_slice(&push.id.to_bytes()),
+    };
+    record.encode_to_vec().into()
+}
+
+/// Encodes `disconnect`. A version that does not know such records finds that it names nobody, and drops it.
+pub fn encode_disconnect(disconnect: &Disconnect) -> Bytes {
+    let mut order = message::Disconnect {
+        code: disconnect.code.into(),
+        reason: disconnect.reason.as_ref().map(|reason| reason.as_bytes().clone()).unwrap_or_default(),
+        revoke: disconnect.revoke,
+        at: disconnect.at,
+        ..Default::default()
+    };
+    match &disconnect.selector {
+        ClientSelector::Card(card) => order.card = card.as_bytes().clone(),
+        ClientSelector::App(app) => order.app = app.as_bytes().clone(),
+        ClientSelector::Client(id) => order.client = Bytes::copy_from_slice(id),
+        ClientSelector::Subject(subject) => order.subject = subject.as_bytes().clone(),
+    }
+    let record = message::Record {
+        disconnect: Some(Box::new(order)),
+        id: Bytes::copy_from_slice(&disconnect.id.to_bytes()),
+        ..Default::default()
     };
     record.encode_to_vec().into()
 }
@@ -39,15 +82,24 @@ pub enum RecordError {
     /// It names no card, no room and no app, and does not say everyone.
     #[error("it names nobody")]
     NoTarget,
+    /// It is a disconnect that names no clients, or names them in more than one way.
+    #[error("the disconnect does not name exactly one of card, app, client and subject")]
+    NoSelector,
+    /// It is a disconnect with a number that is no close code.
+    #[error("the disconnect's close code is {0}")]
+    BadCode(u32),
 }
 
 /// Decodes a record.
 ///
 /// # Errors
 /// [`RecordError`].
-pub fn decode(record: Bytes) -> Result<Push, RecordError> {
-    let record = Record::decode(record).map_err(|error| RecordError::NotProtobuf(error.to_string()))?;
-    let id = <[u8; 16]>::try_from(record.id.as_ref()).map_err(|_| RecordError::BadId(record.id.len()))?;
+pub fn decode(record: Bytes) -> Result<Record, RecordError> {
+    let record = message::Record::decode(record).map_err(|error| RecordError::NotProtobuf(error.to_string()))?;
+    let id = PushId::from_bytes(sixteen(&record.id)?);
+    if let Some(order) = record.disconnect {
+        return disconnect(id, *order).map(|order| Record::Disconnect(Box::new(order)));
+    }
     let mut cards = Vec::with_capacity(record.to.len());
     for card in record.to {
         cards.push(text(card, "to")?);
@@ -61,13 +113,31 @@ pub fn decode(record: Bytes) -> Result<Push, RecordError> {
     if target.selection() == Selection::Nobody {
         return Err(RecordError::NoTarget);
     }
-    Ok(Push {
-        id: PushId::from_bytes(id),
+    Ok(Record::Push(Push {
+        id,
         from: text(record.from, "from")?,
         target,
         content: text(record.content, "content")?,
         collapse_key: optional(record.collapse_key, "collapse_key")?,
-    })
+    }))
+}
+
+fn disconnect(id: PushId, order: message::Disconnect) -> Result<Disconnect, RecordError> {
+    let client = if order.client.is_empty() { None } else { Some(sixteen(&order.client)?) };
+    let named = [
+        optional(order.card, "card")?.map(ClientSelector::Card),
+        optional(order.app, "app")?.map(ClientSelector::App),
+        client.map(ClientSelector::Client),
+        optional(order.subject, "subject")?.map(ClientSelector::Subject),
+    ];
+    let mut named = named.into_iter().flatten();
+    let (Some(selector), None) = (named.next(), named.next()) else { return Err(RecordError::NoSelector) };
+    let code = u16::try_from(order.code).map_err(|_| RecordError::BadCode(order.code))?;
+    Ok(Disconnect { id, selector, code, reason: optional(order.reason, "reason")?, revoke: order.revoke, at: order.at })
+}
+
+fn sixteen(id: &[u8]) -> Result<[u8; 16], RecordError> {
+    id.try_into().map_err(|_| RecordError::BadId(id.len()))
 }
 
 /// An empty one is none.
@@ -96,9 +166,81 @@ mod tests {
             Target { everyone: true, ..Target::default() },
         ] {
             let push = Push { target, ..Push::to("a", "content") };
-            assert_eq!(decode(encode(&push)).unwrap(), push);
+            assert_eq!(decode(encode(&push)), Ok(Record::Push(push)));
         }
         let nobody = Push { target: Target::default(), ..Push::to("a", "content") };
         assert_eq!(decode(encode(&nobody)), Err(RecordError::NoTarget));
+    }
+
+    fn order(selector: ClientSelector) -> Disconnect {
+        Disconnect {
+            id: PushId::generate(),
+            selector,
+            code: 3007,
+            reason: Some("moved".into()),
+            revoke: true,
+            at: 1_700_000_000_000,
+        }
+    }
+
+    #[test]
+    fn a_disconnect_is_read_as_it_was_written() {
+        for selector in [
+            ClientSelector::Card("alice".into()),
+            ClientSelector::App("web".into()),
+            ClientSelector::Client([7; 16]),
+            ClientSelector::Subject("user-1".into()),
+        ] {
+            let order = order(selector);
+            assert_eq!(decode(encode_disconnect(&order)), Ok(Record::Disconnect(Box::new(order))));
+        }
+    }
+
+    #[test]
+    fn a_disconnect_that_does_not_name_one_kind_of_clients_is_refused() {
+        let alice = Bytes::from_static(b"alice");
+        let read = |order: message::Disconnect| {
+            let id = Bytes::copy_from_slice(&PushId::generate().to_bytes());
+            decode(
+                message::Record { disconnect: Some(Box::new(order)), id, ..Default::default() }.encode_to_vec().into(),
+            )
+        };
+        let nobody = message::Disconnect { code: 3504, ..Default::default() };
+        let two = message::Disconnect { card: alice.clone(), subject: alice.clone(), ..nobody.clone() };
+        let client = message::Disconnect { client: alice.clone(), ..nobody.clone() };
+        let code = message::Disconnect { card: alice, code: 70_000, ..nobody.clone() };
+        assert_eq!(read(nobody), Err(RecordError::NoSelector));
+        assert_eq!(read(two), Err(RecordError::NoSelector));
+        assert_eq!(read(client), Err(RecordError::BadId(5)));
+        assert_eq!(read(code), Err(RecordError::BadCode(70_000)));
+    }
+
+    /// The record of the version before, and its rule.
+    #[test]
+    fn a_version_that_does_not_know_disconnects_finds_that_they_name_nobody() {
+        #[derive(Clone, PartialEq, Message)]
+        struct RecordBefore {
+            #[prost(bytes = "bytes", tag = "1")]
+            from: Bytes,
+            #[prost(bytes = "bytes", repeated, tag = "2")]
+            to: Vec<Bytes>,
+            #[prost(bytes = "bytes", tag = "3")]
+            app_id: Bytes,
+            #[prost(bytes = "bytes", tag = "4")]
+            content: Bytes,
+            #[prost(bytes = "bytes", tag = "5")]
+            collapse_key: Bytes,
+            #[prost(bytes = "bytes", tag = "6")]
+            room: Bytes,
+            #[prost(bool, tag = "7")]
+            everyone: bool,
+            #[prost(bytes = "bytes", tag = "15")]
+            id: Bytes,
+        }
+        let order = order(ClientSelector::Card("alice".into()));
+        let before = RecordBefore::decode(encode_disconnect(&order)).unwrap();
+        let id = Bytes::copy_from_slice(&order.id.to_bytes());
+        // no to, no room, no app, not everyone: RecordError::NoTarget
+        assert_eq!(before, RecordBefore { id, ..Default::default() });
     }
 }

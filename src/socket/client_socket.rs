@@ -44,4 +44,8 @@ impl Sink for ClientSocket {
     fn is_subject(&self, subject: &str) -> bool {
         self.session.as_ref().is_some_and(|session| session.is_subject(subject))
     }
+
+    fn is_subject_of_before(&self, subject: &str, at: u64) -> bool {
+        self.session.as_ref().is_some_and(|session| session.is_subject_of_before(subject, at))
+    }
 }

@@ -64,6 +64,10 @@ impl HandshakeRefusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "address_full", text).with(header::RETRY_AFTER, "5")
     }
 
+    pub(super) fn body() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "body", "no request here has a body\n")
+    }
+
     pub(super) fn tokens_differ() -> Self {
         let text = "the handshake brings different tokens in several places; leave all but one out\n";
         Self::new(StatusCode::BAD_REQUEST, "tokens_differ", text)
@@ -131,6 +135,13 @@ fn offer(headers: &mut HeaderMap) {
 pub(super) fn is_meant<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     headers.contains_key(header::SEC_WEBSOCKET_KEY) || lists(headers, &header::UPGRADE, "websocket")
+}
+
+/// Whether a body follows its head: nothing here takes one, and a proxy may see another end of it than the gateway.
+pub(super) fn has_body<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let has_length = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    has_length || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// The dialect to speak, unless something is wrong with the handshake.

@@ -44,6 +44,9 @@ use crate::{
 const MAX_HEAD: usize = 32 * 1024;
 const MAX_HEADERS: usize = 96;
 
+/// The reason under which a head counts that did not arrive in time.
+const TOO_SLOW: &str = "too_slow";
+
 /// Answers the connections that one worker accepted.
 pub(super) struct HandshakeServer {
     /// `None`: this thread has no shard, because the process is about to end.
@@ -115,10 +118,14 @@ impl HandshakeServer {
             }
             (_, _, permit) => permit,
         };
+        let unread_reason = served.err().and_then(|error| unread_reason(&error, answered && unread.is_empty()));
+        if let Some(reason) = unread_reason {
+            self.count_refusal(reason);
+        }
         // hyper leaves these two without an answer
-        let status = match served {
-            Err(error) if error.is_timeout() && !(answered && unread.is_empty()) => "408 Request Timeout",
-            Err(_) if unread.starts_with(b"PRI * HTTP/2.0") => "400 Bad Request",
+        let status = match unread_reason {
+            Some(TOO_SLOW) => "408 Request Timeout",
+            Some(_) if unread.starts_with(b"PRI * HTTP/2.0") => "400 Bad Request",
             _ => "",
         };
         let mut last = Vec::new();
@@ -158,6 +165,11 @@ impl HandshakeServer {
         requests.answered = true;
         let has_permit = requests.permit.is_ok();
         let mut response = match request.uri().path() {
+            _ if handshake::has_body(request) => {
+                let refusal = HandshakeRefusal::body();
+                self.count_refusal(refusal.reason);
+                refusal.response()
+            }
             "/healthz" => self.health(request.method()),
             path if has_permit && !handshake::is_meant(request) => handshake::invitation(path),
             _ => match self.accept(requests, request) {
@@ -224,6 +236,17 @@ impl HandshakeServer {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         response
     }
+}
+
+/// Why a head was refused before it was a request, if it was; an `idle` connection may end without one.
+fn unread_reason(error: &hyper::Error, idle: bool) -> Option<&'static str> {
+    if error.is_timeout() {
+        return (!idle).then_some(TOO_SLOW);
+    }
+    if error.is_parse_too_large() {
+        return Some("head_too_large");
+    }
+    error.is_parse().then_some("bad_request")
 }
 
 /// Whether a proxy says whom it stands for.

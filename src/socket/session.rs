@@ -48,4 +48,11 @@ impl Session {
     pub(super) fn is_subject(&self, subject: &str) -> bool {
         self.identity.borrow().as_ref().is_some_and(|identity| identity.subject == *subject)
     }
+
+    /// Whether it did so by what was issued in the second `at` (since 1970) or before it.
+    pub(super) fn is_subject_of_before(&self, subject: &str, at: u64) -> bool {
+        let identity = self.identity.borrow();
+        let issued_at = identity.as_ref().filter(|identity| identity.subject == *subject).map(|one| one.issued_at);
+        issued_at.is_some_and(|issued| issued.is_none_or(|issued| issued <= at))
+    }
 }

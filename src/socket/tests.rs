@@ -73,7 +73,8 @@ impl OneWorker {
     async fn push(&self, card: &str, contents: &[&str]) {
         let completions = mpsc::unbounded_channel().0;
         let to = Recipients::Address(Address::Card(card.into()));
-        let part = |content: &&str| Part::new(Fanout::new(Push::to(card, content), 0, completions.clone()), to.clone());
+        let part =
+            |content: &&str| Part::new(Fanout::new(Push::to(card, content), 0, completions.clone()), to.clone()).into();
         assert!(self.setup.hub.try_send(0, contents.iter().map(part).collect()).is_ok());
     }
 

@@ -70,6 +70,8 @@ label_values! {
         Idle = "idle",
         Silent = "silent",
         Accept = "accept",
+        Flood = "flood",
+        Protocol = "protocol",
     }
 
     /// What became of a frame that was offered to an outbox.
@@ -92,6 +94,7 @@ label_values! {
         Attempts = "attempts",
         Copy = "copy",
         Undecodable = "undecodable",
+        Void = "void",
     }
 
     /// What became of a job.
@@ -188,6 +191,15 @@ pub struct ClientErrorLabels {
 /// Of pushes that came in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PushLabels {
+    /// Where from.
+    pub source: &'static str,
+    /// A [`PushOutcome`], or the refusal's word.
+    pub outcome: &'static str,
+}
+
+/// Of orders to end clients that came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DisconnectLabels {
     /// Where from.
     pub source: &'static str,
     /// A [`PushOutcome`], or the refusal's word.

@@ -14,8 +14,8 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DropReason, GrpcCloseReason,
-    IdentityOutcome, JobOutcome, JwksFetchOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels,
+    CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DisconnectLabels, DropReason,
+    GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels,
     RefusedConnectLabels, ReloadOutcome, RequestLabels,
 };
 
@@ -72,10 +72,11 @@ metrics! {
     revocations: Gauge = Gauge::default(), "revocations", "Subjects whose earlier tokens are refused";
     forgotten_revocations: Counter = Counter::default(), "forgotten_revocations", "Revocations that made room for newer ones before their time";
     pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    disconnects: Family<DisconnectLabels, Counter> = Family::default(), "disconnects", "Orders to end clients that came in, by source and outcome";
     callers: Family<CallerLabels, Counter> = Family::default(), "callers", "Pushes by caller and outcome, and requests that a caller's key does not admit";
     requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
     grpc_connections: Gauge = Gauge::default(), "grpc_connections", "Open gRPC connections";
-    closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept)";
+    closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept, flood, protocol)";
     deliveries: Counter = Counter::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
     offers: Family<OfferOutcome, Counter> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
     drops: Family<DropReason, Counter> = Family::default(), "drops", "What was not delivered, by reason";

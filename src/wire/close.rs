@@ -20,6 +20,7 @@ pub enum Close {
     TokenExpired,
     MessageTimeout,
     Unverified,
+    Reconnect,
     BadMessage,
     NotJoined,
     Refused,
@@ -29,7 +30,7 @@ pub enum Close {
 
 impl Close {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Normal,
         Self::ProtocolError,
         Self::Unsupported,
@@ -42,6 +43,7 @@ impl Close {
         Self::TokenExpired,
         Self::MessageTimeout,
         Self::Unverified,
+        Self::Reconnect,
         Self::BadMessage,
         Self::NotJoined,
         Self::Refused,
@@ -64,12 +66,23 @@ impl Close {
             Self::TokenExpired => 3004,
             Self::MessageTimeout => 3005,
             Self::Unverified => 3006,
+            Self::Reconnect => 3007,
             Self::BadMessage => 3500,
             Self::NotJoined => 3501,
             Self::Refused => 3502,
             Self::TooLarge => 3503,
             Self::Disconnected => 3504,
         }
+    }
+
+    /// The one with this code.
+    pub fn with_code(code: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|close| close.code() == code)
+    }
+
+    /// Whether it says that the client should connect again.
+    pub fn is_come_back(self) -> bool {
+        (3000..3500).contains(&self.code())
     }
 
     /// The reason that stands beside the code unless a better one is known; at most 123 bytes.
@@ -85,8 +98,9 @@ impl Close {
             Self::Idle => "idle; reconnect",
             Self::Overloaded => "node overloaded; reconnect",
             Self::TokenExpired => "token expired; reconnect with a new one",
-            Self::Unverified => "cannot be verified at the moment; reconnect",
             Self::MessageTimeout => "message not complete in time; reconnect",
+            Self::Unverified => "cannot be verified at the moment; reconnect",
+            Self::Reconnect => "disconnected; reconnect",
             Self::BadMessage => "bad message",
             Self::NotJoined => "not joined in time",
             Self::Refused => "refused",
@@ -110,6 +124,7 @@ impl Close {
             Self::TokenExpired => "3004",
             Self::MessageTimeout => "3005",
             Self::Unverified => "3006",
+            Self::Reconnect => "3007",
             Self::BadMessage => "3500",
             Self::NotJoined => "3501",
             Self::Refused => "3502",

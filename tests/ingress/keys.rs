@@ -39,7 +39,7 @@ struct Answer {
 }
 
 async fn ask(node: &Node, method: Method, path: &str, authorization: &str, body: &str) -> Answer {
-    let mut request = reqwest::Client::new().request(method, node.url(path)).body(body.to_owned());
+    let mut request = crate::support::http::client().request(method, node.url(path)).body(body.to_owned());
     if !authorization.is_empty() {
         request = request.header("authorization", authorization);
     }
@@ -69,7 +69,7 @@ fn reason(status: &Status) -> String {
 
 /// A metric as the key `ops` reads it, which has only the scope for it.
 async fn metric(node: &Node, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let request = reqwest::Client::new().get(node.url("/metrics")).header("authorization", "Bearer of-ops");
+    let request = crate::support::http::client().get(node.url("/metrics")).header("authorization", "Bearer of-ops");
     sample(&request.send().await.unwrap().text().await.unwrap(), name, labels)
 }
 
@@ -154,7 +154,7 @@ async fn every_call_is_for_callers_with_its_scope_and_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_of_scopes_has_every_call_that_there_is_and_no_other() {
     let node = start(&[]).await;
-    let api: Value = reqwest::get(node.url("/openapi.json")).await.unwrap().json().await.unwrap();
+    let api: Value = crate::support::http::get(node.url("/openapi.json")).await.unwrap().json().await.unwrap();
     let keyed = |path: &Value| path.as_object().unwrap().values().any(|operation| operation["security"] != json!([]));
     let http = api["paths"].as_object().unwrap().iter().filter(|(_, path)| keyed(path)).map(|(path, _)| path.clone());
     let files = prost_types::FileDescriptorSet::decode(DESCRIPTORS).unwrap().file;
@@ -320,7 +320,7 @@ async fn a_flood_of_wrong_keys_is_counted_not_logged_and_hinders_nobody() {
     command.env("RUST_LOG", "debug,h2=off,hyper=off,actix_http=off,mio=off,tower=off");
     let mut program = place.start(&mut command);
     program.ready().await;
-    let client = reqwest::Client::new();
+    let client = crate::support::http::client();
     let get = async |path: &str, key: &str| client.get(program.url(path)).bearer_auth(key).send().await.unwrap();
     let mut rpc = RpcClient::connect(format!("http://{}", program.at[2])).await.unwrap();
     for n in 0..WRONG / 2 {

@@ -6,10 +6,10 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use oxipush::internals::{
     config,
-    push::{Push, PushId, Target},
+    push::{Push, PushId, Selection, Target},
     queue::{
         nsq::protocol::{self, NsqdResponse, ResponseDecoder},
-        record,
+        record::{self, Record},
     },
     wire::{
         close::Ending,
@@ -141,9 +141,15 @@ pub fn queue_record(bytes: &[u8]) {
     let _ = record::decode(Bytes::copy_from_slice(bytes));
     // with an id (field 15), which bytes of chance hardly ever have
     let whole = [bytes, &[15 << 3 | 2, 16], &PushId::from_parts(5, 6).to_bytes()].concat();
-    if let Ok(push) = record::decode(whole.into()) {
-        assert!(!push.target.cards.is_empty());
-        assert_eq!(record::decode(record::encode(&push)), Ok(push));
+    match record::decode(whole.into()) {
+        Ok(Record::Push(push)) => {
+            assert_ne!(push.target.selection(), Selection::Nobody);
+            assert_eq!(record::decode(record::encode(&push)), Ok(Record::Push(push)));
+        }
+        Ok(Record::Disconnect(order)) => {
+            assert_eq!(record::decode(record::encode_disconnect(&order)), Ok(Record::Disconnect(order)));
+        }
+        Err(_) => {}
     }
 }
 

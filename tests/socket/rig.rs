@@ -69,7 +69,8 @@ pub fn start(overrides: &[(&str, &str)]) -> Rig {
     let (jobs, bundles) = bundles::channel(1024);
     let (_, backlog) = watch::channel(false);
     let handed_out = Jobs::detached(bundles);
-    let dispatch = Dispatch::start(&config.queue, handed_out, hub.clone(), backlog, &tasks, &metrics);
+    let revoke = Box::new(|_, _| {});
+    let dispatch = Dispatch::start(&config.queue, handed_out, hub.clone(), backlog, revoke, &tasks, &metrics);
     Rig { address, hub, metrics, jobs: Some(jobs), clients, dispatch, tasks, deaths }
 }
 

@@ -99,11 +99,16 @@ impl Client {
 
     /// The close code that ends the connection; 0 without one. What comes before it is passed over.
     pub async fn close_code(&mut self) -> u16 {
+        self.closed().await.0
+    }
+
+    /// As [`Client::close_code`], with the reason beside it.
+    pub async fn closed(&mut self) -> (u16, String) {
         loop {
             match tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("an end within 30 s") {
-                Some(Ok(Message::Close(frame))) => return frame.map_or(0, |frame| frame.code.into()),
+                Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+                Some(Ok(Message::Close(None)) | Err(_)) | None => return (0, String::new()),
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return 0,
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error as _,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -28,6 +29,12 @@ use crate::{
     telemetry::{Metrics, labels::GrpcCloseReason},
 };
 
+/// Calls that their caller has reset before they were begun (CVE-2023-44487); more end the connection.
+const MAX_PENDING_RESETS: usize = 20;
+/// Calls that the gateway has reset because of what their caller sent (CVE-2025-8671), or refused as beyond `max_streams`;
+/// more end the connection.
+const MAX_PROVOKED_RESETS: usize = 1024;
+
 /// What a call that crosses the end of an idle connection has to come in.
 const CROSSING: Duration = Duration::from_secs(1);
 
@@ -38,6 +45,7 @@ pub(super) struct Connections {
     routes: Routes,
     idle_timeout: Duration,
     max_unfinished: usize,
+    max_keyless: usize,
     unfinished: Arc<Budget>,
     stopping: CancellationToken,
     metrics: Arc<Metrics>,
@@ -56,6 +64,8 @@ impl Connections {
             .initial_connection_window_size(config.window)
             .initial_stream_window_size(config.window)
             .max_header_list_size(config.max_metadata)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_PROVOKED_RESETS)
             .keep_alive_interval(config.ping_interval)
             .keep_alive_timeout(config.ping_interval);
         Self {
@@ -63,6 +73,7 @@ impl Connections {
             routes,
             idle_timeout: config.idle_timeout,
             max_unfinished: config.max_unfinished_per_connection,
+            max_keyless: config.max_keyless_calls,
             unfinished: Budget::new(config.max_unfinished),
             stopping: stopping.clone(),
             metrics: Arc::clone(metrics),
@@ -72,31 +83,46 @@ impl Connections {
     /// Serves one to its end.
     pub(super) async fn serve(self, connection: GrpcConnection) {
         let GrpcConnection { stream, place: _place } = connection;
-        let peer = Peer::new(self.max_unfinished, &self.unfinished);
+        let peer = Peer::new(self.max_unfinished, self.max_keyless, &self.unfinished);
         let calls = TowerToHyperService::new(ConnectionService { routes: self.routes, peer: peer.clone() });
         let served = self.http.serve_connection(TokioIo::new(stream), calls);
         tokio::pin!(served);
         tokio::select! {
-            ended = &mut served => return log_end(ended),
+            ended = &mut served => return log_end(&self.metrics, ended),
             () = self.stopping.cancelled() => {
                 served.as_mut().graceful_shutdown();
-                return log_end(served.await);
+                return log_end(&self.metrics, served.await);
             }
             () = peer.idle(self.idle_timeout) => {}
         }
         self.metrics.closed_grpc.get_or_create(&GrpcCloseReason::Idle).inc();
         served.as_mut().graceful_shutdown();
         tokio::select! {
-            ended = &mut served => log_end(ended),
+            ended = &mut served => log_end(&self.metrics, ended),
             // nobody whose calls count is left
             () = async { tokio::time::sleep(CROSSING).await; peer.idle(CROSSING).await } => {}
         }
     }
 }
 
-fn log_end(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a gRPC connection ended");
+fn log_end(metrics: &Metrics, ended: hyper::Result<()>) {
+    let Err(error) = ended else { return };
+    tracing::debug!(%error, "a gRPC connection ended");
+    if let Some(reason) = breach(&error) {
+        metrics.closed_grpc.get_or_create(&reason).inc();
+    }
+}
+
+/// Why h2 ended it, if h2 did; what ends with an error of the network is counted where that error is made.
+fn breach(error: &hyper::Error) -> Option<GrpcCloseReason> {
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    if !(error.is_go_away() && error.is_library()) {
+        return None;
+    }
+    match error.reason()? {
+        h2::Reason::NO_ERROR => None,
+        h2::Reason::ENHANCE_YOUR_CALM => Some(GrpcCloseReason::Flood),
+        _ => Some(GrpcCloseReason::Protocol),
     }
 }
 

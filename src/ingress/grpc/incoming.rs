@@ -1,6 +1,8 @@
-//! The gRPC listener's connections: bounded in number, and each in the time it may take to say that it speaks HTTP/2.
+//! The gRPC listener's connections: bounded in number, each in the time it may take to say that it speaks HTTP/2, and in the
+//! control frames that it may send.
 
 use std::{
+    io,
     net::TcpListener,
     pin::Pin,
     sync::Arc,
@@ -15,6 +17,7 @@ use tokio::{
     time::Sleep,
 };
 
+use super::control_frames::{ControlFrameMeter, FRAME_HEADER, PREFACE};
 use crate::{
     config::Config,
     ingress::timed_stream::{ReadTimer, TimedStream},
@@ -22,21 +25,26 @@ use crate::{
 };
 
 /// Bytes of HTTP/2's preface and of the settings' header that follows.
-const GREETING: usize = 24 + 9;
+const GREETING: usize = PREFACE + FRAME_HEADER;
 
-/// The times of a connection.
+/// What each connection is held to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConnectionTimes {
-    /// For the greeting.
+pub(super) struct ConnectionBounds {
+    /// Time for the greeting.
     greeting: Duration,
-    /// For what was written, to be acknowledged by the peer's system.
+    /// Time for what was written, to be acknowledged by the peer's system.
     user_timeout: Duration,
+    max_control_frames: usize,
 }
 
-impl ConnectionTimes {
-    /// As on `[http]`.
+impl ConnectionBounds {
+    /// The times as on `[http]`.
     pub(super) fn of(config: &Config) -> Self {
-        Self { greeting: config.http.request_timeout, user_timeout: config.http.user_timeout }
+        Self {
+            greeting: config.http.request_timeout,
+            user_timeout: config.http.user_timeout,
+            max_control_frames: config.grpc.max_control_frames,
+        }
     }
 }
 
@@ -44,7 +52,7 @@ impl ConnectionTimes {
 pub(super) fn connections(
     listener: TcpListener,
     max: usize,
-    times: ConnectionTimes,
+    bounds: ConnectionBounds,
     metrics: Arc<Metrics>,
 ) -> impl Stream<Item = GrpcConnection> + Send + 'static {
     let permits = Arc::new(Semaphore::new(max));
@@ -71,12 +79,12 @@ pub(super) fn connections(
                     Ok((stream, _)) => {
                         let socket = SockRef::from(&stream);
                         let options = socket.set_tcp_nodelay(true);
-                        if let Err(error) = options.and(socket.set_tcp_user_timeout(Some(times.user_timeout))) {
+                        if let Err(error) = options.and(socket.set_tcp_user_timeout(Some(bounds.user_timeout))) {
                             tracing::debug!(%error, "a gRPC connection went before it was served");
                             continue;
                         }
                         let open = GaugeGuard::new(&metrics.grpc_connections);
-                        let stream = TimedStream::new(stream, GreetingTimer::new(times.greeting, metrics));
+                        let stream = TimedStream::new(stream, ConnectionGuard::new(bounds, metrics));
                         let place = ConnectionPlace { _permit: permit, _open: open };
                         return Some((GrpcConnection { stream, place }, (Ok(listener), permits)));
                     }
@@ -93,7 +101,7 @@ pub(super) fn connections(
 
 /// A connection, and its place among the bounded number.
 pub(super) struct GrpcConnection {
-    pub(super) stream: TimedStream<GreetingTimer>,
+    pub(super) stream: TimedStream<ConnectionGuard>,
     /// For as long as it is open.
     pub(super) place: ConnectionPlace,
 }
@@ -104,25 +112,37 @@ pub(super) struct ConnectionPlace {
     _open: GaugeGuard,
 }
 
-/// Until the client has said enough: when it must have, and how many bytes are missing. Keep-alive guards what follows.
-pub(super) struct GreetingTimer {
+/// Ends a connection that does not greet in time, or sends too many control frames. Keep-alive guards its silence.
+pub(super) struct ConnectionGuard {
+    /// Bytes of the greeting that are missing, and when they must be there.
     missing: usize,
     deadline: Option<Pin<Box<Sleep>>>,
+    control: ControlFrameMeter,
     metrics: Arc<Metrics>,
 }
 
-impl GreetingTimer {
-    fn new(timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { missing: GREETING, deadline: Some(Box::pin(tokio::time::sleep(timeout))), metrics }
+impl ConnectionGuard {
+    fn new(bounds: ConnectionBounds, metrics: Arc<Metrics>) -> Self {
+        Self {
+            missing: GREETING,
+            deadline: Some(Box::pin(tokio::time::sleep(bounds.greeting))),
+            control: ControlFrameMeter::new(bounds.max_control_frames),
+            metrics,
+        }
     }
 }
 
-impl ReadTimer for GreetingTimer {
-    fn has_read(&mut self, bytes: usize) {
-        self.missing = self.missing.saturating_sub(bytes);
+impl ReadTimer for ConnectionGuard {
+    fn has_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.missing = self.missing.saturating_sub(bytes.len());
         if self.missing == 0 {
             self.deadline = None;
         }
+        if self.control.admit(bytes) {
+            return Ok(());
+        }
+        self.metrics.closed_grpc.get_or_create(&GrpcCloseReason::Flood).inc();
+        Err(io::Error::other("more control frames than [grpc] max_control_frames"))
     }
 
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -147,10 +167,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let times = ConnectionTimes { greeting: Duration::from_secs(10), user_timeout: Duration::from_secs(7) };
-        let mut incoming = Box::pin(connections(listener, 1, times, Arc::new(Metrics::new())));
+        let bounds = ConnectionBounds {
+            greeting: Duration::from_secs(10),
+            user_timeout: Duration::from_secs(7),
+            max_control_frames: 100,
+        };
+        let mut incoming = Box::pin(connections(listener, 1, bounds, Arc::new(Metrics::new())));
         let _peer = TcpStream::connect(address).await.unwrap();
         let connection = incoming.next().await.unwrap();
-        assert_eq!(SockRef::from(connection.stream.get_ref()).tcp_user_timeout().unwrap(), Some(times.user_timeout));
+        assert_eq!(SockRef::from(connection.stream.get_ref()).tcp_user_timeout().unwrap(), Some(bounds.user_timeout));
     }
 }

@@ -33,7 +33,10 @@ use super::{
 };
 use crate::{
     auth::{Caller, Keys},
-    ingress::{refusal::Refusal, scopes},
+    ingress::{
+        refusal::{Refusal, RefusalKind},
+        scopes,
+    },
     telemetry::Metrics,
 };
 
@@ -96,7 +99,10 @@ impl<S> Intercepted<S> {
         context.caller = caller;
         context.deadline = deadline;
         let keyed = context.caller.is_some();
-        let open = keyed.then(|| context.peer.begin());
+        let open = match keyed {
+            true => context.peer.begin(),
+            false => context.peer.begin_keyless().ok_or_else(too_many_keyless)?,
+        };
         let share = keyed.then(|| context.peer.share());
         Ok(AdmittedCall { open, share, deadline })
     }
@@ -110,10 +116,16 @@ impl<S> Intercepted<S> {
     }
 }
 
+/// The refusal of one more call of a service that is open to all.
+fn too_many_keyless() -> Refusal {
+    let message = "[grpc] max_keyless_calls are open on this connection; end some";
+    Refusal::new(RefusalKind::Full, message)
+}
+
 /// A call that may be made.
 struct AdmittedCall {
-    /// Both for callers with a key only.
-    open: Option<OpenCall>,
+    open: OpenCall,
+    /// For callers with a key only.
     share: Option<Share>,
     deadline: Option<Instant>,
 }

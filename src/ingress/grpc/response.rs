@@ -22,11 +22,11 @@ pub(super) struct ResponseBody {
     body: Body,
     deadline: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
-    _call: Option<OpenCall>,
+    _call: OpenCall,
 }
 
 impl ResponseBody {
-    pub(super) fn new(body: Body, deadline: Option<Instant>, metrics: Arc<Metrics>, call: Option<OpenCall>) -> Self {
+    pub(super) fn new(body: Body, deadline: Option<Instant>, metrics: Arc<Metrics>, call: OpenCall) -> Self {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         Self { body, deadline, metrics, _call: call }
     }

@@ -7,6 +7,7 @@ use futures_util::{
     future::{self, Either},
     stream::{self, BoxStream},
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -15,14 +16,16 @@ use crate::{
     auth::Caller,
     ingress::{
         admission::{Admission, PushSource, Submitter},
+        disconnects::{DisconnectDraft, Disconnects},
         draft::Draft,
         limits::too_many_pushes,
         queries::Queries,
         refusal::Refusal,
     },
     proto::rpc::{
-        GroupReply, GroupRequest, IsOnlineReply, IsOnlineRequest, PushBatchReply, PushBatchRequest, PushReply,
-        PushRequest, SystemReply, SystemRequest, rpc_server::Rpc,
+        DisconnectReply, DisconnectRequest, GroupReply, GroupRequest, IsOnlineReply, IsOnlineRequest, PushBatchReply,
+        PushBatchRequest, PushReply, PushRequest, SystemReply, SystemRequest, disconnect_request::Selector,
+        rpc_server::Rpc,
     },
     push::PushId,
     telemetry::Metrics,
@@ -35,6 +38,7 @@ const TOGETHER: usize = 64;
 #[derive(Clone)]
 pub(super) struct RpcService {
     pub(super) admission: Admission,
+    pub(super) disconnects: Disconnects,
     pub(super) queries: Queries,
     /// Pushes of one stream that wait for the queue at once.
     pub(super) max_unacknowledged: usize,
@@ -90,6 +94,14 @@ impl Rpc for RpcService {
         Ok(Response::new(replies.boxed()))
     }
 
+    async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectReply>, Status> {
+        let deadline = deadline(&request);
+        let caller = caller(&request).clone();
+        let draft = Ok(order(request.into_inner()));
+        let id = self.disconnects.submit(PushSource::Grpc, &caller, deadline, draft).await?;
+        Ok(Response::new(DisconnectReply { code: 0, message: "ok".into(), id: id.to_string() }))
+    }
+
     async fn system(&self, _: Request<SystemRequest>) -> Result<Response<SystemReply>, Status> {
         let census = self.queries.census().await;
         Ok(Response::new(SystemReply {
@@ -119,9 +131,7 @@ impl Rpc for RpcService {
 
 impl RpcService {
     fn submitter<T>(&self, request: &Request<T>) -> Submitter {
-        let context: Option<&CallContext> = request.extensions().get();
-        let deadline = context.and_then(|context| context.deadline);
-        self.admission.submitter(PushSource::Grpc, caller(request).clone()).until(deadline)
+        self.admission.submitter(PushSource::Grpc, caller(request).clone()).until(deadline(request))
     }
 }
 
@@ -130,6 +140,31 @@ fn caller<T>(request: &Request<T>) -> &Caller {
     let context: Option<&CallContext> = request.extensions().get();
     let caller = context.and_then(|context| context.caller.as_ref());
     caller.expect("invariant: this service is for callers with a key")
+}
+
+/// Until when its caller waits.
+fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    let context: Option<&CallContext> = request.extensions().get();
+    context.and_then(|context| context.deadline)
+}
+
+fn order(request: DisconnectRequest) -> DisconnectDraft {
+    let DisconnectRequest { selector, code, reason, reconnect, revoke } = request;
+    let mut draft = DisconnectDraft {
+        code: (code != 0).then_some(code),
+        reason: Some(reason.into()),
+        reconnect,
+        revoke,
+        ..DisconnectDraft::default()
+    };
+    match selector {
+        Some(Selector::CardId(card)) => draft.card_id = Some(card.into()),
+        Some(Selector::AppId(app)) => draft.app_id = Some(app.into()),
+        Some(Selector::Client(client)) => draft.client = Some(client.into()),
+        Some(Selector::Sub(subject)) => draft.sub = Some(subject.into()),
+        None => {}
+    }
+    draft
 }
 
 /// The replies to pushes that came together; an error is the last of them.

@@ -28,7 +28,7 @@ pub(super) fn typed(content_type: &'static str, body: impl Into<Bytes>) -> HttpR
     HttpResponse::Ok().insert_header((header::CONTENT_TYPE, content_type)).body(body.into())
 }
 
-/// The answer to an accepted push.
+/// The answer to an accepted push, or order.
 pub(super) fn accepted(id: PushId) -> HttpResponse {
     let mut body = String::with_capacity(64);
     write_accepted(&mut body, id);

@@ -1,8 +1,9 @@
-//! Pushes as JSON: read in one pass, texts without escapes shared with the request's body, every mistake named.
+//! Pushes, and orders to end clients, as JSON: read in one pass, texts without escapes shared with the request's body, every mistake named.
 //!
 //! A mistake inside a push (a wrong type, an unknown field) does not stop the reading, so that in a batch it costs only that
 //! push. What serde cannot read does stop it: then the batch is taken apart by its brackets, and each push read by itself.
 
+mod disconnect;
 mod expected;
 
 use std::fmt;
@@ -21,21 +22,30 @@ use crate::{
     },
 };
 
+pub(super) use disconnect::disconnect;
+
 use expected::{Expected, ValueSeed};
+
+/// Shown to who sends what is no JSON.
+const PUSH_EXAMPLE: &str = r#"{"to":["card"],"content":"text"}"#;
 
 /// Reads the body of `POST /push`.
 pub(super) fn push(body: &Bytes, limits: &PushLimits) -> Result<Draft, Refusal> {
-    parse("body", text(body)?, PushSeed { body, limits })?
+    parse("body", PUSH_EXAMPLE, text(body)?, PushSeed { body, limits })?
 }
 
 /// Reads the body of `POST /push/batch`: an array of pushes.
 pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
     let text = text(body)?;
     let push = PushSeed { body, limits };
-    parse("body", text, BatchSeed(push)).unwrap_or_else(|refusal| match elements(text, limits.max_batch) {
-        Some(pushes) if pushes.len() > limits.max_batch => Err(too_many_pushes(limits.max_batch)),
-        Some(pushes) => Ok(pushes.into_iter().map(|text| parse("push", text, push).flatten()).collect()),
-        None => Err(refusal),
+    parse("body", PUSH_EXAMPLE, text, BatchSeed(push)).unwrap_or_else(|refusal| {
+        match elements(text, limits.max_batch) {
+            Some(pushes) if pushes.len() > limits.max_batch => Err(too_many_pushes(limits.max_batch)),
+            Some(pushes) => {
+                Ok(pushes.into_iter().map(|text| parse("push", PUSH_EXAMPLE, text, push).flatten()).collect())
+            }
+            None => Err(refusal),
+        }
     })
 }
 
@@ -46,13 +56,12 @@ fn text(body: &Bytes) -> Result<&str, Refusal> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-fn parse<'de, T: Expected<'de>>(what: &str, text: &'de str, expected: T) -> Result<T::Output, Refusal> {
+fn parse<'de, T: Expected<'de>>(what: &str, example: &str, text: &'de str, expected: T) -> Result<T::Output, Refusal> {
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed = ValueSeed(expected).deserialize(&mut json).and_then(|value| json.end().map(|()| value));
     parsed.map_err(|error| {
         let why = if is_a_form(text) { "it is a form".into() } else { error.to_string() };
-        let example = r#"send {"to":["card"],"content":"text"}"#;
-        Refusal::new(RefusalKind::BadJson, format!("the {what} is not JSON: {why}; {example}"))
+        Refusal::new(RefusalKind::BadJson, format!("the {what} is not JSON: {why}; send {example}"))
     })
 }
 

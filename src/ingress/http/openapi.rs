@@ -70,7 +70,7 @@ mod tests {
                     statuses.push("401");
                 }
                 match route {
-                    Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch) => {
+                    Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch | KeyedRoute::Disconnect) => {
                         statuses.extend(["400", "408", "413", "415", "429", "503"]);
                     }
                     Route::Keyed(KeyedRoute::IsOnline | KeyedRoute::Group) => statuses.push("400"),

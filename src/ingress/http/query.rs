@@ -23,13 +23,13 @@ pub(super) fn card(query: &str) -> Result<ByteString, Refusal> {
     card.map(ByteString::from).ok_or_else(|| Refusal::field(CARD, "is missing"))
 }
 
-/// A push takes no parameters: an option that stood here would be ignored.
+/// What has a body takes no parameters: an option that stood here would be ignored.
 pub(super) fn none(query: &str) -> Result<(), Refusal> {
     let Some(pair) = query.split('&').find(|pair| !pair.is_empty()) else { return Ok(()) };
     let key: String = decode(pair.split('=').next().unwrap_or_default())?.chars().take(64).collect();
     Err(Refusal::new(
         RefusalKind::UnknownField,
-        format!("`{key}` is no parameter; what a push asks for stands in its body"),
+        format!("`{key}` is no parameter; what is asked for stands in the body"),
     ))
 }
 

@@ -2,7 +2,9 @@
 //! request's head and for the pause between requests, and none for a head that was begun after one.
 
 use std::{
+    io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -10,7 +12,17 @@ use std::{
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use crate::{config::Config, ingress::timed_stream::ReadTimer};
+use crate::{
+    config::Config,
+    ingress::timed_stream::ReadTimer,
+    telemetry::{
+        Metrics,
+        labels::{RequestLabels, RequestProtocol},
+    },
+};
+
+/// A head that did not arrive in time.
+const LATE_HEAD: RequestLabels = RequestLabels { protocol: RequestProtocol::Http, status: "408" };
 
 /// The times of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -42,25 +54,31 @@ pub(super) struct RequestTimer {
     in_progress: TaskTracker,
     /// While an answer waits to be written its request is in progress: a stop waits for that.
     unwritten: Option<TaskTrackerToken>,
+    metrics: Arc<Metrics>,
 }
 
 impl RequestTimer {
     /// `in_progress` counts the requests that a stop waits for.
-    pub(super) fn new(times: ReadTimes, in_progress: TaskTracker) -> Self {
+    pub(super) fn new(times: ReadTimes, in_progress: TaskTracker, metrics: Arc<Metrics>) -> Self {
         let heard = Instant::now();
         let check = Box::pin(tokio::time::sleep_until(heard + times.silence.min(times.request)));
-        Self { times, heard, begun: None, check, in_progress, unwritten: None }
+        Self { times, heard, begun: None, check, in_progress, unwritten: None, metrics }
     }
 }
 
 impl ReadTimer for RequestTimer {
-    fn has_read(&mut self, _: usize) {
+    fn has_read(&mut self, _: &[u8]) -> io::Result<()> {
         self.heard = Instant::now();
         self.begun.get_or_insert(self.heard);
+        Ok(())
     }
 
-    fn has_written(&mut self) {
+    fn has_written(&mut self, bytes: &[u8]) {
         self.begun = None;
+        // actix's own, which no route sees: those of routes have a body
+        if bytes.starts_with(b"HTTP/1.1 408") && bytes.ends_with(b"\r\n\r\n") {
+            self.metrics.requests.get_or_create(&LATE_HEAD).inc();
+        }
     }
 
     fn write_waits(&mut self) {
@@ -87,6 +105,7 @@ impl ReadTimer for RequestTimer {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::future::poll_fn;
 
@@ -96,13 +115,13 @@ mod tests {
 
     /// A timer of a peer that sends a byte each second, and the answer to it at once if `answered`.
     async fn late_within(seconds: u64, sends: bool, answered: bool) -> bool {
-        let mut timer = RequestTimer::new(TIMES, TaskTracker::new());
+        let mut timer = RequestTimer::new(TIMES, TaskTracker::new(), Arc::default());
         for _ in 0..seconds {
             if sends {
-                timer.has_read(1);
+                timer.has_read(b"x").unwrap();
             }
             if answered {
-                timer.has_written();
+                timer.has_written(b"HTTP/1.1 200 OK");
             }
             let late = poll_fn(|context| timer.poll_late(context));
             if tokio::time::timeout(Duration::from_secs(1), late).await.is_ok() {
@@ -128,10 +147,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_its_peer_does_not_take_is_in_progress_until_it_is_written_or_given_up() {
         let in_progress = TaskTracker::new();
-        let mut timer = RequestTimer::new(TIMES, in_progress.clone());
+        let mut timer = RequestTimer::new(TIMES, in_progress.clone(), Arc::default());
         assert!(in_progress.is_empty());
         timer.write_waits();
-        timer.has_written();
+        timer.has_written(b"HTTP/1.1 200 OK");
         timer.write_waits();
         assert_eq!(in_progress.len(), 1);
         timer.all_written();

@@ -51,6 +51,7 @@ pub(super) enum OpenRoute {
 pub(super) enum KeyedRoute {
     Push,
     Batch,
+    Disconnect,
     System,
     IsOnline,
     Group,
@@ -60,9 +61,10 @@ pub(super) enum KeyedRoute {
 const PAGE_ROUTE: Route = Route::Open(OpenRoute::Page);
 
 /// Each path with its route and the methods for `Allow`.
-pub(super) const ROUTES: [(&str, Route, &str); 10] = [
+pub(super) const ROUTES: [(&str, Route, &str); 11] = [
     ("/push", Route::Keyed(KeyedRoute::Push), "POST"),
     ("/push/batch", Route::Keyed(KeyedRoute::Batch), "POST"),
+    ("/disconnect", Route::Keyed(KeyedRoute::Disconnect), "POST"),
     ("/system", Route::Keyed(KeyedRoute::System), "GET, HEAD"),
     ("/isOnline", Route::Keyed(KeyedRoute::IsOnline), "GET, HEAD"),
     ("/group", Route::Keyed(KeyedRoute::Group), "GET, HEAD"),
@@ -131,6 +133,10 @@ impl Handlers {
         }
     }
 
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Who may call, and what the description says, from now on.
     pub(super) fn replace(&self, config: &Config) {
         self.live.store(Arc::new(LiveSettings::new(config, self.listen)));
@@ -180,7 +186,7 @@ impl Handlers {
         let row @ (_, route, _) = ROUTES.into_iter().find(|(known, route, _)| {
             // callers that join a path to a base leave a slash at its end; what proxies keep to themselves stays one path
             *known == path
-                || matches!(route, Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch))
+                || matches!(route, Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch | KeyedRoute::Disconnect))
                     && path.strip_suffix('/') == Some(*known)
         })?;
         (route != PAGE_ROUTE || self.page.is_some()).then_some(row)
@@ -236,6 +242,7 @@ impl Handlers {
         match route {
             KeyedRoute::Push => self.push(caller, request, payload).await,
             KeyedRoute::Batch => self.batch(caller, request, payload).await,
+            KeyedRoute::Disconnect => self.disconnect(caller, request, payload).await,
             KeyedRoute::System => Ok(self.system().await),
             KeyedRoute::IsOnline => self.is_online(caller, request.query_string()).await,
             KeyedRoute::Group => self.group(caller, request.query_string()).await,
@@ -265,11 +272,22 @@ impl Handlers {
         Ok(answer::replies(&self.submitter(caller).push_all(drafts).await))
     }
 
+    async fn disconnect(
+        &self,
+        caller: &Caller,
+        request: &HttpRequest,
+        payload: &mut web::Payload,
+    ) -> Result<HttpResponse, Refusal> {
+        let body = self.body(request, payload).await;
+        let draft = body.and_then(|body| json::disconnect(&body));
+        self.api.disconnects.submit(PushSource::Http, caller, None, draft).await.map(answer::accepted)
+    }
+
     fn submitter(&self, caller: &Caller) -> Submitter {
         self.api.admission.submitter(PushSource::Http, caller.clone())
     }
 
-    /// The body of a push, which alone says what is asked for.
+    /// The body of a POST, which alone says what is asked for.
     async fn body(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
         let body = self.bodies.read(request, payload).await?;
         query::none(request.query_string())?;

@@ -12,6 +12,14 @@ pub(super) trait Expected<'de>: Sized {
     /// What comes of a value of another kind, such as `a number`.
     fn other(self, kind: &'static str) -> Self::Output;
 
+    fn boolean(self, _: bool) -> Self::Output {
+        self.other("a boolean")
+    }
+
+    fn number(self, _: f64) -> Self::Output {
+        self.other("a number")
+    }
+
     /// A text without escapes, which lies in the input.
     fn borrowed_text<E: Error>(self, text: &'de str) -> Result<Self::Output, E> {
         self.text(text)
@@ -50,20 +58,20 @@ impl<'de, T: Expected<'de>> Visitor<'de> for ValueSeed<T> {
         f.write_str("any value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(self.0.other("a boolean"))
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(self.0.boolean(value))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(self.0.other("a number"))
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(self.0.number(value as f64))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(self.0.other("a number"))
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(self.0.number(value as f64))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(self.0.other("a number"))
+    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(self.0.number(value))
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
