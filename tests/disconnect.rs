@@ -357,7 +357,8 @@ async fn clients_that_a_drain_has_not_reached_yet_are_disconnected_and_a_drainin
     let stopped = tokio::spawn(leaving.stop());
     let refused = async {
         loop {
-            let answer = crate::support::http::client().post(&at).json(&json!({"card_id": "nobody"})).send().await.unwrap();
+            let answer =
+                crate::support::http::client().post(&at).json(&json!({"card_id": "nobody"})).send().await.unwrap();
             if answer.status() == 503 {
                 return answer.json::<Value>().await.unwrap();
             }

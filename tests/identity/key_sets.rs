@@ -313,3 +313,26 @@ async fn a_key_set_comes_over_tls_from_who_is_trusted_only() {
     assert_refused(&Rig::new(&settings(&server.url)).refusal(&token).await, Away, "come back");
     assert_eq!(server.asked(), asked, "a server that nobody vouches for was asked");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reloads_under_load_lose_no_client() {
+    let key = Key::p256();
+    let keys = set(&[key.jwk("one")]);
+    let server = HttpServer::start(move |_| Told::ok(keys.clone())).await;
+    let settings = [("TOKEN__JWKS", server.url.as_str()), ("TOKEN__MAX_VERIFICATIONS", "100000")];
+    let rig = Arc::new(Rig::new(&settings));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        for client in 0..10 {
+            let (rig, token) = (rig.clone(), key.token(Some("one"), &claims(json!({"jti": client}))));
+            clients.spawn(async move { rig.verify(&token).await });
+        }
+        let config = crate::rig::config(&settings);
+        rig.verifier.replace(&config.token, &config.verify).unwrap();
+        tokio::task::yield_now().await;
+    }
+    while let Some(verified) = clients.join_next().await {
+        assert_alice(verified.unwrap());
+    }
+    assert_eq!(rig.counted("verified"), 2_000);
+}

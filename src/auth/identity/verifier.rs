@@ -1,6 +1,6 @@
 //! Proves who a client is from what it presented.
 
-use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What a client presented.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Presented {
     /// Its token, wherever it stood.
     pub token: Option<ByteString>,
@@ -37,6 +37,16 @@ pub struct Presented {
     pub address: IpAddr,
     /// Of its handshake, those that [`Verifier::headers`] names: name in lower case, value.
     pub headers: Vec<(String, String)>,
+}
+
+/// Without what would be a client's credentials.
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token, card, app, address, headers } = self;
+        let token = token.as_ref().map(|_| "***");
+        let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
+        write!(f, "Presented {{ token: {token:?}, card: {card:?}, app: {app:?}, address: {address}, headers: {headers:?} }}")
+    }
 }
 
 /// An identity, or why there is none.
