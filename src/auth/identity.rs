@@ -13,6 +13,7 @@ mod pool;
 mod revocations;
 mod signer;
 mod token;
+mod token_verifier;
 mod verifier;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

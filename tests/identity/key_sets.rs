@@ -21,6 +21,9 @@ fn set(keys: &[Value]) -> String {
     json!({ "keys": keys }).to_string()
 }
 
+/// How a server answers badly.
+type Bad = Box<dyn Fn() -> Told + Send + Sync>;
+
 /// With intervals that a test can wait for.
 fn settings(url: &str) -> Vec<(&'static str, &str)> {
     vec![("TOKEN__JWKS", url), ("TOKEN__JWKS_MIN_INTERVAL", "200ms"), ("TOKEN__JWKS_TIMEOUT", "2s")]
@@ -132,7 +135,7 @@ async fn a_server_that_answers_badly_gives_no_keys_and_harms_nobody() {
     .await;
     let redirect = format!("location: {}/\r\n", elsewhere.url);
     let (slow, drip) = (Duration::from_secs(600), Duration::from_millis(50));
-    let told: Vec<(&str, Box<dyn Fn() -> Told + Send + Sync>)> = vec![
+    let told: Vec<(&str, Bad)> = vec![
         ("empty", Box::new(|| Told::ok(""))),
         ("no keys", Box::new(|| Told::ok("{\"keys\":[]}"))),
         ("only secrets", Box::new(move || Told::ok(secrets.clone()))),
@@ -213,6 +216,16 @@ async fn without_any_key_yet_clients_come_back_and_get_in_once_it_is_there() {
     assert_alice(come_back(&rig, &token).await);
 }
 
+/// An issuer's key with its number.
+type NumberedKey = (u32, Arc<Key>);
+
+/// The issuer signs by a new key at once.
+fn rotate(current: &Mutex<NumberedKey>, before: &Mutex<Option<Value>>) {
+    let mut current = current.lock().unwrap();
+    *before.lock().unwrap() = Some(current.1.jwk(&current.0.to_string()));
+    *current = (current.0 + 1, Arc::new(Key::p256()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_set_that_rotates_under_load_refuses_no_good_client() {
     const CLIENTS: usize = 5_000;
@@ -236,10 +249,7 @@ async fn a_key_set_that_rotates_under_load_refuses_no_good_client() {
     for client in 0..CLIENTS {
         if client % 500 == 499 {
             // the issuer signs by a new key at once, and goes on to publish the one before
-            let mut current = current.lock().unwrap();
-            *before.lock().unwrap() = Some(current.1.jwk(&current.0.to_string()));
-            *current = (current.0 + 1, Arc::new(Key::p256()));
-            drop(current);
+            rotate(&current, &before);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let (number, key) = current.lock().unwrap().clone();
@@ -312,4 +322,27 @@ async fn a_key_set_comes_over_tls_from_who_is_trusted_only() {
     let asked = server.asked();
     assert_refused(&Rig::new(&settings(&server.url)).refusal(&token).await, Away, "come back");
     assert_eq!(server.asked(), asked, "a server that nobody vouches for was asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reloads_under_load_lose_no_client() {
+    let key = Key::p256();
+    let keys = set(&[key.jwk("one")]);
+    let server = HttpServer::start(move |_| Told::ok(keys.clone())).await;
+    let settings = [("TOKEN__JWKS", server.url.as_str()), ("TOKEN__MAX_VERIFICATIONS", "100000")];
+    let rig = Arc::new(Rig::new(&settings));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        for client in 0..10 {
+            let (rig, token) = (rig.clone(), key.token(Some("one"), &claims(json!({"jti": client}))));
+            clients.spawn(async move { rig.verify(&token).await });
+        }
+        let config = crate::rig::config(&settings);
+        rig.verifier.replace(&config.token, &config.verify).unwrap();
+        tokio::task::yield_now().await;
+    }
+    while let Some(verified) = clients.join_next().await {
+        assert_alice(verified.unwrap());
+    }
+    assert_eq!(rig.counted("verified"), 2_000);
 }

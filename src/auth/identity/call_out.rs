@@ -215,10 +215,9 @@ impl CallOutWorker {
         let mut answer: Map<String, Value> =
             serde_json::from_slice(json).map_err(|error| format!("its answer is no JSON object: {error}"))?;
         // who is named without a card is the card
-        if !answer.contains_key("card") && !answer.contains_key("cards") {
-            if let Some(subject) = answer.get("sub").cloned() {
-                answer.insert("card".to_owned(), subject);
-            }
+        let names_no_card = !answer.contains_key("card") && !answer.contains_key("cards");
+        if let Some(subject) = answer.get("sub").cloned().filter(|_| names_no_card) {
+            answer.insert("card".to_owned(), subject);
         }
         let told = |error: IdentityError| format!("its answer: {error}");
         let mut identity = self.claims.identity(&answer).map_err(told)?;

@@ -64,10 +64,12 @@ impl TokenRules {
 
     /// What jsonwebtoken checks beside the signature.
     pub(super) fn validation(&self, algorithms: &[Algorithm]) -> Validation {
-        let mut validation = Validation::default();
-        validation.algorithms = algorithms.to_vec();
-        validation.leeway = self.leeway;
-        validation.validate_nbf = true;
+        let mut validation = Validation {
+            algorithms: algorithms.to_vec(),
+            leeway: self.leeway,
+            validate_nbf: true,
+            ..Validation::default()
+        };
         // a token for somebody (aud) is refused by who is not told to be it: RFC 7519, section 4.1.3
         if !self.audience.is_empty() {
             validation.aud = Some(self.audience.clone());

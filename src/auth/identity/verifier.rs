@@ -1,31 +1,25 @@
 //! Proves who a client is from what it presented.
 
-use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
-use tokio::sync::Semaphore;
 
 use super::{
     Identity, IdentityConfigError, IdentityError,
     call_out::CallOut,
-    crypto,
     decision::IdentityDecision,
-    key::VerifyingKey,
-    key_set::KeyChoice,
-    key_source::KeySource,
-    pool::VerificationPool,
     revocations::Revocations,
-    token::{self, TokenHead, TokenRules},
+    token_verifier::{TokenVerifier, no_token},
 };
 use crate::{
-    config::{JwksSource, TokenConfig, VerifyConfig},
+    config::{TokenConfig, VerifyConfig},
     lifecycle::Tasks,
     telemetry::{Metrics, labels::IdentityOutcome},
 };
 
 /// What a client presented.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Presented {
     /// Its token, wherever it stood.
     pub token: Option<ByteString>,
@@ -37,6 +31,19 @@ pub struct Presented {
     pub address: IpAddr,
     /// Of its handshake, those that [`Verifier::headers`] names: name in lower case, value.
     pub headers: Vec<(String, String)>,
+}
+
+/// Without what would be a client's credentials.
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { token, card, app, address, headers } = self;
+        let token = token.as_ref().map(|_| "***");
+        let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
+        write!(
+            f,
+            "Presented {{ token: {token:?}, card: {card:?}, app: {app:?}, address: {address}, headers: {headers:?} }}"
+        )
+    }
 }
 
 /// An identity, or why there is none.
@@ -69,30 +76,6 @@ struct VerifierSetup {
     max_revocations: usize,
     /// How long a token may live.
     life: Duration,
-}
-
-/// `[token]`.
-struct TokenVerifier {
-    rules: Arc<TokenRules>,
-    keys: TokenKeys,
-}
-
-/// The keys that tokens are verified by, all of one kind.
-enum TokenKeys {
-    /// HS256: quick enough to be done at once.
-    Secret(VerifyingKey),
-    /// One key of another kind.
-    Public(Arc<VerifyingKey>, Arc<VerificationPool>),
-    /// Those that the issuer publishes.
-    Published(PublishedKeys),
-}
-
-#[derive(Clone)]
-struct PublishedKeys {
-    source: KeySource,
-    pool: Arc<VerificationPool>,
-    /// Tokens that may wait for a fetch.
-    places: Arc<Semaphore>,
 }
 
 impl Verifier {
@@ -228,83 +211,4 @@ impl VerifierSetup {
             life: token.max_life + token.leeway * 2,
         }))
     }
-}
-
-impl TokenVerifier {
-    /// `None`: no key is configured.
-    fn new(
-        config: &TokenConfig,
-        before: Option<&Self>,
-        tasks: &Tasks,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Option<Self>, IdentityConfigError> {
-        crypto::install();
-        let rules = Arc::new(TokenRules::new(config));
-        let pool = || Arc::new(VerificationPool::start(config.max_verifications, tasks));
-        let keys = if let Some(secret) = &config.secret {
-            TokenKeys::Secret(VerifyingKey::of_secret(secret, &rules)?)
-        } else if let Some(pem) = &config.public_key {
-            TokenKeys::Public(Arc::new(VerifyingKey::of_pem(pem, &rules)?), pool())
-        } else if let Some(from) = &config.jwks {
-            let known = before.and_then(|before| before.published(from)).and_then(|keys| keys.source.known(&rules));
-            let source = KeySource::start(from, config, &rules, known, tasks, metrics)?;
-            let places = Arc::new(Semaphore::new(config.max_verifications));
-            TokenKeys::Published(PublishedKeys { source, pool: pool(), places })
-        } else {
-            return Ok(None);
-        };
-        Ok(Some(Self { rules, keys }))
-    }
-
-    /// Its keys, if they come from there.
-    fn published(&self, from: &JwksSource) -> Option<&PublishedKeys> {
-        match &self.keys {
-            TokenKeys::Published(keys) if keys.source.from == *from => Some(keys),
-            _ => None,
-        }
-    }
-
-    fn verify(&self, token: Option<ByteString>) -> IdentityDecision {
-        let Some(token) = token.filter(|token| !token.is_empty()) else {
-            return IdentityDecision::refused(no_token());
-        };
-        let head = match self.rules.head(&token) {
-            Ok(head) => head,
-            Err(error) => return IdentityDecision::refused(error),
-        };
-        match &self.keys {
-            TokenKeys::Secret(key) if key.admits(head.algorithm) => {
-                IdentityDecision::Decided(self.rules.verify(&token, key))
-            }
-            TokenKeys::Public(key, pool) if key.admits(head.algorithm) => {
-                pool.verify(token, key.clone(), self.rules.clone())
-            }
-            TokenKeys::Secret(_) | TokenKeys::Public(..) => IdentityDecision::refused(token::wrong_algorithm()),
-            TokenKeys::Published(keys) => keys.verify(token, head, &self.rules),
-        }
-    }
-}
-
-impl PublishedKeys {
-    fn verify(&self, token: ByteString, head: TokenHead, rules: &Arc<TokenRules>) -> IdentityDecision {
-        match self.source.choose(&head) {
-            KeyChoice::Key(key) => return self.pool.verify(token, key, rules.clone()),
-            KeyChoice::Refused(error) => return IdentityDecision::refused(error),
-            KeyChoice::Unknown => {}
-        }
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let error = IdentityError::away("too many tokens wait for their keys: come back in a moment");
-            return IdentityDecision::refused(error);
-        };
-        let (keys, rules) = (self.clone(), rules.clone());
-        IdentityDecision::Pending(Box::pin(async move {
-            let key = keys.source.wait(&head).await?;
-            drop(place);
-            keys.pool.verify(token, key, rules).wait().await
-        }))
-    }
-}
-
-fn no_token() -> IdentityError {
-    IdentityError::new(IdentityOutcome::NoToken, "there is no token: send one as data.token of join")
 }
