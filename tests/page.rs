@@ -234,3 +234,18 @@ async fn the_page_stays_away_after_a_mistake_of_its_own() {
     }
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_joins_with_a_token_where_clients_have_to_prove_who_they_are() {
+    let node = Node::start(&[("TOKEN__SECRET", support::token::SECRET)]).await;
+    let mut page = open(&node.url("/")).await;
+    let join = "document.getElementById('join').click()";
+    page.evaluate(join).await;
+    page.until("document.getElementById('state').innerText.startsWith('not joined: ')").await;
+    page.evaluate(&set("token", &support::token::token(json!({"sub": "mayun"})))).await;
+    page.evaluate(join).await;
+    page.until("document.getElementById('state').className === 'open'").await;
+    node.push(&["mayun"], "for whom it is").await;
+    page.until("document.getElementById('log').innerText.includes('for whom it is')").await;
+    node.stop().await;
+}
