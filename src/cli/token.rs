@@ -45,6 +45,7 @@ there is no [token] secret to sign with: make one, and give it to this command a
   export OXIPUSH__TOKEN__SECRET=$(openssl rand -base64 32)
 or name a private key: oxipush token --key private.pem (oxipush token --help shows how to make one)";
 
+#[allow(rustdoc::broken_intra_doc_links)] // the help's text, which shows brackets as they are
 #[derive(Args)]
 pub(super) struct TokenArguments {
     #[command(flatten)]
