@@ -53,14 +53,15 @@ start_nsqd() {
     until_ready "http://$nsqd_http/ping" "$nsqd_pid" "$folder/log"
 }
 
-# start_gateway FOLDER [KEY=VALUE…]: sets $gateway_pid and $addresses, what pushbench wants to know of it
+# start_gateway FOLDER [KEY=VALUE…]: a gateway that leaves its file descriptors to clients; sets $gateway_pid and $addresses, what pushbench wants to know of it
 start_gateway() {
     local folder=$1 ports
     shift
     mkdir -p "$folder"
     read -ra ports <<<"$(free_ports 3)"
     env OXIPUSH__SOCKET__LISTEN="127.0.0.1:${ports[0]}" OXIPUSH__HTTP__LISTEN="127.0.0.1:${ports[1]}" \
-        OXIPUSH__GRPC__LISTEN="127.0.0.1:${ports[2]}" OXIPUSH__DATA__DIR="$folder/data" "$@" \
+        OXIPUSH__GRPC__LISTEN="127.0.0.1:${ports[2]}" OXIPUSH__DATA__DIR="$folder/data" \
+        OXIPUSH__HTTP__MAX_CONNECTIONS=1000 OXIPUSH__GRPC__MAX_CONNECTIONS=200 "$@" \
         "$oxipush" >"$folder/log" 2>&1 &
     gateway_pid=$!
     started+=("$gateway_pid")
