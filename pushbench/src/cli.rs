@@ -90,6 +90,9 @@ pub(crate) struct Load {
     /// API key: a bearer token (Centrifugo: X-API-Key)
     #[arg(long, env = "PUSHBENCH_KEY", hide_env_values = true)]
     pub(crate) key: Option<String>,
+    /// The token that each client joins with (oxipush and gopusher's dialect)
+    #[arg(long, env = "PUSHBENCH_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
     /// Connections
     #[arg(long, short = 'n', default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) connections: u32,

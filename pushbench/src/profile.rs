@@ -55,10 +55,11 @@ impl Profile {
     }
 
     /// The frames that join; the answer to the last is the join's.
-    pub(crate) fn join(self, card: &str) -> Vec<String> {
+    pub(crate) fn join(self, card: &str, token: Option<&str>) -> Vec<String> {
         match self {
             Self::Oxipush | Self::Gopusher => {
-                vec![format!(r#"{{"event":"join","data":{{"app_id":"pushbench","card_id":"{card}"}}}}"#)]
+                let token = token.map(|token| format!(r#","token":"{token}""#)).unwrap_or_default();
+                vec![format!(r#"{{"event":"join","data":{{"app_id":"pushbench","card_id":"{card}"{token}}}}}"#)]
             }
             // JOIN has no answer, but frames are read in turn: the PING's tells that it was read
             Self::GoPush => {

@@ -25,6 +25,7 @@ pub(crate) const SLICE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(crate) struct Clients {
     pub(crate) profile: Profile,
+    pub(crate) token: Option<String>,
     pub(crate) address: Address,
     pub(crate) connections: u32,
     pub(crate) threads: u32,
@@ -44,6 +45,7 @@ impl Clients {
         }
         Ok(Self {
             profile: load.profile,
+            token: load.token.clone(),
             address,
             connections: load.connections,
             threads: load.threads.min(load.connections),

@@ -247,7 +247,7 @@ impl Receiver {
     fn join(&mut self, index: usize) {
         let card = self.shared.card(self.connections[index].card);
         let mut out = Vec::new();
-        for text in self.clients.profile.join(&card) {
+        for text in self.clients.profile.join(&card, self.clients.token.as_deref()) {
             frame::write_masked(frame::opcode::TEXT, text.as_bytes(), &mut out);
         }
         self.connections[index].phase = Phase::Joining;
