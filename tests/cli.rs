@@ -594,7 +594,8 @@ fn a_listener_that_cannot_be_had_is_told_with_its_own_remedy() {
         // of the documentation's network: no machine has it
         ("192.0.2.1:0".into(), "this machine has no such address"),
     ] {
-        let output = Node::command(&folder(), &[("OXIPUSH__SOCKET__LISTEN", &address)]).output().unwrap();
+        let settings = [("OXIPUSH__SOCKET__LISTEN", address.as_str()), ("OXIPUSH__SOCKET__ANONYMOUS", "true")];
+        let output = Node::command(&folder(), &settings).output().unwrap();
         let error = text(&output.stderr);
         assert!(output.status.code() == Some(1) && error.contains(told) && error.contains(&address), "{error}");
     }

@@ -19,7 +19,8 @@ EXAMPLES
 
 EXIT CODES
   0  the queue has the order
-  1  it was refused, or no node answered; after a time-out it may still be carried out
+  1  it was refused, or no node answered; after a time-out it may still
+     be carried out
   2  wrong arguments";
 
 #[derive(Args)]
@@ -36,7 +37,7 @@ pub(super) struct DisconnectArguments {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     /// Refuse the subject's tokens that were issued until now
-    #[arg(long, requires = "sub")]
+    #[arg(long, conflicts_with_all = ["card", "app", "client"])]
     revoke: bool,
     #[command(flatten)]
     node: NodeArguments,
