@@ -31,7 +31,8 @@ EXAMPLES
   oxipush token --card mayun --key private.pem --kid 2026-11
 
 A KEY PAIR
-  openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private.pem
+  openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 \\
+      -out private.pem
   openssl pkey -in private.pem -pubout -out public.pem
   OXIPUSH__TOKEN__PUBLIC_KEY_FILE=public.pem oxipush
 
