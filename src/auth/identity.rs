@@ -53,9 +53,9 @@ impl Identity {
         self.card.as_deref() == Some(card) || self.cards.admits(card)
     }
 
-    /// How long it is still good; `None`: for as long as its connection.
+    /// How long it is still good; `None`: for as long as its connection, also where its end is later than any clock can tell.
     pub fn remaining(&self, now: SystemTime) -> Option<Duration> {
-        let end = UNIX_EPOCH + Duration::from_secs(self.expires_at?);
+        let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.expires_at?))?;
         Some(end.duration_since(now).unwrap_or_default())
     }
 }

@@ -94,6 +94,12 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
     if config.verify.url.is_none() && !config.verify.headers.is_empty() {
         r.reject("verify", "headers", "nobody is told of them: give url too, or leave it empty");
     }
+    let is_cookie_told = config.verify.headers.iter().any(|name| name == "cookie");
+    if is_cookie_told && config.socket.allowed_origins.is_empty() {
+        let what = "a browser sends its cookies with any page's handshake: name the pages that may connect in [socket] \
+                    allowed_origins";
+        r.reject("verify", "headers", what);
+    }
     if token.cookie.is_some() && config.socket.allowed_origins.is_empty() {
         let what = "a browser sends its cookies with any page's handshake: name the pages that may connect in [socket] \
                     allowed_origins";
@@ -361,6 +367,10 @@ mod tests {
             (&[("VERIFY__URL", "http://8.8.8.8/")], "http is for hosts on loopback and private networks only"),
             (&[("VERIFY__URL", "example.org")], "is no URL"),
             (&[("VERIFY__HEADERS", "cookie")], "[verify] headers: nobody is told of them"),
+            (
+                &[("VERIFY__URL", "http://backend:3000/who"), ("VERIFY__HEADERS", "cookie")],
+                "[verify] headers: a browser sends its cookies with any page's handshake",
+            ),
             (&[("VERIFY__HEADERS", "a b")], "[verify] headers: \"a b\" is not a header's name"),
         ] {
             let errors = with(values).unwrap_err().to_string();
@@ -375,7 +385,11 @@ mod tests {
             &[("TOKEN__JWKS", "http://[::1]:1/keys")],
             &[("TOKEN__JWKS", "keys/jwks.json")],
             &[("VERIFY__URL", "https://example.org/who")],
-            &[("VERIFY__URL", "http://backend:3000/who"), ("VERIFY__HEADERS", "Cookie, x-device")],
+            &[
+                ("VERIFY__URL", "http://backend:3000/who"),
+                ("VERIFY__HEADERS", "Cookie, x-device"),
+                ("SOCKET__ALLOWED_ORIGINS", "https://example.org"),
+            ],
             &[("VERIFY__URL", "http://api.svc.cluster.local/who")],
             &[("VERIFY__URL", "http://192.168.1.1/who")],
             &[("VERIFY__URL", "http://[fd00::1]/who")],

@@ -119,7 +119,8 @@ impl VerifiedJoins {
         let token = of_join.or(of_handshake);
         if token.is_none() {
             if let Some(identity) = session.identity() {
-                return Authorization::Decided(join_as(names, identity, card, app));
+                let holds = self.verifier.check(&identity).map_err(JoinError::from);
+                return Authorization::Decided(holds.and_then(|()| join_as(names, identity, card, app)));
             }
             if self.anonymous {
                 return Authorization::Decided(anyone(names, JoinRequest { card, app, token }));

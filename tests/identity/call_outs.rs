@@ -14,7 +14,11 @@ use serde_json::{Value, json};
 use crate::{
     keys::Key,
     rig::{Rig, SECRET, assert_refused, claims, now, presented},
-    support::http_server::{HttpServer, Told},
+    support::{
+        client::Client,
+        gateway::Node,
+        http_server::{HttpServer, Told},
+    },
 };
 
 fn told(answer: Value) -> Told {
@@ -36,7 +40,11 @@ async fn a_call_out_is_told_what_was_presented_and_says_who_it_is() {
     })
     .await;
     let url = format!("{}/who?v=1", server.url);
-    let rig = Rig::new(&[("VERIFY__URL", &url), ("VERIFY__HEADERS", "Cookie, X-Device")]);
+    let rig = Rig::new(&[
+        ("VERIFY__URL", &url),
+        ("VERIFY__HEADERS", "Cookie, X-Device"),
+        ("SOCKET__ALLOWED_ORIGINS", "https://example.org"),
+    ]);
     assert_eq!(*rig.verifier.headers(), ["cookie", "x-device"]);
     let headers = [("cookie", "a=1"), ("cookie", "b=2"), ("x-device", "one"), ("x-device", "two")];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
@@ -204,4 +212,42 @@ async fn a_call_out_is_called_over_tls_if_it_is_trusted() {
     assert!(Rig::new(&trusting).verify("t").await.is_ok());
     assert_refused(&Rig::new(&trusting[..1]).refusal("t").await, Away, "come back");
     assert_eq!(server.asked(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_no_clock_can_tell_is_none() {
+    for end in ["\"ttl\":18446744073709551615", "\"exp\":18446744073709551615", "\"exp\":9223372036854775808"] {
+        let server = HttpServer::start(move |_| Told::ok(format!("{{\"sub\":\"alice\",{end}}}"))).await;
+        let node = Node::start(&[("VERIFY__URL", &server.url)]).await;
+        let mut client = Client::connect(&node.socket(), true).await;
+        client.say(json!({"event": "join", "data": {"token": "t"}})).await;
+        let answer = client.hear().await;
+        assert_eq!((&answer["event"], &answer["data"]["expires_in"]), (&json!("joined"), &Value::Null), "{end}");
+        node.push(&["alice"], "hello").await;
+        assert_eq!(client.hear().await["data"]["content"], "hello");
+        drop(client);
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_call_out_a_token_is_revoked_by_its_own_subject_also_while_the_call_is_under_way() {
+    let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
+    let server = HttpServer::start(move |_| {
+        asked.send(()).unwrap();
+        Told { delay: Duration::from_millis(300), ..told(json!({"sub": "another", "card": "alice"})) }
+    })
+    .await;
+    let rig = Rig::new(&[("TOKEN__SECRET", SECRET), ("VERIFY__URL", &server.url), ("VERIFY__CACHE", "0s")]);
+    let token = Key::secret(SECRET).token(None, &claims(json!({"sub": "alice", "iat": now() - 1})));
+    let identity = rig.verify(&token).await.unwrap();
+    assert_eq!((&*identity.subject, identity.card.as_deref()), ("alice", Some("alice")));
+    is_asked.recv().await.unwrap();
+    let (verified, ()) = tokio::join!(rig.verify(&token), async {
+        is_asked.recv().await.unwrap();
+        rig.verifier.revoke("alice".into(), now());
+    });
+    assert_refused(&verified.unwrap_err(), Revoked, "log in again");
+    assert!(rig.verifier.check(&identity).is_err(), "what was proved before does not hold any more");
+    rig.stop().await;
 }

@@ -42,6 +42,7 @@ impl Revocations {
     /// say when. At most `max` are kept, each for `life`.
     pub(super) fn add(&self, subject: ByteString, at: u64, max: usize, life: Duration) {
         let now = unix_time();
+        let mut forgotten = 0;
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
         list.insert(subject, at, now);
         while list.oldest().is_some_and(|told| told + life.as_secs() < now) {
@@ -49,10 +50,14 @@ impl Revocations {
         }
         while list.subjects.len() > max {
             list.order.pop_first().map(|(_, subject)| list.subjects.remove(&subject));
-            self.metrics.forgotten_revocations.inc();
-            tracing::warn!(max, "a revocation made room for a newer one: raise [token] max_revocations");
+            forgotten += 1;
         }
         self.metrics.revocations.set(i64::try_from(list.subjects.len()).unwrap_or(i64::MAX));
+        drop(list);
+        if forgotten > 0 {
+            self.metrics.forgotten_revocations.inc_by(forgotten);
+            tracing::warn!(max, "a revocation made room for a newer one: raise [token] max_revocations");
+        }
     }
 
     /// Whether the identity is of before its subject's revocation.

@@ -1,6 +1,13 @@
 //! Proves who a client is from what it presented.
 
-use std::{fmt, future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
@@ -111,7 +118,7 @@ impl Verifier {
     /// Who the client is that presented this. Never waits itself.
     ///
     /// With `[token]` and `[verify]` the token must be good first, and then what the call-out says counts, until the earlier
-    /// of both ends.
+    /// of both ends. The subject stays the token's, if it has one.
     pub fn verify(&self, presented: Presented) -> Verification {
         let shared = self.0.clone();
         let setup = shared.setup.load();
@@ -131,6 +138,14 @@ impl Verifier {
                 shared.conclude(verified)
             })),
         }
+    }
+
+    /// Whether what a client proved before still holds: it may have ended, or been revoked.
+    ///
+    /// # Errors
+    /// As of [`Verifier::verify`].
+    pub fn check(&self, identity: &Identity) -> Result<(), IdentityError> {
+        self.0.check(identity)
     }
 
     /// The headers of a handshake that have to be kept for [`Presented`], in lower case.
@@ -163,8 +178,14 @@ impl VerifierShared {
         call_out: &CallOut,
         presented: &Presented,
     ) -> Result<Identity, IdentityError> {
-        let of_token = self.unless_revoked(by_token.wait().await?)?;
+        let of_token = by_token.wait().await?;
+        self.check(&of_token)?;
         let mut identity = call_out.ask(presented, &self.revocations).wait().await?;
+        // it is this token that can be revoked, also while the call-out was asked
+        if !of_token.subject.is_empty() {
+            identity.subject = of_token.subject;
+            identity.issued_at = of_token.issued_at;
+        }
         identity.expires_at = match (of_token.expires_at, identity.expires_at) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -172,16 +193,20 @@ impl VerifierShared {
         Ok(identity)
     }
 
-    fn unless_revoked(&self, identity: Identity) -> Result<Identity, IdentityError> {
-        if self.revocations.has(&identity) {
+    /// Whether it holds now.
+    fn check(&self, identity: &Identity) -> Result<(), IdentityError> {
+        if self.revocations.has(identity) {
             return Err(IdentityError::new(IdentityOutcome::Revoked, "the token was revoked: log in again"));
         }
-        Ok(identity)
+        if identity.remaining(SystemTime::now()) == Some(Duration::ZERO) {
+            return Err(IdentityError::new(IdentityOutcome::Expired, "the token has expired: get a new one"));
+        }
+        Ok(())
     }
 
-    /// Looks whether it was revoked, and counts.
+    /// Looks whether it still holds, and counts.
     fn conclude(&self, verified: Result<Identity, IdentityError>) -> Verified {
-        let verified = verified.and_then(|identity| self.unless_revoked(identity));
+        let verified = verified.and_then(|identity| self.check(&identity).map(|()| identity));
         let outcome = verified.as_ref().map_or_else(|error| error.outcome, |_| IdentityOutcome::Verified);
         self.metrics.identities.get_or_create(&outcome).inc();
         verified.map(Arc::new)
