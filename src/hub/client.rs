@@ -100,11 +100,6 @@ impl<S> Client<S> {
         self.memberships.borrow().card().is_some()
     }
 
-    /// It joined this card.
-    pub(super) fn is_in_card(&self, card: &str) -> bool {
-        self.memberships.borrow().card().is_some_and(|joined| *joined.name == *card)
-    }
-
     /// It joined its card as this app.
     pub(super) fn is_of_app(&self, app: &str) -> bool {
         self.memberships.borrow().app() == Some(app)

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::push::AddressKind;
 
 /// When a client became a member: in milliseconds since its node started. It fits where a membership has room anyway, and goes
-/// round after 49 days: what lies longer back is not told from what is new, which matters for ages of a minute as good as never.
+/// round after 49 days: a join of 49 days ago may count as a new one for a minute, which is the longest age that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct JoinTime(u32);
 

@@ -211,7 +211,7 @@ impl<S: Sink> Shard<S> {
     /// revoked: it may have left and joined again meanwhile.
     fn is_meant(&self, client: &Client<S>, order: &Disconnect, age: Duration) -> bool {
         match &order.selector {
-            ClientSelector::Card(card) => client.is_in_card(card) && self.joined_before(client, age),
+            ClientSelector::Card(card) => client.has_joined(card) && self.joined_before(client, age),
             ClientSelector::App(app) => client.is_of_app(app) && self.joined_before(client, age),
             ClientSelector::Client(_) => true,
             ClientSelector::Subject(subject) if order.revoke => {
