@@ -18,9 +18,10 @@ lint:
 deny:
     cargo deny check bans licenses sources
 
-# 500 SIGKILLs at random moments, with a ledger of what was accepted and received (CI: 20)
+# 500 SIGKILLs of a gateway and 500 of its queue, and power cuts, at random moments, with ledgers of what must be there (CI: 20)
 crash rounds="500":
     OXIPUSH_CRASH_ROUNDS={{rounds}} cargo test --release --test crash -- --nocapture
+    OXIPUSH_CRASH_ROUNDS={{rounds}} cargo test --release --lib -- --nocapture a_killed_process power_cut
 
 # every process of docker-compose.yml on loopback, until Ctrl-C
 cluster:

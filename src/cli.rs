@@ -3,6 +3,7 @@
 mod check;
 mod disconnect;
 mod health;
+mod log;
 mod node;
 mod push;
 mod serve;
@@ -41,13 +42,14 @@ EXAMPLES
   oxipush push --to alice hello       push to alice
   oxipush token --card alice          a token for the card alice
   oxipush disconnect --card alice     end alice's connections
+  oxipush log check                   what is in the data folder
   oxipush health                      is this machine's node ready?
   oxipush completions bash > /etc/bash_completion.d/oxipush
 
 FILES
   config.ini  read from the working directory unless --config names another;
               it needs only what differs from the defaults in the program
-  data/       the embedded queue ([data] dir)
+  data/       the log of the embedded queue ([data] dir)
 
 ENVIRONMENT
   OXIPUSH__SECTION__KEY
@@ -98,6 +100,9 @@ enum CliCommand {
     /// Print the configuration that would be used, secrets masked, or every mistake in it
     #[command(long_about = check::LONG_ABOUT, after_long_help = check::AFTER_HELP)]
     CheckConfig(ConfigSource),
+    /// Look into the embedded queue's log, or salvage it
+    #[command(long_about = log::LONG_ABOUT, after_long_help = log::AFTER_HELP, subcommand)]
+    Log(log::LogCommand),
     /// Ask the node on this machine whether it is ready
     #[command(long_about = health::LONG_ABOUT, after_long_help = health::AFTER_HELP)]
     Health(ConfigSource),
@@ -129,6 +134,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         None => serve::run(cli.source.file()),
         Some(CliCommand::CheckConfig(source)) => check::run(source.file()),
+        Some(CliCommand::Log(command)) => log::run(command),
         Some(CliCommand::Health(source)) => health::run(source.file()),
         Some(CliCommand::Push(arguments)) => client(push::run(arguments)),
         Some(CliCommand::Disconnect(arguments)) => client(disconnect::run(arguments)),

@@ -122,13 +122,13 @@ section! {
     PushLimits { max_content: usize, max_cards: usize, max_name: usize, max_batch: usize }
 }
 section! {
-    /// `[queue]`, with `[data] dir`.
+    /// `[queue]`, with `[data]`.
     QueueConfig {
         backend: Backend, topic: String, channel: String, raw_key: Option<String>, nsqd: Vec<String>, nsqd_http: Vec<String>, lookupd: Vec<String>,
         lookup_interval: Duration, lookup_timeout: Duration, processors: usize, max_in_flight: usize, max_publishes: usize,
         publish_timeout: Duration, return_after: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
         requeue_delay: Duration, job_timeout: Duration, sync: Sync, max_bytes: u64, max_age: Duration, memory_bytes: usize,
-        replay_hold: Duration, copy_window: usize, dir: PathBuf,
+        replay_hold: Duration, copy_window: usize, dir: PathBuf, segment_bytes: u32,
     }
 }
 section! {

@@ -59,6 +59,7 @@ mod gateway;
 mod hub;
 mod ingress;
 mod lifecycle;
+mod log;
 mod push;
 mod queue;
 mod socket;

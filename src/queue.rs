@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use tokio::sync::watch;
 
-use crate::{bundles::Bundles, lifecycle::Deadline};
+use crate::{bundles::Bundles, lifecycle::Deadline, log};
 
 /// An open queue; it is usable before it is [`QueueState::Ready`].
 pub struct Queue {
@@ -41,6 +41,12 @@ pub enum QueueState {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OpenError(pub String);
+
+impl From<log::LogOpenError> for OpenError {
+    fn from(error: log::LogOpenError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// Publishes records; a cheap clone for each ingress.
 #[derive(Clone)]

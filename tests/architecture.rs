@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("bucket", 0),
     ("bundles", 0),
     ("push", 0),
+    ("log", 1),
     ("wire", 1),
     // for all above wire
     ("proto", 2),
@@ -36,8 +37,7 @@ const LAYERS: &[(&str, u8)] = &[
 const USERS: &[(&str, &[&str])] = &[
     ("subtle", &["auth"]),
     ("tokio_nsq", &["queue/nsq"]),
-    ("redb", &["queue/embedded"]),
-    ("crc32fast", &["queue/embedded"]),
+    ("crc32fast", &["log"]),
     ("arc_swap", &["socket/live", "ingress", "auth"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
@@ -447,7 +447,7 @@ fn an_escape_is_found_however_it_is_written() {
         ("src/queue/nsq.rs", "use tokio_nsq::NSQEvent;"),
         (
             "src/dispatch.rs",
-            "// tokio_nsq::NSQEvent\nuse crate::config::redb::X;\nfn f() { self.redb; my_tokio_nsq::f() }",
+            "// tokio_nsq::NSQEvent\nuse crate::config::prost::X;\nfn f() { self.prost; my_tokio_nsq::f() }",
         ),
     ] {
         assert_eq!(escapes(&file(path, text)), Vec::<String>::new(), "{path}: {text}");

@@ -227,6 +227,9 @@ fn help_of_every_command_has_examples() {
         &["--help"][..],
         &["check-config", "--help"],
         &["health", "--help"],
+        &["log", "--help"],
+        &["log", "check", "--help"],
+        &["log", "salvage", "--help"],
         &["push", "--help"],
         &["disconnect", "--help"],
         &["tail", "--help"],
@@ -247,6 +250,7 @@ fn help_of_every_command_has_examples() {
         "push",
         "disconnect",
         "tail",
+        "log",
         "completions",
         "EXIT CODES",
         "OXIPUSH__SECTION__KEY",
@@ -279,6 +283,9 @@ fn wrong_arguments_end_with_2() {
         &["push", "text"],
         &["tail"],
         &["push", "--to", "a", "--file", "f", "text"],
+        &["log"],
+        &["log", "salvage"],
+        &["log", "check", "--to", "x"],
         &["disconnect"],
         &["disconnect", "--card", "a", "--sub", "b"],
         &["disconnect", "--card", "a", "--revoke"],
@@ -614,9 +621,30 @@ fn a_data_folder_that_is_a_file_is_told_and_one_that_is_made_is_its_owners_alone
     Node::start(&folder, &[]).stop();
     let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("data"), 0o700);
-    for file in ["queue.redb", "queue.journal", "queue.lock"] {
+    for file in ["log.0001", "log.lock"] {
         assert_eq!(mode(&format!("data/{file}")), 0o600, "{file}");
     }
+    assert_eq!(fs::metadata(folder.path().join("data/log.0001")).unwrap().len(), 4 << 20);
+}
+
+#[test]
+fn a_data_folder_of_an_earlier_version_is_refused_with_what_to_do() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("data")).unwrap();
+    fs::write(folder.path().join("data/queue.redb"), "redb").unwrap();
+    let output = Node::command(&folder, &[]).output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for part in ["data has the queue of an earlier version (queue.redb)", "oxipush_queue_records", "move the two away"]
+    {
+        assert!(told.contains(part), "{part} is missing in {told}");
+    }
+    assert_eq!(fs::read_dir(folder.path().join("data")).unwrap().count(), 1, "something was made there");
+    // nothing is in these
+    fs::remove_file(folder.path().join("data/queue.redb")).unwrap();
+    fs::write(folder.path().join("data/queue.lock"), "pid 7\n").unwrap();
+    fs::write(folder.path().join("data/queue.journal"), "").unwrap();
+    Node::start(&folder, &[]).stop();
 }
 
 #[test]
@@ -629,28 +657,237 @@ fn a_second_process_on_one_data_folder_is_refused() {
     node.stop();
 }
 
-#[test]
-fn a_torn_end_is_repaired_with_a_line_in_the_log_and_a_held_backlog_has_one_too() {
-    let folder = folder();
-    let settings = [("OXIPUSH__QUEUE__SYNC", "1h")];
-    let mut node = Node::start(&folder, &settings);
-    node.running.signal(Signal::SIGKILL);
-    node.running.end();
-    let journal = folder.path().join("data/queue.journal");
-    fs::write(&journal, b"torn").unwrap();
-    let mut node = Node::start(&folder, &settings);
-    let lines = ["the queue's log was not closed in order", "queue.journal is torn", "the queue's log is repaired"];
-    for part in lines {
-        node.running.err_line(|line| line.contains(part));
-    }
-    assert_eq!(fs::metadata(&journal).unwrap().len(), 0);
-    node.stop();
-
+/// Leaves unfinished pushes for alice in `folder`'s data folder.
+fn leave(folder: &TempDir, contents: &[&str]) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(support::backlog::leave(&folder.path().join("data"), "alice", &["waits"]));
+    runtime.block_on(support::backlog::leave(&folder.path().join("data"), "alice", contents));
+}
+
+/// Changes the file of the log in which `text` stands: `change` gets its bytes and where `text` begins.
+fn damage(folder: &TempDir, text: &str, change: impl FnOnce(&mut Vec<u8>, usize)) -> String {
+    for entry in fs::read_dir(folder.path().join("data")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        let found = bytes.windows(text.len()).position(|window| window == text.as_bytes());
+        if let Some(at) = found {
+            change(&mut bytes, at);
+            fs::write(&path, bytes).unwrap();
+            return path.file_name().unwrap().to_str().unwrap().to_owned();
+        }
+    }
+    panic!("{text} is in no file of the log");
+}
+
+/// How many pushes the node counts as lost by now.
+fn lost(node: &Node) -> u64 {
+    let metrics = metrics(node);
+    let value = metrics.lines().find_map(|line| line.strip_prefix("oxipush_drops_total{reason=\"lost\"} "));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+/// A node that finds a backlog, and hands it out once alice is there.
+const SHORT_HOLD: (&str, &str) = ("OXIPUSH__QUEUE__REPLAY_HOLD", "2s");
+
+/// Whether `text` stands anywhere in `folder`'s data folder.
+fn holds(folder: &TempDir, text: &str) -> bool {
+    fs::read_dir(folder.path().join("data")).unwrap().any(|entry| {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}
+
+#[test]
+fn what_was_delivered_is_overwritten_once_its_segment_is_done_and_at_an_orderly_stop() {
+    let folder = folder();
+    let node = Node::start(&folder, &[("OXIPUSH__DATA__SEGMENT_BYTES", "64KiB")]);
+    id_of(&node.push(&folder, &["--to", "nobody", "early-content"]));
+    assert!(holds(&folder, "early-content"));
+    // until the segment is full, and the one behind it begun
+    let filler = "f".repeat(20_000);
+    let end = Instant::now() + DEADLINE;
+    while holds(&folder, "early-content") {
+        assert!(Instant::now() < end, "what was delivered is still there");
+        id_of(&node.push(&folder, &["--to", "nobody", &filler]));
+    }
+    id_of(&node.push(&folder, &["--to", "nobody", "late-content"]));
+    assert!(holds(&folder, "late-content"));
+    node.stop();
+    assert!(!holds(&folder, "late-content") && !holds(&folder, "ffff"));
+}
+
+#[test]
+fn a_data_folder_that_is_deleted_under_a_node_is_noticed_before_it_accepts_more() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    id_of(&node.push(&folder, &["--to", "alice", "hello"]));
+    fs::remove_dir_all(folder.path().join("data")).unwrap();
+    let end = Instant::now() + DEADLINE;
+    let told = loop {
+        let output = node.push(&folder, &["--to", "alice", "hello"]);
+        if !output.status.success() {
+            break text(&output.stderr);
+        }
+        assert!(Instant::now() < end, "it goes on accepting");
+    };
+    assert!(told.contains("Unavailable") && told.contains("was deleted"), "{told}");
+    let url = format!("http://{}/readyz", node.http);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ready = runtime.block_on(async { crate::support::http::get(url).await.unwrap().text().await.unwrap() });
+    assert!(ready.contains("was deleted"), "{ready}");
+}
+
+#[test]
+fn a_held_backlog_has_a_line_in_the_log() {
+    let folder = folder();
+    leave(&folder, &["waits"]);
     let mut node = Node::start(&folder, &[("OXIPUSH__QUEUE__REPLAY_HOLD", "1h")]);
     node.running.err_line(|line| line.contains("a backlog is held") && line.contains("time=3600s"));
     node.stop();
+}
+
+#[test]
+fn a_torn_end_is_told_once_and_costs_nothing_that_was_whole() {
+    let folder = folder();
+    leave(&folder, &["first-push", "whole-push", "torn-push"]);
+    // as if the machine had died while the last one was written
+    damage(&folder, "torn-push", |bytes, at| {
+        bytes[at + 3..at + 40].fill(0);
+        bytes.iter_mut().skip(at + 40).for_each(|byte| *byte = 0);
+    });
+    let output = run(&folder, &["log", "check"]);
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("torn end: ") && told.contains("2 pushes of") && !told.contains("damage: "), "{told}");
+    let mut node = Node::start(&folder, &[SHORT_HOLD]);
+    node.running.err_line(|line| line.contains("the end of the log is torn"));
+    let mut tail = node.tail(&folder, &["--card", "alice"]);
+    for content in ["first-push", "whole-push"] {
+        assert!(tail.out_line(|_| true).ends_with(content));
+    }
+    assert_eq!(lost(&node), 0);
+    node.stop();
+    let log = Node::start(&folder, &[]).stop().join("\n");
+    assert!(!log.contains("torn"), "told again: {log}");
+}
+
+#[test]
+fn a_damaged_push_is_told_counted_and_costs_no_other() {
+    let folder = folder();
+    leave(&folder, &["first-push", "second-push", "third-push"]);
+    let file = damage(&folder, "second-push", |bytes, at| bytes[at] ^= 1);
+    let output = run(&folder, &["log", "check"]);
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&format!("damage: data/{file}, byte ")) && told.contains("1 entry gone"), "{told}");
+    assert!(told.contains("2 pushes of ") && told.contains("the log is damaged in 1 place;"), "{told}");
+
+    let mut node = Node::start(&folder, &[SHORT_HOLD]);
+    let line = node.running.err_line(|line| line.contains("a part of the log is damaged"));
+    assert!(line.contains(&file) && line.contains("offset=") && line.contains("entries=1"), "{line}");
+    let mut tail = node.tail(&folder, &["--card", "alice"]);
+    for content in ["first-push", "third-push"] {
+        let got = tail.out_line(|_| true);
+        assert!(got.ends_with(content), "{got} is not {content}");
+    }
+    assert_eq!(lost(&node), 1);
+    node.stop();
+    let log = Node::start(&folder, &[]).stop().join("\n");
+    assert!(!log.contains("damaged"), "told again: {log}");
+}
+
+#[test]
+fn log_check_tells_what_waits_and_since_when_and_changes_nothing() {
+    let folder = folder();
+    leave(&folder, &["first-push", "second-push"]);
+    let files = || {
+        let read = |entry: fs::DirEntry| (entry.file_name(), fs::read(entry.path()).unwrap());
+        let all = fs::read_dir(folder.path().join("data")).unwrap().map(|entry| read(entry.unwrap()));
+        all.filter(|(name, _)| name != "log.lock").collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = files();
+    fs::write(folder.path().join("other.ini"), "[data]\ndir = data\n").unwrap();
+    for arguments in
+        [&["log", "check"][..], &["log", "check", "--data", "data"], &["log", "check", "--config", "other.ini"]]
+    {
+        let output = run(&folder, arguments);
+        let told = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let lines: Vec<_> = told.lines().collect();
+        assert!(lines[0].starts_with("FILE") && lines[1].starts_with("data/log.0001 "), "{told}");
+        let waiting = lines.iter().find(|line| line.starts_with("2 pushes of ")).unwrap();
+        assert!(waiting.contains(" wait unfinished, accepted from 20") && waiting.contains("Z to 20"), "{told}");
+        assert_eq!(lines.last(), Some(&"the log is whole"), "{told}");
+    }
+    assert!(before == files(), "the log was changed");
+}
+
+#[test]
+fn log_check_names_who_uses_the_folder_and_says_where_there_is_no_log() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    let output = run(&folder, &["log", "check"]);
+    let told = text(&output.stderr);
+    let pid = format!("pid {}", node.running.child.id());
+    assert!(output.status.code() == Some(1) && told.contains("in use") && told.contains(&pid), "{told}");
+    node.stop();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    for (dir, told) in [("empty", "there is no log in empty"), ("absent", "absent cannot be read")] {
+        let output = run(&folder, &["log", "check", "--data", dir]);
+        assert!(output.status.code() == Some(1) && text(&output.stderr).contains(told), "{output:?}");
+    }
+    assert!(!folder.path().join("absent").exists(), "looking made it");
+    assert_eq!(fs::read_dir(folder.path().join("empty")).unwrap().count(), 0, "looking made something");
+}
+
+#[test]
+fn log_salvage_copies_what_is_whole_into_a_log_that_a_node_delivers() {
+    let folder = folder();
+    leave(&folder, &["first-push", "second-push", "third-push"]);
+    damage(&folder, "second-push", |bytes, at| bytes[at] ^= 1);
+    let before = fs::read(folder.path().join("data/log.0001")).unwrap();
+    let output = run(&folder, &["log", "salvage", "--to", "new"]);
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for part in [" were written to new\n", "2 pushes of ", "damage: data/log.0001, byte ", "mv new data"] {
+        assert!(told.contains(part), "{part} is missing in {told}");
+    }
+    assert!(before == fs::read(folder.path().join("data/log.0001")).unwrap(), "the damaged log was changed");
+    let check = run(&folder, &["log", "check", "--data", "new"]);
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+    assert!(
+        text(&check.stdout).contains("gap: new/log.0001") && text(&check.stdout).contains("told before"),
+        "{check:?}"
+    );
+    let again = run(&folder, &["log", "salvage", "--to", "new"]);
+    assert!(again.status.code() == Some(1) && text(&again.stderr).contains("new is not empty"), "{again:?}");
+
+    let node = Node::start(&folder, &[SHORT_HOLD, ("OXIPUSH__DATA__DIR", "new")]);
+    let mut tail = node.tail(&folder, &["--card", "alice"]);
+    for content in ["first-push", "third-push"] {
+        assert!(tail.out_line(|_| true).ends_with(content));
+    }
+    let log = node.stop().join("\n");
+    assert!(!log.contains("damaged"), "{log}");
+}
+
+#[test]
+fn a_file_too_many_in_the_data_folder_is_refused_and_salvage_goes_on_without_it() {
+    let folder = folder();
+    leave(&folder, &["first-push"]);
+    let data = folder.path().join("data");
+    fs::copy(data.join("log.0001"), data.join("log.0099")).unwrap();
+    let start = Node::command(&folder, &[]).output().unwrap();
+    for output in [start, run(&folder, &["log", "check"])] {
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        for part in ["data/log.0001", "data/log.0099", "hold the same segment", "`oxipush log salvage`"] {
+            assert!(told.contains(part), "{part} is missing in {told}");
+        }
+    }
+    let output = run(&folder, &["log", "salvage", "--to", "new"]);
+    assert!(output.status.success() && text(&output.stdout).contains("1 push of "), "{output:?}");
+    let check = run(&folder, &["log", "check", "--data", "new"]);
+    assert!(check.status.success() && text(&check.stdout).contains("1 push of "), "{check:?}");
 }
 
 #[test]
@@ -891,14 +1128,19 @@ fn strangers_cannot_fill_the_log() {
     assert!(lines.is_empty(), "{lines:?}");
 }
 
+/// What `/metrics` says now.
+fn metrics(node: &Node) -> String {
+    let url = format!("http://{}/metrics", node.http);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { crate::support::http::get(url).await.unwrap().text().await.unwrap() })
+}
+
 /// The value of one of the log's counters; it is waited for.
 fn dropped_lines(node: &Node, reason: &str) {
     let sample = format!("oxipush_log_lines_dropped_total{{reason=\"{reason}\"}} ");
     let end = Instant::now() + DEADLINE;
-    let runtime = tokio::runtime::Runtime::new().unwrap();
     loop {
-        let url = format!("http://{}/metrics", node.http);
-        let text = runtime.block_on(async { crate::support::http::get(url).await.unwrap().text().await.unwrap() });
+        let text = metrics(node);
         if text.lines().any(|line| line.strip_prefix(&sample).is_some_and(|value| value != "0")) {
             return;
         }

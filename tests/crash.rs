@@ -43,6 +43,8 @@ async fn whatever_was_accepted_arrives_through_sigkill_at_any_moment() {
     let path = dir.path().to_string_lossy().into_owned();
     let settings = [
         ("DATA__DIR", path.as_str()),
+        // so that some kills come in a segment's change
+        ("DATA__SEGMENT_BYTES", "64KiB"),
         ("QUEUE__REPLAY_HOLD", "1s"),
         ("OUTBOX__MAX_BYTES", OUTBOX),
         ("PUSH__MAX_CONTENT", "32KiB"),

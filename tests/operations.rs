@@ -142,6 +142,24 @@ fn a_counter_stands_there_as_it_is_exposed() {
 }
 
 #[test]
+fn the_lines_that_tell_of_the_log_stand_there_as_they_are_written() {
+    let tables = tables(&page("docs/operations.md"));
+    let rows = &tables["Checking and salvaging the log"];
+    let files = ["src/queue/embedded", "src/log"].into_iter().flat_map(|folder| {
+        let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+    });
+    let sources: String = files.map(|path| fs::read_to_string(path).unwrap()).collect();
+    assert!(rows.len() > 5, "docs/operations.md could not be read: {rows:?}");
+    for row in rows {
+        let more = row[1].split('`').skip(1).step_by(2).filter(|text| text.contains(' ') && !text.contains('['));
+        for line in more.chain([code(&row[0])]) {
+            assert!(sources.contains(line), "no line says {line:?}");
+        }
+    }
+}
+
+#[test]
 fn security_md_names_tests_and_pages_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = page("docs/security.md");

@@ -316,6 +316,8 @@ fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
         replay_hold: r.time(s, "replay_hold", Duration::ZERO, HOUR),
         copy_window: r.number(s, "copy_window", 0, 16_777_216),
         dir: data_dir(r),
+        // the bounds fit in 32 bits
+        segment_bytes: u32::try_from(r.size("data", "segment_bytes", 64 * KIB, 64 * MIB)).unwrap_or(u32::MAX),
     }
 }
 

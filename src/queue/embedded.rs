@@ -1,24 +1,21 @@
-//! A durable log of this node alone, on redb.
+//! A durable queue of this node alone, on the node's [`log`](crate::log).
 //!
-//! One thread, the `writer`, owns the files: it takes every publish that waits, packs them into a few rows, appends these to
-//! the `journal`, syncs once and acknowledges them all. What is not done a second later goes into the log itself, in one
-//! transaction with all that was handed out, finished and requeued since; until then that lives in memory (`state`). So a
-//! crash repeats jobs of up to a second, and loses none. A job that comes a second time does so only once the disk knows of
-//! it: a push that kills the process reaches its last attempt. docs/adr/0004-storage.md tells why redb, 0012 why the journal.
+//! One thread, the `writer`, owns the log: it takes every publish that waits, writes and syncs them once, and acknowledges them
+//! all. What was finished and handed out since the last write goes with them, or by itself a second later: a crash repeats
+//! jobs of up to a second, and loses none. A job that comes a second time does so only once the log knows of it: a push that
+//! kills the process reaches its last attempt. The state is `records`, which knows no disk; what an earlier process left is
+//! read by `replay`, whatever ended it. docs/adr/0015-log.md tells why.
 //!
-//! With `[queue] sync` as a time nothing is synced before the acknowledgement: the kernel has it in the journal, and the log
-//! at the latest after that time. A killed process loses nothing, a power cut at most that.
+//! With `[queue] sync` as a time nothing is synced before the acknowledgement: the kernel has it, and the disk at the latest
+//! after that time. A killed process loses nothing, a power cut at most that.
 
-mod chunk;
-mod disk;
-mod journal;
-mod log;
-mod place;
-mod row;
+mod entry;
+mod inspect;
+mod limits;
+mod old_folder;
+mod records;
+mod replay;
 mod shared;
-mod state;
-
-mod tail;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -35,51 +32,76 @@ use super::{BackendControl, Destination, Jobs, OpenError, PublishError, Queue, Q
 use crate::{
     bundles, config,
     lifecycle::{Deadline, Service, Tasks},
+    log::{Disk, Folder, LogOptions},
     telemetry::Metrics,
 };
-use shared::{LogLimits, SharedLog};
+pub(crate) use inspect::{Inspection, WaitingRecords};
+use limits::QueueLimits;
+use old_folder::refuse_old_folder;
+use records::Records;
+use shared::SharedRecords;
+use writer::Writer;
 
-/// Opens the log in `[data] dir`.
+/// Opens the queue on the log in `[data] dir`.
 ///
 /// # Errors
-/// What cannot be mended by waiting: a folder that is in use or unwritable, a damaged file.
+/// What cannot be mended by waiting: a folder that is in use, unwritable, or of an earlier version; files that are no log.
 pub async fn open(config: &config::QueueConfig, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
-    open_on(log::folder(config.dir.clone()), LogLimits::of(config), tasks, metrics).await
+    let dir = config.dir.clone();
+    let folder = move || {
+        refuse_old_folder(&dir)?;
+        Ok(Folder::open(&dir)?)
+    };
+    let options = LogOptions { segment_bytes: config.segment_bytes };
+    open_on(folder, options, QueueLimits::of(config), tasks, metrics).await
 }
 
-/// On any storage: tests have one that forgets what was not synced.
-async fn open_on(
-    storage: log::OpenLog,
-    limits: LogLimits,
+/// On any disk: tests have one that forgets what was not synced.
+async fn open_on<D: Disk>(
+    disk: impl FnOnce() -> Result<D, OpenError> + Send + 'static,
+    options: LogOptions,
+    limits: QueueLimits,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
 ) -> Result<Queue, OpenError> {
     let (jobs, bundles) = bundles::channel(limits.max_in_flight);
     let (ready, state) = watch::channel(QueueState::NotReady("it is being opened".into()));
-    let shared = Arc::new(SharedLog::new(limits, jobs, ready, metrics.clone()));
     let (opened, opening) = oneshot::channel();
     let (ends, ended) = oneshot::channel::<()>();
-    let thread = {
-        let shared = shared.clone();
-        thread::Builder::new().name("queue".into()).spawn(move || {
-            // dropped at the end
-            let _ends = ends;
-            match writer::Writer::open(storage, shared) {
-                Ok((writer, backlog)) => {
-                    let _ = opened.send(Ok(backlog));
-                    writer.run();
+    let metrics = metrics.clone();
+    let thread = thread::Builder::new().name("queue".into()).spawn(move || {
+        // dropped at the end
+        let _ends = ends;
+        let log = disk().and_then(|disk| replay::open(disk, options, &metrics));
+        match log {
+            Ok((log, restored)) => {
+                let backlog = restored.total.records;
+                let hold = Some(limits.replay_hold).filter(|hold| backlog > 0 && !hold.is_zero());
+                if let Some(hold) = hold {
+                    tracing::info!(
+                        records = backlog,
+                        time = ?hold,
+                        "a backlog is held for [queue] replay_hold, so that clients rejoin first"
+                    );
                 }
-                Err(error) => drop(opened.send(Err(error))),
+                let now = std::time::Instant::now();
+                let records = Records::new(limits.clone(), restored, hold.is_some());
+                let shared = Arc::new(SharedRecords::new(limits, records, jobs, ready, metrics));
+                shared.unlock(shared.lock());
+                let writer = Writer::new(shared.clone(), log, hold.map(|hold| now + hold));
+                let _ = opened.send(Ok((shared, backlog > 0)));
+                writer.run();
             }
-        })
-    };
+            Err(error) => drop(opened.send(Err(error))),
+        }
+    });
     let thread = thread.map_err(|error| OpenError(format!("cannot start the queue's thread: {error}")))?;
-    let service = tasks.service();
-    let control = Control { shared: shared.clone(), service: service.clone() };
-    let backlog = match opening.await {
+    let (shared, backlog) = match opening.await {
         Ok(opened) => opened?,
         Err(_) => return Err(OpenError("the queue's thread panicked while it opened the log".into())),
     };
+    let service = tasks.service();
+    let control = Control { shared: shared.clone(), service: service.clone() };
     let closing = shared.clone();
     let stopping = service.stopping().clone();
     service.spawn("queue", async move {
@@ -109,7 +131,7 @@ async fn open_on(
 /// See [`super::Publisher`].
 #[derive(Clone)]
 pub struct Publisher {
-    shared: Arc<SharedLog>,
+    shared: Arc<SharedRecords>,
 }
 
 impl Publisher {
@@ -145,23 +167,23 @@ async fn acknowledged(acknowledgement: Acknowledgement, deadline: Instant) -> Re
 }
 
 pub(crate) struct Acker {
-    shared: Arc<SharedLog>,
-    seq: u64,
+    shared: Arc<SharedRecords>,
+    number: u64,
     attempts: u32,
     record: Bytes,
 }
 
 impl Acker {
     pub(crate) fn finish(self) {
-        self.shared.finish(self.seq, self.record.len());
+        self.shared.finish(self.number);
     }
 
     pub(crate) fn requeue(self, delay: Duration) {
-        self.shared.requeue(self.seq, self.attempts, self.record, delay);
+        self.shared.requeue(self.number, self.attempts, self.record, delay);
     }
 
     pub(crate) fn put_back(self, delay: Duration) {
-        self.shared.requeue(self.seq, self.attempts - 1, self.record, delay);
+        self.shared.requeue(self.number, self.attempts - 1, self.record, delay);
     }
 
     /// A job of this process is never taken from it: nothing to tell.
@@ -169,7 +191,7 @@ impl Acker {
 }
 
 pub(crate) struct Control {
-    shared: Arc<SharedLog>,
+    shared: Arc<SharedRecords>,
     service: Service,
 }
 

@@ -27,9 +27,9 @@ use crate::config;
 const LAST: Duration = Duration::from_secs(1);
 
 /// The log of this process; tracing has but one, too.
-static LOG: OnceLock<Log> = OnceLock::new();
+static LOG: OnceLock<ProcessLog> = OnceLock::new();
 
-struct Log {
+struct ProcessLog {
     /// `None`: `RUST_LOG` is the filter.
     filter: Option<reload::Handle<EnvFilter, Registry>>,
     spool: Spool,
@@ -39,7 +39,7 @@ struct Log {
     reported: AtomicU64,
 }
 
-impl Log {
+impl ProcessLog {
     /// Reports what nobody saw: repeated lines whose period is over (at the end: all), and lost ones.
     fn report(&self, all: bool) {
         self.limit.report(all);
@@ -103,7 +103,7 @@ pub(crate) fn init(config: &config::LogConfig) -> Result<(), LogError> {
     };
     match tracing_subscriber::registry().with(filter).with(limit.clone()).with(lines).try_init() {
         Ok(()) => {
-            let _ = LOG.set(Log {
+            let _ = LOG.set(ProcessLog {
                 filter: given.is_none().then_some(handle),
                 spool,
                 limit,

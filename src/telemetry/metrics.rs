@@ -87,7 +87,7 @@ metrics! {
     queue_ready: Gauge = Gauge::default(), "queue_ready", "1 while the queue can be used";
     queue_records: Gauge = Gauge::default(), "queue_records", "Embedded queue: records not finished";
     queue_bytes: Gauge = Gauge::default(), "queue_bytes", "Embedded queue: bytes not finished";
-    queue_syncs: Counter = Counter::default(), "queue_syncs", "Embedded queue: fsyncs before acknowledgements, and transactions";
+    queue_syncs: Counter = Counter::default(), "queue_syncs", "Embedded queue: fsyncs of the log";
     queue_rebuilds: Family<NsqSide, Counter> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
     queue_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]), "queue_seconds", "nsq: time from nsqd's stamp of a message to its hand-out";
     registered: Gauge = Gauge::default(), "cluster_registered", "1 while this node's key is in etcd";

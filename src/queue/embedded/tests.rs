@@ -4,7 +4,7 @@
 mod bounds;
 mod crash;
 mod damage;
-mod disk;
+mod full_disk;
 mod power_cut;
 
 use std::{path::Path, sync::Arc, time::Duration};

@@ -1,378 +1,408 @@
-//! The thread that owns the log's file: group commit, read-back, expiry, and the way out of a failed disk.
+//! The thread that owns the log: it writes and syncs once for all that waits, reads back, and finds its way out of a failed
+//! disk.
 
-mod readback;
+mod failures;
 
 use std::{
-    cmp::Reverse,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use hashbrown::HashMap;
+
 use super::{
-    chunk::Chunk,
-    disk::{Disk, RETRY},
-    log::{Marks, OpenLog, Writes},
-    row::Row,
-    shared::{PROGRESS_WITHIN, SharedLog},
-    state::{Delayed, LogState, WaitingPublish},
-    tail::Tail,
+    entry::{self, ATTEMPTS, CARRIED, CarriedEntry, PROGRESS, RECORD, RECORD_HEAD},
+    records::{Due, KnownRecord, QueueProgress, ReadRecord, Records, WaitingPublish},
+    shared::SharedRecords,
 };
 use crate::{
     config,
-    queue::{OpenError, PublishError, QueueState},
+    log::{Disk, Log, Place, PutError, Room},
+    queue::{QueueState, waiter::Waiter},
     telemetry::labels::DropReason,
 };
 
-/// One append to the journal takes about this much; more waits for the next.
+/// One write takes about this much; more waits for the next.
 const BATCH_BYTES: usize = 4 << 20;
+/// About so much is read back at once.
+const READ_BYTES: usize = 256 << 10;
+/// How often a failed or full disk is tried.
+const RETRY: Duration = Duration::from_secs(1);
+/// Released segments are overwritten this long after the last release: under load their files are used again before, and zeros
+/// would only be written to the disk in between.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
+/// A log of so few segments is left as it is, whatever it holds.
+const FEW_SEGMENTS: u32 = 8;
+/// What an entry costs beside a record's bytes, about.
+const ENTRY_BYTES: u64 = 48;
 
 /// See the module.
-pub(super) struct Writer {
-    shared: Arc<SharedLog>,
-    disk: Disk,
-    tail: Tail,
-    /// Records before it were there when the log was opened.
-    found: u64,
-    /// When the log must have what only the journal has.
-    write_by: Option<Instant>,
+pub(super) struct Writer<D: Disk> {
+    shared: Arc<SharedRecords>,
+    log: Log<D>,
+    /// When the disk must have what only the kernel has.
+    sync_by: Option<Instant>,
     expire_at: Option<Instant>,
     /// Until then a backlog is held.
     hold_until: Option<Instant>,
+    /// The log failed: when it is tried again.
+    retry_at: Option<Instant>,
+    /// The disk is full: when it is tried again.
+    room_at: Option<Instant>,
+    looked_at: Instant,
+    /// Turns in a row that ended because the log could not be read.
+    read_failures: u32,
+    /// Released segments are to be overwritten from then on, once nothing else is to be done.
+    tidy_at: Option<Instant>,
 }
 
-/// What one turn of the writer deals with.
+/// What one turn of the thread deals with.
 struct Turn {
-    batch: Vec<WaitingPublish>,
-    due: Vec<Delayed>,
-    arming: usize,
+    batch: Vec<WaitingPublish<Waiter>>,
+    due: Vec<Due>,
+    progress: Option<QueueProgress>,
+    /// Hand-outs that do not count, at the end.
+    undone: Vec<(u64, u32)>,
+    /// Segments below it are not needed any more.
+    needed_from: u32,
+    must_sync: bool,
     /// Nothing comes after it.
     last: bool,
 }
 
-impl Writer {
-    /// Opens the log, and says whether there is a backlog.
-    pub(super) fn open(open: OpenLog, shared: Arc<SharedLog>) -> Result<(Self, bool), OpenError> {
-        let mut disk = Disk::open(open)?;
-        let unreadable = |error| OpenError(format!("cannot read the queue's log: {error}"));
-        let log = disk.log().map_err(unreadable)?;
-        let (chunks, marks) = log.load().map_err(unreadable)?;
-        let stored = chunks.values().map(|chunk| chunk.size).sum();
-        let records: u64 = chunks.values().map(|chunk| u64::from(chunk.unfinished)).sum();
-        let bytes: u64 = chunks.values().map(|chunk| chunk.bytes).sum();
-        if log.repaired {
-            tracing::warn!(records, bytes, "the queue's log is repaired: all that was synced is in it");
-        }
-        log.compact(stored).map_err(unreadable)?;
-        let now = shared.clock.now();
-        let mut state = shared.lock();
-        state.stored = stored;
-        state.records = records;
-        state.bytes = bytes;
-        state.handed = marks.handed;
-        state.cold = chunks.first_key_value().map(|(first, _)| *first);
-        let done: Vec<u64> =
-            chunks.iter().filter(|(_, chunk)| chunk.unfinished == 0).map(|(first, _)| *first).collect();
-        state.chunks = chunks;
-        // a clock that was ahead then must not keep records beyond their age
-        state.chunks.values_mut().for_each(|chunk| chunk.time = chunk.time.min(now));
-        done.into_iter().for_each(|first| state.chunk_progressed(first));
-        let expire_at = shared.limits.max_age.map(|_| Instant::now());
-        let hold = shared.limits.replay_hold;
-        let hold_until = (records > 0 && !hold.is_zero()).then(|| Instant::now() + hold);
-        if hold_until.is_some() {
-            tracing::info!(records, time = ?hold, "a backlog is held for [queue] replay_hold, so that clients rejoin first");
-            state.hold();
-        }
-        shared.pump(state);
-        let tail = Tail::new(marks.next);
-        let writer = Self { shared, disk, tail, found: marks.next, write_by: None, expire_at, hold_until };
-        writer.say(QueueState::Ready);
-        Ok((writer, records > 0))
+/// What the log has of a turn.
+#[derive(Default)]
+struct WrittenTurn {
+    /// Of the batch, as far as there was room.
+    entries: Vec<(u64, Place)>,
+    /// Why there was no room for the others.
+    no_room: Option<io::Error>,
+    progress: bool,
+    /// Of those that are due and were not in memory.
+    read: HashMap<u64, Bytes>,
+}
+
+impl<D: Disk> Writer<D> {
+    /// With a log that was just opened; `hold_until`: a backlog is held until then.
+    pub(super) fn new(shared: Arc<SharedRecords>, log: Log<D>, hold_until: Option<Instant>) -> Self {
+        let now = Instant::now();
+        let expire_at = shared.limits.max_age.map(|_| now);
+        let writer = Self {
+            shared,
+            log,
+            sync_by: None,
+            expire_at,
+            hold_until,
+            retry_at: None,
+            room_at: None,
+            looked_at: now,
+            read_failures: 0,
+            tidy_at: Some(now),
+        };
+        writer.shared.say(QueueState::Ready);
+        writer
     }
 
-    fn say(&self, state: QueueState) {
-        self.shared.metrics.queue_ready.set((state == QueueState::Ready).into());
-        self.shared.ready.send_replace(state);
-    }
-
-    /// Until the log is closed.
+    /// Until the queue is closed.
     pub(super) fn run(mut self) {
         while !self.turn() {}
-        let mut state = self.shared.lock();
-        let inbox = std::mem::take(&mut state.inbox);
-        drop(state);
-        for waiting in inbox {
-            waiting.waiter.resolve(Err(PublishError::Unavailable("it is closed".into())));
+        let left = self.shared.lock().records.take_admitted(usize::MAX);
+        self.refuse(left, 0..0, "it is closed");
+        if let Err(error) = self.log.close() {
+            tracing::warn!(%error, "the queue's log was not closed in order: some jobs may come again");
         }
-        self.say(QueueState::NotReady("it is closed".into()));
-    }
-
-    /// When there is something to do, at the latest.
-    fn due(&self, state: &LogState, now: Instant) -> Option<Instant> {
-        if let Some(retry_at) = self.disk.retry_at() {
-            return Some(if state.closing { now } else { retry_at });
-        }
-        let limits = &self.shared.limits;
-        let room = state.in_flight.len() < limits.max_in_flight;
-        let blocked = state.unarmed > 0 && room && state.jobs.is_some();
-        if state.closing || !state.inbox.is_empty() || blocked || state.wants_cold(limits, false) {
-            return Some(now);
-        }
-        let delayed = state.delayed.peek().filter(|_| state.jobs.is_some()).map(|next| next.0.due);
-        let untold = state.untold_since.map(|since| since + PROGRESS_WITHIN);
-        let expiry = self.expire_at.filter(|_| !state.chunks.is_empty());
-        [delayed, untold, self.write_by, expiry, self.hold_until].into_iter().flatten().min()
-    }
-
-    fn wait(&self) {
-        let mut state = self.shared.lock();
-        loop {
-            let now = Instant::now();
-            let due = self.due(&state, now);
-            if due.is_some_and(|due| due <= now) {
-                return;
-            }
-            state.parked = true;
-            state = match due {
-                Some(due) => {
-                    let waited = self.shared.wake.wait_timeout(state, due - now);
-                    waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
-                }
-                None => self.shared.wake.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner),
-            };
-            state.parked = false;
-        }
+        self.shared.say(QueueState::NotReady("it is closed".into()));
     }
 
     /// Whether it was the last.
     fn turn(&mut self) -> bool {
+        if let Some(retry_at) = self.retry_at {
+            self.shared.wait_to_retry(retry_at);
+            if !self.heal() {
+                return self.shared.lock().records.is_closing();
+            }
+        }
         self.wait();
         // the first push of a burst wakes this thread: it must not take the core from who publishes the others
         std::thread::yield_now();
-        if self.disk.retry_at().is_some() && !self.reopen() {
-            return self.shared.lock().closing;
-        }
         let turn = self.begin();
         let last = turn.last;
-        match self.carry_out(turn).and_then(|()| self.read_cold()) {
-            Ok(()) => last,
-            Err(error) => {
-                self.fail(&error.to_string());
-                false
+        match self.carry_out(turn).and_then(|()| self.carry_on()).and_then(|()| self.read_cold()) {
+            Ok(()) => {
+                self.read_failures = 0;
+                self.log.pass_over_unreadable(false);
+                last
             }
+            Err(error) => {
+                self.read_failures += u32::from(!self.log.is_failed());
+                self.fail(&format!("its log failed: {error}"));
+                // at the end it is not tried again
+                last
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        loop {
+            let has_records = self.shared.lock().records.total().records > 0;
+            let expire_at = self.expire_at.filter(|_| has_records);
+            let also = [self.sync_by, expire_at, self.hold_until, self.room_at].into_iter().flatten().min();
+            let now = Instant::now();
+            if self.tidy_at.is_none_or(|at| at > now) {
+                return self.shared.wait(also.into_iter().chain(self.tidy_at).min());
+            }
+            if self.shared.lock().records.due_at(now).into_iter().chain(also).any(|due| due <= now) {
+                return;
+            }
+            let more = self.log.tidy().unwrap_or_else(|error| {
+                tracing::debug!(%error, "released segments of the log were not overwritten");
+                false
+            });
+            self.tidy_at = self.tidy_at.filter(|_| more);
         }
     }
 
     fn begin(&mut self) -> Turn {
         let now = Instant::now();
-        let limits = &self.shared.limits;
-        let mut state = self.shared.lock();
+        let mut locked = self.shared.lock();
+        let records = &mut locked.records;
         if self.hold_until.is_some_and(|until| until <= now) {
             self.hold_until = None;
             // what is too old by now is not handed out
             self.expire_at = self.expire_at.map(|_| now);
-            state.release();
-            tracing::info!(records = state.records, "the replay hold is over");
+            records.release_hold();
+            tracing::info!(records = records.total().records, "the replay hold is over");
         }
-        if let Some(max_age) = limits.max_age
+        if let Some(max_age) = self.shared.limits.max_age
             && self.expire_at.is_some_and(|at| at <= now)
         {
-            let before = self.shared.clock.now().saturating_sub(max_age.as_millis() as u64);
-            let expired = state.expire(before);
-            if expired > 0 {
-                tracing::warn!(pushes = expired, "pushes were dropped from the queue: older than [queue] max_age");
-                self.shared.metrics.drops.get_or_create(&DropReason::Expired).inc_by(expired);
-            }
+            self.expire(records, now);
             self.expire_at = Some(now + (max_age / 10).clamp(Duration::from_millis(10), Duration::from_secs(1)));
         }
-        let batch = state.take_inbox(BATCH_BYTES);
-        let due = state.take_due(now, limits.max_in_flight);
-        let arming = state.arm(limits.max_in_flight);
-        let last = state.closing && state.inbox.is_empty();
-        if last {
-            state.disarm();
+        let batch = records.take_admitted(BATCH_BYTES);
+        let due = records.take_due(now);
+        let last = records.is_ended();
+        let progress_is_due = records.progress_is_due(now);
+        let sync_is_due = self.sync_by.is_some_and(|by| by <= now);
+        let writes = !batch.is_empty() || !due.is_empty() || progress_is_due || last;
+        let head = self.log.head();
+        let needed_from = records.needed_from(head);
+        // the head itself goes at the end, or where nothing else makes room
+        let head_may_go = records.total().records == 0 && (last || self.room_at.is_some());
+        let always = self.shared.limits.sync == config::Sync::Always;
+        Turn {
+            must_sync: !due.is_empty()
+                || progress_is_due
+                || sync_is_due
+                || last
+                || self.room_at.is_some()
+                || (always && !batch.is_empty()),
+            progress: if writes { records.take_progress() } else { None },
+            undone: if last { records.undone_hand_outs() } else { Vec::new() },
+            needed_from: if head_may_go { needed_from } else { needed_from.min(head) },
+            batch,
+            due,
+            last,
         }
-        // its last record may be finished while more are being added to it
-        state.pinned = if batch.is_empty() {
-            self.tail.cut();
-            None
-        } else {
-            self.tail.grows(self.shared.clock.now(), |first| state.chunks.contains_key(&first))
-        };
-        Turn { batch, due, arming, last }
     }
 
-    fn carry_out(&mut self, turn: Turn) -> Result<(), redb::Error> {
-        let Turn { batch, mut due, arming, last } = turn;
-        if !batch.is_empty()
-            && let Err(error) = self.journal(batch)
-        {
-            self.give_back(due, arming);
-            return Err(error);
-        }
+    fn carry_out(&mut self, turn: Turn) -> io::Result<()> {
+        let first = self.log.next_number();
+        let mut written = WrittenTurn::default();
+        let outcome = self.look().and_then(|()| self.write(&turn, &mut written));
+        let Turn { mut batch, due, progress, .. } = turn;
         let now = Instant::now();
-        let late = self.write_by.is_some_and(|by| by <= now) || self.disk.log().is_ok_and(|log| log.is_due());
-        let untold = self.shared.lock().untold_since.is_some_and(|since| since + PROGRESS_WITHIN <= now);
-        let committed = if !due.is_empty() || arming > 0 || late || untold || last {
-            self.read_due(&mut due).and_then(|()| self.commit())
-        } else {
-            Ok(())
-        };
-        if committed.is_err() {
-            self.give_back(std::mem::take(&mut due), arming);
-        }
-        let mut state = self.shared.lock();
-        if committed.is_ok() {
-            state.armed(arming, true);
-            // in reverse, so that the longest due comes first
-            for next in due.into_iter().rev() {
-                match next.record {
-                    Some(record) => state.due(next.seq, next.begun, record),
-                    None => {
-                        state.give_up(next.seq);
-                        self.lost(1);
-                    }
-                }
+        if let Err(error) = outcome {
+            self.refuse(batch, first..self.log.next_number(), &format!("its log cannot be written: {error}"));
+            let mut locked = self.shared.lock();
+            locked.records.untold(due, now + RETRY);
+            if let Some(progress) = progress {
+                locked.records.progress_failed(progress, now);
             }
-        }
-        self.shared.pump(state);
-        committed
-    }
-
-    /// Acknowledges a batch once the journal has it, or refuses it.
-    fn journal(&mut self, batch: Vec<WaitingPublish>) -> Result<(), redb::Error> {
-        let rows = self.tail.rows(&batch, self.shared.clock.now());
-        let sync = self.shared.limits.sync;
-        if let Err(error) = self.disk.log().and_then(|log| log.append(&rows, sync)) {
-            self.refuse(batch, &error.to_string());
+            self.shared.unlock(locked);
             return Err(error);
         }
-        let within = match sync {
-            config::Sync::Always => {
-                self.shared.metrics.queue_syncs.inc();
-                PROGRESS_WITHIN
-            }
-            config::Sync::Every(within) => within,
-        };
-        self.accept(batch, &rows);
-        self.tail.put(rows.last());
-        self.write_by.get_or_insert(Instant::now() + within);
+        let refused = batch.split_off(written.entries.len());
+        let mut locked = self.shared.lock();
+        // first: what is carried is older than what comes
+        self.lost(locked.records.told(due, written.read, now));
+        let waiters = locked.records.accepted(batch, &written.entries, self.log.now());
+        if let Some(progress) = progress.filter(|_| !written.progress) {
+            locked.records.progress_failed(progress, now);
+        }
+        self.shared.unlock(locked);
+        waiters.into_iter().for_each(|waiter| waiter.resolve(Ok(())));
+        self.room(refused, written.no_room);
         Ok(())
     }
 
-    /// The transaction failed that these waited for.
-    fn give_back(&mut self, due: Vec<Delayed>, arming: usize) {
-        self.tail.cut();
-        let mut state = self.shared.lock();
-        state.armed(arming, false);
-        let due_later = Instant::now() + RETRY;
-        state.delayed.extend(due.into_iter().map(|next| Reverse(Delayed { due: due_later, ..next })));
-    }
-
-    /// Published for good: counts the records in, hands them out and acknowledges them.
-    fn accept(&self, batch: Vec<WaitingPublish>, rows: &[Row]) {
-        let mut acknowledged = Vec::with_capacity(batch.len());
-        let mut batch = batch.into_iter();
-        let mut state = self.shared.lock();
-        state.waiting -= batch.len();
-        for row in rows {
-            let chunk = state.chunks.entry(row.first).or_insert_with(|| Chunk::new(row.time));
-            let size = row.value.len() as u64;
-            let before = chunk.size;
-            let new = batch.as_slice().iter().take(row.added as usize);
-            chunk.extend(row.added, new.map(|waiting| waiting.record.len() as u64).sum(), size);
-            state.stored += size - before;
-            let first = row.first + u64::from(row.count - row.added);
-            for (seq, waiting) in (first..).zip(batch.by_ref().take(row.added as usize)) {
-                state.push(seq, waiting.record, &self.shared.limits);
-                acknowledged.push(waiting.waiter);
-            }
-        }
-        if let Some(first) = state.pinned.take() {
-            state.chunk_progressed(first);
-        }
-        self.shared.pump(state);
-        for waiter in acknowledged {
-            waiter.resolve(Ok(()));
-        }
-    }
-
-    fn refuse(&self, batch: Vec<WaitingPublish>, reason: &str) {
-        let mut state = self.shared.lock();
-        state.waiting -= batch.len();
-        state.records -= batch.len() as u64;
-        state.bytes -= batch.iter().map(|waiting| waiting.record.len() as u64).sum::<u64>();
-        if let Some(first) = state.pinned.take() {
-            state.chunk_progressed(first);
-        }
-        self.shared.pump(state);
-        for waiting in batch {
-            waiting.waiter.resolve(Err(PublishError::Unavailable(reason.into())));
-        }
-    }
-
-    /// One transaction, one sync: the rows that are not done yet, and all progress.
-    fn commit(&mut self) -> Result<(), redb::Error> {
-        let log = self.disk.log()?;
-        let mut writes = Writes::default();
-        {
-            let mut state = self.shared.lock();
-            writes.removed = std::mem::take(&mut state.removed);
-            for first in std::mem::take(&mut state.dirty) {
-                if let Some(chunk) = state.chunks.get_mut(&first) {
-                    chunk.dirty = false;
-                    writes.progress.push((first, chunk.progress()));
+    fn write(&mut self, turn: &Turn, written: &mut WrittenTurn) -> io::Result<()> {
+        let time = self.log.now().to_le_bytes();
+        for waiting in &turn.batch {
+            match self.log.put(RECORD, &[&time, &waiting.record], Room::Payload) {
+                Ok(entry) => written.entries.push(entry),
+                Err(PutError::NoRoom(error)) => {
+                    written.no_room = Some(error);
+                    break;
                 }
+                Err(error) => return Err(error.into()),
             }
-            writes.marks = Marks { next: self.tail.next, handed: state.handed };
-            state.untold_since = None;
-            log.retain(|first| state.chunks.contains_key(&first));
         }
-        log.write(&writes)?;
+        for (number, place) in turn.due.iter().filter_map(|due| Some((due.number, due.read_from?))) {
+            if let Some(record) = self.record(place)? {
+                written.read.insert(number, record);
+            }
+        }
+        let mut attempts: Vec<_> = turn.due.iter().map(|due| (due.number, due.attempts)).collect();
+        attempts.extend(&turn.undone);
+        // on a full disk jobs go on, and what the log cannot be told waits in memory
+        if !attempts.is_empty() {
+            self.put_progress(ATTEMPTS, &[&entry::write_pairs(attempts)])?;
+        }
+        if let Some(QueueProgress { handed, finished }) = &turn.progress {
+            let ranges = entry::write_ranges(finished);
+            written.progress = self.put_progress(PROGRESS, &[&handed.to_le_bytes(), &ranges])?;
+        }
+        if turn.last {
+            // the segment that is begun at the end is in a file that has nothing of an earlier one
+            while self.log.tidy().unwrap_or(false) {}
+        }
+        if turn.needed_from > self.log.oldest() {
+            match self.log.release(turn.needed_from) {
+                Ok(()) => {
+                    let now = Instant::now();
+                    self.tidy_at = Some(now + TIDY_AFTER);
+                    self.room_at = self.room_at.map(|_| now);
+                }
+                // the next turn tries again
+                Err(PutError::NoRoom(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if turn.must_sync {
+            self.sync_now()
+        } else {
+            self.log.write()?;
+            if let config::Sync::Every(within) = self.shared.limits.sync
+                && !turn.batch.is_empty()
+            {
+                self.sync_by.get_or_insert(Instant::now() + within);
+            }
+            Ok(())
+        }
+    }
+
+    /// Whether there was room.
+    fn put_progress(&mut self, kind: u8, parts: &[&[u8]]) -> io::Result<bool> {
+        match self.log.put(kind, parts, Room::Progress) {
+            Ok(_) => Ok(true),
+            Err(PutError::NoRoom(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sync_now(&mut self) -> io::Result<()> {
+        self.log.sync()?;
         self.shared.metrics.queue_syncs.inc();
-        self.write_by = None;
+        self.sync_by = None;
         Ok(())
     }
 
-    /// The disk failed: nothing is accepted until it works again.
-    fn fail(&mut self, error: &str) {
-        let reason = format!("its log cannot be written: {error}");
-        tracing::error!(error, "the queue's log failed; nothing is accepted until it can be opened again");
-        self.disk.fail();
-        let mut state = self.shared.lock();
-        state.failed = Some(reason.clone());
-        let inbox = state.take_inbox(usize::MAX);
-        drop(state);
-        self.refuse(inbox, &reason);
-        self.say(QueueState::NotReady(reason));
+    /// A record, from where it is; `None`: what is there is another, or damaged.
+    fn record(&mut self, place: Place) -> io::Result<Option<Bytes>> {
+        let found = self.log.read(place)?;
+        Ok(found.and_then(|(kind, body)| {
+            let range = entry::record_range(kind)?;
+            (range.start <= body.len()).then(|| body.slice(range))
+        }))
     }
 
-    /// Whether the log is open again, and says what memory says.
-    fn reopen(&mut self) -> bool {
-        let (chunks, marks) = {
-            let mut state = self.shared.lock();
-            state.removed.clear();
-            for first in std::mem::take(&mut state.dirty) {
-                if let Some(chunk) = state.chunks.get_mut(&first) {
-                    chunk.dirty = false;
-                }
+    /// Of a segment that holds little that is unfinished that is written again, so that the segment can go.
+    fn carry_on(&mut self) -> io::Result<()> {
+        let oldest = self.log.oldest();
+        if self.room_at.is_some() || self.log.head().saturating_sub(oldest) < FEW_SEGMENTS {
+            return Ok(());
+        }
+        let known = {
+            let mut locked = self.shared.lock();
+            let total = locked.records.total();
+            if self.log.bytes() / 2 < total.bytes + total.records * ENTRY_BYTES {
+                return Ok(());
             }
-            (state.chunks.clone(), Marks { next: self.tail.next, handed: state.handed })
+            locked.records.known_in(oldest).unwrap_or_default()
         };
-        match self.disk.reopen(&chunks, marks) {
-            Ok(()) => {
-                self.shared.lock().failed = None;
-                self.say(QueueState::Ready);
-                tracing::info!("the queue's log works again");
-                true
+        self.carry(known)
+    }
+
+    /// Writes records again at the head.
+    fn carry(&mut self, known: Vec<KnownRecord>) -> io::Result<()> {
+        let mut carried = HashMap::with_capacity(known.len());
+        for KnownRecord { number, place, time, begun } in known {
+            // one that cannot be read is lost when its turn comes
+            let Some(record) = self.record(place)? else { continue };
+            let head = CarriedEntry { number, time, begun, record: &record }.head();
+            match self.log.put(CARRIED, &[&head, &record], Room::Progress) {
+                Ok((_, place)) => drop(carried.insert(number, place)),
+                Err(PutError::NoRoom(_)) => break,
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => {
-                // what the attempt took is told by the next one, which writes all
-                let reason = format!("its log cannot be opened: {error}");
-                self.shared.lock().failed = Some(reason.clone());
-                self.say(QueueState::NotReady(reason));
-                false
-            }
+        }
+        if carried.is_empty() {
+            return Ok(());
+        }
+        self.sync_now()?;
+        let mut locked = self.shared.lock();
+        locked.records.carried(carried);
+        self.shared.unlock(locked);
+        Ok(())
+    }
+
+    /// Fills memory with what comes next.
+    fn read_cold(&mut self) -> io::Result<()> {
+        let mut more = false;
+        loop {
+            let wanted = self.shared.lock().records.wants_reading(more);
+            let Some(from) = wanted else { return Ok(()) };
+            more = true;
+            let mut records = Vec::new();
+            let now = self.log.now();
+            let next = self.log.read_from(from, READ_BYTES, |entry| {
+                if entry.kind == RECORD
+                    && let Some((time, record)) = entry.body.split_first_chunk::<RECORD_HEAD>()
+                {
+                    records.push(ReadRecord {
+                        number: entry.number,
+                        place: entry.place,
+                        // a clock that was ahead then must not keep it beyond its age
+                        time: u64::from_le_bytes(*time).min(now),
+                        record: Bytes::copy_from_slice(record),
+                    });
+                }
+            })?;
+            let mut locked = self.shared.lock();
+            // counted before what is behind it is handed out
+            self.lost(locked.records.read(records, next));
+            self.expire(&mut locked.records, Instant::now());
+            self.shared.unlock(locked);
+        }
+    }
+
+    /// Drops what is older than `max_age`.
+    fn expire(&self, records: &mut Records<Waiter>, now: Instant) {
+        let Some(max_age) = self.shared.limits.max_age else { return };
+        let expired = records.expire(self.log.now().saturating_sub(max_age.as_millis() as u64), now);
+        if expired > 0 {
+            tracing::warn!(pushes = expired, "pushes were dropped from the queue: older than [queue] max_age");
+            self.shared.metrics.drops.get_or_create(&DropReason::Expired).inc_by(expired);
+        }
+    }
+
+    fn lost(&self, pushes: u64) {
+        if pushes > 0 {
+            tracing::error!(pushes, "pushes are missing from the log: did the disk fail, or were its files changed?");
+            self.shared.metrics.drops.get_or_create(&DropReason::Lost).inc_by(pushes);
         }
     }
 }

@@ -27,13 +27,18 @@ fn id(record: &str) -> String {
     record.split(' ').next().unwrap().to_owned()
 }
 
+/// Small segments: many kills come in a segment's change.
+fn config(dir: &Path) -> config::QueueConfig {
+    config::QueueConfig { segment_bytes: 64 << 10, max_in_flight: 1_000_000, ..super::config(dir) }
+}
+
 /// Publishes, finishes and requeues until it is killed.
 async fn child(dir: &Path) {
     let sync = match std::env::var(SYNC).unwrap().parse().unwrap() {
         0 => config::Sync::Always,
         millis => config::Sync::Every(Duration::from_millis(millis)),
     };
-    let mut log = Log::open(&config::QueueConfig { sync, ..super::config(dir) }).await.unwrap();
+    let mut log = Log::open(&config::QueueConfig { sync, max_in_flight: 10_000, ..config(dir) }).await.unwrap();
     let round = fastrand::u32(..);
     for writer in 0..WRITERS {
         let publisher = log.publisher.clone();
@@ -107,9 +112,7 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         }
         must = must.difference(&may).cloned().collect();
         runtime.block_on(async {
-            let mut log = Log::open(&config::QueueConfig { max_in_flight: 1_000_000, ..super::config(dir.path()) })
-                .await
-                .unwrap();
+            let mut log = Log::open(&config(dir.path())).await.unwrap();
             let jobs = log.all().await;
             let ids: Vec<_> = jobs.iter().map(|job| id(&text(job))).collect();
             let set: BTreeSet<_> = ids.iter().cloned().collect();

@@ -8,24 +8,38 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Log, PATIENCE, disk::Disk, eventually, text, texts};
+use super::{Log, PATIENCE, eventually, text, texts};
 use crate::{
     config,
-    lifecycle::Deadline,
+    lifecycle::{Deadline, Tasks},
+    log::{LogOptions, tests::disk::TestDisk},
     queue::{
-        Destination, Job, PublishError, QueueState,
-        embedded::{self, shared::LogLimits},
+        Destination, Job, OpenError, PublishError, Queue, QueueState,
+        embedded::{self, limits::QueueLimits},
     },
-    telemetry::labels::DropReason,
+    telemetry::{Metrics, labels::DropReason},
 };
 
 const WRITERS: usize = 4;
 
+/// Small, so that they change often.
+const SEGMENTS: LogOptions = LogOptions { segment_bytes: 64 << 10 };
+
+async fn open_on(
+    disk: &TestDisk,
+    limits: QueueLimits,
+    tasks: &Tasks,
+    metrics: &Arc<Metrics>,
+) -> Result<Queue, OpenError> {
+    let disk = disk.powered();
+    embedded::open_on(move || Ok(disk), SEGMENTS, limits, tasks, metrics).await
+}
+
 /// On a disk, with everything in flight at once.
-async fn open(disk: &Disk, sync: config::Sync, memory_bytes: usize) -> Log {
+async fn open(disk: &TestDisk, sync: config::Sync, memory_bytes: usize) -> Log {
     let defaults = super::config(std::path::Path::new("nowhere"));
-    let limits = LogLimits::of(&config::QueueConfig { sync, memory_bytes, max_in_flight: 100_000, ..defaults });
-    Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits, tasks, metrics).await).await.unwrap()
+    let limits = QueueLimits::of(&config::QueueConfig { sync, memory_bytes, max_in_flight: 100_000, ..defaults });
+    Log::of(async |tasks, metrics| open_on(disk, limits, tasks, metrics).await).await.unwrap()
 }
 
 /// What was asked for and what came of it: `writer:number` each.
@@ -46,7 +60,7 @@ fn parse(text: &str) -> (usize, u64) {
 /// syncs a record must be there.
 async fn cut_again_and_again(sync: config::Sync, rounds: u32, seed: u64, syncs_needed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let disk = Disk::default();
+    let disk = TestDisk::default();
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let mut next = [0; WRITERS];
     let mut must = BTreeSet::new();
@@ -153,7 +167,7 @@ async fn with_sync_as_a_time_a_power_cut_takes_only_what_no_sync_followed() {
 
 #[tokio::test]
 async fn a_push_that_kills_the_process_each_time_comes_with_more_attempts_each_time() {
-    let (disk, mut random) = (Disk::default(), fastrand::Rng::with_seed(9));
+    let (disk, mut random) = (TestDisk::default(), fastrand::Rng::with_seed(9));
     let log = open(&disk, config::Sync::Always, 64 << 20).await;
     log.publish("poison").await.unwrap();
     log.publish("innocent").await.unwrap();
@@ -174,7 +188,7 @@ async fn a_push_that_kills_the_process_each_time_comes_with_more_attempts_each_t
 #[tokio::test]
 async fn a_disk_that_fails_and_heals_costs_nothing_that_was_acknowledged() {
     for sync in [config::Sync::Always, config::Sync::Every(Duration::from_millis(1))] {
-        let disk = Disk::default();
+        let disk = TestDisk::default();
         let mut log = open(&disk, sync, 64 << 20).await;
         let mut known = Vec::new();
         for n in 0..10 {
@@ -220,19 +234,19 @@ async fn a_disk_that_fails_and_heals_costs_nothing_that_was_acknowledged() {
 
 #[tokio::test]
 async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_alone_and_it_is_counted() {
-    let disk = Disk::default();
+    let disk = TestDisk::default();
     let defaults = super::config(std::path::Path::new("nowhere"));
     let sync = config::Sync::Every(Duration::from_secs(3600));
     // two records fit the memory: the others are read again from the file
     let limits =
-        || LogLimits::of(&config::QueueConfig { sync, memory_bytes: 9000, max_in_flight: 1, ..defaults.clone() });
-    let open = || Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits(), tasks, metrics).await);
+        || QueueLimits::of(&config::QueueConfig { sync, memory_bytes: 9000, max_in_flight: 1, ..defaults.clone() });
+    let open = || Log::of(async |tasks, metrics| open_on(&disk, limits(), tasks, metrics).await);
     let mut log = open().await.unwrap();
     for n in 0..5 {
         // each a row of its own
         log.publish(format!("{n}:{}", "x".repeat(4000))).await.unwrap();
     }
-    disk.forget_entry(1);
+    disk.forget_write(1, 1);
     for n in [0, 1, 2] {
         let job = log.next().await;
         assert!(text(&job).starts_with(&format!("{n}:")));
@@ -252,10 +266,10 @@ async fn a_kernel_that_forgets_what_no_sync_followed_costs_that_alone_and_it_is_
 
 #[tokio::test]
 async fn no_more_publishes_wait_than_max_publishes() {
-    let disk = Disk::default();
+    let disk = TestDisk::default();
     let defaults = super::config(std::path::Path::new("nowhere"));
-    let limits = LogLimits::of(&config::QueueConfig { max_publishes: 0, ..defaults });
-    let log = Log::of(async |tasks, metrics| embedded::open_on(disk.storage(), limits, tasks, metrics).await);
+    let limits = QueueLimits::of(&config::QueueConfig { max_publishes: 0, ..defaults });
+    let log = Log::of(async |tasks, metrics| open_on(&disk, limits, tasks, metrics).await);
     let log = log.await.unwrap();
     // one at least; polled side by side before the writer can have taken the first
     let all = futures_util::future::join_all((0..50).map(|n| log.publish(n))).await;
