@@ -67,6 +67,28 @@ async fn what_is_too_old_is_dropped_and_counted() {
 }
 
 #[tokio::test]
+async fn what_grew_too_old_in_the_log_alone_is_not_handed_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let age = Duration::from_millis(300);
+    let small = config::QueueConfig { max_age: age, memory_bytes: 2000, max_in_flight: 1, ..config(dir.path()) };
+    let mut log = Log::open(&small).await.unwrap();
+    for n in 0..30 {
+        log.publish(format!("{n:0300}")).await.unwrap();
+    }
+    let first = log.next().await;
+    tokio::time::sleep(2 * age).await;
+    // in the same segment, so that it does not go as a whole
+    log.publish("new").await.unwrap();
+    first.finish();
+    let next = log.next().await;
+    assert_eq!(text(&next), "new");
+    let expired = log.metrics.drops.get_or_create(&DropReason::Expired).get();
+    assert_eq!((expired, log.metrics.queue_records.get()), (29, 1));
+    next.finish();
+    log.close().await;
+}
+
+#[tokio::test]
 async fn records_beyond_memory_are_read_back_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let small = config::QueueConfig { memory_bytes: 20_000, max_in_flight: 7, ..config(dir.path()) };
