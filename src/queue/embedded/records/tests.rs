@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, test_runner::RngSeed};
 
 use super::{HandOut, ReadRecord, Records};
 use crate::{
@@ -451,8 +451,13 @@ impl World {
     }
 }
 
+/// The same cases each time, or those of `OXIPUSH_MODEL_SEED`.
+fn seed() -> RngSeed {
+    RngSeed::Fixed(std::env::var("OXIPUSH_MODEL_SEED").map_or(15, |seed| seed.parse().unwrap()))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, rng_seed: seed(), ..ProptestConfig::default() })]
 
     #[test]
     fn the_state_does_what_a_plain_map_says(steps in steps()) {
