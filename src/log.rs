@@ -32,7 +32,7 @@ use recovery::{SeveralLogs, recover};
 use segments::Segments;
 
 pub(crate) use disk::{Disk, DiskFile};
-pub(crate) use folder::Folder;
+pub(crate) use folder::{Folder, is_file_name};
 pub(crate) use report::{Damage, FileReport, LogOpenError, Recovered};
 pub(crate) use salvage::salvage;
 

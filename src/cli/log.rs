@@ -169,16 +169,11 @@ fn existing(dir: &Path) -> Result<Folder, String> {
     let has_log = fs::read_dir(dir)
         .map_err(|error| format!("{} cannot be read: {error}", dir.display()))?
         .filter_map(Result::ok)
-        .any(|entry| is_log_file(&entry.file_name().to_string_lossy()));
+        .any(|entry| log::is_file_name(&entry.file_name().to_string_lossy()));
     if !has_log {
         return Err(format!("there is no log in {}: it has no file log.0001 or the like", dir.display()));
     }
-    let folder = Folder::open(dir).map_err(|error| error.to_string())?;
-    Ok(folder)
-}
-
-fn is_log_file(name: &str) -> bool {
-    name.strip_prefix("log.").is_some_and(|number| number.parse::<u32>().is_ok())
+    Folder::open(dir).map_err(|error| error.to_string())
 }
 
 fn read(folder: &Folder) -> Result<(Recovered, WaitingRecords), String> {

@@ -126,6 +126,11 @@ fn file_number(name: &str) -> Option<u32> {
     (file_name(number) == name).then_some(number)
 }
 
+/// Whether a file of that name is a log's.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    file_number(name).is_some()
+}
+
 /// Makes the folder if it is not there. One that is there is closed to others where it is the gateway's alone: where it holds
 /// nothing but the gateway's files.
 fn make(dir: &Path) -> io::Result<()> {

@@ -129,7 +129,7 @@ impl<D: Disk> Writer<D> {
         std::thread::yield_now();
         let turn = self.begin();
         let last = turn.last;
-        match self.carry_out(turn).and_then(|()| self.carry_on()).and_then(|()| self.read_cold()) {
+        match self.run_turn(turn).and_then(|()| self.carry_oldest()).and_then(|()| self.read_cold()) {
             Ok(()) => {
                 self.read_failures = 0;
                 self.log.pass_over_unreadable(false);
@@ -208,7 +208,7 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn carry_out(&mut self, turn: Turn) -> io::Result<()> {
+    fn run_turn(&mut self, turn: Turn) -> io::Result<()> {
         let first = self.log.next_number();
         let mut written = WrittenTurn::default();
         let outcome = self.look().and_then(|()| self.write(&turn, &mut written));
@@ -319,8 +319,9 @@ impl<D: Disk> Writer<D> {
         }))
     }
 
-    /// Of a segment that holds little that is unfinished that is written again, so that the segment can go.
-    fn carry_on(&mut self) -> io::Result<()> {
+    /// Writes the unfinished records of the oldest segment again where the log holds little that is unfinished, so that the
+    /// segment can go.
+    fn carry_oldest(&mut self) -> io::Result<()> {
         let oldest = self.log.oldest();
         if self.room_at.is_some() || self.log.head().saturating_sub(oldest) < FEW_SEGMENTS {
             return Ok(());
