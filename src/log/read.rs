@@ -81,7 +81,8 @@ impl<D: Disk> Log<D> {
             read = (read + size).min(buffer.len());
         }
         // a head may begin in the last bytes
-        let passed = if at + buffer.len() as u64 >= end { buffer.len() } else { read.max(buffer.len() + 8 - HEAD) };
+        let passed =
+            if at + buffer.len() as u64 >= end { buffer.len() } else { read.max(buffer.len() + entry::ALIGN - HEAD) };
         let passed = at + passed as u64;
         if passed < end {
             return Ok(Some(Place { segment: id, offset: passed as u32 }));

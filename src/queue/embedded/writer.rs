@@ -129,19 +129,16 @@ impl<D: Disk> Writer<D> {
         std::thread::yield_now();
         let turn = self.begin();
         let last = turn.last;
-        match self.run_turn(turn).and_then(|()| self.carry_oldest()).and_then(|()| self.read_cold()) {
-            Ok(()) => {
-                self.read_failures = 0;
-                self.log.pass_over_unreadable(false);
-                last
-            }
-            Err(error) => {
-                self.read_failures += u32::from(!self.log.is_failed());
-                self.fail(&format!("its log failed: {error}"));
-                // at the end it is not tried again
-                last
-            }
+        let outcome = self.run_turn(turn).and_then(|()| self.carry_oldest()).and_then(|()| self.read_cold());
+        if let Err(error) = outcome {
+            self.read_failures += u32::from(!self.log.is_failed());
+            self.fail(&format!("its log failed: {error}"));
+        } else {
+            self.read_failures = 0;
+            self.log.pass_over_unreadable(false);
         }
+        // a last one that failed is not tried again
+        last
     }
 
     fn wait(&mut self) {

@@ -1,7 +1,5 @@
 //! Which segments of the log are still needed, and what of the oldest one is to be written again so that it can go.
 
-use std::ops::Range;
-
 use hashbrown::HashMap;
 
 use super::Records;
@@ -29,11 +27,6 @@ impl<W> Records<W> {
             return None;
         }
         Some(self.known().filter(|known| known.place.segment == segment).collect())
-    }
-
-    /// The unfinished records with these numbers that memory knows.
-    pub(in crate::queue::embedded) fn known_of(&self, numbers: &Range<u64>) -> Vec<KnownRecord> {
-        self.known().filter(|known| numbers.contains(&known.number)).collect()
     }
 
     fn known(&self) -> impl Iterator<Item = KnownRecord> {

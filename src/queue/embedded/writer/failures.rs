@@ -84,15 +84,9 @@ impl<D: Disk> Writer<D> {
         true
     }
 
-    /// What was acknowledged before a sync is written again, as far as memory knows it: the sync may have failed for good.
+    /// What was acknowledged before a sync is told as damage if it is missing at the next start: it is not known to be void.
     fn heal_log(&mut self) -> io::Result<()> {
-        let acknowledged = self.shared.limits.sync != config::Sync::Always;
-        let uncertain = self.log.heal(acknowledged)?;
-        if !acknowledged {
-            return Ok(());
-        }
-        let known = self.shared.lock().records.known_of(&uncertain);
-        self.carry(known)
+        self.log.heal(self.shared.limits.sync != config::Sync::Always).map(drop)
     }
 
     fn accept_again(&self) {
