@@ -6,7 +6,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["proto/rpc.proto", "proto/record.proto"], ["proto"])?;
+    let files = protox::compile(["proto/rpc.proto", "proto/record.proto", "proto/order.proto"], ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptor.bin"), files.encode_to_vec())?;
     // boxed, so that a push's record does not have to make room for it

@@ -2,8 +2,7 @@
 
 pub(crate) mod identity;
 mod keys;
-mod pattern;
 
 pub(crate) use crate::config::Scope;
+pub use crate::push::Patterns;
 pub(crate) use keys::{Caller, KeyError, Keys, OutOfBounds, PushDenial};
-pub use pattern::Patterns;

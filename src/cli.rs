@@ -2,6 +2,7 @@
 
 mod check;
 mod disconnect;
+mod events;
 mod health;
 mod log;
 mod node;
@@ -42,6 +43,7 @@ EXAMPLES
   oxipush push --to alice hello       push to alice
   oxipush token --card alice          a token for the card alice
   oxipush disconnect --card alice     end alice's connections
+  oxipush events                      what clients say and do, as it happens
   oxipush log check                   what is in the data folder
   oxipush health                      is this machine's node ready?
   oxipush completions bash > /etc/bash_completion.d/oxipush
@@ -49,12 +51,13 @@ EXAMPLES
 FILES
   config.ini  read from the working directory unless --config names another;
               it needs only what differs from the defaults in the program
-  data/       the log of the embedded queue ([data] dir)
+  data/       the log of the embedded queue ([data] dir); data/events has
+              clients' messages for the back end
 
 ENVIRONMENT
   OXIPUSH__SECTION__KEY
               overrides a key of config.ini: OXIPUSH__QUEUE__BACKEND=nsq
-  OXIPUSH_KEY the key for `push` and `disconnect`
+  OXIPUSH_KEY the key for `push`, `disconnect` and `events`
   RUST_LOG    overrides [log] level: RUST_LOG=warn,oxipush::cluster=debug
   NO_COLOR    no colours in the log
 
@@ -98,7 +101,7 @@ impl ConfigSource {
 #[derive(Subcommand)]
 enum CliCommand {
     /// Print the configuration that would be used, secrets masked, or every mistake in it
-    #[command(long_about = check::LONG_ABOUT, after_long_help = check::AFTER_HELP)]
+    #[command(visible_alias = "check", long_about = check::LONG_ABOUT, after_long_help = check::AFTER_HELP)]
     CheckConfig(ConfigSource),
     /// Look into the embedded queue's log, or salvage it
     #[command(long_about = log::LONG_ABOUT, after_long_help = log::AFTER_HELP, subcommand)]
@@ -106,7 +109,7 @@ enum CliCommand {
     /// Ask the node on this machine whether it is ready
     #[command(long_about = health::LONG_ABOUT, after_long_help = health::AFTER_HELP)]
     Health(ConfigSource),
-    /// Push to cards through a running node
+    /// Push through a running node
     #[command(long_about = push::LONG_ABOUT, after_long_help = push::AFTER_HELP)]
     Push(push::PushArguments),
     /// End clients, on all nodes
@@ -115,6 +118,9 @@ enum CliCommand {
     /// Join as a card and print what arrives, one line each
     #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::AFTER_HELP)]
     Tail(tail::TailArguments),
+    /// Print what clients say and do, one line each, and take nothing from the back end
+    #[command(long_about = events::LONG_ABOUT, after_long_help = events::AFTER_HELP)]
+    Events(events::EventsArguments),
     /// Print a token for a client, for trying out
     #[command(long_about = token::LONG_ABOUT, after_long_help = token::AFTER_HELP)]
     Token(token::TokenArguments),
@@ -138,6 +144,7 @@ pub fn run() -> ExitCode {
         Some(CliCommand::Health(source)) => health::run(source.file()),
         Some(CliCommand::Push(arguments)) => client(push::run(arguments)),
         Some(CliCommand::Disconnect(arguments)) => client(disconnect::run(arguments)),
+        Some(CliCommand::Events(arguments)) => client(events::run(arguments)),
         Some(CliCommand::Tail(arguments)) => client(tail::run(arguments)),
         Some(CliCommand::Token(arguments)) => match token::run(arguments) {
             Ok(()) => ExitCode::SUCCESS,

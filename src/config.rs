@@ -4,6 +4,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+mod events;
+mod gopusher;
+mod gpusher;
 mod host;
 mod identities;
 mod ini;
@@ -15,6 +18,8 @@ mod source;
 mod subnet;
 mod tables;
 
+pub use events::{EventKind, EventKinds};
+pub use gpusher::TagApp;
 pub use host::{HostPort, HostPortError};
 pub use key::{KeyConfig, LONGEST_SECRET, Scope, SecretDigest};
 pub use reload::{ConfigChanges, LIVE_KEYS, LoadedConfig};
@@ -27,15 +32,18 @@ pub use subnet::Subnet;
 pub struct Config {
     pub node: NodeConfig,
     pub socket: SocketConfig,
+    pub rooms: RoomsConfig,
     pub outbox: OutboxConfig,
     pub hub: HubConfig,
     pub http: HttpConfig,
     pub grpc: GrpcConfig,
+    pub gpusher: GpusherConfig,
     pub auth: AuthConfig,
     pub token: TokenConfig,
     pub verify: VerifyConfig,
     pub push: PushLimits,
     pub queue: QueueConfig,
+    pub events: EventsConfig,
     pub drain: DrainConfig,
     pub cluster: ClusterConfig,
     pub log: LogConfig,
@@ -62,12 +70,28 @@ section! {
         ping_interval: Duration, idle_timeout: Duration, max_message: usize, message_timeout: Duration,
         max_messages_per_second: u32, message_burst: u16, join_cost: u16, handshake_rate: u32, handshake_burst: u32,
         max_rated_addresses: usize, max_connections_per_card: usize, anonymous: AnonymousClients, user_timeout: Duration, close_timeout: Duration,
-        backlog: u32,
+        backlog: u32, max_cards: usize, max_pending: usize, go_push_listen: Option<SocketAddr>, gpush_listen: Option<SocketAddr>,
     }
 }
+impl SocketConfig {
+    /// Where clients are served: key and address.
+    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let own = |key, address: Option<SocketAddr>| address.map(|address| (key, address));
+        let of_dialects = [own("go_push_listen", self.go_push_listen), own("gpush_listen", self.gpush_listen)];
+        [("listen", self.listen)].into_iter().chain(of_dialects.into_iter().flatten())
+    }
+}
+
 section! {
     /// `[outbox]`.
     OutboxConfig { max_bytes: usize, policy: Policy, write_delay: Duration }
+}
+section! {
+    /// `[rooms]`.
+    RoomsConfig {
+        max_rooms: usize, private: Vec<String>, presence: Vec<String>, presence_buffer: usize, client_push: Vec<String>,
+        merge_window: Duration, merge_count: usize, merge_bytes: usize,
+    }
 }
 section! {
     /// `[hub]`.
@@ -78,6 +102,7 @@ section! {
     HttpConfig {
         listen: SocketAddr, allowed_origins: Vec<String>, allowed_hosts: Vec<String>, max_body: usize,
         request_timeout: Duration, keep_alive: Duration, user_timeout: Duration, page: bool, max_connections: usize,
+        also: Vec<SocketAddr>, unknown_fields: UnknownFields,
     }
 }
 section! {
@@ -86,7 +111,12 @@ section! {
         listen: SocketAddr, max_message: usize, max_connections: usize, max_streams: u32, idle_timeout: Duration,
         ping_interval: Duration, message_timeout: Duration, max_unfinished: usize, max_unfinished_per_connection: usize,
         max_keyless_calls: usize, window: u32, max_metadata: u32, max_control_frames: usize, max_unacknowledged: usize,
+        also: Vec<SocketAddr>,
     }
+}
+section! {
+    /// `[gpusher]`.
+    GpusherConfig { tags: Vec<TagApp>, username: String, password: Secret }
 }
 section! {
     /// `[auth]`, with every `[key.NAME]`.
@@ -113,7 +143,7 @@ impl TokenConfig {
 section! {
     /// `[verify]`, with `[push] max_name`. `ca` is PEM; `headers` are in lower case.
     VerifyConfig {
-        url: Option<String>, headers: Vec<String>, timeout: Duration, max_in_flight: usize, max_answer: usize,
+        url: Option<String>, form: CallOutForm, headers: Vec<String>, timeout: Duration, max_in_flight: usize, max_answer: usize,
         cache: Duration, cache_entries: usize, ca: Option<String>, max_name: usize,
     }
 }
@@ -122,13 +152,20 @@ section! {
     PushLimits { max_content: usize, max_cards: usize, max_name: usize, max_batch: usize }
 }
 section! {
-    /// `[queue]`, with `[data]`.
+    /// `[events]`. `ca` is PEM.
+    EventsConfig {
+        url: Option<String>, secret: Option<Secret>, kinds: EventKinds, batch: usize, timeout: Duration, max_in_flight: usize,
+        max_backoff: Duration, buffer: usize, max_bytes: u64, memory_bytes: usize, max_watchers: usize, ca: Option<String>,
+    }
+}
+section! {
+    /// `[queue]`, with `[data]` and the tags of `[gpusher]`.
     QueueConfig {
         backend: Backend, topic: String, channel: String, raw_key: Option<String>, nsqd: Vec<String>, nsqd_http: Vec<String>, lookupd: Vec<String>,
         lookup_interval: Duration, lookup_timeout: Duration, processors: usize, max_in_flight: usize, max_publishes: usize,
         publish_timeout: Duration, return_after: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
         requeue_delay: Duration, job_timeout: Duration, sync: Sync, max_bytes: u64, max_age: Duration, memory_bytes: usize,
-        replay_hold: Duration, copy_window: usize, dir: PathBuf, segment_bytes: u32,
+        replay_hold: Duration, copy_window: usize, dir: PathBuf, segment_bytes: u32, tag_topics: Vec<String>,
     }
 }
 section! {
@@ -156,10 +193,19 @@ impl Config {
         self.auth.keys.is_empty() && self.auth.callers.is_empty()
     }
 
-    /// The API's listeners that other machines reach, unless `[auth] insecure` lets them be: section and address.
-    fn api_beyond_loopback(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-        let beyond = |(_, address): &(&str, SocketAddr)| !address.ip().is_loopback() && !self.auth.insecure;
-        [("http", self.http.listen), ("grpc", self.grpc.listen)].into_iter().filter(beyond)
+    /// The API's listeners that other machines reach, unless `[auth] insecure` lets them be: section, key and address.
+    fn api_beyond_loopback(&self) -> impl Iterator<Item = (&'static str, &'static str, SocketAddr)> {
+        let beyond = |(_, _, address): &(&str, &str, SocketAddr)| !address.ip().is_loopback() && !self.auth.insecure;
+        self.api_listeners().filter(beyond)
+    }
+
+    /// Where the API is served: section, key and address.
+    fn api_listeners(&self) -> impl Iterator<Item = (&'static str, &'static str, SocketAddr)> {
+        let sections = [("http", self.http.listen, &self.http.also), ("grpc", self.grpc.listen, &self.grpc.also)];
+        sections.into_iter().flat_map(|(section, listen, also)| {
+            let also = also.iter().map(move |address| (section, "also", *address));
+            [(section, "listen", listen)].into_iter().chain(also)
+        })
     }
 }
 
@@ -181,8 +227,28 @@ pub enum AnonymousClients {
     Allowed,
     /// As any card, since the listener is one of loopback and nothing says that others reach it.
     ByDefault,
+    /// Only in open rooms, and only those whose dialect has no cards: `anonymous = rooms`. A card is for who proves it.
+    InRooms,
     /// Only with a token.
     Refused,
+}
+
+/// What a call-out is asked, and how its answer is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOutForm {
+    /// As docs/api.md shows it.
+    Oxipush,
+    /// As gpush asks its `authUrl`.
+    Gpush,
+}
+
+/// What becomes of fields of a request that are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// The request is refused.
+    Refuse,
+    /// They are passed over, as gopusher does.
+    Ignore,
 }
 
 /// What happens when an outbox is full.
@@ -322,6 +388,12 @@ mod tests {
         assert!(with(&[open]).unwrap_err().to_string().contains("[http] listen: 0.0.0.0:8081"));
         assert!(with(&[open, ("AUTH__KEYS", "0123456789abcdef")]).is_ok());
         assert!(with(&[open, ("AUTH__INSECURE", "true")]).is_ok());
+        for (key, address) in [("HTTP__ALSO", "127.0.0.1:7799, 0.0.0.0:10068"), ("GRPC__ALSO", "0.0.0.0:10067")] {
+            let section = key.to_lowercase().replace("__also", "");
+            let told = with(&[(key, address)]).unwrap_err().to_string();
+            assert!(told.contains(&format!("[{section}] also: 0.0.0.0:1006")), "{told}");
+            assert!(with(&[(key, address), ("AUTH__KEYS", "0123456789abcdef")]).is_ok());
+        }
     }
 
     #[test]
@@ -330,13 +402,17 @@ mod tests {
         for (key, value) in [
             ("SOCKET__LISTEN", "0.0.0.0:8080"),
             ("SOCKET__TRUSTED_PROXIES", "10.0.0.0/8"),
+            ("SOCKET__GO_PUSH_LISTEN", "0.0.0.0:7777"),
+            ("SOCKET__GPUSH_LISTEN", "0.0.0.0:9995"),
             ("CLUSTER__ETCD", "http://10.0.0.1:2379"),
             ("CLUSTER__ADVERTISE_SOCKET", "gateway:8080"),
             ("SOCKET__ANONYMOUS", "false"),
         ] {
             let told = with(&[nsq, (key, value)]).unwrap_err().to_string();
             for way in ["set [token]", "set [verify] url", "[socket] anonymous = true"] {
-                assert!(told.contains("[socket] listen: ") && told.contains(way), "{key}: {told}");
+                let of = key.strip_prefix("SOCKET__").filter(|key| key.ends_with("LISTEN")).unwrap_or("LISTEN");
+                let place = format!("[socket] {}: ", of.to_lowercase());
+                assert!(told.contains(&place) && told.contains(way), "{key}: {told}");
             }
             if key != "SOCKET__ANONYMOUS" {
                 let config = with(&[nsq, (key, value), ("SOCKET__ANONYMOUS", "true")]).unwrap();
@@ -344,7 +420,13 @@ mod tests {
             }
         }
         assert_eq!(with(&[]).unwrap().socket.anonymous, AnonymousClients::ByDefault);
-        assert!(with(&[("SOCKET__ANONYMOUS", "maybe")]).unwrap_err().to_string().contains("not true or false"));
+        let told = with(&[("SOCKET__ANONYMOUS", "maybe")]).unwrap_err().to_string();
+        assert!(told.contains("not true, false or rooms"), "{told}");
+        let in_rooms = ("SOCKET__ANONYMOUS", "rooms");
+        assert!(with(&[in_rooms]).unwrap_err().to_string().contains("nobody could join a card"));
+        let config =
+            with(&[in_rooms, ("SOCKET__LISTEN", "0.0.0.0:8080"), ("VERIFY__URL", "http://127.0.0.1/")]).unwrap();
+        assert_eq!(config.socket.anonymous, AnonymousClients::InRooms);
     }
 
     #[test]
@@ -380,6 +462,26 @@ mod tests {
                 &[("DRAIN__RATE", "10")],
                 "[drain] rate: 10 in a second send 100000 connections ([socket] max_connections) away in 2h 46m 40s, and \
                  [node] shutdown_timeout leaves 30s: take 3334 or more",
+            ),
+            (
+                &[("SOCKET__GPUSH_LISTEN", "127.0.0.1:8080")],
+                "[socket] gpush_listen: 127.0.0.1:8080 is taken by [socket] listen = 127.0.0.1:8080",
+            ),
+            (
+                &[("SOCKET__GO_PUSH_LISTEN", "127.0.0.1:8081")],
+                "[http] listen: 127.0.0.1:8081 is taken by [socket] go_push_listen = 127.0.0.1:8081",
+            ),
+            (
+                &[("HTTP__ALSO", "127.0.0.1:7799, 127.0.0.1:8080")],
+                "[http] also: 127.0.0.1:8080 is taken by [socket] listen = 127.0.0.1:8080",
+            ),
+            (
+                &[("HTTP__ALSO", "127.0.0.1:7799"), ("GRPC__ALSO", "127.0.0.1:7799")],
+                "[grpc] also: 127.0.0.1:7799 is taken by [http] also = 127.0.0.1:7799",
+            ),
+            (
+                &[("HTTP__ALSO", "127.0.0.1:7799, 127.0.0.1:7799")],
+                "[http] also: 127.0.0.1:7799 is taken by [http] also = 127.0.0.1:7799",
             ),
             (&[("DRAIN__GRACE", "30s")], "[drain] grace: it takes all of [node] shutdown_timeout = 30s"),
             (
@@ -447,8 +549,8 @@ mod tests {
         let env = [("OXIPUSH__QUEUE__PROCESSORS".to_owned(), "9".to_owned())];
         let config = load(Some(&path), env).unwrap();
         assert_eq!((config.queue.topic.as_str(), config.queue.processors), ("from-file", 9));
-        std::fs::write(&path, "[queue]\nproducerAddr = x\n").unwrap();
-        assert!(load(Some(&path), []).unwrap_err().to_string().contains("[queue] producerAddr: there is no such key"));
+        std::fs::write(&path, "[queue]\nproducer = x\n").unwrap();
+        assert!(load(Some(&path), []).unwrap_err().to_string().contains("[queue] producer: there is no such key"));
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! From job to outcome: decoded, split by card over the lanes, offered through the hub, finished.
+//! From job to outcome: given to its lane, decoded, offered through the hub, finished.
 
+mod dropped;
 mod in_flight;
 mod intake;
 mod lane;
+mod merger;
 mod pace;
+mod processor;
 mod window;
 
 use std::{sync::Arc, time::Duration};
@@ -14,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bundles, config,
+    config,
     hub::Hub,
     lifecycle::{Deadline, Service, Tasks},
     queue::Jobs,
@@ -23,7 +26,10 @@ use crate::{
 
 use in_flight::InFlight;
 use intake::Intake;
+use lane::{Lane, LaneMerging};
+use merger::{MergeTotals, Merger};
 use pace::Pace;
+use processor::Processor;
 
 /// What is taken from the queue, or by a lane, at once: what it makes for the next one reaches that together.
 const BUNDLE: usize = 64;
@@ -38,13 +44,14 @@ pub struct Dispatch {
     /// Ends by itself once the jobs' end was reached and each job in flight is finished or requeued; told to stop, it gives
     /// them all back.
     service: Service,
+    merging: Vec<LaneMerging>,
 }
 
 impl Dispatch {
-    /// Starts `[queue] processors` lanes on `jobs`. Where there was a `backlog` when the first job comes, it is offered at a
+    /// Starts `[queue] processors` processors on `jobs`. Where there was a `backlog` when the first job comes, it is offered at a
     /// pace that outboxes can follow. What a disconnect revokes is told to `revoke`.
     pub fn start(
-        config: &config::QueueConfig,
+        config: &config::Config,
         jobs: Jobs,
         hub: Hub,
         backlog: watch::Receiver<bool>,
@@ -52,29 +59,49 @@ impl Dispatch {
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        let config::Config { queue: config, rooms, .. } = config;
         let service = tasks.service();
         let stopping = service.stopping().clone();
-        let (completions, completed) = mpsc::unbounded_channel();
-        let in_flight = InFlight::new(config, metrics);
-        let lanes = config.processors.max(1);
+        let (completions, told) = mpsc::unbounded_channel();
+        let in_flight = InFlight::new(config, told, metrics);
+        let settling = Arc::clone(&in_flight);
+        hub.after_turns(Box::new(move || settling.settle()));
+        let processors = config.processors.max(1);
         // what waits in all lanes together is bounded by the jobs in flight
-        let waiting = config.max_in_flight.div_ceil(lanes).max(1);
-        let lanes = (0..lanes).map(|number| {
-            let (lane, parts) = bundles::channel(waiting);
-            let work = lane::run(parts, hub.clone(), Arc::clone(metrics), config.job_timeout);
-            // what is dropped in the middle counts as lost and is requeued
-            service.spawn_until_done(format!("lane {number}"), until_stopped(stopping.clone(), work));
-            lane
-        });
-        let intake = Intake::new(config, lanes.collect(), completions, Arc::clone(&in_flight), revoke, metrics);
+        let waiting = config.max_in_flight.div_ceil(processors).max(1);
+        let merge_totals = MergeTotals::of(metrics);
+        let lanes: Vec<Lane> = (0..processors)
+            .map(|number| {
+                // a frame that fills an outbox alone would drive out what waits before it
+                let merger = Merger::new(rooms, &merge_totals, hub.outbox_bytes() / 4);
+                let processor =
+                    Processor::new(hub.clone(), completions.clone(), Arc::clone(&in_flight), merger, metrics);
+                let (lane, task) = Lane::new(processor, hub.clone(), waiting, config.job_timeout);
+                // what is dropped in the middle counts as lost and is requeued
+                service.spawn_until_done(format!("lane {number}"), until_stopped(stopping.clone(), task.run()));
+                lane
+            })
+            .collect();
+        let merging = lanes.iter().map(Lane::merging).collect();
+        let intake = Intake::new(config, lanes, completions, Arc::clone(&in_flight), revoke, metrics);
         let pace = Pace::new(config, hub, Arc::clone(&in_flight));
         // jobs that were taken and not yet dispatched are requeued by their drop
         service.spawn_until_done("dispatch intake", until_stopped(stopping.clone(), intake.run(jobs, backlog, pace)));
-        service.spawn_until_done("dispatch completions", async move {
-            stopping.run_until_cancelled(in_flight.run(completed)).await;
+        service.spawn_until_done("dispatch time-outs", async move {
+            stopping.run_until_cancelled(in_flight.run()).await;
             in_flight.put_back_all();
         });
-        Self { service }
+        Self { service, merging }
+    }
+
+    /// From now on pushes to rooms and to everyone go to each client at once, and what was gathered leaves: before clients are
+    /// sent away, since a push that was gathered is finished already. Returns when it was offered, or at the deadline.
+    pub async fn stop_merging(&self, deadline: Deadline) {
+        let (end, mut ended) = mpsc::unbounded_channel();
+        self.merging.iter().for_each(|lane| lane.stop(&end));
+        drop(end);
+        // nobody can tell of an end any more: each came
+        let _ = deadline.timeout(async { while ended.recv().await.is_some() {} }).await;
     }
 
     /// Waits until the jobs' end was reached and each job in flight is finished or requeued; at the deadline they all are
@@ -96,6 +123,8 @@ fn until_stopped(stopping: CancellationToken, work: impl Future<Output = ()>) ->
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    mod merging;
+
     use std::{
         rc::Rc,
         sync::Mutex,
@@ -107,7 +136,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        bundles::Bundles,
+        bundles::{self, Bundles},
         hub::{Client, Shard, Sink, Work, WriteBudget},
         push::{ClientSelector, Disconnect, Push, PushId},
         queue::{Job, record},
@@ -152,8 +181,7 @@ mod tests {
             let revoked = Arc::new(Mutex::new(Vec::new()));
             let told = Arc::clone(&revoked);
             let revoke: Revoke = Box::new(move |subject, at| told.lock().unwrap().push((subject, at)));
-            let dispatch =
-                Dispatch::start(&config.queue, Jobs::detached(bundles), hub, backlog, revoke, &tasks, &metrics);
+            let dispatch = Dispatch::start(&config, Jobs::detached(bundles), hub, backlog, revoke, &tasks, &metrics);
             Self { jobs, dispatch, shard, client, inbox, revoked, metrics, _backlog }
         }
 
@@ -174,6 +202,7 @@ mod tests {
                     self.shard.disconnect(part);
                     assert!(!self.shard.sweep());
                 }
+                Work::Presence(_) | Work::Lookup(_) => panic!("dispatch sends none"),
             }
         }
 

@@ -1,6 +1,7 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
 mod descriptors;
+mod presence;
 mod reload;
 
 use std::{
@@ -25,15 +26,17 @@ use crate::{
     cluster::{Cluster, ClusterError, ForgetNode, Listeners},
     config::{self, Backend, Config},
     dispatch::{Dispatch, Revoke},
-    hub::Hub,
+    events::{Events, EventsConfigError, EventsControl},
+    hub::{ClientPush, Hub},
     ingress::{
         self, Api, admission::Admission, disconnects::Disconnects, grpc::GrpcListener, http::HttpListener,
         queries::Queries, readiness::NodeReadiness,
     },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
-    queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopic},
-    socket::ClientListener,
+    queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopics},
+    socket::{ClientListener, Upstream},
     telemetry::Metrics,
+    wire::dialect::PresenceChange,
 };
 
 use descriptors::DescriptorPlan;
@@ -45,6 +48,19 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// Connections of back ends that wait to be accepted: they are few and live long.
 const BACKLOG: u32 = 1024;
 
+/// Where the node is reached beside [`Listeners`] (a port of 0 is resolved).
+#[derive(Clone, Debug, Default)]
+pub struct FurtherListeners {
+    /// `[socket] go_push_listen`.
+    pub go_push: Option<SocketAddr>,
+    /// `[socket] gpush_listen`.
+    pub gpush: Option<SocketAddr>,
+    /// `[http] also`.
+    pub http: Vec<SocketAddr>,
+    /// `[grpc] also`.
+    pub grpc: Vec<SocketAddr>,
+}
+
 /// A gateway that is built and bound and does not serve yet.
 pub struct Gateway {
     config: Config,
@@ -53,14 +69,22 @@ pub struct Gateway {
     deaths: mpsc::UnboundedReceiver<Died>,
     phases: Phases,
     listeners: Listeners,
+    also: FurtherListeners,
     cluster: Cluster,
     hub: Hub,
     clients: ClientListener,
+    /// What clients push themselves.
+    client_pushes: mpsc::Receiver<ClientPush>,
+    /// Who comes into rooms and leaves them; `None`: no room has presence.
+    presence: Option<mpsc::Receiver<PresenceChange>>,
+    /// Where the back end hears of presence.
+    told: Events,
     revoke: Revoke,
     jobs: Jobs,
     /// nsq only: what other NSQ clients push.
-    raw: Option<RawTopic>,
+    raw: Option<RawTopics>,
     queue: queue::Control,
+    events_control: EventsControl,
     keys: Keys,
     admission: Admission,
     http: HttpListener,
@@ -72,10 +96,12 @@ pub struct Gateway {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A listener's address cannot be had.
-    #[error("[{section}] listen = {address}: {error}; {}", remedy(*address, error))]
+    #[error("[{section}] {key} = {address}: {error}; {}", remedy(*address, error))]
     Bind {
         /// The listener's section.
         section: &'static str,
+        /// The key that names its address.
+        key: &'static str,
         /// Its address.
         address: SocketAddr,
         /// What the system says.
@@ -84,6 +110,9 @@ pub enum BuildError {
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
+    /// Events cannot be told as configured.
+    #[error(transparent)]
+    Events(#[from] EventsConfigError),
     /// Clients cannot be verified as configured.
     #[error(transparent)]
     Identity(#[from] IdentityConfigError),
@@ -105,15 +134,24 @@ impl Gateway {
         let config = descriptors.bounded(config);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
-        let (socket_listener, socket) = listen("socket", config.socket.listen, config.socket.backlog)?;
-        let (http_listener, http) = listen("http", config.http.listen, BACKLOG)?;
-        let (grpc_listener, grpc) = listen("grpc", config.grpc.listen, BACKLOG)?;
+        let (socket_listener, socket) = listen("socket", "listen", config.socket.listen, config.socket.backlog)?;
+        let (http_listener, http) = listen("http", "listen", config.http.listen, BACKLOG)?;
+        let (grpc_listener, grpc) = listen("grpc", "listen", config.grpc.listen, BACKLOG)?;
+        let (http_also, http_also_at) = listen_also("http", &config.http.also)?;
+        let (grpc_also, grpc_also_at) = listen_also("grpc", &config.grpc.also)?;
+        let (go_push_listener, go_push) = listen_for("go_push_listen", config.socket.go_push_listen, &config)?.unzip();
+        let (gpush_listener, gpush) = listen_for("gpush_listen", config.socket.gpush_listen, &config)?.unzip();
+        let also = FurtherListeners { go_push, gpush, http: http_also_at, grpc: grpc_also_at };
         let listeners = Listeners { socket, http, grpc };
         let cluster = Cluster::join(&config, listeners, forget_node(&config.queue), &tasks, &metrics).await?;
         let (queue, raw) = open_queue(&config, &cluster, &tasks, &metrics).await?;
         let state = queue.control.state.clone();
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
+        let (events, events_control) = Events::start(&config, &queue.publisher, &tasks, &metrics).await?;
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
+        let presence = hub.watch_presence(&config.rooms, config.node.id.as_str());
+        let (pushes, client_pushes) = mpsc::channel(config.queue.max_publishes);
+        let upstream = Upstream { pushes, events: events.clone() };
         let disconnects = Disconnects::new(&config, queue.publisher.clone(), phases.clone(), &metrics);
         let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
         let keys = Keys::new(&config, &metrics);
@@ -121,17 +159,21 @@ impl Gateway {
             keys: keys.clone(),
             admission: admission.clone(),
             disconnects,
-            queries: Queries::new(&config.push, hub.clone(), &metrics),
+            queries: Queries::new(&config, hub.clone(), &metrics),
+            events: events.clone(),
             readiness: NodeReadiness::new(state, phases.clone()),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
         let revoke = revoke(verifier.clone());
         let clients =
             ClientListener::new(socket_listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
-                .accepting_at_most(descriptors.socket);
+                .sending_to(upstream)
+                .accepting_at_most(descriptors.socket)
+                .beside("go_push", go_push_listener)
+                .beside("gpush", gpush_listener);
         let details = cluster.details.clone();
-        let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics);
-        let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics);
+        let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics).and_at(http_also);
+        let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics).and_at(grpc_also);
         let reload = GatewayReload {
             descriptors,
             clients: clients.reload(),
@@ -149,13 +191,18 @@ impl Gateway {
             deaths,
             phases,
             listeners,
+            also,
             cluster,
             hub,
             clients,
+            client_pushes,
+            presence,
+            told: events,
             revoke,
             jobs: queue.jobs,
             raw,
             queue: queue.control,
+            events_control,
             keys,
             admission,
             http,
@@ -172,6 +219,11 @@ impl Gateway {
     /// Where it listens (a port of 0 is resolved).
     pub fn listeners(&self) -> Listeners {
         self.listeners
+    }
+
+    /// Where the API is served, too (a port of 0 is resolved).
+    pub fn also(&self) -> &FurtherListeners {
+        &self.also
     }
 
     /// Which queue it uses, for the banner.
@@ -192,9 +244,19 @@ impl Gateway {
         let tasks = &self.tasks;
         let metrics = &self.metrics;
         let backlog = self.queue.backlog.clone();
-        let dispatch = Dispatch::start(&config.queue, self.jobs, self.hub, backlog, self.revoke, tasks, metrics);
+        if let Some(changes) = self.presence {
+            presence::start(changes, self.hub.clone(), self.told.clone(), tasks);
+        }
+        let dispatch = Dispatch::start(config, self.jobs, self.hub, backlog, self.revoke, tasks, metrics);
         let clients = self.clients.serve(tasks);
-        let raw = self.raw.map(|raw| ingress::nsq::start(&config.queue, raw, &self.keys, &self.admission, tasks));
+        let raw = self.raw.map(|raw| ingress::nsq::start(config, raw, &self.keys, &self.admission, tasks));
+        let client_pushes = ingress::client_pushes::start(
+            self.client_pushes,
+            config.queue.max_publishes,
+            &self.keys,
+            &self.admission,
+            tasks,
+        );
         let http = self.http.serve(tasks);
         let grpc = self.grpc.serve(tasks);
         self.phases.enter(Phase::Serving);
@@ -220,12 +282,15 @@ impl Gateway {
         if let Some(raw) = raw {
             raw.drain(deadline).await;
         }
+        dispatch.stop_merging(deadline).await;
         // what comes for a client that was told to go is kept for the next process, and put back once no more jobs are handed out
         let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, deadline).await;
+        client_pushes.stop(deadline).await;
         let _ = deadline.timeout(self.queue.stop_jobs()).await;
         dispatch.drain(deadline).await;
         let cut = clients.gone(deadline).await;
         tokio::join!(http.stop(deadline), grpc.stop(deadline), clients.stop(deadline));
+        self.events_control.close(deadline.granting(LAST_MOMENT)).await;
         if deadline.remaining().is_zero() {
             tracing::warn!("[node] shutdown_timeout passed before the drain was done");
         }
@@ -261,13 +326,13 @@ fn plan_descriptors(config: &Config) -> DescriptorPlan {
     plan
 }
 
-/// The configured queue, and with nsqd the raw topic beside it.
+/// The configured queue, and with nsqd the topics that others write to.
 async fn open_queue(
     config: &Config,
     cluster: &Cluster,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
-) -> Result<(Queue, Option<RawTopic>), OpenError> {
+) -> Result<(Queue, Option<RawTopics>), OpenError> {
     match config.queue.backend {
         Backend::Embedded => Ok((queue::embedded::open(&config.queue, tasks, metrics).await?, None)),
         Backend::Nsq => {
@@ -290,8 +355,31 @@ fn forget_node(config: &config::QueueConfig) -> Option<ForgetNode> {
     }))
 }
 
+/// The clients' listener of one dialect, if it has one.
+fn listen_for(
+    key: &'static str,
+    address: Option<SocketAddr>,
+    config: &Config,
+) -> Result<Option<(TcpListener, SocketAddr)>, BuildError> {
+    address.map(|address| listen("socket", key, address, config.socket.backlog)).transpose()
+}
+
+/// The listeners of a section's `also`, and where they really listen.
+fn listen_also(
+    section: &'static str,
+    addresses: &[SocketAddr],
+) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), BuildError> {
+    let bound: Result<Vec<_>, _> = addresses.iter().map(|address| listen(section, "also", *address, BACKLOG)).collect();
+    Ok(bound?.into_iter().unzip())
+}
+
 /// A section's listener, non-blocking, and where it really listens (a port of 0 is resolved).
-fn listen(section: &'static str, address: SocketAddr, backlog: u32) -> Result<(TcpListener, SocketAddr), BuildError> {
+fn listen(
+    section: &'static str,
+    key: &'static str,
+    address: SocketAddr,
+    backlog: u32,
+) -> Result<(TcpListener, SocketAddr), BuildError> {
     let bound = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
@@ -302,7 +390,7 @@ fn listen(section: &'static str, address: SocketAddr, backlog: u32) -> Result<(T
         let address = listener.local_addr()?;
         Ok((listener, address))
     };
-    bound().map_err(|error| BuildError::Bind { section, address, error })
+    bound().map_err(|error| BuildError::Bind { section, key, address, error })
 }
 
 /// What helps against a listener that cannot be had.
@@ -351,7 +439,8 @@ mod tests {
             (97, "[::1]:8080", "take an IPv4 address"),
         ] {
             let error = io::Error::from_raw_os_error(number);
-            let error = BuildError::Bind { section: "http", address: address.parse().unwrap(), error }.to_string();
+            let bound = address.parse().unwrap();
+            let error = BuildError::Bind { section: "http", key: "listen", address: bound, error }.to_string();
             assert!(error.contains(told) && error.contains(&format!("[http] listen = {address}")), "{error}");
         }
     }

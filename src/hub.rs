@@ -6,12 +6,15 @@
 mod burst;
 mod client;
 mod client_id;
+mod client_push;
 mod disconnect;
 mod fanout;
 mod group;
 mod index;
+mod lookup;
 mod membership;
 mod outbox;
+mod presence;
 mod registry;
 mod shard;
 mod slab;
@@ -21,7 +24,7 @@ mod writer;
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -32,15 +35,18 @@ use tokio::sync::mpsc;
 use crate::{
     bundles::{self, Bundles},
     config,
-    push::{Address, AddressKind},
-    telemetry::Metrics,
+    push::{Address, AddressKind, Patterns},
+    telemetry::{Metrics, labels::DropReason},
+    wire::dialect::PresenceChange,
 };
 
 pub use burst::Burst;
 pub use client::{Client, Flush, Sink};
 pub use client_id::ClientId;
+pub use client_push::ClientPush;
 pub use disconnect::{DisconnectPart, DisconnectRun, Work};
-pub use fanout::{Completion, Fanout, Outcome, Part, Recipients};
+pub use fanout::{Audience, Completion, Fanout, Outcome, Part, Recipients};
+pub use lookup::{ClientInfo, ClientLookup};
 pub use outbox::{Item, Offer, Offered, Outbox};
 pub use shard::Shard;
 pub use slab::ClientKey;
@@ -51,6 +57,7 @@ pub(crate) use index::shrink;
 
 use client_id::ProcessNumber;
 use index::Index;
+use presence::Presence;
 
 /// Shards that one index entry can name.
 const MAX_WORKERS: usize = 64;
@@ -68,10 +75,16 @@ struct Core {
     /// Inboxes of the shards that no worker thread has brought to life yet.
     unclaimed: Mutex<Vec<Bundles<Work>>>,
     connections: AtomicUsize,
+    /// Of these, those that do not merge. It may be too many for a moment, never too few.
+    not_merging: AtomicUsize,
     /// Connections with frames that wait, of each shard: told only while `counting`.
     waiting: Box<[AtomicUsize]>,
     counting: AtomicBool,
+    /// See [`Hub::after_turns`].
+    after_turns: OnceLock<Box<dyn Fn() + Send + Sync>>,
     process: ProcessNumber,
+    /// Set where rooms have presence.
+    presence: OnceLock<Presence>,
     started: Instant,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -90,6 +103,17 @@ pub struct Limits {
     pub writes_per_turn: usize,
 }
 
+/// How many of the clients of a room, or of all, merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MergingClients {
+    /// None of them.
+    None,
+    /// Some do, and some do not.
+    Some,
+    /// All of them, one at least.
+    All,
+}
+
 /// How many are there now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Census {
@@ -97,6 +121,8 @@ pub struct Census {
     pub connections: usize,
     /// Cards with at least one.
     pub groups: usize,
+    /// Rooms with at least one.
+    pub rooms: usize,
     /// Worker threads.
     pub workers: usize,
 }
@@ -133,14 +159,53 @@ impl Hub {
                 inboxes,
                 unclaimed: Mutex::new(unclaimed),
                 connections: AtomicUsize::new(0),
+                not_merging: AtomicUsize::new(0),
                 waiting: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
                 counting: AtomicBool::new(false),
+                after_turns: OnceLock::new(),
                 process: ProcessNumber::draw(),
+                presence: OnceLock::new(),
                 started: Instant::now(),
                 limits,
                 metrics: Arc::clone(metrics),
             }),
         }
+    }
+
+    /// From now on the changes of who is in the rooms of `[rooms] presence` go to the returned end, which has to tell them with
+    /// [`Hub::tell_presence`]; `None`: no room has presence. Called once, before any client is there.
+    pub fn watch_presence(&self, rooms: &config::RoomsConfig, node: &str) -> Option<mpsc::Receiver<PresenceChange>> {
+        let patterns = Patterns::from_iter(&rooms.presence);
+        if patterns.is_empty() {
+            return None;
+        }
+        let untold = self.core.metrics.drops.get_or_create_owned(&DropReason::Presence);
+        let (presence, changes) = Presence::new(patterns, node.into(), rooms.presence_buffer, untold);
+        self.core.presence.set(presence).ok().map(|()| changes)
+    }
+
+    /// Tells the clients of a room who came or left; waits while an inbox is full.
+    pub async fn tell_presence(&self, change: PresenceChange) {
+        let shards = self.core.index.shards(AddressKind::Room, &change.room);
+        let change = Arc::new(change);
+        for shard in (0..self.workers()).filter(|shard| shards >> shard & 1 == 1) {
+            self.send(shard, vec![Work::Presence(Arc::clone(&change))]).await;
+        }
+    }
+
+    /// Rooms with clients on this node, by name, at most `limit` behind `after`; each with how many.
+    pub fn rooms(&self, after: &str, limit: usize) -> Vec<(Arc<str>, u32)> {
+        self.core.index.list(AddressKind::Room, after, limit)
+    }
+
+    /// As [`Hub::rooms`], for cards.
+    pub fn cards(&self, after: &str, limit: usize) -> Vec<(Arc<str>, u32)> {
+        self.core.index.list(AddressKind::Card, after, limit)
+    }
+
+    /// How many clients an address has on this node.
+    pub fn clients_of(&self, address: &Address) -> usize {
+        self.core.index.clients(address.kind(), address.name())
     }
 
     /// The live connections of a card on this node.
@@ -153,6 +218,7 @@ impl Hub {
         Census {
             connections: self.core.connections.load(Ordering::Relaxed),
             groups: self.core.index.groups(AddressKind::Card),
+            rooms: self.core.index.groups(AddressKind::Room),
             workers: self.workers(),
         }
     }
@@ -160,6 +226,12 @@ impl Hub {
     /// Bytes that may wait for one connection.
     pub fn outbox_bytes(&self) -> usize {
         self.core.limits.max_bytes
+    }
+
+    /// Lets each shard's thread call `settle` after each turn: the pushes whose last part it offered have told their ends by then.
+    /// Only the first call of this counts.
+    pub fn after_turns(&self, settle: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.core.after_turns.set(settle);
     }
 
     /// Lets the shards count for [`Hub::waiting`], from their next turn on.
@@ -185,6 +257,24 @@ impl Hub {
     /// The shards that hold clients of `address`, a bit for each.
     pub fn shards(&self, address: &Address) -> u64 {
         self.core.index.shards(address.kind(), address.name())
+    }
+
+    /// How many clients of a room, or of all (`None`), merge.
+    pub fn merging(&self, room: Option<&str>) -> MergingClients {
+        let (merging, clients) = match room {
+            Some(room) => self.core.index.merging(AddressKind::Room, room),
+            None => {
+                // no fewer than there are: one that does not merge is counted before it is there
+                let others = self.core.not_merging.load(Ordering::Acquire);
+                let clients = self.core.connections.load(Ordering::Relaxed).max(others);
+                (clients - others, clients)
+            }
+        };
+        match merging {
+            0 => MergingClients::None,
+            _ if merging < clients => MergingClients::Some,
+            _ => MergingClients::All,
+        }
     }
 
     /// Puts a bundle into a shard's inbox if there is room now, or gives it back.

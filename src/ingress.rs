@@ -1,6 +1,8 @@
 //! Where pushes come in: HTTP, gRPC and raw NSQ, through one admission; and where back ends ask.
 
 pub(crate) mod admission;
+pub(crate) mod client_pushes;
+mod compat;
 pub(crate) mod disconnects;
 pub(crate) mod draft;
 pub(crate) mod grpc;
@@ -18,7 +20,7 @@ use disconnects::Disconnects;
 use queries::Queries;
 use readiness::NodeReadiness;
 
-use crate::auth::Keys;
+use crate::{auth::Keys, events::Events};
 
 /// What HTTP and gRPC serve from; a cheap clone.
 #[derive(Clone)]
@@ -31,6 +33,8 @@ pub(crate) struct Api {
     pub disconnects: Disconnects,
     /// What can be asked.
     pub queries: Queries,
+    /// What back ends are told.
+    pub events: Events,
     /// Whether the node should get requests.
     pub readiness: NodeReadiness,
 }

@@ -24,6 +24,7 @@
 //! - **HTTP workers**, actix's, two: requests, queries and the exposition of metrics. A push waits for the queue there without
 //!   keeping its thread.
 //! - **The embedded log's thread**, `queue`, if there is one: the only one that writes, syncs and reads its files.
+//! - **The events' thread**, `events`, where clients' messages are kept: the same for their log.
 //! - **The log lines' thread**, `log`: whoever logs leaves the line in a buffer and goes on.
 //!
 //! # What joins the threads
@@ -35,10 +36,15 @@
 //! | ingress → embedded log | the log's memory under a mutex, which is held for no I/O | `[queue] max_publishes`, `max_bytes` |
 //! | ingress → nsq's publisher | a channel | `[queue] max_publishes` |
 //! | queue → dispatch | a channel of bundles ([`bundles`]) of jobs | `[queue] max_in_flight` |
-//! | intake → each lane | a channel of bundles of parts, of pushes and of disconnects | `[queue] max_in_flight` shared among `[queue] processors` lanes |
+//! | intake → each lane | what waits for the lane's task: a channel of bundles of records, of parts and of disconnects. While nothing waits, intake works the lane off itself | `[queue] max_in_flight` shared among `[queue] processors` lanes |
 //! | lane → each shard | a channel of bundles of parts, the shard's inbox | `[hub] inbox` |
-//! | shard → dispatch | an unbounded channel of completions, one for each job | the jobs in flight: `[queue] max_in_flight` |
+//! | a client → ingress | a channel of clients' own pushes | `[queue] max_publishes`; of one client `[socket] max_pending` |
+//! | shards → presence | a channel of who came into rooms and left | `[rooms] presence_buffer` |
+//! | shard → dispatch | an unbounded channel of completions, one for each job, which the shard's thread empties after its turn | the jobs in flight: `[queue] max_in_flight` |
+//! | a lane → itself | pushes that are gathered until their window ends | `[rooms] merge_bytes` of all lanes, `merge_window` |
 //! | shard → a client | its outbox, on one thread | `[outbox] max_bytes` |
+//! | socket → the events' thread | the journal's memory under a mutex, which is held for no I/O | `[events] max_bytes` |
+//! | any → webhook, nsqd or gRPC's reader | a channel of events of the kinds other than message; for each who only watches another | `[events] buffer`, `max_watchers` |
 //! | any → the log lines' thread | a buffer under a mutex; what finds no room is counted | `[log] buffer` |
 //!
 //! Which shards hold an address stands in the hub's index: lanes read it, and joins and leaves change it, each under a lock for one
@@ -55,6 +61,7 @@ pub mod cli;
 mod cluster;
 mod config;
 mod dispatch;
+mod events;
 mod gateway;
 mod hub;
 mod ingress;
@@ -73,6 +80,10 @@ mod proto {
     pub mod rpc {
         tonic::include_proto!("proto");
     }
+    /// `package order`: gpush's API.
+    pub mod order {
+        tonic::include_proto!("order");
+    }
     /// `package oxipush`: the queue's record.
     pub mod record {
         tonic::include_proto!("oxipush");
@@ -81,7 +92,7 @@ mod proto {
     pub mod etcd {
         tonic::include_proto!("etcdserverpb");
     }
-    /// The descriptors of the first two, for gRPC reflection.
+    /// The descriptors of the first three, for gRPC reflection.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptor");
 }
 
@@ -90,7 +101,7 @@ mod proto {
 #[allow(missing_docs)]
 pub mod internals {
     pub mod proto {
-        pub use crate::proto::{DESCRIPTORS, rpc};
+        pub use crate::proto::{DESCRIPTORS, order, rpc};
     }
     pub mod auth {
         pub use crate::auth::{Patterns, identity::*};
@@ -107,8 +118,11 @@ pub mod internals {
     pub mod dispatch {
         pub use crate::dispatch::{Dispatch, Revoke};
     }
+    pub mod events {
+        pub use crate::events::{Event, EventError, EventKind, Events, EventsConfigError, EventsControl};
+    }
     pub mod gateway {
-        pub use crate::gateway::{BuildError, Gateway, GatewayReload};
+        pub use crate::gateway::{BuildError, FurtherListeners, Gateway, GatewayReload};
     }
     pub mod hub {
         pub use crate::hub::*;
@@ -128,14 +142,14 @@ pub mod internals {
             pub use crate::queue::embedded::open;
         }
         pub mod nsq {
-            pub use crate::queue::nsq::{RawJob, RawTopic, forget_node, open, protocol};
+            pub use crate::queue::nsq::{RawJob, RawTopic, RawTopics, forget_node, open, protocol};
         }
         pub mod record {
-            pub use crate::queue::record::{Record, RecordError, decode, encode, encode_disconnect};
+            pub use crate::queue::record::*;
         }
     }
     pub mod socket {
-        pub use crate::socket::{ClientListener, ClientServer};
+        pub use crate::socket::{ClientListener, ClientServer, Upstream};
     }
     pub mod telemetry {
         pub use crate::telemetry::{Metrics, labels};

@@ -1,18 +1,22 @@
 //! The domain: a push, whom it is for, and its id; and an order to end clients. No I/O.
 
 mod address;
+mod content;
 mod disconnect;
 mod id;
 mod name;
+mod pattern;
 
 use std::collections::HashSet;
 
 use bytestring::ByteString;
 
 pub use address::{Address, AddressKind};
+pub use content::{Content, MAX_DEPTH, is_nested_deeper_than};
 pub use disconnect::{ClientSelector, Disconnect};
 pub use id::PushId;
 pub use name::{NameError, NameRule};
+pub use pattern::Patterns;
 
 /// One accepted request to deliver content to a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +27,8 @@ pub struct Push {
     pub from: ByteString,
     /// Whom it is for.
     pub target: Target,
-    /// What is delivered, byte for byte.
-    pub content: ByteString,
+    /// What is delivered.
+    pub content: Content,
     /// With the outbox policy `conflate` a waiting push of the same key is replaced.
     pub collapse_key: Option<ByteString>,
 }
@@ -54,6 +58,17 @@ pub struct Target {
     pub app: Option<ByteString>,
     /// Every client, where nothing else is named. It has to be said: a target that names nothing is for nobody.
     pub everyone: bool,
+    /// Who gets nothing all the same. Boxed, because few pushes have it.
+    pub exclude: Option<Box<Exclude>>,
+}
+
+/// Clients that a push is not for, whatever its target names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exclude {
+    /// Those that joined one of these cards.
+    pub cards: Vec<ByteString>,
+    /// The one whose id, which no other client has, has these bytes.
+    pub client: Option<[u8; 16]>,
 }
 
 /// How the clients of a target are found.
@@ -78,6 +93,8 @@ pub struct Filters<'a> {
     pub app: Option<&'a str>,
     /// Subscribed to this room.
     pub room: Option<&'a str>,
+    /// None of these.
+    pub exclude: Option<&'a Exclude>,
 }
 
 /// Up to this many cards are compared with each other to find one that is named twice.
@@ -102,7 +119,11 @@ impl Target {
 
     /// What its clients must be besides being selected.
     pub fn filters(&self) -> Filters<'_> {
-        Filters { app: self.app.as_deref(), room: self.room.as_deref().filter(|_| !self.cards.is_empty()) }
+        Filters {
+            app: self.app.as_deref(),
+            room: self.room.as_deref().filter(|_| !self.cards.is_empty()),
+            exclude: self.exclude.as_deref(),
+        }
     }
 
     /// Strikes cards that are named again, so that nobody gets a push twice; the order stays.

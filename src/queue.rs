@@ -10,7 +10,7 @@ pub(crate) mod nsq;
 pub(crate) mod record;
 mod waiter;
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::Either;
@@ -98,6 +98,8 @@ impl Publisher {
 pub enum Destination {
     /// Every node, each for its own clients.
     Live,
+    /// The back end: events, in its own topic. nsq only.
+    Events,
 }
 
 /// Why a record was not published.
@@ -155,6 +157,16 @@ impl Jobs {
             taken.push(job);
         }
         Some(taken)
+    }
+
+    /// The jobs that wait to be taken, at most `most`.
+    pub(crate) fn waiting(&mut self, most: usize) -> impl Iterator<Item = Job> {
+        iter::from_fn(|| self.bundles.try_next()).take(most)
+    }
+
+    /// No job waits to be taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bundles.is_empty()
     }
 
     /// The next job and those that wait beside it, at most `most`; `None` as [`Jobs::next`]. Cancel-safe.
@@ -232,6 +244,21 @@ impl Job {
             None => {}
         }
     }
+}
+
+/// [`Job::finish`] for each, and none is left in `jobs`: the embedded queue's lock is taken once for all of them.
+pub(crate) fn finish_all(jobs: &mut Vec<Job>) {
+    let mut embedded = Vec::new();
+    let one = jobs.len() == 1;
+    for mut job in jobs.drain(..) {
+        match job.acker.take() {
+            Some(Acker::Embedded(acker)) if one => acker.finish(),
+            Some(Acker::Embedded(acker)) => embedded.push(acker),
+            Some(Acker::Nsq(acker)) => acker.finish(),
+            None => {}
+        }
+    }
+    embedded::Acker::finish_all(embedded);
 }
 
 impl Drop for Job {

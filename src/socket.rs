@@ -15,12 +15,22 @@ mod http;
 mod join;
 mod limit;
 mod live;
+mod rooms;
 mod session;
 mod stream;
+mod upstream;
 mod wheel;
 mod worker;
 
-use std::{convert::Infallible, net::TcpListener, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    net::TcpListener,
+    pin::pin,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_server::Server;
 use actix_service::fn_service;
@@ -29,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::identity::Verifier,
-    config::{self, AnonymousClients, Config},
+    config::{self, Config},
     hub::Hub,
     lifecycle::{Deadline, Phases, Service, Tasks},
     push::NameRule,
@@ -42,11 +52,23 @@ use http::HandshakeServer;
 use join::{Authorizer, VerifiedJoins};
 use limit::ConnectionLimit;
 use live::LiveConfig;
+use rooms::RoomRules;
 use worker::Worker;
 
-/// A bound listener that does not serve yet.
+pub use upstream::Upstream;
+
+/// The name of `[socket] listen` in [`ROUTES`](crate::wire::dialect::ROUTES).
+const SOCKET: &str = "socket";
+
+thread_local! {
+    /// The worker that this thread is, for the listeners beside the one that made it one.
+    static WORKER: RefCell<Weak<Worker>> = const { RefCell::new(Weak::new()) };
+}
+
+/// Bound listeners that do not serve yet.
 pub struct ClientListener {
-    listener: TcpListener,
+    /// By their names in [`ROUTES`](crate::wire::dialect::ROUTES).
+    listeners: Vec<(&'static str, TcpListener)>,
     setup: WorkerSetup,
 }
 
@@ -63,6 +85,8 @@ pub struct ClientServer {
 struct WorkerSetup {
     live: LiveConfig,
     names: NameRule,
+    rooms: config::RoomsConfig,
+    upstream: Upstream,
     /// `None`: clients need not prove who they are.
     verifier: Option<Verifier>,
     /// The cookie that may carry a token.
@@ -92,6 +116,8 @@ impl ClientListener {
         let setup = WorkerSetup {
             live: LiveConfig::new(config.socket.clone()),
             names: NameRule { max: config.push.max_name },
+            rooms: config.rooms.clone(),
+            upstream: Upstream::nowhere(),
             verifier,
             cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket, metrics),
@@ -103,7 +129,22 @@ impl ClientListener {
             ended: (0..hub.workers()).map(|_| CancellationToken::new()).collect(),
             hub,
         };
-        Self { listener, setup }
+        Self { listeners: vec![(SOCKET, listener)], setup }
+    }
+
+    /// With one more listener, if there is one, bound and non-blocking: for the paths that [`ROUTES`](crate::wire::dialect::ROUTES)
+    /// has under this name. Its connections are served by the same workers and within the same limits.
+    #[must_use]
+    pub fn beside(mut self, name: &'static str, listener: Option<TcpListener>) -> Self {
+        self.listeners.extend(listener.map(|listener| (name, listener)));
+        self
+    }
+
+    /// What clients send for others goes this way.
+    #[must_use]
+    pub fn sending_to(mut self, upstream: Upstream) -> Self {
+        self.setup.upstream = upstream;
+        self
     }
 
     /// With no more than these connections open, whatever becomes of them; others wait to be accepted.
@@ -123,7 +164,7 @@ impl ClientListener {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn serve(self, tasks: &Tasks) -> ClientServer {
-        let Self { listener, setup } = self;
+        let Self { listeners, setup } = self;
         let service = tasks.service();
         for (shard, ended) in setup.ended.iter().cloned().enumerate() {
             let stopping = service.stopping().clone();
@@ -134,34 +175,35 @@ impl ClientListener {
                 }
             });
         }
-        let server = Server::build()
+        let mut server = Server::build()
             .workers(setup.hub.workers())
             // of each worker. The limit refuses what is too many as long as there are descriptors for that; actix lets it wait
             .max_concurrent_connections(setup.max_open.div_ceil(setup.hub.workers()))
-            .disable_signals()
-            .listen("clients", listener, {
-                let setup = setup.clone();
-                // called on each worker's thread, which makes it a shard's
-                move || {
-                    let server = Rc::new(setup.start());
-                    fn_service(move |tcp: TcpStream| {
-                        let server = Rc::clone(&server);
-                        async move {
-                            server.serve(tcp.into()).await;
-                            Ok::<_, Infallible>(())
-                        }
-                    })
-                }
+            .disable_signals();
+        for (name, listener) in listeners {
+            let setup = setup.clone();
+            // called on each worker's thread, which the first makes a shard's
+            let listening = server.listen(name, listener, move || {
+                let server = Rc::new(setup.start(name));
+                fn_service(move |tcp: TcpStream| {
+                    let server = Rc::clone(&server);
+                    async move {
+                        server.serve(tcp.into()).await;
+                        Ok::<_, Infallible>(())
+                    }
+                })
             });
-        let server = server.expect("invariant: a listener that is non-blocking and has an address can be served").run();
+            server = listening.expect("invariant: a listener that is non-blocking and has an address can be served");
+        }
+        let server = server.run();
         let handle = server.handle();
         let stopping = service.stopping().clone();
-        service.spawn("client listener", async move {
+        service.spawn("client listeners", async move {
             let mut server = pin!(server);
             tokio::select! {
                 ended = &mut server => match ended {
-                    Ok(()) => tracing::error!("the listener for clients ended unasked"),
-                    Err(error) => tracing::error!(%error, "the listener for clients failed"),
+                    Ok(()) => tracing::error!("the listeners for clients ended unasked"),
+                    Err(error) => tracing::error!(%error, "the listeners for clients failed"),
                 },
                 () = stopping.cancelled() => {
                     // it stops while it is polled
@@ -189,10 +231,11 @@ impl ClientReload {
 }
 
 impl WorkerSetup {
-    /// Makes this thread a worker, and answers its connections.
-    fn start(&self) -> HandshakeServer {
+    /// Answers this thread's connections of a listener, and makes the thread a worker if it is none.
+    fn start(&self, listener: &'static str) -> HandshakeServer {
         HandshakeServer {
-            worker: self.start_worker(self.authorizer()),
+            listener,
+            worker: self.worker_of_thread(),
             http: http::builder(&self.live.now().config),
             live: self.live.clone(),
             limit: Arc::clone(&self.limit),
@@ -210,9 +253,20 @@ impl WorkerSetup {
                 names: self.names,
                 verifier: verifier.clone(),
                 cookie: self.cookie.clone(),
-                anonymous: self.live.now().config.anonymous == AnonymousClients::Allowed,
+                anonymous: self.live.now().config.anonymous,
             }),
         }
+    }
+
+    /// As [`WorkerSetup::start_worker`], once for each thread.
+    fn worker_of_thread(&self) -> Option<Rc<Worker>> {
+        let of_thread = WORKER.with_borrow(Weak::upgrade);
+        if of_thread.is_some() {
+            return of_thread;
+        }
+        let worker = self.start_worker(self.authorizer())?;
+        WORKER.set(Rc::downgrade(&worker));
+        Some(worker)
     }
 
     /// Brings the next shard of the hub to life on this thread. `None`: there is none left, because a worker died and the
@@ -221,7 +275,10 @@ impl WorkerSetup {
         let claimed = self.hub.claim_shard()?;
         let ended = self.ended.get(claimed.index())?;
         let (shard, inbox) = claimed.open();
-        let worker = Rc::new(Worker::new(shard, self.live.clone(), authorizer, &self.metrics));
+        let rooms = RoomRules::new(&self.rooms);
+        let upstream = self.upstream.clone();
+        let worker =
+            Rc::new(Worker::new(shard, self.live.clone(), authorizer, self.names, rooms, upstream, &self.metrics));
         // both are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();
         let this = Rc::clone(&worker);

@@ -17,7 +17,7 @@ use oxipush::internals::{
     hub::{
         Client, DisconnectPart, DisconnectRun, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, Work, WriteBudget,
     },
-    push::{Address, ClientSelector, Disconnect, Push, PushId, Selection, Target},
+    push::{Address, ClientSelector, Disconnect, Exclude, Push, PushId, Selection, Target},
     telemetry::Metrics,
     wire::dialect::Dialect,
 };
@@ -48,7 +48,8 @@ enum Step {
     Open(bool),
     Close(usize),
     Join(usize, u8, u8),
-    Leave(usize),
+    Leave(usize, u8),
+    LeaveCards(usize),
     Subscribe(usize, u8),
     Unsubscribe(usize, u8),
     LeaveAll(usize),
@@ -64,6 +65,12 @@ struct Whom {
     cards: Vec<u8>,
     room: Option<u8>,
     app: Option<u8>,
+    /// Its clients get nothing.
+    but_card: Option<u8>,
+    /// Nor does this one.
+    but_client: Option<usize>,
+    /// Each of its cards is a part of its own, as from different lanes.
+    is_split: bool,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -72,7 +79,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<bool>().prop_map(Step::Open),
         1 => who.clone().prop_map(Step::Close),
         4 => (who.clone(), 0..4_u8, 0..3_u8).prop_map(|(who, card, app)| Step::Join(who, card, app)),
-        1 => who.clone().prop_map(Step::Leave),
+        1 => (who.clone(), 0..4_u8).prop_map(|(who, card)| Step::Leave(who, card)),
+        1 => who.clone().prop_map(Step::LeaveCards),
         4 => (who.clone(), 0..4_u8).prop_map(|(who, room)| Step::Subscribe(who, room)),
         1 => (who.clone(), 0..4_u8).prop_map(|(who, room)| Step::Unsubscribe(who, room)),
         1 => who.clone().prop_map(Step::LeaveAll),
@@ -87,22 +95,33 @@ fn whom() -> impl Strategy<Value = Whom> {
         .prop_map(|cards| cards.into_iter().collect())];
     let room = proptest::option::weighted(0.4, 0..4_u8);
     let app = proptest::option::weighted(0.4, 1..3_u8);
-    (cards, room, app).prop_map(|(cards, room, app)| Whom { cards, room, app })
+    let but_card = proptest::option::weighted(0.2, 0..4_u8);
+    let but_client = proptest::option::weighted(0.2, 0..16_usize);
+    (cards, room, app, but_card, but_client, any::<bool>()).prop_map(
+        |(cards, room, app, but_card, but_client, is_split)| Whom { cards, room, app, but_card, but_client, is_split },
+    )
 }
 
 /// What the model knows of a client.
 struct Known {
     client: Rc<Client<Pipe>>,
-    card: Option<(u8, u8)>,
+    /// As which app it joined each of its cards.
+    cards: BTreeMap<u8, u8>,
     rooms: BTreeSet<u8>,
     expected: Vec<u8>,
 }
 
 impl Known {
     fn gets(&self, whom: &Whom) -> bool {
-        let has_card = whom.cards.is_empty() || self.card.is_some_and(|(card, _)| whom.cards.contains(&card));
-        let has_app = whom.app.is_none_or(|app| self.card.is_some_and(|(_, own)| own == app));
-        has_card && has_app && whom.room.is_none_or(|room| self.rooms.contains(&room))
+        let is_of_app = |own: u8| whom.app.is_none_or(|app| own == app);
+        // what is for an app or everyone is for who joined a card
+        let is_found = match (&whom.cards[..], whom.room) {
+            ([], None) => self.cards.values().any(|own| is_of_app(*own)),
+            ([], Some(_)) => whom.app.is_none() || self.cards.values().any(|own| is_of_app(*own)),
+            (cards, _) => cards.iter().any(|card| self.cards.get(card).is_some_and(|own| is_of_app(*own))),
+        };
+        let is_excluded = whom.but_card.is_some_and(|card| self.cards.contains_key(&card));
+        is_found && !is_excluded && whom.room.is_none_or(|room| self.rooms.contains(&room))
     }
 }
 
@@ -126,12 +145,14 @@ fn part(
     size: usize,
     completions: &mpsc::UnboundedSender<oxipush::internals::hub::Completion>,
 ) -> Part {
-    part_for(&Whom { cards: cards.into(), room: None, app }, size, completions)
+    let whom = Whom { cards: cards.into(), room: None, app, but_card: None, but_client: None, is_split: false };
+    part_for(&whom, None, size, completions)
 }
 
 /// As dispatch makes it.
 fn part_for(
     whom: &Whom,
+    but_client: Option<[u8; 16]>,
     size: usize,
     completions: &mpsc::UnboundedSender<oxipush::internals::hub::Completion>,
 ) -> Part {
@@ -140,6 +161,10 @@ fn part_for(
         room: whom.room.map(|room| format!("room-{room}").into()),
         app: whom.app.map(|app| app_name(app).into()),
         everyone: true,
+        exclude: Some(Box::new(Exclude {
+            cards: whom.but_card.iter().map(|number| card(*number).name().into()).collect(),
+            client: but_client,
+        })),
     };
     let recipients = match target.selection() {
         Selection::Cards([card]) => Recipients::Address(Address::Card(card.clone())),
@@ -163,7 +188,7 @@ fn run(steps: Vec<Step>) {
             Step::Open(v1) => {
                 let dialect = if v1 { Dialect::OxipushV1 } else { Dialect::Gopusher };
                 let client = shard.open(Pipe::default(), dialect);
-                known.push_back(Known { client, card: None, rooms: BTreeSet::new(), expected: Vec::new() });
+                known.push_back(Known { client, cards: BTreeMap::new(), rooms: BTreeSet::new(), expected: Vec::new() });
             }
             Step::Close(who) if who < known.len() => {
                 let gone = known.remove(who).unwrap();
@@ -172,10 +197,15 @@ fn run(steps: Vec<Step>) {
             }
             Step::Join(who, card, app) if who < known.len() => {
                 shard.join(&known[who].client, &format!("card-{card}"), &app_name(app));
-                known[who].card = Some((card, app));
+                known[who].cards.insert(card, app);
             }
-            Step::Leave(who) if who < known.len() => {
-                assert_eq!(shard.leave_card(&known[who].client), known[who].card.take().is_some());
+            Step::Leave(who, card) if who < known.len() => {
+                let was_there = known[who].cards.remove(&card).is_some();
+                assert_eq!(shard.leave_card(&known[who].client, &format!("card-{card}")), was_there);
+            }
+            Step::LeaveCards(who) if who < known.len() => {
+                let was_there = !std::mem::take(&mut known[who].cards).is_empty();
+                assert_eq!(shard.leave_cards(&known[who].client), was_there);
             }
             Step::Subscribe(who, room) if who < known.len() => {
                 let is_new = known[who].rooms.insert(room);
@@ -187,18 +217,28 @@ fn run(steps: Vec<Step>) {
             }
             Step::LeaveAll(who) if who < known.len() => {
                 shard.leave_all(&known[who].client);
-                (known[who].card, known[who].rooms) = (None, BTreeSet::new());
+                (known[who].cards, known[who].rooms) = (BTreeMap::new(), BTreeSet::new());
             }
             Step::Push(whom, size, at_once) => {
-                let part = part_for(&whom, size, &completions);
+                let excluded = whom.but_client.and_then(|who| Some(shard.id(&known.get(who)?.client).to_bytes()));
+                let part = part_for(&whom, excluded, size, &completions);
                 let fanout = Arc::clone(part.fanout());
                 let mut outcome = Outcome::Unmatched;
-                for one in known.iter_mut().filter(|one| one.gets(&whom)) {
+                let getting = known.iter_mut().filter(|one| one.gets(&whom));
+                for one in getting.filter(|one| excluded != Some(shard.id(&one.client).to_bytes())) {
                     outcome = Outcome::Offered;
                     one.expected.extend_from_slice(fanout.frame(one.client.dialect()).bytes());
                 }
                 let mut budget = if at_once { WriteBudget::unlimited() } else { WriteBudget::none() };
-                shard.deliver(part.into(), &mut budget);
+                if whom.is_split && whom.cards.len() > 1 {
+                    for number in &whom.cards {
+                        let one = Part::new(Arc::clone(&fanout), Recipients::Address(card(*number)));
+                        shard.deliver(one.into(), &mut budget);
+                    }
+                    part.done();
+                } else {
+                    shard.deliver(part.into(), &mut budget);
+                }
                 assert!(told.try_recv().is_err(), "told while a part was held");
                 drop(fanout);
                 assert_eq!(told.try_recv().unwrap().outcome, outcome);
@@ -244,8 +284,8 @@ fn check_prefix(one: &Known) {
 /// Hub and model know the same.
 fn agree(hub: &Hub, known: &VecDeque<Known>) {
     let mut groups: BTreeMap<u8, usize> = BTreeMap::new();
-    for (card, _) in known.iter().filter_map(|one| one.card) {
-        *groups.entry(card).or_default() += 1;
+    for card in known.iter().flat_map(|one| one.cards.keys()) {
+        *groups.entry(*card).or_default() += 1;
     }
     for number in 0..5 {
         let expected = groups.get(&number).copied().unwrap_or(0);
@@ -279,6 +319,27 @@ fn a_part_that_is_lost_makes_the_whole_push_come_again() {
 }
 
 #[test]
+fn who_joins_another_card_between_two_parts_of_a_push_gets_it_once() {
+    let (hub, _metrics) = hub(1 << 20);
+    let (shard, _inbox): (Rc<Shard<Pipe>>, _) = hub.claim_shard().unwrap().open();
+    let (completions, _told) = mpsc::unbounded_channel();
+    let client = shard.open(Pipe::default(), Dialect::Gopusher);
+    shard.join(&client, "card-1", "");
+    let whole = part(&[1, 2], None, 9, &completions);
+    let deliver = |number| {
+        let part = Part::new(Arc::clone(whole.fanout()), Recipients::Address(card(number)));
+        shard.deliver(part.into(), &mut WriteBudget::none());
+    };
+    deliver(1);
+    let once = client.waiting();
+    shard.join(&client, "card-2", "");
+    deliver(2);
+    assert!(once > 0);
+    assert_eq!(client.waiting(), once);
+    whole.done();
+}
+
+#[test]
 fn a_push_for_whom_the_node_sent_away_waits_for_their_return() {
     let (hub, _metrics) = hub(1 << 20);
     let (shard, _inbox) = hub.claim_shard().unwrap().open::<Pipe>();
@@ -291,7 +352,14 @@ fn a_push_for_whom_the_node_sent_away_waits_for_their_return() {
     shard.subscribe(&stays, "room-2");
     shard.send_away();
     shard.close(&gone);
-    let whom = |cards: &[u8], room, app| Whom { cards: cards.into(), room, app };
+    let whom = |cards: &[u8], room, app| Whom {
+        cards: cards.into(),
+        room,
+        app,
+        but_card: None,
+        but_client: None,
+        is_split: false,
+    };
     for (whom, outcome) in [
         (whom(&[1], None, None), Outcome::SentAway),
         (whom(&[1, 2], None, None), Outcome::SentAway),
@@ -301,7 +369,7 @@ fn a_push_for_whom_the_node_sent_away_waits_for_their_return() {
         (whom(&[], None, Some(1)), Outcome::SentAway),
         (whom(&[], None, None), Outcome::SentAway),
     ] {
-        shard.deliver(part_for(&whom, 1, &completions).into(), &mut WriteBudget::none());
+        shard.deliver(part_for(&whom, None, 1, &completions).into(), &mut WriteBudget::none());
         assert_eq!(told.try_recv().unwrap().outcome, outcome, "{whom:?}");
     }
     // a shard that held the room goes on to want its pushes

@@ -14,8 +14,12 @@ mod keys;
 #[allow(dead_code)]
 #[path = "limits/program.rs"]
 mod program;
+#[path = "ingress/queries.rs"]
+mod queries;
 #[path = "ingress/raw.rs"]
 mod raw;
 mod support;
 #[path = "ingress/table.rs"]
 mod table;
+#[path = "ingress/targets.rs"]
+mod targets;

@@ -63,7 +63,8 @@ async fn open_unready(settings: &[(&str, String)]) -> Open {
     let (tasks, deaths) = Tasks::new();
     let metrics = Arc::new(Metrics::new());
     let (members, known) = tokio::sync::watch::channel(Vec::new());
-    let (queue, raw) = nsq::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
+    let (queue, topics) = nsq::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
+    let raw = topics.pushes;
     Open { members, queue, raw, metrics, tasks, deaths }
 }
 

@@ -83,7 +83,7 @@ where
 async fn a_card_with_two_tabs_gets_the_push_on_both_and_a_card_named_twice_once() {
     let rig = start(&[]);
     let (mut one, mut two, mut other) = (rig.joined("ada").await, rig.joined("ada").await, rig.joined("bob").await);
-    assert_eq!(rig.hub.census(), Census { connections: 3, groups: 2, workers: 2 });
+    assert_eq!(rig.hub.census(), Census { connections: 3, groups: 2, rooms: 0, workers: 2 });
     rig.push(&["ada", "nobody", "ada"], "hello").await;
     assert_eq!((one.content().await, two.content().await), ("hello".to_owned(), "hello".to_owned()));
     rig.push(&["ada", "bob"], "all").await;
@@ -99,14 +99,15 @@ async fn a_card_with_two_tabs_gets_the_push_on_both_and_a_card_named_twice_once(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_join_moves_the_connection() {
+async fn a_second_join_adds_a_card() {
     let rig = start(&[]);
     let mut raw = rig.joined("first").await;
     raw.join("second", "").await;
-    assert_eq!((rig.hub.connections("first"), rig.hub.connections("second")), (0, 1));
-    rig.push(&["first"], "old").await;
-    rig.push(&["second"], "new").await;
-    assert_eq!(raw.content().await, "new");
+    assert_eq!((rig.hub.connections("first"), rig.hub.connections("second")), (1, 1));
+    rig.push(&["first"], "to the first").await;
+    assert_eq!(raw.content().await, "to the first");
+    rig.push(&["second"], "to the second").await;
+    assert_eq!(raw.content().await, "to the second");
     raw.join("second", "").await;
     assert_eq!(rig.hub.connections("second"), 1);
     rig.stop().await;
@@ -287,11 +288,12 @@ async fn a_drain_keeps_its_pace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn healthz_answers_on_the_same_port_and_all_else_is_not_found() {
+async fn healthz_and_gopushers_welcome_answer_on_the_same_port_and_all_else_is_not_found() {
     let rig = start(&[]);
-    for (path, status) in [("/healthz", "200"), ("/", "404"), ("/push", "404"), ("/ws", "426")] {
+    for (path, status) in [("/healthz", "200"), ("/", "200"), ("/push", "404"), ("/ws", "426")] {
         let raw = Raw::request(rig.address, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
         assert!(raw.head.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {}", raw.head);
+        assert_eq!(raw.head.contains("access-control-allow-origin: *\r\n"), path == "/", "{path}: {}", raw.head);
     }
     // load balancers probe in several ways, and some proxies put an upgrade into every request
     for (request, status) in [

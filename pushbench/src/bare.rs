@@ -1,6 +1,6 @@
 //! The bare epoll server: what a push server costs when it does nothing but send(2).
 //!
-//! It speaks just enough of WebSocket, of gopusher's and oxipush's joins and of POST /push for pushbench itself: one
+//! It speaks just enough of WebSocket, of gopusher's and oxipush's joins and rooms and of POST /push for pushbench itself: one
 //! thread, one epoll, one send for each delivery. Pushes that arrive together (pipelined, to the same cards) leave
 //! together, the limit of coalescing; or, with `--single`, still one by one: never idle, it is a bare send(2) loop.
 
@@ -33,7 +33,8 @@ struct Client {
     /// What the kernel did not take.
     waiting: Vec<u8>,
     upgraded: bool,
-    card: Option<Vec<u8>>,
+    /// Its cards and rooms, whose names differ.
+    groups: Vec<Vec<u8>>,
 }
 
 struct Server {
@@ -42,7 +43,7 @@ struct Server {
     poll: Poll,
     clients: Vec<Option<Client>>,
     free: Vec<usize>,
-    cards: HashMap<Vec<u8>, Vec<usize>>,
+    groups: HashMap<Vec<u8>, Vec<usize>>,
     buffer: Vec<u8>,
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Bare) -> Result<bool> {
         poll,
         clients: Vec::new(),
         free: Vec::new(),
-        cards: HashMap::new(),
+        groups: HashMap::new(),
         buffer: vec![0; 256 * 1024],
     };
     let mut events = Events::with_capacity(1024);
@@ -102,7 +103,7 @@ impl Server {
                 self.free.push(id);
                 continue;
             }
-            let client = Client { stream, read: Vec::new(), waiting: Vec::new(), upgraded: false, card: None };
+            let client = Client { stream, read: Vec::new(), waiting: Vec::new(), upgraded: false, groups: Vec::new() };
             self.clients[id] = Some(client);
         }
     }
@@ -148,9 +149,8 @@ impl Server {
                 self.upgrade(id)?;
                 break;
             }
-            let (Some(to), Some(content)) =
-                (field(message.body, b"\"to\":[", b']'), field(message.body, b"\"content\":\"", b'"'))
-            else {
+            let to = field(message.body, b"\"to\":[", b']').or_else(|| field(message.body, b"\"room\":", b','));
+            let (Some(to), Some(content)) = (to, field(message.body, b"\"content\":\"", b'"')) else {
                 answers.extend_from_slice(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
                 continue;
             };
@@ -172,12 +172,12 @@ impl Server {
         client.send(&answers)
     }
 
-    /// The bare loop: one send for each connection of each card.
+    /// The bare loop: one send for each connection of each card, or of the room.
     fn fan_out(&mut self, frames: &Frames) {
         let mut broken = Vec::new();
-        for card in frames.to.split(|&byte| byte == b',').map(|card| card.trim_ascii()) {
-            let Some(card) = card.strip_prefix(b"\"").and_then(|card| card.strip_suffix(b"\"")) else { continue };
-            for &id in self.cards.get(card).map_or(&[][..], Vec::as_slice) {
+        for name in frames.to.split(|&byte| byte == b',').map(|name| name.trim_ascii()) {
+            let Some(name) = name.strip_prefix(b"\"").and_then(|name| name.strip_suffix(b"\"")) else { continue };
+            for &id in self.groups.get(name).map_or(&[][..], Vec::as_slice) {
                 if let Some(client) = &mut self.clients[id]
                     && client.send(&frames.bytes).is_err()
                 {
@@ -212,26 +212,29 @@ impl Server {
             if opcode == frame::opcode::CLOSE {
                 return Err(ErrorKind::ConnectionAborted.into());
             }
-            if let Some(card) = field(&payload, b"\"card_id\":\"", b'"') {
-                client.card = Some(card.to_vec());
+            let card = field(&payload, b"\"card_id\":\"", b'"');
+            if let Some(name) = card.or_else(|| field(&payload, b"\"room\":\"", b'"')) {
+                client.groups.push(name.to_vec());
                 let mut answer = Vec::new();
                 frame::write(frame::opcode::TEXT, self.profile.joined().as_bytes(), &mut answer);
                 client.send(&answer)?;
-                self.cards.entry(card.to_vec()).or_default().push(id);
+                self.groups.entry(name.to_vec()).or_default().push(id);
             }
         }
     }
 
     fn close(&mut self, id: usize) {
         let Some(client) = self.clients[id].take() else { return };
-        if let Some(ids) = client.card.as_ref().and_then(|card| self.cards.get_mut(card)) {
-            ids.retain(|&other| other != id);
+        for name in &client.groups {
+            if let Some(ids) = self.groups.get_mut(name) {
+                ids.retain(|&other| other != id);
+            }
         }
         self.free.push(id);
     }
 }
 
-/// Frames that leave together, and the cards as the request listed them.
+/// Frames that leave together, and the cards as the request listed them, or its room.
 #[derive(Default)]
 struct Frames {
     to: Vec<u8>,

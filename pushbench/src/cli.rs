@@ -34,6 +34,12 @@ pub(crate) enum Scenario {
     Unicast(Load),
     /// Pushes to all connections, each complete before the next
     Fanout(Load),
+    /// As fanout, to a room that all connections subscribed to (--rooms: to several in turn)
+    Rooms(Load),
+    /// As fanout, to everyone
+    Everyone(Load),
+    /// --rate pushes a second to a room whose clients get them merged (--merge-window, --merge-count)
+    Merged(Load),
     /// Pushes to all connections as fast as they are accepted
     Pressed(Load),
     /// Cards with a few connections (--tabs) each
@@ -54,6 +60,9 @@ impl Scenario {
             Self::Idle(load) => (Kind::Idle, load),
             Self::Unicast(load) => (Kind::Unicast, load),
             Self::Fanout(load) => (Kind::Fanout, load),
+            Self::Rooms(load) => (Kind::Rooms, load),
+            Self::Everyone(load) => (Kind::Everyone, load),
+            Self::Merged(load) => (Kind::Merged, load),
             Self::Pressed(load) => (Kind::Pressed, load),
             Self::Groups(load) => (Kind::Groups, load),
             Self::Burst(load) => (Kind::Burst, load),
@@ -78,6 +87,12 @@ pub(crate) struct Load {
     /// What the server speaks
     #[arg(long, value_enum, default_value_t = Profile::Oxipush)]
     pub(crate) profile: Profile,
+    /// What those who push speak [default: as --profile]
+    #[arg(long, value_enum)]
+    pub(crate) callers: Option<Profile>,
+    /// Start this oxipush for the run, on free ports, with the variables OXIPUSH__… of this process
+    #[arg(long, conflicts_with_all = ["ws", "http", "grpc", "pid"])]
+    pub(crate) gateway: Option<PathBuf>,
     /// Where clients connect, e.g. ws://127.0.0.1:8080/ws
     #[arg(long)]
     pub(crate) ws: Option<String>,
@@ -99,6 +114,21 @@ pub(crate) struct Load {
     /// Cards that the connections join as, in turn [default: what the scenario is about]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) cards: Option<u32>,
+    /// Rooms that there are
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rooms: u32,
+    /// Rooms that each connection subscribes to, at most 15: so much may a client have under way [default: 1 in rooms and merged, else 0]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=15))]
+    pub(crate) subscriptions: Option<u32>,
+    /// Clients of oxipush.v1 ask for several pushes in one frame
+    #[arg(long)]
+    pub(crate) merge: bool,
+    /// merged: ms that a gateway of --gateway gathers pushes for; a running one is configured so. The p99 may be 20 ms more
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) merge_window: u32,
+    /// merged: pushes that a gateway of --gateway gathers at most
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) merge_count: u32,
     /// Connections of each card in `groups`
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) tabs: u32,
@@ -120,7 +150,7 @@ pub(crate) struct Load {
     /// Pushes not yet acknowledged (`pressed`: not yet delivered) [default: 64 pressed and groups; 1024 over gRPC; --http-connections over HTTP]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) outstanding: Option<u32>,
-    /// How pushes travel [default: http when --http is given]
+    /// How pushes travel [default: http when --http is given; grpc with --gateway]
     #[arg(long, value_enum)]
     pub(crate) via: Option<Via>,
     /// HTTP connections, each with one request outstanding
@@ -224,6 +254,13 @@ pub(crate) struct Bare {
     /// One port for clients and pushes
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(crate) listen: std::net::SocketAddr,
+}
+
+impl Load {
+    /// What those who push speak.
+    pub(crate) fn callers(&self) -> Profile {
+        self.callers.unwrap_or(self.profile)
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -170,6 +170,10 @@ fn limit(args: &Limit, bare: Bare) -> Result<Report> {
     };
     let load = Load {
         profile,
+        callers: None,
+        gateway: None,
+        subscriptions: None,
+        merge: false,
         ws: Some(format!("ws://{}", server.address)),
         http: Some(format!("http://{}", server.address)),
         grpc: None,

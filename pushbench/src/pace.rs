@@ -198,6 +198,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::{Aim, Layout};
 
     fn source(targets: u32, pace: Pace, end: End, window: usize) -> Source {
         let plan = Plan {
@@ -208,7 +209,8 @@ mod tests {
             receivers: Arc::new(vec![5; targets as usize]),
             patience: Duration::from_secs(1),
         };
-        let mut source = Source::new(Arc::new(Shared::new(targets, 1)), plan);
+        let layout = Layout { aim: Aim::Cards { span: 1 }, cards: targets, rooms: 1, subscriptions: 0 };
+        let mut source = Source::new(Arc::new(Shared::new(layout)), plan);
         source.start = 0;
         source
     }

@@ -11,6 +11,7 @@ use crate::{
     Result,
     address::Address,
     cli::{Load, Via},
+    layout::{Aim, Target},
     marker::Marker,
     pace::{Plan, Push, Source},
     profile::Profile,
@@ -23,6 +24,7 @@ pub(crate) struct Sender {
     via: Via,
     address: Address,
     profile: Profile,
+    aim: Aim,
     key: Option<String>,
     size: usize,
     http_connections: usize,
@@ -40,24 +42,29 @@ pub(crate) struct Sent {
 }
 
 impl Sender {
-    pub(crate) fn new(load: &Load) -> Result<Self> {
+    pub(crate) fn new(load: &Load, aim: Aim) -> Result<Self> {
         let via = load.via.unwrap_or(if load.http.is_none() && load.grpc.is_some() { Via::Grpc } else { Via::Http });
         let address = match via {
             Via::Http => load.http.as_ref().ok_or("--http is missing: where do pushes go?"),
             Via::Grpc => load.grpc.as_ref().ok_or("--grpc is missing: where do pushes go?"),
         }?;
-        if via == Via::Grpc && !load.profile.grpc() {
-            return Err(format!("{} takes pushes over HTTP only: give --http", load.profile.name()).into());
+        let callers = load.callers();
+        if via == Via::Grpc && !callers.grpc() {
+            return Err(format!("{} takes pushes over HTTP only: give --http", callers.name()).into());
         }
-        if load.cards_per_push > 1 && !load.profile.many_cards() {
-            return Err(
-                format!("one push of {} names one card: leave --cards-per-push out", load.profile.name()).into()
-            );
+        let known = match aim {
+            Aim::Cards { .. } => callers.has_cards(),
+            Aim::Rooms => true,
+            Aim::Everyone => callers.has_everyone(),
+        };
+        if !known {
+            return Err(format!("a push of {} cannot be addressed so: name other --callers", callers.name()).into());
         }
         Ok(Self {
             via,
             address: Address::parse(address, "http")?,
-            profile: load.profile,
+            profile: callers,
+            aim,
             key: load.key.clone(),
             size: load.size as usize,
             http_connections: load.http_connections as usize,
@@ -101,12 +108,9 @@ impl Sender {
     }
 }
 
-/// The names that a push to each target lists.
-fn cards(shared: &Shared) -> Vec<Vec<String>> {
-    let span = shared.span;
-    (0..shared.targets())
-        .map(|target| (target * span..((target + 1) * span).min(shared.cards)).map(|card| shared.card(card)).collect())
-        .collect()
+/// Whom a push to each target names.
+fn targets(shared: &Shared) -> Vec<Target> {
+    (0..shared.targets()).map(|target| shared.layout.named(shared.run, target)).collect()
 }
 
 /// A histogram of ns up to two minutes.

@@ -33,6 +33,8 @@ pub(crate) struct Clients {
     /// The first so many are slow, and read this many bytes a second.
     pub(crate) slow: u32,
     pub(crate) slow_rate: u32,
+    /// They ask for several pushes in one frame, where that is an option.
+    pub(crate) merge: bool,
     /// Connections a second, once churn is switched on.
     pub(crate) churn: f64,
 }
@@ -50,10 +52,16 @@ impl Clients {
             connections: load.connections,
             threads: load.threads.min(load.connections),
             concurrency: load.connect_concurrency,
+            merge: load.merge,
             slow: 0,
             slow_rate: load.slow_rate,
             churn: load.churn,
         })
+    }
+
+    /// Whether one frame may hold several pushes.
+    pub(crate) fn merges(&self) -> bool {
+        self.merge || self.profile.merges()
     }
 }
 
@@ -66,6 +74,9 @@ pub(crate) struct Received {
     pub(crate) missing: u64,
     pub(crate) duplicated: u64,
     pub(crate) disordered: u64,
+    /// Frames with pushes in them, and how many pushes, the warm-up's and doubled ones too.
+    pub(crate) frames: u64,
+    pub(crate) items: u64,
     /// Frames with another run's marker.
     pub(crate) foreign: u64,
     /// Deliveries to slow readers.
@@ -82,6 +93,8 @@ impl Default for Received {
             missing: 0,
             duplicated: 0,
             disordered: 0,
+            frames: 0,
+            items: 0,
             foreign: 0,
             slow: 0,
             endings: BTreeMap::new(),
@@ -100,6 +113,8 @@ impl Received {
         self.missing += other.missing;
         self.duplicated += other.duplicated;
         self.disordered += other.disordered;
+        self.frames += other.frames;
+        self.items += other.items;
         self.foreign += other.foreign;
         self.slow += other.slow;
         for (ending, count) in other.endings {

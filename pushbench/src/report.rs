@@ -16,6 +16,9 @@ use crate::{
     scenario::{self, Kind, Outcome},
 };
 
+/// What a merged delivery may take beyond the window.
+const MERGE_GRACE_MS: f64 = 20.0;
+
 /// The whole report; `--json` writes it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
@@ -24,10 +27,14 @@ pub(crate) struct Report {
     pub(crate) via: Option<&'static str>,
     pub(crate) connections: u32,
     pub(crate) cards: u32,
+    /// Rooms that connections subscribed to; 0: they have none.
+    pub(crate) rooms: u32,
     pub(crate) size: u32,
     pub(crate) seconds: f64,
     pub(crate) joins: Joins,
     pub(crate) pushes: Option<Pushes>,
+    /// merged: what the p99 of deliveries may be.
+    pub(crate) latest_ms: Option<f64>,
     pub(crate) deliveries: Option<Deliveries>,
     /// Only with --pid.
     pub(crate) server: Option<Server>,
@@ -73,6 +80,8 @@ pub(crate) struct Deliveries {
     pub(crate) duplicated: u64,
     /// None where pushes to one card race each other on their way to the server.
     pub(crate) disordered: Option<u64>,
+    /// Pushes in one frame, the warm-up counted in.
+    pub(crate) per_frame: f64,
     /// With a marker of another run.
     pub(crate) foreign: u64,
     /// To the clients that read slowly; they are owed nothing.
@@ -127,7 +136,7 @@ impl Latency {
 
 impl Report {
     pub(crate) fn new(kind: Kind, load: &Load, outcome: Outcome) -> Self {
-        let Outcome { measured, received, shared, memory, joined, .. } = outcome;
+        let Outcome { layout, measured, received, shared, memory, joined, .. } = outcome;
         let per_second = |count: u64| count as f64 / measured.seconds.max(1e-9);
         let idle = kind == Kind::Idle;
         let pushes = outcome.sent.as_ref().map(|sent| Pushes {
@@ -144,6 +153,7 @@ impl Report {
             missing: received.missing,
             duplicated: received.duplicated,
             disordered: (!outcome.races).then_some(received.disordered),
+            per_frame: received.items as f64 / received.frames.max(1) as f64,
             foreign: received.foreign,
             slow: received.slow,
             latency: Latency::new(&received.latency),
@@ -176,7 +186,8 @@ impl Report {
                 Via::Grpc => "grpc",
             }),
             connections: load.connections,
-            cards: outcome.cards,
+            cards: layout.cards,
+            rooms: if layout.subscriptions > 0 { layout.rooms } else { 0 },
             size: load.size,
             seconds: measured.seconds,
             joins: Joins {
@@ -186,6 +197,7 @@ impl Report {
                 again: shared.rejoined.load(Ordering::SeqCst),
             },
             pushes,
+            latest_ms: (kind == Kind::Merged).then(|| f64::from(load.merge_window) + MERGE_GRACE_MS),
             deliveries,
             server,
             client: Client { user_seconds: measured.client.user, system_seconds: measured.client.system },
@@ -214,6 +226,11 @@ impl Report {
             mind(deliveries.missing, "deliveries missing");
             mind(deliveries.duplicated, "deliveries duplicated");
             mind(deliveries.disordered.unwrap_or(0), "deliveries out of order");
+            if let Some(bound) = self.latest_ms
+                && deliveries.latency.p99 > bound
+            {
+                complaints.push(format!("p99 is {:.1} ms, not at most {bound} ms", deliveries.latency.p99));
+            }
         }
         complaints
     }

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::layout::Layout;
+
 /// Wakes whoever sends.
 type Wake = Box<dyn Fn() + Send + Sync>;
 
@@ -17,9 +19,7 @@ pub(crate) struct Shared {
     epoch: Instant,
     /// Tells this run's markers from an earlier run's.
     pub(crate) run: u16,
-    /// Cards named by one push: card `c` belongs to target `c / span`.
-    pub(crate) span: u32,
-    pub(crate) cards: u32,
+    pub(crate) layout: Layout,
     /// For each target the number of its next push.
     next: Vec<AtomicU32>,
     /// Deliveries that count: each once, and not those to slow clients.
@@ -46,16 +46,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(cards: u32, span: u32) -> Self {
+    pub(crate) fn new(layout: Layout) -> Self {
         let run = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |time| (time.as_millis() as u64 ^ u64::from(std::process::id()).wrapping_mul(0x9e37)) as u16);
         Self {
             epoch: Instant::now(),
             run,
-            span,
-            cards,
-            next: (0..cards.div_ceil(span)).map(|_| AtomicU32::new(0)).collect(),
+            layout,
+            next: (0..layout.targets()).map(|_| AtomicU32::new(0)).collect(),
             delivered: AtomicU64::new(0),
             last_delivery: AtomicU64::new(0),
             goal: AtomicU64::new(u64::MAX),
@@ -80,15 +79,6 @@ impl Shared {
 
     pub(crate) fn at(&self, instant: Instant) -> u64 {
         instant.saturating_duration_since(self.epoch).as_nanos() as u64
-    }
-
-    /// The name that connections join as and pushes go to.
-    pub(crate) fn card(&self, card: u32) -> String {
-        format!("pb{:04x}-{card}", self.run)
-    }
-
-    pub(crate) fn target(&self, card: u32) -> u32 {
-        card / self.span
     }
 
     pub(crate) fn targets(&self) -> u32 {

@@ -85,6 +85,18 @@ fn single_cards_and_groups_get_their_own_pushes_only() {
 }
 
 #[test]
+fn each_room_gets_its_own_pushes_only() {
+    let bare = Bare::start("oxipush");
+    let report = bare.run("rooms -n 40 --pushes 30 --warmup 3");
+    assert_eq!(number(&report, "/deliveries/received"), 30 * 40);
+    assert_eq!(number(&report, "/rooms"), 1);
+    let report = bare.run("rooms --rooms 8 -n 40 --pushes 32 --warmup 0");
+    assert_eq!(number(&report, "/deliveries/received"), 32 * 5);
+    let report = bare.run("fanout -n 10 --rooms 100 --subscriptions 10 --pushes 5 --warmup 0");
+    assert_eq!((number(&report, "/deliveries/received"), number(&report, "/rooms")), (50, 100));
+}
+
+#[test]
 fn bursts_are_whole_and_an_open_loop_sends_all_that_was_due() {
     let bare = Bare::start("gopusher");
     let report = bare.run("burst --profile gopusher -n 20 --burst 7 --pushes 35 --warmup 7");
@@ -151,6 +163,13 @@ fn what_cannot_work_is_said_before_anything_starts() {
         ("fanout -n 10 --http http://127.0.0.1:1", "--ws is missing"),
         ("fanout -n 10 --ws wss://127.0.0.1:1 --http http://127.0.0.1:1", "must begin with ws://"),
         ("unicast -n 10 --profile centrifugo --ws ws://127.0.0.1:1 --grpc http://127.0.0.1:1", "over HTTP only"),
+        (
+            "everyone --profile centrifugo --ws ws://127.0.0.1:1 --http http://127.0.0.1:1",
+            "nothing that reaches everyone",
+        ),
+        ("fanout --callers go-push --ws ws://127.0.0.1:1 --http http://127.0.0.1:1", "cannot be addressed so"),
+        ("rooms --subscriptions 2 --ws ws://127.0.0.1:1 --http http://127.0.0.1:1", "one room of each connection"),
+        ("rooms --gateway /nowhere/at/all", "/nowhere/at/all"),
         ("fanout --size 10", "32"),
         ("fsync --dir /nowhere/at/all", "/nowhere/at/all"),
     ] {

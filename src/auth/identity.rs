@@ -5,7 +5,7 @@ mod claims;
 mod crypto;
 mod decision;
 mod error;
-mod http;
+pub(crate) mod http;
 mod key;
 mod key_set;
 mod key_source;

@@ -20,6 +20,7 @@ pub(crate) use caller::{Caller, PushDenial};
 #[derive(Clone)]
 pub(crate) struct Keys {
     known: Arc<ArcSwap<KnownKeys>>,
+    clients: Caller,
     metrics: Arc<Metrics>,
 }
 
@@ -46,7 +47,11 @@ impl Keys {
     /// Of `[auth] keys`, each named after its place there (`key 1` and up), and of every `[key.NAME]`.
     pub(crate) fn new(config: &Config, metrics: &Arc<Metrics>) -> Self {
         let known = KnownKeys::of(config, None, metrics);
-        Self { known: Arc::new(ArcSwap::from_pointee(known)), metrics: Arc::clone(metrics) }
+        Self {
+            known: Arc::new(ArcSwap::from_pointee(known)),
+            clients: Caller::clients(metrics),
+            metrics: Arc::clone(metrics),
+        }
     }
 
     /// From now on these keys. A caller whose name and secret are still there keeps what its bucket holds, and has the new rights in
@@ -94,6 +99,11 @@ impl Keys {
         let place = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
         let found = place.and_then(|place| known.keys.get(place));
         found.map(|(_, caller)| caller.clone()).ok_or(KeyError::Unknown)
+    }
+
+    /// Whom clients' own pushes act as. What a client may push to is for its identity and its rooms to say.
+    pub(crate) fn clients(&self) -> Caller {
+        self.clients.clone()
     }
 
     /// Whom raw pushes of other NSQ clients act as; `None`: nobody, so they are refused.

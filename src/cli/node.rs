@@ -11,6 +11,11 @@ use tonic::{
 
 use crate::{proto::rpc::rpc_client::RpcClient, telemetry::root_cause};
 
+/// How often an open stream's node is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// The largest event: no node takes a larger message of a client.
+const MAX_EVENT: usize = 64 << 20;
+
 /// Which node, and how it is asked.
 #[derive(Args)]
 pub(super) struct NodeArguments {
@@ -33,19 +38,44 @@ impl NodeArguments {
         late: &str,
         call: impl AsyncFnOnce(&mut RpcClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, String> {
-        let Self { grpc, key, timeout } = self;
-        let mut request = Request::new(message);
-        if let Some(bearer) = bearer(key.as_deref())? {
-            request.metadata_mut().insert("authorization", bearer);
-        }
-        let endpoint = endpoint(grpc)?.connect_timeout(*timeout).timeout(*timeout);
-        let channel = endpoint.connect().await.map_err(|error| {
-            format!("no node answers at {grpc}: {}; is it running, and is this its [grpc] listen?", root_cause(&error))
-        })?;
-        let mut node = RpcClient::new(channel).max_decoding_message_size(1 << 20);
-        let answer = tokio::time::timeout(*timeout, call(&mut node, request)).await;
+        let timeout = self.timeout;
+        let request = self.request(message)?;
+        let mut node = self.connect(endpoint(&self.grpc)?.timeout(timeout), 1 << 20).await?;
+        let answer = tokio::time::timeout(timeout, call(&mut node, request)).await;
         let answer = answer.map_err(|_| format!("no answer within {timeout:?}; {late}"))?;
         Ok(answer.map_err(|status| refused(&status, late))?.into_inner())
+    }
+
+    /// Opens a stream, which may go on for ever; its answer is awaited.
+    pub(super) async fn open<Q, A>(
+        &self,
+        requests: Q,
+        call: impl AsyncFnOnce(&mut RpcClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<Result<A, Status>, String> {
+        let request = self.request(requests)?;
+        // a node that is gone without a word is noticed
+        let endpoint = endpoint(&self.grpc)?.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_while_idle(true);
+        let mut node = self.connect(endpoint, MAX_EVENT).await?;
+        let answer = tokio::time::timeout(self.timeout, call(&mut node, request)).await;
+        let answer = answer.map_err(|_| format!("no answer within {:?}", self.timeout))?;
+        Ok(answer.map(Response::into_inner))
+    }
+
+    /// With the key.
+    fn request<Q>(&self, message: Q) -> Result<Request<Q>, String> {
+        let mut request = Request::new(message);
+        if let Some(bearer) = bearer(self.key.as_deref())? {
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        Ok(request)
+    }
+
+    async fn connect(&self, endpoint: Endpoint, max_message: usize) -> Result<RpcClient<Channel>, String> {
+        let grpc = &self.grpc;
+        let channel = endpoint.connect_timeout(self.timeout).connect().await.map_err(|error| {
+            format!("no node answers at {grpc}: {}; is it running, and is this its [grpc] listen?", root_cause(&error))
+        })?;
+        Ok(RpcClient::new(channel).max_decoding_message_size(max_message))
     }
 }
 
@@ -70,7 +100,7 @@ fn bearer(key: Option<&str>) -> Result<Option<MetadataValue<Ascii>>, String> {
 }
 
 /// A refusal in words; docs/errors.md has them all.
-fn refused(status: &Status, late: &str) -> String {
+pub(super) fn refused(status: &Status, late: &str) -> String {
     let code = format!("{:?}", status.code());
     let what = match status.message() {
         "" => status.code().description(),

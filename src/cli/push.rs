@@ -18,6 +18,8 @@ pub(super) const AFTER_HELP: &str = "\
 EXAMPLES
   oxipush push --to alice hello
   oxipush push --to alice --to bob --app web --from me 'a push for two cards'
+  oxipush push --room lobby --json '[2,1]'
+  oxipush push --everyone 'back in a minute'
   oxipush push --to alice --file message.json
   date | oxipush push --to alice
   OXIPUSH_KEY=… oxipush push --grpc http://10.0.0.7:9002 --to alice hello
@@ -34,9 +36,15 @@ const MOST: u64 = 256 << 20;
 #[derive(Args)]
 pub(super) struct PushArguments {
     /// A card to push to; give it again for more cards
-    #[arg(long, value_name = "CARD", required = true)]
+    #[arg(long, value_name = "CARD", required_unless_present_any = ["room", "app", "everyone"])]
     to: Vec<String>,
-    /// Only connections that joined as this app
+    /// Only clients that subscribed to this room; alone: all of them
+    #[arg(long, value_name = "ROOM", default_value = "", hide_default_value = true)]
+    room: String,
+    /// All clients
+    #[arg(long, conflicts_with_all = ["to", "room", "app"])]
+    everyone: bool,
+    /// Only clients that joined as this app; alone: all of them
     #[arg(long, value_name = "APP", default_value = "", hide_default_value = true)]
     app: String,
     /// Who pushes
@@ -45,6 +53,9 @@ pub(super) struct PushArguments {
     /// A waiting push of the same key is replaced ([outbox] policy = conflate)
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     collapse_key: String,
+    /// The content is a JSON value
+    #[arg(long)]
+    json: bool,
     /// Read the content from this file
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     file: Option<PathBuf>,
@@ -55,13 +66,15 @@ pub(super) struct PushArguments {
 }
 
 pub(super) async fn run(arguments: PushArguments) -> Result<(), String> {
-    let PushArguments { to, app, from, collapse_key, file, node, text } = arguments;
+    let PushArguments { to, room, everyone, app, from, collapse_key, json, file, node, text } = arguments;
     let content = match (text, file) {
         (Some(text), _) => text,
         (None, Some(file)) => from_file(&file)?,
         (None, None) => from_stdin()?,
     };
-    let push = PushRequest { from, to, app_id: app, content, collapse_key, ..PushRequest::default() };
+    let (content, json) = if json { (String::new(), content) } else { (content, String::new()) };
+    let push =
+        PushRequest { from, to, room, everyone, app_id: app, content, json, collapse_key, ..PushRequest::default() };
     let reply = node.call(push, "it may still arrive", async |node, request| node.push(request).await).await?;
     print(&format!("{}\n", reply.id));
     Ok(())

@@ -1,6 +1,6 @@
 //! Runs the gateway: configuration, log, runtime, signals, banner, exit code.
 
-use std::{fmt::Write as _, path::Path, process::ExitCode, thread, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, path::Path, process::ExitCode, thread, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -8,7 +8,7 @@ use super::{check, failed, near, print, signals};
 use crate::{
     cluster::Listeners,
     config::{self, Config, ConfigChanges, LoadedConfig, LogFormat},
-    gateway::{Gateway, GatewayReload},
+    gateway::{FurtherListeners, Gateway, GatewayReload},
     telemetry,
 };
 
@@ -52,7 +52,7 @@ async fn serve(loaded: LoadedConfig, sources: String) -> Result<(), String> {
         built = Gateway::build(loaded.config.clone()) => built.map_err(|error| error.to_string())?,
         _ = &mut requests.stop => return Ok(()),
     };
-    banner.show(&gateway.listeners(), &gateway.queue_name());
+    banner.show(&gateway.listeners(), gateway.also(), &gateway.queue_name());
     let reload = gateway.reload();
     let outcome = tokio::select! {
         outcome = gateway.run(async { drop(requests.stop.await) }) => outcome,
@@ -131,34 +131,42 @@ impl Banner {
     }
 
     /// People get a banner on stdout; a collector of JSON lines gets one of these instead.
-    fn show(&self, at: &Listeners, queue: &str) {
+    fn show(&self, at: &Listeners, also: &FurtherListeners, queue: &str) {
         if self.json {
             let node = &self.node;
             let config = &self.sources;
+            let go_push = listed(also.go_push.as_slice());
+            let gpush = listed(also.gpush.as_slice());
+            let http_also = listed(&also.http);
+            let grpc_also = listed(&also.grpc);
             tracing::info!(version = env!("CARGO_PKG_VERSION"), node, socket = %at.socket, http = %at.http, grpc = %at.grpc,
-                queue, config, "serving");
+                go_push, gpush, http_also, grpc_also, queue, config, "serving");
             return;
         }
-        let banner = self.text(at, queue);
+        let banner = self.text(at, also, queue);
         // a pipe that nobody reads must not hold the start up
         drop(thread::Builder::new().name("banner".into()).spawn(move || print(&banner)));
     }
 
-    fn text(&self, at: &Listeners, queue: &str) -> String {
+    fn text(&self, at: &Listeners, also: &FurtherListeners, queue: &str) -> String {
         let Self { node, sources, .. } = self;
         let socket = near(at.socket);
         let http = near(at.http);
         let grpc = near(at.grpc);
         let mut text = format!(
             "oxipush {version}, node {node}\n\
-             \n  clients  ws://{}/ws\
-             \n  HTTP     http://{}   (push, queries, /metrics, /readyz)\
-             \n  gRPC     http://{}   (proto.Rpc)\
+             \n  clients  ws://{}/ws{}{}\
+             \n  HTTP     http://{}   (push, queries, /metrics, /readyz){}\
+             \n  gRPC     http://{}   (proto.Rpc){}\
              \n  queue    {queue}\
              \n  config   {sources}\n\nTry it:\n",
             at.socket,
+            of_dialect("go-push", also.go_push, "/connect"),
+            of_dialect("gpush", also.gpush, "/ws"),
             at.http,
+            further(&also.http),
             at.grpc,
+            further(&also.grpc),
             version = env!("CARGO_PKG_VERSION"),
         );
         if self.page {
@@ -178,4 +186,18 @@ impl Banner {
         text.push_str("Ctrl-C stops it.\n");
         text
     }
+}
+
+/// The line that names a dialect's own listener, if it has one.
+fn of_dialect(dialect: &str, address: Option<SocketAddr>, path: &str) -> String {
+    address.map(|address| format!("\n           ws://{address}{path}   ({dialect})")).unwrap_or_default()
+}
+
+/// The line that names further addresses, if there are any.
+fn further(also: &[SocketAddr]) -> String {
+    if also.is_empty() { String::new() } else { format!("\n           also at {}", listed(also)) }
+}
+
+fn listed(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
 }

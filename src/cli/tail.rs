@@ -30,6 +30,7 @@ pub(super) const AFTER_HELP: &str = "\
 EXAMPLES
   oxipush tail --card alice
   oxipush tail --card alice --app web --url ws://10.0.0.7:8080/ws
+  oxipush tail --card alice --room lobby
   oxipush tail --card alice --json | jq -r .content
   oxipush tail --token \"$(oxipush token --card alice --ttl 1h)\"
 
@@ -56,13 +57,16 @@ pub(super) struct TailArguments {
     /// The app to join as
     #[arg(long, value_name = "APP", default_value = "", hide_default_value = true)]
     app: String,
+    /// A room to subscribe to as well; give it again for more rooms
+    #[arg(long, value_name = "ROOM")]
+    room: Vec<String>,
     /// The token to join with (`oxipush token` makes one for trying)
     #[arg(long, value_name = "TOKEN", env = "OXIPUSH_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// The node's WebSocket address
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
     url: String,
-    /// Print each push as a JSON object: id, from, ts (ms since 1970), content
+    /// Print each push as a JSON object: id, from, ts (ms since 1970), room if it names one, content
     #[arg(long)]
     json: bool,
     /// Give up after this many tries without a join in a row
@@ -150,8 +154,11 @@ async fn open(arguments: &TailArguments) -> Result<(TailSocket, String), TailEnd
         let message = socket.next().await;
         match parse(message)? {
             Some(NodeEvent { event, data }) if event == "joined" => {
-                let card = data.get("card_id").and_then(Value::as_str).unwrap_or_default();
-                return Ok((socket, escaped(card)));
+                let card = escaped(data.get("card_id").and_then(Value::as_str).unwrap_or_default());
+                for room in &arguments.room {
+                    say(&mut socket, &json!({"event": "subscribe", "data": {"room": room}})).await?;
+                }
+                return Ok((socket, card));
             }
             Some(NodeEvent { event, data }) if event == "error" => {
                 return Err(TailEnd::Never(client_error_text(&data)));
@@ -264,7 +271,11 @@ fn line(push: &Value, json: bool) -> String {
     if json {
         return format!("{push}\n");
     }
-    let part = |name: &str| escaped(push.get(name).and_then(Value::as_str).unwrap_or_default());
+    let part = |name: &str| match push.get(name) {
+        Some(Value::String(text)) => escaped(text),
+        Some(value) => escaped(&value.to_string()),
+        None => String::new(),
+    };
     format!("{}\t{}\t{}\n", part("id"), part("from"), part("content"))
 }
 
@@ -290,6 +301,8 @@ mod tests {
         let push = json!({"id": "01", "from": "me\t", "content": "a\nb\u{1b}[31m ü"});
         assert_eq!(line(&push, false), "01\tme\\t\ta\\nb\\u{1b}[31m ü\n");
         assert_eq!(line(&push, true).lines().count(), 1);
+        let push = json!({"id": "01", "from": "", "content": {"a": [1, "\n"]}});
+        assert_eq!(line(&push, false), "01\t\t{\"a\":[1,\"\\n\"]}\n");
     }
 
     #[test]

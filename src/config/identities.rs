@@ -11,7 +11,7 @@ use std::{
 use url::{Host, Url};
 
 use super::{
-    AnonymousClients, Config, JwksSource, PushLimits, Secret, TokenConfig, VerifyConfig,
+    AnonymousClients, CallOutForm, Config, JwksSource, PushLimits, Secret, TokenConfig, VerifyConfig,
     reader::SectionReader,
     tables::{HOUR, KIB, MIB, MS, YEAR},
 };
@@ -29,7 +29,7 @@ pub(super) fn token(r: &mut SectionReader<'_>, push: &PushLimits) -> TokenConfig
         })
     };
     TokenConfig {
-        secret: secret(r),
+        secret: secret_of(r, "token", LEAST_SECRET),
         public_key: public_key(r),
         jwks: jwks(r),
         jwks_ca: certificates(r, s, "jwks_ca"),
@@ -59,6 +59,7 @@ pub(super) fn verify(r: &mut SectionReader<'_>, push: &PushLimits) -> VerifyConf
     let s = "verify";
     VerifyConfig {
         url: call_out(r),
+        form: r.choice(s, "form", [("oxipush", CallOutForm::Oxipush), ("gpush", CallOutForm::Gpush)]),
         headers: r.each(s, "headers", "a header's name", |text| is_field_name(text).then(|| text.to_ascii_lowercase())),
         timeout: r.time(s, "timeout", MS * 10, HOUR),
         max_in_flight: r.number(s, "max_in_flight", 1, 100_000),
@@ -94,6 +95,9 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
     if config.verify.url.is_none() && !config.verify.headers.is_empty() {
         r.reject("verify", "headers", "nobody is told of them: give url too, or leave it empty");
     }
+    if config.verify.form == CallOutForm::Gpush && !config.verify.headers.is_empty() {
+        r.reject("verify", "headers", "form = gpush tells only of the token: leave it empty, or take form = oxipush");
+    }
     let is_cookie_told = config.verify.headers.iter().any(|name| name == "cookie");
     if is_cookie_told && config.socket.allowed_origins.is_empty() {
         let what = "a browser sends its cookies with any page's handshake: name the pages that may connect in [socket] \
@@ -113,12 +117,14 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
 /// What the key says; what an empty one means is decided beside other keys.
 pub(super) fn anonymous(r: &mut SectionReader<'_>) -> AnonymousClients {
     if r.text("socket", "anonymous").is_empty() {
-        AnonymousClients::ByDefault
-    } else if r.switch("socket", "anonymous") {
-        AnonymousClients::Allowed
-    } else {
-        AnonymousClients::Refused
+        return AnonymousClients::ByDefault;
     }
+    r.parse("socket", "anonymous", "true, false or rooms", AnonymousClients::Refused, |text| match text {
+        "rooms" => Some(AnonymousClients::InRooms),
+        "true" | "yes" | "on" | "1" => Some(AnonymousClients::Allowed),
+        "false" | "no" | "off" | "0" => Some(AnonymousClients::Refused),
+        _ => None,
+    })
 }
 
 /// Nobody joins as any card unless that is said, or only this machine can.
@@ -128,12 +134,18 @@ pub(super) fn decide_anonymous(r: &mut SectionReader<'_>, config: &mut Config) {
         return;
     }
     if config.token.has_key() || config.verify.url.is_some() {
-        socket.anonymous = AnonymousClients::Refused;
+        if socket.anonymous == AnonymousClients::ByDefault {
+            socket.anonymous = AnonymousClients::Refused;
+        }
         return;
     }
+    let reached = socket.listeners().find(|(_, address)| !address.ip().is_loopback());
+    let (key, address) = reached.unwrap_or(("listen", socket.listen));
     let why = if socket.anonymous == AnonymousClients::Refused {
         "anonymous is false"
-    } else if !socket.listen.ip().is_loopback() {
+    } else if socket.anonymous == AnonymousClients::InRooms {
+        "anonymous is rooms, so that nobody could join a card"
+    } else if reached.is_some() {
         "others reach this address"
     } else if !socket.trusted_proxies.is_empty() {
         "trusted_proxies says that others reach it"
@@ -146,15 +158,15 @@ pub(super) fn decide_anonymous(r: &mut SectionReader<'_>, config: &mut Config) {
         "clients have nothing to prove themselves by, and {why}: set [token] (secret, public_key or jwks; `oxipush token --help`), \
          set [verify] url, or say [socket] anonymous = true, and anyone may join as any card"
     );
-    r.reject("socket", "listen", format!("{}: {what}", config.socket.listen));
+    r.reject("socket", key, format!("{address}: {what}"));
 }
 
-/// `secret`, or what `secret_file` holds without the line end at its end.
-fn secret(r: &mut SectionReader<'_>) -> Option<Secret> {
-    let given = r.secret("token", "secret");
-    let (key, text) = match file(r, "token", "secret_file") {
+/// `secret`, or what `secret_file` holds without the line end at its end; of at least so many bytes.
+pub(super) fn secret_of(r: &mut SectionReader<'_>, section: &str, least: usize) -> Option<Secret> {
+    let given = r.secret(section, "secret");
+    let (key, text) = match file(r, section, "secret_file") {
         Some(_) if !given.expose().is_empty() => {
-            r.reject("token", "secret_file", "secret is set too: give only one of them");
+            r.reject(section, "secret_file", "secret is set too: give only one of them");
             return None;
         }
         Some(text) => {
@@ -164,9 +176,9 @@ fn secret(r: &mut SectionReader<'_>) -> Option<Secret> {
         None if given.expose().is_empty() => return None,
         None => ("secret", given.expose().to_owned()),
     };
-    if text.len() < LEAST_SECRET {
-        let what = format!("it has {} bytes: take {LEAST_SECRET} or more (openssl rand -base64 32)", text.len());
-        r.reject("token", key, what);
+    if text.len() < least {
+        let what = format!("it has {} bytes: take {least} or more (openssl rand -base64 32)", text.len());
+        r.reject(section, key, what);
     }
     Some(Secret(text))
 }
@@ -211,7 +223,7 @@ fn call_out(r: &mut SectionReader<'_>) -> Option<String> {
 }
 
 /// A URL that may be called: of https, or of http where nobody else listens.
-fn url_within(
+pub(super) fn url_within(
     r: &mut SectionReader<'_>,
     section: &str,
     key: &str,
@@ -261,7 +273,7 @@ fn is_loopback(host: &Host<&str>) -> bool {
 
 /// Loopback, addresses of private networks, and names that no public name server has: those without a dot, as containers
 /// have, and those below `internal` and `local`.
-fn is_private(host: &Host<&str>) -> bool {
+pub(super) fn is_private(host: &Host<&str>) -> bool {
     let address = match host {
         Host::Domain(name) => {
             return is_loopback(host) || !name.contains('.') || name.ends_with(".internal") || name.ends_with(".local");
@@ -289,7 +301,7 @@ fn is_field_name(text: &str) -> bool {
 }
 
 /// What the file of certificates in PEM holds that a key names.
-fn certificates(r: &mut SectionReader<'_>, section: &str, key: &str) -> Option<String> {
+pub(super) fn certificates(r: &mut SectionReader<'_>, section: &str, key: &str) -> Option<String> {
     let text = file(r, section, key)?;
     if !text.contains("-----BEGIN CERTIFICATE-----") {
         r.reject(section, key, "the file has no certificate in PEM (-----BEGIN CERTIFICATE-----)");

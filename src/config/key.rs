@@ -27,12 +27,13 @@ pub enum Scope {
     Query,
     Disconnect,
     Metrics,
+    Events,
     Admin,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Push, Self::Query, Self::Disconnect, Self::Metrics, Self::Admin];
+    pub const ALL: [Self; 6] = [Self::Push, Self::Query, Self::Disconnect, Self::Metrics, Self::Events, Self::Admin];
 
     /// As config.ini and refusals write it.
     pub fn word(self) -> &'static str {
@@ -41,6 +42,7 @@ impl Scope {
             Self::Query => "query",
             Self::Disconnect => "disconnect",
             Self::Metrics => "metrics",
+            Self::Events => "events",
             Self::Admin => "admin",
         }
     }
@@ -254,10 +256,10 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
     let mut seen = BTreeMap::new();
     for placed in placed_keys(config, &sections) {
         let PlacedKey { section, key, shown, full_name, digest, length } = placed;
-        for (listener, address) in config.api_beyond_loopback() {
+        for (listener, at, address) in config.api_beyond_loopback() {
             if let Some(length) = length.filter(|length| *length < LEAST_SECRET) {
                 let what = format!(
-                    "{shown} has {length} characters, and [{listener}] listen = {address} can be reached from other machines: \
+                    "{shown} has {length} characters, and [{listener}] {at} = {address} can be reached from other machines: \
                      take {LEAST_SECRET} or more (openssl rand -base64 32)"
                 );
                 r.reject(section, key, what);
@@ -376,7 +378,7 @@ mod tests {
             "[key.empty] scopes: a key without any opens nothing",
             "[key.two] secret: there are several keys: give only one",
             "[key.hex] sha256: it is not 64 hex digits",
-            "[key.words] scopes: \"pusj\" is not one of push, query, disconnect, metrics, admin",
+            "[key.words] scopes: \"pusj\" is not one of push, query, disconnect, metrics, events, admin",
             "[key.words] scope: there is no such key; did you mean scopes?",
             "[key.words] rate: \"-1\" is not a whole number",
             "[key.space] secret: the secret has a space, which no header carries everywhere",

@@ -160,6 +160,17 @@ impl<'a> SectionReader<'a> {
         })
     }
 
+    /// An address, or none.
+    pub(super) fn optional_address(&mut self, section: &str, key: &str) -> Option<SocketAddr> {
+        let given = self.optional(section, key).is_some();
+        given.then(|| self.address(section, key))
+    }
+
+    /// A list of addresses.
+    pub(super) fn addresses(&mut self, section: &str, key: &str) -> Vec<SocketAddr> {
+        self.each(section, key, "an address (say 127.0.0.1:7799)", |text| text.parse().ok())
+    }
+
     /// Origins that browsers send.
     pub(super) fn origins(&mut self, section: &str, key: &str) -> Vec<String> {
         let all = self.list(section, key);

@@ -8,7 +8,7 @@ use std::{
 
 use config::{Map, Source, Value};
 
-use super::{Config, ini, key, reader::SectionReader, tables};
+use super::{Config, gopusher, ini, key, reader::SectionReader, tables};
 
 /// The repository's config.ini: every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config.ini");
@@ -104,7 +104,7 @@ pub(super) fn masked(section: &str, key: &str, value: &str) -> String {
     match (section, key) {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
-        ("cluster", "password") | ("token", "secret") => "***".into(),
+        ("cluster" | "gpusher", "password") | ("token" | "events", "secret") => "***".into(),
         (_, "secret" | "sha256") if key::name_in(section).is_some() => "***".into(),
         // one line for each key
         ("token", "public_key") => value.lines().collect::<Vec<_>>().join("\\n"),
@@ -186,8 +186,9 @@ fn fill_from_template(values: &mut RawValues) {
 
 /// The known values of a file.
 fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> RawValues {
-    let (read, wrong) = ini::read(text);
+    let (mut read, wrong) = ini::read(text);
     errors.extend(wrong);
+    errors.extend(gopusher::take(&mut read));
     let mut layer = RawValues::new();
     for (section, keys) in read {
         if section == key::TEMPLATE {

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
-    LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, Secret, SocketConfig, Sync,
-    identities, key,
+    LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, RoomsConfig, Secret, SocketConfig,
+    Sync, UnknownFields, events, gpusher, identities, key,
     reader::{SectionReader, duration},
 };
 
@@ -18,7 +18,7 @@ pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
-const TIB: u64 = 1 << 40;
+pub(super) const TIB: u64 = 1 << 40;
 /// What gRPC puts before each message: a flag and four bytes of length.
 const FRAME_HEAD: usize = 5;
 
@@ -28,19 +28,23 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
     let mut config = Config {
         node: node(r),
         socket: socket(r),
+        rooms: rooms(r),
         outbox: outbox(r),
         hub: hub(r),
         http: http(r),
         grpc: grpc(r),
+        gpusher: gpusher::read(r),
         auth: auth(r),
         token: identities::token(r, &push),
         verify: identities::verify(r, &push),
         push,
         queue: queue(r),
+        events: events::read(r),
         drain: drain(r),
         cluster: cluster(r),
         log: log(r),
     };
+    config.queue.tag_topics = config.gpusher.tags.iter().map(|known| known.tag.clone()).collect();
     // what stands in for a value that could not be read says nothing about the others
     if r.has_read_all() {
         together(r, &mut config);
@@ -52,23 +56,26 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
 fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     identities::decide_anonymous(r, config);
     let config = &*config;
-    for (section, address) in config.api_beyond_loopback().filter(|_| config.is_open()) {
+    for (section, key, address) in config.api_beyond_loopback().filter(|_| config.is_open()) {
         let what = format!(
             "{address} can be reached from other machines and anyone could push: set [auth] keys or a [key.NAME], listen on \
              127.0.0.1, or say [auth] insecure = true"
         );
-        r.reject(section, "listen", what);
+        r.reject(section, key, what);
     }
     key::together(r, config);
-    let listeners = [("socket", config.socket.listen), ("http", config.http.listen), ("grpc", config.grpc.listen)];
-    for (nth, (section, address)) in listeners.iter().enumerate() {
-        let other = listeners[..nth].iter().find(|(_, other)| is_one_place(*other, *address));
-        if let Some((other, at)) = other {
-            r.reject(section, "listen", format!("{address} is taken by [{other}] listen = {at}: give it another port"));
+    let clients = config.socket.listeners().map(|(key, address)| ("socket", key, address));
+    let listeners: Vec<_> = clients.chain(config.api_listeners()).collect();
+    for (nth, (section, key, address)) in listeners.iter().enumerate() {
+        let other = listeners[..nth].iter().find(|(_, _, other)| is_one_place(*other, *address));
+        if let Some((other, of, at)) = other {
+            r.reject(section, key, format!("{address} is taken by [{other}] {of} = {at}: give it another port"));
         }
     }
     drain_fits(r, config);
+    gpusher::together(r, config);
     identities::together(r, config);
+    events::together(r, config);
     if config.socket.ping_interval >= config.socket.idle_timeout {
         r.reject("socket", "ping_interval", "it must be less than idle_timeout, or idle peers are never asked");
     }
@@ -139,7 +146,7 @@ fn drain_fits(r: &mut SectionReader<'_>, config: &Config) {
 }
 
 /// What NSQ takes in the name of a topic or channel.
-fn fits_nsq(c: char) -> bool {
+pub(super) fn fits_nsq(c: char) -> bool {
     c.is_ascii_alphanumeric() || ".-_".contains(c)
 }
 
@@ -202,6 +209,24 @@ fn socket(r: &mut SectionReader<'_>) -> SocketConfig {
         user_timeout: r.time(s, "user_timeout", MS * 100, HOUR),
         close_timeout: r.time(s, "close_timeout", MS * 10, HOUR),
         backlog: r.number(s, "backlog", 1, 65_535),
+        max_cards: r.number(s, "max_cards", 1, 1000),
+        max_pending: r.number(s, "max_pending", 1, 1000),
+        go_push_listen: r.optional_address(s, "go_push_listen"),
+        gpush_listen: r.optional_address(s, "gpush_listen"),
+    }
+}
+
+fn rooms(r: &mut SectionReader<'_>) -> RoomsConfig {
+    let s = "rooms";
+    RoomsConfig {
+        max_rooms: r.number(s, "max_rooms", 1, 100_000),
+        private: r.list(s, "private"),
+        presence: r.list(s, "presence"),
+        presence_buffer: r.number(s, "presence_buffer", 1, 10_000_000),
+        client_push: r.list(s, "client_push"),
+        merge_window: r.time(s, "merge_window", Duration::ZERO, MS * 10_000),
+        merge_count: r.number(s, "merge_count", 1, 10_000),
+        merge_bytes: r.bytes(s, "merge_bytes", KIB, TIB),
     }
 }
 
@@ -236,6 +261,12 @@ fn http(r: &mut SectionReader<'_>) -> HttpConfig {
         user_timeout: r.time(s, "user_timeout", MS * 100, HOUR),
         page: r.switch(s, "page"),
         max_connections: r.number(s, "max_connections", 1, 10_000_000),
+        also: r.addresses(s, "also"),
+        unknown_fields: r.choice(
+            s,
+            "unknown_fields",
+            [("refuse", UnknownFields::Refuse), ("ignore", UnknownFields::Ignore)],
+        ),
     }
 }
 
@@ -257,6 +288,7 @@ fn grpc(r: &mut SectionReader<'_>) -> GrpcConfig {
         max_metadata: r.bytes(s, "max_metadata", KIB, 16 * MIB) as u32,
         max_control_frames: r.number(s, "max_control_frames", 100, 1_000_000_000),
         max_unacknowledged: r.number(s, "max_unacknowledged", 1, 1_000_000),
+        also: r.addresses(s, "also"),
     }
 }
 
@@ -317,6 +349,7 @@ fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
         copy_window: r.number(s, "copy_window", 0, 16_777_216),
         dir: data_dir(r),
         // the bounds fit in 32 bits
+        tag_topics: Vec::new(),
         segment_bytes: u32::try_from(r.size("data", "segment_bytes", 64 * KIB, 64 * MIB)).unwrap_or(u32::MAX),
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -20,19 +20,24 @@ use crate::{
     config::{self, Backend},
     hub::{Completion, Outcome, shrink},
     push::PushId,
-    queue::{Job, record},
+    queue::{self, Job, record},
     telemetry::{
         Counter, Gauge, Metrics,
         labels::{DropReason, JobOutcome},
     },
 };
 
-/// Completions taken at once.
-const BATCH: usize = 256;
-
 /// Every job that was dispatched and is neither finished nor requeued, and the pushes that came last.
+///
+/// Nobody waits for completions: whoever ends pushes (a shard's thread after a turn, a processor) settles what was told, so
+/// that no task has to be woken for it.
 pub(super) struct InFlight {
     jobs: Mutex<JobTable>,
+    told: Mutex<Told>,
+    /// No job will be added any more.
+    has_all: AtomicBool,
+    /// There may be none left, since [`InFlight::jobs_ended`].
+    ended: Notify,
     next: AtomicU64,
     timeout: Duration,
     requeue_delay: Duration,
@@ -43,6 +48,14 @@ pub(super) struct InFlight {
     finished: Counter,
     unmatched: Counter,
     requeued: Counter,
+}
+
+/// Completions that were told and not yet looked at.
+struct Told {
+    completions: mpsc::UnboundedReceiver<Completion>,
+    /// Empty between two looks, as is the next.
+    batch: Vec<Completion>,
+    done: Vec<Job>,
 }
 
 struct JobTable {
@@ -69,7 +82,12 @@ pub(super) enum Begun {
 }
 
 impl InFlight {
-    pub(super) fn new(config: &config::QueueConfig, metrics: &Metrics) -> Arc<Self> {
+    /// With the receiving end of what the pushes' fanouts tell.
+    pub(super) fn new(
+        config: &config::QueueConfig,
+        completions: mpsc::UnboundedReceiver<Completion>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
         let window = CopyWindow::new(match config.backend {
             Backend::Nsq => config.copy_window,
             // a job of this process is never taken from it, and another process would not have the window
@@ -77,6 +95,9 @@ impl InFlight {
         });
         Arc::new(Self {
             jobs: Mutex::new(JobTable { by_number: HashMap::default(), window }),
+            told: Mutex::new(Told { completions, batch: Vec::new(), done: Vec::new() }),
+            has_all: AtomicBool::new(false),
+            ended: Notify::new(),
             next: AtomicU64::new(0),
             timeout: config.job_timeout,
             requeue_delay: config.requeue_delay,
@@ -90,8 +111,8 @@ impl InFlight {
     }
 
     /// Holds `job`, which is of push `id`, until its completion comes, by the number that this gives.
-    pub(super) fn begin(&self, job: Job, id: PushId) -> Begun {
-        let deadline = Instant::now() + self.timeout;
+    pub(super) fn begin(&self, job: Job, id: PushId, now: Instant) -> Begun {
+        let deadline = now + self.timeout;
         let mut jobs = self.lock();
         let window_entry = match jobs.window.begin(id) {
             Seen::New(entry) => entry,
@@ -105,23 +126,62 @@ impl InFlight {
         Begun::InFlight(number)
     }
 
-    /// Finishes or requeues jobs by their completions, or by time, until no more completions can come.
-    pub(super) async fn run(&self, mut completions: mpsc::UnboundedReceiver<Completion>) {
+    /// Takes a job back that nobody gets anything of; `None`: it took longer than `job_timeout`.
+    pub(super) fn withdraw(&self, number: u64) -> Option<Job> {
+        let mut jobs = self.lock();
+        let in_flight = jobs.by_number.remove(&number)?;
+        jobs.window.give_back(in_flight.window_entry);
+        drop(jobs);
+        self.in_flight.dec();
+        self.tell_if_ended();
+        Some(in_flight.job)
+    }
+
+    /// Requeues jobs that are late, until there are none any more and none will come.
+    pub(super) async fn run(&self) {
         let period = (self.timeout / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let mut clock = interval(period);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(BATCH);
-        loop {
+        while !self.has_ended() {
             // both cancel-safe
             tokio::select! {
-                taken = completions.recv_many(&mut batch, BATCH) => {
-                    if taken == 0 {
-                        return;
-                    }
-                    batch.drain(..).for_each(|completion| self.complete(completion));
+                () = self.ended.notified() => {}
+                _ = clock.tick() => {
+                    // of parts that were dropped where nobody settles
+                    self.settle();
+                    self.requeue_late();
                 }
-                _ = clock.tick() => self.requeue_late(),
             }
+        }
+    }
+
+    /// No job will be added any more.
+    pub(super) fn jobs_ended(&self) {
+        self.has_all.store(true, Ordering::Release);
+        self.ended.notify_one();
+    }
+
+    /// No job is left but those that are kept, and none will be added.
+    fn has_ended(&self) -> bool {
+        self.has_all.load(Ordering::Acquire) && self.lock().by_number.values().all(|job| job.is_kept)
+    }
+
+    fn tell_if_ended(&self) {
+        if self.has_all.load(Ordering::Acquire) {
+            self.ended.notify_one();
+        }
+    }
+
+    /// Finishes or requeues the jobs whose completions were told.
+    pub(super) fn settle(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let Told { completions, batch, done } = &mut *told;
+        while let Ok(completion) = completions.try_recv() {
+            batch.push(completion);
+        }
+        if !batch.is_empty() {
+            self.complete(batch, done);
+            self.tell_if_ended();
         }
     }
 
@@ -140,30 +200,38 @@ impl InFlight {
         }
     }
 
-    fn complete(&self, completion: Completion) {
+    /// `done` is empty before and after, as `batch` is after.
+    fn complete(&self, batch: &mut Vec<Completion>, done: &mut Vec<Job>) {
+        let mut others = Vec::new();
         let mut jobs = self.lock();
-        // none: it took longer than job_timeout, and was requeued
-        let Some(in_flight) = jobs.by_number.remove(&completion.number) else { return };
-        match completion.outcome {
-            Outcome::Lost => {
-                drop(jobs);
-                return self.requeue(in_flight);
+        for Completion { number, outcome } in batch.drain(..) {
+            // none: it took longer than job_timeout, and was requeued
+            let Some(in_flight) = jobs.by_number.remove(&number) else { continue };
+            match outcome {
+                Outcome::Lost | Outcome::SentAway => {
+                    others.push((number, outcome, in_flight));
+                    continue;
+                }
+                Outcome::Unmatched => {
+                    self.unmatched.inc();
+                }
+                Outcome::Offered => {}
             }
-            Outcome::SentAway => {
-                drop(jobs);
-                return self.keep(completion.number, in_flight);
-            }
-            Outcome::Unmatched => {
-                self.unmatched.inc();
-            }
-            Outcome::Offered => {}
+            jobs.window.finish(in_flight.window_entry);
+            done.push(in_flight.job);
         }
-        jobs.window.finish(in_flight.window_entry);
         drop(jobs);
-        self.in_flight.dec();
-        self.finished.inc();
-        trace(&in_flight.job, "a push is finished");
-        in_flight.job.finish();
+        for (number, outcome, in_flight) in others {
+            if outcome == Outcome::SentAway {
+                self.keep(number, in_flight);
+            } else {
+                self.requeue(in_flight);
+            }
+        }
+        self.in_flight.dec_by(done.len() as i64);
+        self.finished.inc_by(done.len() as u64);
+        done.iter().for_each(|job| trace(job, "a push is finished"));
+        queue::finish_all(done);
     }
 
     /// Keeps a job for the process that comes after this one: it is put back once no more jobs are handed out. Beyond a bound

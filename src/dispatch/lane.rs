@@ -1,129 +1,159 @@
-//! One processor: finds the shards that have clients of each part, and sends them theirs, in order.
+//! The ordered work of one processor, done where it costs least.
 
-use std::{mem, sync::Arc, time::Duration};
-
-use tokio::time::timeout;
-
-use super::BUNDLE;
-use crate::{
-    bundles::Bundles,
-    hub::{ClientId, DisconnectPart, Hub, Part, Recipients, Work},
-    push::{Address, ClientSelector},
-    telemetry::{Metrics, labels::DropReason},
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-/// Works until nobody can send any more.
-pub(super) async fn run(mut inbox: Bundles<Work>, hub: Hub, metrics: Arc<Metrics>, within: Duration) {
-    let nobody = metrics.drops.get_or_create_owned(&DropReason::NoConnection);
-    let mut taken = Vec::with_capacity(BUNDLE);
-    let mut router = Router::new(hub);
-    while let Some(some) = inbox.some(BUNDLE).await {
-        taken.extend(some);
-        for work in &taken {
-            match work {
-                Work::Part(part) => {
-                    nobody.inc_by(router.route(part));
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::processor::{LaneWork, Processor};
+use crate::hub::{Completion, Hub, Work};
+
+/// A lane as intake sees it.
+pub(super) struct Lane {
+    shared: Arc<SharedLane>,
+    task: mpsc::Sender<Vec<LaneWork>>,
+}
+
+/// The task of a lane, which does what intake does not do itself.
+pub(super) struct LaneTask {
+    shared: Arc<SharedLane>,
+    inbox: mpsc::Receiver<Vec<LaneWork>>,
+    hub: Hub,
+    /// How long a shard may take no bundle.
+    within: Duration,
+}
+
+/// The merging of a lane.
+pub(super) struct LaneMerging(Arc<SharedLane>);
+
+struct SharedLane {
+    state: Mutex<LaneState>,
+    /// Intake opened a window where none was open, or all were ended: the task must look again.
+    windows_changed: Notify,
+}
+
+struct LaneState {
+    processor: Processor,
+    /// Bundles that the task was given and has not done: what comes goes behind them.
+    behind: usize,
+}
+
+impl Lane {
+    /// For at most `waiting` bundles that wait for the task.
+    pub(super) fn new(processor: Processor, hub: Hub, waiting: usize, within: Duration) -> (Self, LaneTask) {
+        let (task, inbox) = mpsc::channel(waiting);
+        let shared = Arc::new(SharedLane {
+            state: Mutex::new(LaneState { processor, behind: 0 }),
+            windows_changed: Notify::new(),
+        });
+        (Self { shared: Arc::clone(&shared), task }, LaneTask { shared, inbox, hub, within })
+    }
+
+    /// Stops the merging of its lane, whoever has that then.
+    pub(super) fn merging(&self) -> LaneMerging {
+        LaneMerging(Arc::clone(&self.shared))
+    }
+
+    /// Takes `works`: `at_once` does them here if nothing is before them, and else the lane's task does. Waits while that has
+    /// too much to do.
+    pub(super) async fn give(&self, works: &mut Vec<LaneWork>, at_once: bool) {
+        let left = {
+            let mut lane = self.shared.lock();
+            let done = at_once && lane.behind == 0 && {
+                let had_windows = lane.processor.next_end().is_some();
+                lane.processor.work_off(works);
+                if !had_windows && lane.processor.next_end().is_some() {
+                    self.shared.windows_changed.notify_one();
                 }
-                Work::Disconnect(part) => router.route_disconnect(part),
-            }
+                !lane.processor.is_blocked()
+            };
+            lane.behind += usize::from(!done);
+            (!done).then(|| mem::take(works))
+        };
+        if let Some(left) = left {
+            // an error: the lanes were stopped, and the jobs are put back
+            let _ = self.task.send(left).await;
         }
-        for (shard, bundle) in router.bundles.iter_mut().enumerate().filter(|(_, bundle)| !bundle.is_empty()) {
-            let Err(bundle) = router.hub.try_send(shard, mem::take(bundle)) else { continue };
+    }
+}
+
+impl LaneMerging {
+    /// From now on pushes go to all their clients at once, behind those that wait. `end` is told when clients were offered these.
+    pub(super) fn stop(&self, end: &mpsc::UnboundedSender<Completion>) {
+        self.0.lock().processor.stop_merging(Some(end));
+        // the task sends what a shard does not take now
+        self.0.windows_changed.notify_one();
+    }
+}
+
+impl LaneTask {
+    /// Works until nobody can give any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            let next_end = self.shared.lock().processor.next_end();
+            let window_end = async {
+                match next_end {
+                    Some(end) => drop(timeout_at(end, self.shared.windows_changed.notified()).await),
+                    None => self.shared.windows_changed.notified().await,
+                }
+            };
+            // all cancel-safe; what must leave in time goes before what comes
+            let given = tokio::select! {
+                biased;
+                () = window_end => {
+                    self.end_windows().await;
+                    continue;
+                }
+                given = self.inbox.recv() => given,
+            };
+            let Some(mut works) = given else { break };
+            // what a shard did not take of what was done by intake goes first
+            self.send_blocked().await;
+            self.shared.lock().processor.work_off(&mut works);
+            self.send_blocked().await;
+            self.shared.lock().behind -= 1;
+        }
+        self.shared.lock().processor.stop_merging(None);
+        self.send_blocked().await;
+    }
+
+    async fn end_windows(&self) {
+        let blocked = {
+            let mut lane = self.shared.lock();
+            lane.processor.end_windows(Instant::now());
+            let blocked = lane.processor.is_blocked();
+            // what intake brings goes behind what a shard did not take
+            lane.behind += usize::from(blocked);
+            blocked
+        };
+        if blocked {
+            self.send_blocked().await;
+            self.shared.lock().behind -= 1;
+        }
+    }
+
+    async fn send_blocked(&self) {
+        while let Some((shard, bundle)) = self.blocked() {
             // too late, the bundle is dropped here, and so its jobs come again
-            if timeout(within, router.hub.send(shard, bundle)).await.is_err() {
+            if timeout(self.within, self.hub.send(shard, bundle)).await.is_err() {
                 tracing::warn!(shard, "a shard took no part within job_timeout");
             }
         }
-        taken.drain(..).for_each(Work::done);
+    }
+
+    fn blocked(&self) -> Option<(usize, Vec<Work>)> {
+        self.shared.lock().processor.take_blocked()
     }
 }
 
-/// Makes the shards' parts out of a lane's.
-struct Router {
-    hub: Hub,
-    /// For each shard what is ready to be sent.
-    bundles: Vec<Vec<Work>>,
-    /// For each shard the addresses of the part that is being routed; empty before and after.
-    addresses: Vec<Vec<Address>>,
-}
-
-impl Router {
-    fn new(hub: Hub) -> Self {
-        let shards = hub.workers();
-        Self { hub, bundles: (0..shards).map(|_| Vec::new()).collect(), addresses: vec![Vec::new(); shards] }
+impl SharedLane {
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Makes of a part one for each shard that has clients of it; how many of its addresses no shard has.
-    fn route(&mut self, part: &Part) -> u64 {
-        match part.recipients() {
-            Recipients::Address(address) => {
-                let shards = self.hub.shards(address);
-                self.add_to_each(shards, part);
-                u64::from(shards == 0)
-            }
-            Recipients::Addresses(addresses) => self.split(part, addresses),
-            Recipients::Everyone | Recipients::Panic => {
-                self.add_to_each(self.all_shards(), part);
-                0
-            }
-        }
-    }
-
-    /// A part for the same recipients to each of `shards`, a bit for each.
-    fn add_to_each(&mut self, shards: u64, part: &Part) {
-        for shard in bits(shards) {
-            self.bundles[shard].push(Part::new(Arc::clone(part.fanout()), part.recipients().clone()).into());
-        }
-    }
-
-    /// A part of an order to each shard that may have clients of it.
-    fn route_disconnect(&mut self, part: &DisconnectPart) {
-        let shards = match &part.run().order().selector {
-            ClientSelector::Card(card) => self.hub.shards(&Address::Card(card.clone())),
-            ClientSelector::App(_) | ClientSelector::Subject(_) => self.all_shards(),
-            // the part of an id that was made up may name a shard that this node has not
-            ClientSelector::Client(id) => {
-                let place = self.hub.place(ClientId::from_bytes(*id));
-                place.and_then(|(shard, _)| 1_u64.checked_shl(shard as u32)).unwrap_or(0) & self.all_shards()
-            }
-        };
-        for shard in bits(shards) {
-            self.bundles[shard].push(Work::Disconnect(DisconnectPart::new(Arc::clone(part.run()))));
-        }
-    }
-
-    /// A bit for each.
-    fn all_shards(&self) -> u64 {
-        u64::MAX >> (u64::BITS as usize - self.hub.workers())
-    }
-
-    /// A part to each shard, for those of `addresses` that it has.
-    fn split(&mut self, part: &Part, addresses: &[Address]) -> u64 {
-        let mut nowhere = 0;
-        for address in addresses {
-            let shards = self.hub.shards(address);
-            nowhere += u64::from(shards == 0);
-            for shard in bits(shards) {
-                self.addresses[shard].push(address.clone());
-            }
-        }
-        for (addresses, bundle) in self.addresses.iter_mut().zip(&mut self.bundles) {
-            if !addresses.is_empty() {
-                let recipients = Recipients::Addresses(mem::take(addresses));
-                bundle.push(Part::new(Arc::clone(part.fanout()), recipients).into());
-            }
-        }
-        nowhere
-    }
-}
-
-/// The places of the bits that are set.
-fn bits(mut word: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let place = word.trailing_zeros();
-        (place < u64::BITS).then(|| {
-            word &= word - 1;
-            place as usize
-        })
-    })
 }

@@ -1,9 +1,16 @@
 //! Parts that follow each other to the same clients: a burst to a room.
 
-use std::{iter, rc::Rc};
+use std::{iter, rc::Rc, sync::Arc};
 
-use super::{DisconnectPart, Item, Limits, Part, Recipients, Work, fanout::FoundClients, outbox::GATHER};
-use crate::{bundles::Bundles, config::Policy, push::Target, wire::dialect::Dialect};
+use super::{
+    Audience, ClientLookup, DisconnectPart, Item, Limits, Part, Recipients, Work, fanout::FoundClients, outbox::GATHER,
+};
+use crate::{
+    bundles::Bundles,
+    config::Policy,
+    push::Target,
+    wire::dialect::{Dialect, PresenceChange},
+};
 
 /// Parts in one burst, beside the bound in bytes.
 const MAX_PARTS: usize = 64;
@@ -20,6 +27,8 @@ pub struct Burst {
 pub(super) enum NextWork {
     Burst(Burst),
     Disconnect(DisconnectPart),
+    Presence(Arc<PresenceChange>),
+    Lookup(ClientLookup),
 }
 
 impl From<Part> for Burst {
@@ -34,6 +43,8 @@ impl NextWork {
         Some(match inbox.try_next()? {
             Work::Part(first) => Self::Burst(Burst::begin(first, inbox, limits)),
             Work::Disconnect(part) => Self::Disconnect(part),
+            Work::Presence(change) => Self::Presence(change),
+            Work::Lookup(lookup) => Self::Lookup(lookup),
         })
     }
 }
@@ -45,11 +56,11 @@ impl Burst {
         let mut burst = Self::from(first);
         if limits.policy == Policy::Disconnect {
             let most = GATHER.min(limits.max_bytes);
-            let mut bytes = ENVELOPE + burst.first.fanout().push().content.len();
+            let mut bytes = size(&burst.first);
             while burst.rest.len() + 1 < MAX_PARTS
                 && let Some(Work::Part(next)) = inbox.next_if(|next| {
                     let Work::Part(next) = next else { return false };
-                    bytes += ENVELOPE + next.fanout().push().content.len();
+                    bytes += size(next);
                     bytes <= most && next.is_for_those_of(&burst.first)
                 })
             {
@@ -59,9 +70,14 @@ impl Burst {
         burst
     }
 
-    /// How many parts.
+    /// How many pushes.
     pub(super) fn len(&self) -> u64 {
-        1 + self.rest.len() as u64
+        self.parts().map(|part| part.fanout().push_count() as u64).sum()
+    }
+
+    /// Which clients all of it is for.
+    pub(super) fn audience(&self) -> Audience {
+        self.first.audience()
     }
 
     /// Whose filters hold for all of it.
@@ -77,13 +93,23 @@ impl Burst {
     /// What a client that speaks `dialect` is offered.
     pub(super) fn item(&self, dialect: Dialect) -> Rc<Item> {
         let first = self.first.fanout();
-        if self.rest.is_empty() {
+        if self.rest.is_empty() && first.push_count() == 1 {
             return Item::push(first.frame(dialect), first.push().collapse_key.clone());
         }
-        match dialect.pushes(self.parts().map(|part| part.fanout().push())) {
-            Some(frame) => Item::packed(&frame, self.parts().count()),
-            None => Item::pushes(self.parts().map(|part| part.fanout().frame(dialect))),
+        if self.is_merged() {
+            // each is encoded for all shards, whatever it leaves together with
+            return Item::frames(self.parts().map(|part| (part.fanout().frame(dialect), part.fanout().push_count())));
         }
+        // of other dialects some clients may take no frames of several
+        let packed = dialect.merges().then(|| dialect.pushes(self.parts().map(|part| part.fanout().push()))).flatten();
+        match packed {
+            Some(frame) => Item::packed(&frame, self.parts().count()),
+            None => Item::frames(self.parts().map(|part| (part.fanout().frame(dialect), 1))),
+        }
+    }
+
+    fn is_merged(&self) -> bool {
+        self.parts().any(|part| part.fanout().push_count() > 1)
     }
 
     /// Tells each push's way: it was offered, with the others of this burst `offers` times in all.
@@ -91,19 +117,26 @@ impl Burst {
         if !tracing::enabled!(tracing::Level::TRACE) {
             return;
         }
-        let clients = offers / self.len();
-        for part in self.parts() {
-            tracing::trace!(id = %part.fanout().push().id, clients, "a push is offered to clients of this shard");
+        let clients = offers / (1 + self.rest.len() as u64);
+        for push in self.parts().flat_map(|part| part.fanout().pushes()) {
+            tracing::trace!(id = %push.id, clients, "a push is offered to clients of this shard");
         }
     }
 
     /// It was offered to all clients that were found for it.
-    pub(super) fn done(self, found: FoundClients) {
+    pub(super) fn done(self, mut found: FoundClients) {
+        // those that merge get it too
+        found.any |= self.audience() == Audience::NotMerging;
         self.parts().for_each(|part| part.fanout().part_offered(found));
         iter::once(self.first).chain(self.rest).for_each(Part::done);
     }
 
-    fn parts(&self) -> impl Iterator<Item = &Part> + Clone {
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Part> + Clone {
         iter::once(&self.first).chain(&self.rest)
     }
+}
+
+/// What a part's frames have, about.
+fn size(part: &Part) -> usize {
+    part.fanout().pushes().map(|push| ENVELOPE + push.content.len()).sum()
 }

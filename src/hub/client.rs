@@ -1,16 +1,24 @@
 //! One live connection as its shard sees it.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, RefCell},
     io,
+    net::IpAddr,
     rc::Rc,
     task::Waker,
 };
 
 use bytestring::ByteString;
 
-use super::{ClientKey, Item, Limits, Outbox, membership::Memberships};
-use crate::{push::Filters, telemetry::labels::PeerCloseCode, wire::dialect::Dialect};
+use super::{
+    ClientKey, Item, Limits, Outbox,
+    membership::{JoinedCard, Memberships},
+};
+use crate::{
+    push::{Address, Filters},
+    telemetry::labels::PeerCloseCode,
+    wire::dialect::Dialect,
+};
 
 /// Where a client's bytes go: a socket, or memory in tests and benchmarks.
 pub trait Sink: 'static {
@@ -19,6 +27,11 @@ pub trait Sink: 'static {
     /// # Errors
     /// `WouldBlock` when nothing fits; any other error means that the peer is gone.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Where the client connects from, as far as that is known.
+    fn address(&self) -> Option<IpAddr> {
+        None
+    }
 
     /// Whether the client proved to be this subject.
     fn is_subject(&self, _subject: &str) -> bool {
@@ -56,7 +69,8 @@ pub(super) enum ClientState {
 pub struct Client<S> {
     /// Its socket and what the socket's owner keeps beside it.
     pub sink: S,
-    pub(super) key: OnceCell<ClientKey>,
+    /// Set once, as it gets its place in the shard.
+    pub(super) key: Cell<ClientKey>,
     pub(super) dialect: Dialect,
     pub(super) memberships: RefCell<Memberships>,
     pub(super) outbox: RefCell<Outbox>,
@@ -65,6 +79,10 @@ pub struct Client<S> {
     pub(super) write_scheduled: Cell<bool>,
     /// The kernel was full: its task writes next, the shard does not.
     pub(super) blocked: Cell<bool>,
+    /// It takes frames of several pushes, and waits for them (`[rooms] merge_window`).
+    merges: Cell<bool>,
+    /// It may have what is for everyone, and open rooms, without a card.
+    needs_no_card: Cell<bool>,
     label: Cell<&'static str>,
     waker: Cell<Option<Waker>>,
 }
@@ -73,13 +91,15 @@ impl<S> Client<S> {
     pub(super) fn new(sink: S, dialect: Dialect) -> Rc<Self> {
         Rc::new(Self {
             sink,
-            key: OnceCell::new(),
+            key: Cell::default(),
             dialect,
             memberships: RefCell::default(),
             outbox: RefCell::default(),
             state: Cell::new(ClientState::Open),
             write_scheduled: Cell::new(false),
             blocked: Cell::new(false),
+            merges: Cell::new(dialect.merges()),
+            needs_no_card: Cell::new(false),
             label: Cell::new(PeerCloseCode::Abnormal.word()),
             waker: Cell::new(None),
         })
@@ -87,7 +107,7 @@ impl<S> Client<S> {
 
     /// Its number in the shard.
     pub fn key(&self) -> ClientKey {
-        self.key.get().copied().unwrap_or_default()
+        self.key.get()
     }
 
     /// How it speaks.
@@ -95,26 +115,65 @@ impl<S> Client<S> {
         self.dialect
     }
 
+    /// Whether it takes frames of several pushes, and waits for them.
+    pub fn merges(&self) -> bool {
+        self.merges.get()
+    }
+
+    /// From now on it does so, or does not.
+    pub(super) fn set_merges(&self, merges: bool) {
+        self.merges.set(merges);
+    }
+
     /// It joined a card.
     pub fn is_joined(&self) -> bool {
         self.memberships.borrow().card().is_some()
     }
 
-    /// It joined its card as this app.
-    pub(super) fn is_of_app(&self, app: &str) -> bool {
-        self.memberships.borrow().app() == Some(app)
-    }
-
-    /// The card and the app that it joined as.
+    /// The card that it joined first, of those that it is in, and its app.
     pub fn joined_as(&self) -> Option<(ByteString, ByteString)> {
         let memberships = self.memberships.borrow();
-        let card = memberships.card()?;
-        Some(((&*card.name).into(), memberships.app().unwrap_or_default().into()))
+        memberships.card().map(names)
+    }
+
+    /// The cards that it joined, each with its app.
+    pub fn cards(&self) -> Vec<(ByteString, ByteString)> {
+        self.memberships.borrow().cards().map(names).collect()
+    }
+
+    /// How many.
+    pub fn card_count(&self) -> usize {
+        self.memberships.borrow().cards().count()
     }
 
     /// It joined this card.
     pub fn has_joined(&self, card: &str) -> bool {
-        self.memberships.borrow().card().is_some_and(|joined| *joined.name == *card)
+        self.memberships.borrow().joined(card).is_some()
+    }
+
+    /// The rooms that it subscribed to.
+    pub fn rooms(&self) -> Vec<ByteString> {
+        self.memberships.borrow().rooms().iter().map(|room| (&*room.name).into()).collect()
+    }
+
+    /// How many.
+    pub fn room_count(&self) -> usize {
+        self.memberships.borrow().rooms().len()
+    }
+
+    /// It subscribed to this room.
+    pub fn is_in_room(&self, room: &str) -> bool {
+        self.memberships.borrow().is_in_room(room)
+    }
+
+    /// From now on it may have what is for everyone, and open rooms, without a card.
+    pub fn let_in_without_card(&self) {
+        self.needs_no_card.set(true);
+    }
+
+    /// It joined a card, or needs none: pushes may be for it.
+    pub fn is_let_in(&self) -> bool {
+        self.needs_no_card.get() || self.is_joined()
     }
 
     /// A close frame waits or left, or the socket failed.
@@ -172,10 +231,16 @@ impl<S> Client<S> {
         }
     }
 
-    pub(super) fn passes(&self, filters: &Filters<'_>) -> bool {
+    /// Whether a push may be for it that is for members of `address`; with a card it is the app of that card that counts.
+    pub(super) fn passes(&self, filters: &Filters<'_>, address: Option<&Address>) -> bool {
         let memberships = self.memberships.borrow();
-        filters.app.is_none_or(|app| memberships.app() == Some(app))
+        let is_of = |app: &str| match address {
+            Some(Address::Card(card)) => memberships.joined(card).is_some_and(|joined| *joined.app == *app),
+            _ => memberships.is_of_app(app),
+        };
+        filters.app.is_none_or(is_of)
             && filters.room.is_none_or(|room| memberships.is_in_room(room))
+            && filters.exclude.is_none_or(|exclude| exclude.cards.iter().all(|card| memberships.joined(card).is_none()))
     }
 
     /// Lets `last` leave as its last frame; the pushes lost by that, or `None` if it was ending already.
@@ -189,4 +254,8 @@ impl<S> Client<S> {
         self.wake();
         Some(lost)
     }
+}
+
+fn names(joined: &JoinedCard) -> (ByteString, ByteString) {
+    ((&**joined.name()).into(), (&*joined.app).into())
 }

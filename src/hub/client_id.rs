@@ -13,7 +13,7 @@ const PROCESS_BITS: u32 = 56;
 /// secret, and proves nothing.
 ///
 /// From its highest bit on: 56 bits that the process drew, 8 of the shard, 64 of the client's key there. So it costs no memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(u128);
 
 /// The part of [`ClientId`]s that one process drew.

@@ -13,11 +13,12 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{ClientKey, Completion, Item, Outcome, Part};
+use super::{ClientKey, ClientLookup, Completion, Item, Outcome, Part};
 use crate::{
     push::Disconnect,
     wire::{
         close::{Close, Ending},
+        dialect::PresenceChange,
         frame::Frame,
     },
 };
@@ -28,6 +29,10 @@ pub enum Work {
     Part(Part),
     /// A part of an order to end clients.
     Disconnect(DisconnectPart),
+    /// To shards only: the clients of a room are to be told of it.
+    Presence(Arc<PresenceChange>),
+    /// To shards only: a question of a back end.
+    Lookup(ClientLookup),
 }
 
 impl Work {
@@ -36,6 +41,7 @@ impl Work {
         match self {
             Self::Part(part) => part.done(),
             Self::Disconnect(part) => part.done(),
+            Self::Presence(_) | Self::Lookup(_) => {}
         }
     }
 }

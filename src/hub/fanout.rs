@@ -1,15 +1,17 @@
 //! A push on its way through the shards, and what became of it.
 
 use std::{
-    slice,
+    iter, slice,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use hashbrown::HashSet;
 use tokio::sync::mpsc;
 
+use super::ClientKey;
 use crate::{
     push::{Address, Push},
     wire::{dialect::Dialect, frame::Frame},
@@ -37,6 +39,29 @@ pub enum Outcome {
     Lost,
 }
 
+/// Which clients a part is for, of those that its recipients and its push's filters name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audience {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that do not merge: the others get the push in a merged one.
+    NotMerging,
+    /// Those that merge.
+    Merging,
+}
+
+impl Audience {
+    /// Whether a client is meant, by whether it merges.
+    pub(super) fn has(self, merges: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::NotMerging => !merges,
+            Self::Merging => merges,
+        }
+    }
+}
+
 /// The clients that a shard has for a part.
 #[derive(Clone, Copy, Default)]
 pub(super) struct FoundClients {
@@ -46,11 +71,19 @@ pub(super) struct FoundClients {
     pub(super) sent_away: bool,
 }
 
-/// A push that all its parts share: each dialect's frame is encoded once, by the shard that needs it first.
+/// Clients by their shards.
+type OfferedClients = Mutex<HashSet<(usize, ClientKey)>>;
+
+/// A push, or several that were merged, that all its parts share: each dialect's frame is encoded once, by the shard that needs
+/// it first.
 pub struct Fanout {
     push: Push,
+    /// The others of a merged one.
+    behind: Vec<Push>,
     frames: [OnceLock<Frame>; Dialect::ALL.len()],
-    number: u64,
+    /// Who is told of its end, under which number. Unbounded, yet it holds no more than one completion for each job in flight.
+    /// `None`: the jobs of its pushes ended as these were gathered.
+    end: Option<(u64, mpsc::UnboundedSender<Completion>)>,
     /// A part was dropped on its way.
     lost: AtomicBool,
     /// A shard found nobody for its part.
@@ -59,28 +92,51 @@ pub struct Fanout {
     matched: AtomicBool,
     /// A client it was for was sent away.
     sent_away: AtomicBool,
-    /// Unbounded, yet it holds no more than one completion for each job in flight.
-    completions: mpsc::UnboundedSender<Completion>,
+    /// Of a push to several cards: the clients that got it, by shard, so that none gets it twice.
+    offered: OnceLock<Box<OfferedClients>>,
 }
 
 impl Fanout {
     /// A push on its way; `completions` gets `number` once the last part of it is dropped.
     pub fn new(push: Push, number: u64, completions: mpsc::UnboundedSender<Completion>) -> Arc<Self> {
+        Self::over(push, Vec::new(), Some((number, completions)))
+    }
+
+    /// Pushes of one selection and the same filters that leave as one frame, to clients that merge; `None`: there are none.
+    /// `end` is told of its end, if anybody waits for that; the number is 0.
+    pub fn merged(pushes: Vec<Push>, end: Option<mpsc::UnboundedSender<Completion>>) -> Option<Arc<Self>> {
+        let mut pushes = pushes.into_iter();
+        let first = pushes.next()?;
+        Some(Self::over(first, pushes.collect(), end.map(|end| (0, end))))
+    }
+
+    fn over(push: Push, behind: Vec<Push>, end: Option<(u64, mpsc::UnboundedSender<Completion>)>) -> Arc<Self> {
         Arc::new(Self {
             push,
+            behind,
             frames: Default::default(),
-            number,
+            end,
             lost: AtomicBool::new(false),
             unmatched: AtomicBool::new(false),
             matched: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
-            completions,
+            offered: OnceLock::new(),
         })
     }
 
-    /// The push.
+    /// The push; the first of those that were merged, whose target is that of all.
     pub fn push(&self) -> &Push {
         &self.push
+    }
+
+    /// All its pushes, in order.
+    pub fn pushes(&self) -> impl Iterator<Item = &Push> + Clone {
+        iter::once(&self.push).chain(&self.behind)
+    }
+
+    /// How many.
+    pub(super) fn push_count(&self) -> usize {
+        1 + self.behind.len()
     }
 
     /// A shard has offered a part to those that it found.
@@ -92,9 +148,18 @@ impl Fanout {
         }
     }
 
-    /// The frame for `dialect`.
+    /// Whether a client, which may be found for each of its cards, gets it for the first time now.
+    pub(super) fn is_first_offer(&self, shard: usize, client: ClientKey) -> bool {
+        let offered = self.offered.get_or_init(Box::default);
+        offered.lock().unwrap_or_else(PoisonError::into_inner).insert((shard, client))
+    }
+
+    /// The frame for `dialect`; of several pushes for clients that merge only.
     pub fn frame(&self, dialect: Dialect) -> &Frame {
-        self.frames[dialect.index()].get_or_init(|| dialect.push(&self.push))
+        self.frames[dialect.index()].get_or_init(|| {
+            let packed = if self.behind.is_empty() { None } else { dialect.pushes(self.pushes()) };
+            packed.unwrap_or_else(|| Frame::sequence(self.pushes().map(|push| dialect.push(push))))
+        })
     }
 }
 
@@ -109,10 +174,15 @@ impl Drop for Fanout {
         } else {
             Outcome::Offered
         };
-        tracing::trace!(id = %self.push.id, ?outcome, "a push has been through the hub");
-        let completion = Completion { number: self.number, outcome };
-        // nobody listens any more: dispatch was stopped and the job requeued
-        let _ = self.completions.send(completion);
+        for push in self.pushes() {
+            tracing::trace!(id = %push.id, ?outcome, "a push has been through the hub");
+        }
+        if let Some((number, completions)) = &self.end {
+            // nobody listens any more: dispatch was stopped and the job requeued
+            let _ = completions.send(Completion { number: *number, outcome });
+        } else if outcome == Outcome::Lost {
+            tracing::warn!(pushes = self.push_count(), "merged pushes were lost: a shard did not take them");
+        }
     }
 }
 
@@ -121,7 +191,7 @@ impl Drop for Fanout {
 pub enum Recipients {
     /// The members of an address.
     Address(Address),
-    /// The members of several, none of whom is a member of two.
+    /// The members of several.
     Addresses(Vec<Address>),
     /// All clients of the shard.
     Everyone,
@@ -145,13 +215,24 @@ impl Recipients {
 pub struct Part {
     fanout: Arc<Fanout>,
     recipients: Recipients,
+    audience: Audience,
     done: bool,
 }
 
 impl Part {
     /// The part of `fanout` for `recipients`.
     pub fn new(fanout: Arc<Fanout>, recipients: Recipients) -> Self {
-        Self { fanout, recipients, done: false }
+        Self { fanout, recipients, audience: Audience::All, done: false }
+    }
+
+    /// It is for these of them.
+    pub fn only(mut self, audience: Audience) -> Self {
+        self.audience = audience;
+        self
+    }
+
+    pub(super) fn audience(&self) -> Audience {
+        self.audience
     }
 
     /// The push it is a part of.
@@ -168,7 +249,11 @@ impl Part {
     pub(super) fn is_for_those_of(&self, other: &Self) -> bool {
         let target = &self.fanout.push.target;
         let theirs = &other.fanout.push.target;
-        self.recipients == other.recipients && target.app == theirs.app && target.room == theirs.room
+        self.recipients == other.recipients
+            && self.audience == other.audience
+            && target.app == theirs.app
+            && target.room == theirs.room
+            && target.exclude == theirs.exclude
     }
 
     /// It was offered to all clients it is for, or handed on in smaller parts.

@@ -34,6 +34,8 @@ struct KindIndex {
 struct Holders {
     shards: u64,
     clients: u32,
+    /// Of these, those that merge.
+    merging: u32,
 }
 
 impl Index {
@@ -57,6 +59,24 @@ impl Index {
 
     pub(super) fn clients(&self, kind: AddressKind, name: &str) -> usize {
         self.0.get(kind).find(name).clients as usize
+    }
+
+    /// Addresses of a kind with clients, by name, at most `limit` behind `after`; each with how many.
+    pub(super) fn list(&self, kind: AddressKind, after: &str, limit: usize) -> Vec<(Arc<str>, u32)> {
+        self.0.get(kind).list(after, limit)
+    }
+
+    /// One client more, or less, of those at an address merges.
+    pub(super) fn count_merging(&self, kind: AddressKind, name: &str, merges: bool) {
+        if let Some(holders) = self.0.get(kind).stripe(name).get_mut(name) {
+            holders.merging = holders.merging.saturating_add_signed(if merges { 1 } else { -1 });
+        }
+    }
+
+    /// How many clients of an address merge, and how many there are.
+    pub(super) fn merging(&self, kind: AddressKind, name: &str) -> (usize, usize) {
+        let holders = self.0.get(kind).find(name);
+        (holders.merging as usize, holders.clients as usize)
     }
 
     /// Addresses of a kind that have at least one client.
@@ -88,7 +108,7 @@ impl KindIndex {
             return known;
         }
         let name: Arc<str> = name.into();
-        stripe.insert(Arc::clone(&name), Holders { shards: 1 << shard, clients: 1 });
+        stripe.insert(Arc::clone(&name), Holders { shards: 1 << shard, clients: 1, merging: 0 });
         self.groups.fetch_add(1, Ordering::Relaxed);
         name
     }
@@ -108,6 +128,24 @@ impl KindIndex {
             stripe.remove(name);
             shrink(&mut stripe);
         }
+    }
+
+    /// Looks at each address, and keeps no more than twice what is asked for.
+    fn list(&self, after: &str, limit: usize) -> Vec<(Arc<str>, u32)> {
+        let mut found = Vec::new();
+        for stripe in &self.stripes {
+            let stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+            for (name, holders) in stripe.iter().filter(|(name, holders)| holders.clients > 0 && ***name > *after) {
+                found.push((Arc::clone(name), holders.clients));
+                if found.len() > 2 * limit {
+                    found.sort_unstable();
+                    found.truncate(limit);
+                }
+            }
+        }
+        found.sort_unstable();
+        found.truncate(limit);
+        found
     }
 
     fn find(&self, name: &str) -> Holders {

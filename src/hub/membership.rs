@@ -14,9 +14,14 @@ impl JoinTime {
         Self(uptime.as_millis() as u32)
     }
 
+    /// How long it lies before `now`.
+    pub(super) fn age(self, now: Self) -> Duration {
+        Duration::from_millis(u64::from(now.0.wrapping_sub(self.0)))
+    }
+
     /// Whether it may lie `age` or longer before `now`.
     pub(super) fn is_older_than(self, age: Duration, now: Self) -> bool {
-        Duration::from_millis(u64::from(now.0.wrapping_sub(self.0)) + 1) >= age
+        self.age(now) + Duration::from_millis(1) >= age
     }
 }
 
@@ -29,44 +34,102 @@ pub(super) struct Membership {
     pub(super) since: JoinTime,
 }
 
+/// A card that a client joined, and as which app.
+pub(super) struct JoinedCard {
+    pub(super) membership: Membership,
+    pub(super) app: Box<str>,
+}
+
+impl JoinedCard {
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.membership.name
+    }
+}
+
 /// All groups that a client is in. Most have joined one card and no room: that costs no allocation.
 #[derive(Default)]
 pub(super) struct Memberships {
-    card: Option<Membership>,
+    card: Option<JoinedCard>,
     /// `None`: there are none.
-    #[allow(clippy::box_collection, reason = "8 bytes instead of 24 for each client that subscribed to no room")]
-    rooms: Option<Box<Vec<Membership>>>,
-    /// As which app it joined its card.
-    app: Box<str>,
+    more: Option<Box<MoreMemberships>>,
+}
+
+/// How many more rooms of a client there is memory for, once it is full.
+const ROOMS_RESERVED: usize = 4;
+
+#[derive(Default)]
+struct MoreMemberships {
+    /// Behind the first card; none without one.
+    cards: Vec<JoinedCard>,
+    rooms: Vec<Membership>,
 }
 
 impl Memberships {
-    pub(super) fn card(&self) -> Option<&Membership> {
+    /// The card that it joined first, of those that it is in.
+    pub(super) fn card(&self) -> Option<&JoinedCard> {
         self.card.as_ref()
     }
 
-    pub(super) fn set_card(&mut self, card: Membership) {
-        self.card = Some(card);
+    /// All cards, in the order in which it joined them.
+    pub(super) fn cards(&self) -> impl Iterator<Item = &JoinedCard> {
+        self.card.iter().chain(self.more.iter().flat_map(|more| &more.cards))
     }
 
-    pub(super) fn take_card(&mut self) -> Option<Membership> {
-        self.app = Box::default();
-        self.card.take()
+    fn cards_mut(&mut self) -> impl Iterator<Item = &mut JoinedCard> {
+        self.card.iter_mut().chain(self.more.iter_mut().flat_map(|more| &mut more.cards))
     }
 
-    /// The app of the card that it joined; `None` without one.
-    pub(super) fn app(&self) -> Option<&str> {
-        self.card.is_some().then_some(&*self.app)
+    pub(super) fn joined(&self, card: &str) -> Option<&JoinedCard> {
+        self.cards().find(|joined| **joined.name() == *card)
     }
 
-    pub(super) fn set_app(&mut self, app: &str) {
-        if *self.app != *app {
-            self.app = app.into();
+    /// It joined a card as this app.
+    pub(super) fn is_of_app(&self, app: &str) -> bool {
+        self.cards().any(|joined| *joined.app == *app)
+    }
+
+    pub(super) fn add_card(&mut self, membership: Membership, app: &str) {
+        let joined = JoinedCard { membership, app: app.into() };
+        if self.card.is_none() {
+            self.card = Some(joined);
+        } else {
+            self.more.get_or_insert_default().cards.push(joined);
         }
     }
 
+    /// As which app it is in a card, from now on.
+    pub(super) fn set_app(&mut self, card: &str, app: &str) {
+        if let Some(joined) = self.cards_mut().find(|joined| **joined.name() == *card)
+            && *joined.app != *app
+        {
+            joined.app = app.into();
+        }
+    }
+
+    pub(super) fn take_card(&mut self, card: &str) -> Option<Membership> {
+        if self.card.as_ref().is_some_and(|first| **first.name() == *card) {
+            return self.take_first_card();
+        }
+        let more = self.more.as_mut()?;
+        let place = more.cards.iter().position(|joined| **joined.name() == *card)?;
+        let taken = more.cards.remove(place);
+        self.forget_none();
+        Some(taken.membership)
+    }
+
+    pub(super) fn take_first_card(&mut self) -> Option<Membership> {
+        let taken = self.card.take()?;
+        if let Some(more) = &mut self.more
+            && !more.cards.is_empty()
+        {
+            self.card = Some(more.cards.remove(0));
+        }
+        self.forget_none();
+        Some(taken.membership)
+    }
+
     pub(super) fn rooms(&self) -> &[Membership] {
-        self.rooms.as_deref().map_or(&[], Vec::as_slice)
+        self.more.as_ref().map_or(&[], |more| &more.rooms)
     }
 
     pub(super) fn is_in_room(&self, name: &str) -> bool {
@@ -74,29 +137,42 @@ impl Memberships {
     }
 
     pub(super) fn add_room(&mut self, room: Membership) {
-        self.rooms.get_or_insert_default().push(room);
+        let rooms = &mut self.more.get_or_insert_default().rooms;
+        // a client has few and there are many clients: room for a few more, not for twice as many
+        if rooms.len() == rooms.capacity() {
+            rooms.reserve_exact(ROOMS_RESERVED);
+        }
+        rooms.push(room);
     }
 
     pub(super) fn take_room(&mut self, name: &str) -> Option<Membership> {
-        let rooms = self.rooms.as_mut()?;
+        let rooms = &mut self.more.as_mut()?.rooms;
         let place = rooms.iter().position(|room| *room.name == *name)?;
         let taken = rooms.swap_remove(place);
-        if rooms.is_empty() {
-            self.rooms = None;
-        }
+        self.forget_none();
         Some(taken)
     }
 
     pub(super) fn take_rooms(&mut self) -> Vec<Membership> {
-        self.rooms.take().map_or_else(Vec::new, |rooms| *rooms)
+        let rooms = self.more.as_mut().map(|more| std::mem::take(&mut more.rooms));
+        self.forget_none();
+        rooms.unwrap_or_default()
+    }
+
+    fn forget_none(&mut self) {
+        if self.more.as_ref().is_some_and(|more| more.cards.is_empty() && more.rooms.is_empty()) {
+            self.more = None;
+        }
     }
 
     /// Another client left the group, and this one stands in its place now.
     pub(super) fn set_position(&mut self, kind: AddressKind, name: &Arc<str>, position: u32) {
         let membership = match kind {
-            AddressKind::Card => self.card.as_mut(),
+            AddressKind::Card => {
+                self.cards_mut().map(|joined| &mut joined.membership).find(|card| Arc::ptr_eq(&card.name, name))
+            }
             AddressKind::Room => {
-                let mut rooms = self.rooms.iter_mut().flat_map(|rooms| rooms.iter_mut());
+                let mut rooms = self.more.iter_mut().flat_map(|more| &mut more.rooms);
                 rooms.find(|room| Arc::ptr_eq(&room.name, name))
             }
         };

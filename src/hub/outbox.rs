@@ -2,7 +2,7 @@
 
 mod collapse;
 
-use std::{collections::VecDeque, io, rc::Rc};
+use std::{collections::VecDeque, io, iter, rc::Rc};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -33,12 +33,22 @@ impl Item {
 
     /// The frames of pushes to the same connections, which leave together.
     pub fn pushes<'a>(frames: impl Iterator<Item = &'a Frame> + Clone) -> Rc<Self> {
-        let size = frames.clone().map(|frame| frame.bytes().len()).sum();
+        Self::frames(frames.map(|frame| (frame, 1)))
+    }
+
+    /// As [`Item::pushes`], with frames of several pushes: each with how many it is.
+    pub fn frames<'a>(frames: impl Iterator<Item = (&'a Frame, usize)> + Clone) -> Rc<Self> {
+        let mut those = frames.clone();
+        if let (Some((frame, count)), None) = (those.next(), those.next()) {
+            return Self::packed(frame, count);
+        }
+        let size = frames.clone().map(|(frame, _)| frame.bytes().len()).sum();
         let mut bytes = Vec::with_capacity(size);
         let mut ends = Vec::new();
-        for frame in frames {
+        for (frame, count) in frames {
             bytes.extend_from_slice(frame.bytes());
-            ends.push(bytes.len() as u32);
+            // all of a frame's pushes end with it
+            ends.extend(iter::repeat_n(bytes.len() as u32, count));
         }
         ends.pop();
         Rc::new(Self { bytes: bytes.into(), push: true, ends: ends.into(), collapse_key: None })

@@ -4,20 +4,25 @@ use std::{
     cell::{Ref, RefCell},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
 use super::{
-    Client, ClientId, ClientKey, Core,
+    Client, ClientId, ClientInfo, ClientKey, ClientLookup, Core, Sink,
     fanout::Recipients,
     group::{ByKind, Groups},
-    membership::{JoinTime, Membership},
+    lookup,
+    membership::{JoinTime, JoinedCard, Membership},
+    presence::Presence,
     slab::Slab,
 };
-use crate::{push::AddressKind, wire::dialect::Dialect};
+use crate::{
+    push::{Address, AddressKind},
+    wire::dialect::{Dialect, PresentCards},
+};
 
 pub(super) struct Registry<S> {
     core: Arc<Core>,
@@ -63,8 +68,9 @@ impl<S> Registry<S> {
 
     pub(super) fn insert(&self, sink: S, dialect: Dialect) -> Rc<Client<S>> {
         let client = Client::new(sink, dialect);
+        self.core.not_merging.fetch_add((!client.merges()).into(), Ordering::AcqRel);
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
-        let _ = client.key.set(key);
+        client.key.set(key);
         self.core.connections.fetch_add(1, Ordering::Relaxed);
         self.core.metrics.connections.inc();
         client
@@ -77,6 +83,7 @@ impl<S> Registry<S> {
         }
         self.leave_all(client);
         self.core.connections.fetch_sub(1, Ordering::Relaxed);
+        self.core.not_merging.fetch_sub((!client.merges()).into(), Ordering::AcqRel);
         self.core.metrics.connections.dec();
         true
     }
@@ -89,10 +96,16 @@ impl<S> Registry<S> {
         JoinTime::at(self.core.started.elapsed())
     }
 
-    /// Whether it joined its card longer than `age` ago.
-    pub(super) fn joined_before(&self, client: &Client<S>, age: Duration) -> bool {
+    /// Whether it joined this card, or any as this app, or any at all, longer than `age` ago.
+    pub(super) fn joined_before(
+        &self,
+        client: &Client<S>,
+        is_meant: impl Fn(&JoinedCard) -> bool,
+        age: Duration,
+    ) -> bool {
+        let now = self.now();
         let memberships = client.memberships.borrow();
-        memberships.card().is_some_and(|card| card.since.is_older_than(age, self.now()))
+        memberships.cards().any(|card| is_meant(card) && card.membership.since.is_older_than(age, now))
     }
 
     /// The number of the client with this id, if it is of this shard.
@@ -112,15 +125,17 @@ impl<S> Registry<S> {
         self.core.index.clients(AddressKind::Card, card)
     }
 
-    /// Puts it into the group of `card`, out of that of the card it was in.
+    /// Puts it into the group of `card`, beside those that it is in; or changes as which app it is there.
     pub(super) fn join(&self, client: &Rc<Client<S>>, card: &str, app: &str) {
-        let is_there = client.memberships.borrow().card().is_some_and(|joined| *joined.name == *card);
-        if !is_there {
-            self.leave_card(client);
-            let membership = self.enter(client, AddressKind::Card, card);
-            client.memberships.borrow_mut().set_card(membership);
+        if client.has_joined(card) {
+            return client.memberships.borrow_mut().set_app(card, app);
         }
-        client.memberships.borrow_mut().set_app(app);
+        let membership = self.enter(client, AddressKind::Card, card);
+        let name = Arc::clone(&membership.name);
+        client.memberships.borrow_mut().add_card(membership, app);
+        if let Some(presence) = self.presence() {
+            self.each_present_room(presence, client, |room| presence.enter(room, &name));
+        }
     }
 
     /// `false`: it is in the room already.
@@ -129,6 +144,12 @@ impl<S> Registry<S> {
             return false;
         }
         let membership = self.enter(client, AddressKind::Room, room);
+        if let Some(presence) = self.presence_of(room) {
+            self.each_card(client, |card| presence.enter(&membership.name, card));
+        }
+        if client.merges() {
+            self.core.index.count_merging(AddressKind::Room, room, true);
+        }
         client.memberships.borrow_mut().add_room(membership);
         true
     }
@@ -138,30 +159,132 @@ impl<S> Registry<S> {
         let taken = client.memberships.borrow_mut().take_room(room);
         let was_there = taken.is_some();
         if let Some(membership) = taken {
-            self.exit(AddressKind::Room, membership);
+            self.exit_room(client, membership);
         }
         was_there
     }
 
-    /// `false`: it had joined none.
-    pub(super) fn leave_card(&self, client: &Client<S>) -> bool {
-        let taken = client.memberships.borrow_mut().take_card();
+    /// `false`: it had not joined it.
+    pub(super) fn leave_card(&self, client: &Client<S>, card: &str) -> bool {
+        let taken = client.memberships.borrow_mut().take_card(card);
         let had_joined = taken.is_some();
         if let Some(membership) = taken {
-            self.exit(AddressKind::Card, membership);
+            self.exit_card(client, membership);
+        }
+        had_joined
+    }
+
+    /// `false`: it had joined none.
+    pub(super) fn leave_cards(&self, client: &Client<S>) -> bool {
+        let had_joined = client.is_joined();
+        // a borrow of its own for each: exits look at the client
+        while let Some(membership) = { client.memberships.borrow_mut().take_first_card() } {
+            self.exit_card(client, membership);
         }
         had_joined
     }
 
     /// Takes it out of all its groups.
     pub(super) fn leave_all(&self, client: &Client<S>) {
-        self.leave_card(client);
         let rooms = client.memberships.borrow_mut().take_rooms();
         for room in rooms {
-            self.exit(AddressKind::Room, room);
+            self.exit_room(client, room);
         }
+        self.leave_cards(client);
         if let Some(left) = &mut *self.left.borrow_mut() {
             left.any = true;
+        }
+    }
+
+    fn exit_card(&self, client: &Client<S>, membership: Membership) {
+        if let Some(presence) = self.presence() {
+            self.each_present_room(presence, client, |room| presence.exit(room, &membership.name));
+        }
+        self.exit(AddressKind::Card, membership);
+    }
+
+    fn exit_room(&self, client: &Client<S>, membership: Membership) {
+        if client.merges() {
+            self.core.index.count_merging(AddressKind::Room, &membership.name, false);
+        }
+        if let Some(presence) = self.presence_of(&membership.name) {
+            self.each_card(client, |card| presence.exit(&membership.name, card));
+        }
+        self.exit(AddressKind::Room, membership);
+    }
+
+    fn presence(&self) -> Option<&Presence> {
+        self.core.presence.get()
+    }
+
+    fn presence_of(&self, room: &str) -> Option<&Presence> {
+        self.presence().filter(|presence| presence.covers(room))
+    }
+
+    fn each_present_room(&self, presence: &Presence, client: &Client<S>, each: impl Fn(&Arc<str>)) {
+        let memberships = client.memberships.borrow();
+        let rooms = memberships.rooms().iter().map(|room| &room.name);
+        rooms.filter(|room| presence.covers(room)).for_each(each);
+    }
+
+    fn each_card(&self, client: &Client<S>, each: impl Fn(&Arc<str>)) {
+        client.memberships.borrow().cards().map(JoinedCard::name).for_each(each);
+    }
+
+    /// Clients of an address as a back end sees them, in the order of their ids.
+    pub(super) fn look_up(&self, lookup: &ClientLookup) -> Vec<ClientInfo>
+    where
+        S: Sink,
+    {
+        let ClientLookup { address, after, limit, .. } = lookup;
+        let groups = self.groups.borrow();
+        let clients = groups.clients(address.kind(), address.name()).iter();
+        let mut found: Vec<_> = clients
+            .map(|client| (self.id(client), client))
+            .filter(|(id, _)| after.is_none_or(|after| *id > after))
+            .collect();
+        if found.len() > *limit {
+            found.select_nth_unstable_by_key(*limit, |(id, _)| *id);
+            found.truncate(*limit);
+        }
+        found.sort_unstable_by_key(|(id, _)| *id);
+        let now = self.now();
+        found.into_iter().map(|(id, client)| self.describe(id, client, address, now)).collect()
+    }
+
+    fn describe(&self, id: ClientId, client: &Client<S>, address: &Address, now: JoinTime) -> ClientInfo
+    where
+        S: Sink,
+    {
+        let memberships = client.memberships.borrow();
+        let since = match address {
+            Address::Card(card) => memberships.joined(card).map(|joined| joined.membership.since),
+            Address::Room(name) => memberships.rooms().iter().find(|room| *room.name == **name).map(|room| room.since),
+        };
+        let age = since.map_or(Duration::ZERO, |since| since.age(now));
+        ClientInfo {
+            id,
+            cards: client.cards(),
+            dialect: client.dialect().label(),
+            since: lookup::millis(SystemTime::now()).saturating_sub(age.as_millis() as u64),
+            outbox: client.waiting(),
+            address: client.sink.address(),
+        }
+    }
+
+    pub(super) fn set_merges(&self, client: &Client<S>, merges: bool) {
+        if client.merges() == merges {
+            return;
+        }
+        if !merges {
+            self.core.not_merging.fetch_add(1, Ordering::AcqRel);
+        }
+        client.set_merges(merges);
+        for room in client.memberships.borrow().rooms() {
+            self.core.index.count_merging(AddressKind::Room, &room.name, merges);
+        }
+        if merges {
+            self.core.not_merging.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -191,9 +314,19 @@ impl<S> Registry<S> {
         self.groups.borrow()
     }
 
-    /// All clients, as the loop that offers wants them: one allocation for a burst to an app or to everyone.
-    pub(super) fn clients(&self) -> Vec<Rc<Client<S>>> {
-        self.clients.borrow().values().cloned().collect()
+    /// All clients that pushes may be for, as the loop that offers wants them: one allocation for a burst to an app or to
+    /// everyone.
+    pub(super) fn let_in(&self) -> Vec<Rc<Client<S>>> {
+        self.clients.borrow().values().filter(|client| client.is_let_in()).cloned().collect()
+    }
+
+    pub(super) fn present(&self, room: &str) -> Option<PresentCards> {
+        self.presence()?.present(room)
+    }
+
+    /// Its number.
+    pub(super) fn shard(&self) -> usize {
+        self.shard
     }
 
     /// The node sends its clients away.

@@ -12,17 +12,22 @@ use futures_util::FutureExt;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
-    Burst, Client, ClientId, ClientKey, DisconnectPart, Flush, Hub, Item, Recipients, Sink, Work, WriteBudget,
-    burst::NextWork, disconnect::Sweeps, fanout::FoundClients, registry::Registry, writer::ShardWriter,
+    Audience, Burst, Client, ClientId, ClientKey, ClientLookup, DisconnectPart, Flush, Hub, Item, Recipients, Sink,
+    Work, WriteBudget, burst::NextWork, disconnect::Sweeps, fanout::FoundClients, registry::Registry,
+    writer::ShardWriter,
 };
 use crate::{
     bundles::Bundles,
-    push::{AddressKind, ClientSelector, Disconnect, Filters},
-    wire::{close::Ending, dialect::Dialect, frame::Frame},
+    push::{Address, AddressKind, ClientSelector, Disconnect, Filters, Target},
+    wire::{
+        close::Ending,
+        dialect::{Dialect, PresenceChange, PresentCards},
+        frame::Frame,
+    },
 };
 
-/// Offers after which a turn goes on to write even if more parts wait: bounds how long sockets wait for a turn's end.
-const OFFERS_PER_TURN: u64 = 8192;
+/// Clients after which a turn goes on to write even if more parts wait: bounds how long sockets wait for a turn's end.
+const CLIENTS_PER_TURN: u64 = 8192;
 /// Clients that a disconnect looks at in one turn.
 const LOOKS_PER_TURN: usize = 1024;
 
@@ -37,10 +42,21 @@ pub struct Shard<S> {
 struct Delivery<'a> {
     burst: &'a Burst,
     filters: Filters<'a>,
+    is_filtered: bool,
+    /// The one that gets nothing.
+    excluded: Option<ClientKey>,
+    /// A client may be found for more than one card: it has several, or joins another between two parts of the push.
+    may_find_twice: bool,
     is_leaving: bool,
     /// Made for each dialect when the first client needs it.
     items: [Option<Rc<Item>>; Dialect::ALL.len()],
     found: FoundClients,
+}
+
+impl Delivery<'_> {
+    fn is_for<S>(&self, client: &Client<S>, address: Option<&Address>) -> bool {
+        client.passes(&self.filters, address) && self.excluded != Some(client.key())
+    }
 }
 
 impl<S: Sink> Shard<S> {
@@ -69,7 +85,7 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// Puts it into the group of `card`, out of that of the card it was in. From its return on, pushes reach it.
+    /// Puts it into the group of `card`, beside those that it is in. From its return on, pushes reach it.
     pub fn join(&self, client: &Rc<Client<S>>, card: &str, app: &str) {
         self.registry.join(client, card, app);
     }
@@ -79,9 +95,14 @@ impl<S: Sink> Shard<S> {
         self.registry.connections(card)
     }
 
-    /// Takes it out of the group of its card; `false`: it had joined none.
-    pub fn leave_card(&self, client: &Client<S>) -> bool {
-        self.registry.leave_card(client)
+    /// Takes it out of the group of a card; `false`: it had not joined it.
+    pub fn leave_card(&self, client: &Client<S>, card: &str) -> bool {
+        self.registry.leave_card(client, card)
+    }
+
+    /// Takes it out of the groups of all its cards; `false`: it had joined none.
+    pub fn leave_cards(&self, client: &Client<S>) -> bool {
+        self.registry.leave_cards(client)
     }
 
     /// Puts it into a room too; `false`: it is there already. From its return on, pushes to the room reach it.
@@ -92,6 +113,17 @@ impl<S: Sink> Shard<S> {
     /// Takes it out of a room; `false`: it was not there.
     pub fn unsubscribe(&self, client: &Client<S>, room: &str) -> bool {
         self.registry.unsubscribe(client, room)
+    }
+
+    /// Who is in `room`; `None`: it has no presence.
+    pub fn present(&self, room: &str) -> Option<PresentCards> {
+        self.registry.present(room)
+    }
+
+    /// From now on it gets pushes to rooms and to everyone merged, or each by itself. In the middle of a window it may get one
+    /// twice, or not at all: it is to be said before it is a member of anything.
+    pub fn set_merges(&self, client: &Client<S>, merges: bool) {
+        self.registry.set_merges(client, merges);
     }
 
     /// Takes it out of all its groups.
@@ -130,9 +162,16 @@ impl<S: Sink> Shard<S> {
     pub fn deliver(&self, burst: Burst, budget: &mut WriteBudget<'_>) {
         let recipients = burst.recipients();
         let offers = self.writer.offers();
+        let target = burst.target();
         let mut delivery = Delivery {
             burst: &burst,
-            filters: burst.target().filters(),
+            filters: target.filters(),
+            is_filtered: target.app.is_some()
+                || target.room.is_some()
+                || target.exclude.is_some()
+                || burst.audience() != Audience::All,
+            excluded: self.excluded(target),
+            may_find_twice: burst.parts().any(|part| part.fanout().push().target.cards.len() > 1),
             is_leaving: self.registry.is_leaving(),
             items: Default::default(),
             found: FoundClients { any: false, sent_away: self.registry.has_left(recipients) },
@@ -142,10 +181,10 @@ impl<S: Sink> Shard<S> {
                 let groups = self.registry.groups();
                 for address in recipients.addresses() {
                     let clients = groups.clients(address.kind(), address.name());
-                    self.offer(&mut delivery, clients, budget);
+                    self.offer(&mut delivery, Some(address), clients, budget);
                 }
             }
-            Recipients::Everyone => self.offer(&mut delivery, &self.registry.clients(), budget),
+            Recipients::Everyone => self.offer(&mut delivery, None, &self.registry.let_in(), budget),
             Recipients::Panic => panic!("a test asked for it"),
         }
         let found = delivery.found;
@@ -154,17 +193,79 @@ impl<S: Sink> Shard<S> {
         burst.done(found);
     }
 
+    /// The client of this shard that a target excludes by its id.
+    fn excluded(&self, target: &Target) -> Option<ClientKey> {
+        self.registry.place(ClientId::from_bytes(target.exclude.as_ref()?.client?))
+    }
+
     /// One loop for groups and for all clients: what it calls is inlined only where it is called from one place.
-    fn offer(&self, delivery: &mut Delivery<'_>, clients: &[Rc<Client<S>>], budget: &mut WriteBudget<'_>) {
-        let Delivery { burst, filters, is_leaving, items, found } = delivery;
-        let pushes = burst.len();
-        let is_filtered = filters.app.is_some() || filters.room.is_some();
-        for client in clients.iter().filter(|client| !is_filtered || client.passes(filters)) {
+    fn offer(
+        &self,
+        delivery: &mut Delivery<'_>,
+        address: Option<&Address>,
+        clients: &[Rc<Client<S>>],
+        budget: &mut WriteBudget<'_>,
+    ) {
+        self.writer.look_at(clients.len());
+        let pushes = delivery.burst.len();
+        let audience = delivery.burst.audience();
+        for client in clients {
+            if delivery.is_filtered && !(audience.has(client.merges()) && delivery.is_for(client, address)) {
+                continue;
+            }
+            delivery.found.any = true;
+            delivery.found.sent_away |= delivery.is_leaving && client.is_ending();
+            if delivery.may_find_twice && !self.is_first_offer(delivery.burst, client, budget) {
+                continue;
+            }
+            let Delivery { burst, items, .. } = delivery;
             let item = items[client.dialect.index()].get_or_insert_with(|| burst.item(client.dialect));
             self.writer.offer(client, item, pushes, budget);
-            found.any = true;
-            found.sent_away |= *is_leaving && client.is_ending();
         }
+    }
+
+    /// Whether a client is still to be offered a push to several cards, which it may have got for another of them already. Of
+    /// several pushes at once it is offered those here that it has not got.
+    fn is_first_offer(&self, burst: &Burst, client: &Rc<Client<S>>, budget: &mut WriteBudget<'_>) -> bool {
+        let shard = self.registry.shard();
+        let is_one = burst.len() == 1;
+        for part in burst.parts() {
+            let fanout = part.fanout();
+            let is_first = fanout.is_first_offer(shard, client.key());
+            if is_one {
+                return is_first;
+            }
+            if is_first {
+                let item = Item::push(fanout.frame(client.dialect), None);
+                self.writer.offer(client, &item, 1, budget);
+            }
+        }
+        false
+    }
+
+    /// Tells the clients of a room who came or left.
+    fn tell_presence(&self, change: &PresenceChange) {
+        let groups = self.registry.groups();
+        let mut items: [Option<Rc<Item>>; Dialect::ALL.len()] = Default::default();
+        let clients = groups.clients(AddressKind::Room, &change.room);
+        self.writer.look_at(clients.len());
+        for client in clients {
+            let dialect = client.dialect;
+            let item = &mut items[dialect.index()];
+            if item.is_none() {
+                *item = dialect.presence(change).as_ref().map(Item::control);
+            }
+            if let Some(item) = item {
+                self.writer.broadcast(client, item);
+            }
+        }
+    }
+
+    /// Answers a question of a back end.
+    fn answer_lookup(&self, lookup: ClientLookup) {
+        let found = self.registry.look_up(&lookup);
+        // who asked may have left
+        let _ = lookup.answer.send(found);
     }
 
     /// Lets an order to end clients wait for [`Shard::sweep`].
@@ -211,8 +312,8 @@ impl<S: Sink> Shard<S> {
     /// revoked: it may have left and joined again meanwhile.
     fn is_meant(&self, client: &Client<S>, order: &Disconnect, age: Duration) -> bool {
         match &order.selector {
-            ClientSelector::Card(card) => client.has_joined(card) && self.joined_before(client, age),
-            ClientSelector::App(app) => client.is_of_app(app) && self.joined_before(client, age),
+            ClientSelector::Card(card) => self.registry.joined_before(client, |joined| **joined.name() == **card, age),
+            ClientSelector::App(app) => self.registry.joined_before(client, |joined| *joined.app == **app, age),
             ClientSelector::Client(_) => true,
             ClientSelector::Subject(subject) if order.revoke => {
                 client.sink.is_subject_of_before(subject, order.second())
@@ -238,9 +339,9 @@ impl<S: Sink> Shard<S> {
         self.registry.id(client)
     }
 
-    /// Whether it joined the card that it is in now longer than `age` ago. One in doubt, by a millisecond, did.
+    /// Whether it joined a card that it is in longer than `age` ago. One in doubt, by a millisecond, did.
     pub fn joined_before(&self, client: &Client<S>, age: Duration) -> bool {
-        self.registry.joined_before(client, age)
+        self.registry.joined_before(client, |_| true, age)
     }
 
     /// The numbers of all clients.
@@ -274,6 +375,7 @@ impl<S: Sink> Shard<S> {
             let more_writes = self.turn(&mut inbox);
             let more_sweeps = self.sweep();
             self.publish_counts();
+            self.writer.turn_is_over();
             if more_writes || more_sweeps || !inbox.is_empty() {
                 tokio::task::yield_now().await;
                 if clock.tick().now_or_never().is_some() {
@@ -297,6 +399,8 @@ impl<S: Sink> Shard<S> {
                 true = inbox.ready() => match NextWork::take(inbox, limits) {
                     Some(NextWork::Burst(burst)) => self.deliver(burst, &mut WriteBudget::none()),
                     Some(NextWork::Disconnect(part)) => self.disconnect(part),
+                    Some(NextWork::Presence(change)) => self.tell_presence(&change),
+                    Some(NextWork::Lookup(lookup)) => self.answer_lookup(lookup),
                     None => {}
                 },
             }
@@ -312,7 +416,7 @@ impl<S: Sink> Shard<S> {
         let mut left = limits.writes_per_turn;
         self.writer.begin_turn();
         loop {
-            if self.writer.offers() < OFFERS_PER_TURN
+            if self.writer.looks() < CLIENTS_PER_TURN
                 && let Some(next) = NextWork::take(inbox, limits)
             {
                 match next {
@@ -322,6 +426,8 @@ impl<S: Sink> Shard<S> {
                         left = budget.left();
                     }
                     NextWork::Disconnect(part) => self.disconnect(part),
+                    NextWork::Presence(change) => self.tell_presence(&change),
+                    NextWork::Lookup(lookup) => self.answer_lookup(lookup),
                 }
             } else if left == 0 {
                 return self.writer.has_writes();

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 /// A connection's number in its shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClientKey {
     slot: u32,
     generation: u32,

@@ -31,6 +31,8 @@ pub(super) struct ShardWriter<S> {
     gather: RefCell<Vec<u8>>,
     tally: Tally,
     offers: Cell<u64>,
+    /// Clients that a turn has looked at, offered something or not.
+    looks: Cell<u64>,
     /// Clients whose kernel buffer was full at their last flush.
     blocked: Cell<usize>,
 }
@@ -73,6 +75,7 @@ impl<S: Sink> ShardWriter<S> {
             queue: RefCell::default(),
             gather: RefCell::new(Vec::with_capacity(GATHER)),
             offers: Cell::new(0),
+            looks: Cell::new(0),
             blocked: Cell::new(0),
         }
     }
@@ -86,8 +89,19 @@ impl<S: Sink> ShardWriter<S> {
         self.offers.get()
     }
 
+    /// So many clients are looked at, to be offered something.
+    pub(super) fn look_at(&self, clients: usize) {
+        self.looks.set(self.looks.get() + clients as u64);
+    }
+
+    /// Clients that were looked at since [`ShardWriter::begin_turn`].
+    pub(super) fn looks(&self) -> u64 {
+        self.looks.get()
+    }
+
     pub(super) fn begin_turn(&self) {
         self.offers.set(0);
+        self.looks.set(0);
     }
 
     /// Offers what is `pushes` pushes, and writes it now where nothing waits before and the budget has room.
@@ -231,6 +245,13 @@ impl<S: Sink> ShardWriter<S> {
     pub(super) fn publish_counts(&self) {
         self.tally.publish();
         self.publish_waiting();
+    }
+
+    /// Lets dispatch finish the jobs whose last part this turn offered.
+    pub(super) fn turn_is_over(&self) {
+        if let Some(settle) = self.core.after_turns.get() {
+            settle();
+        }
     }
 
     /// Tells how many clients have frames that wait, where somebody asks.

@@ -30,16 +30,18 @@ pub(crate) enum PushSource {
     Http,
     Grpc,
     Nsq,
+    Client,
 }
 
 impl PushSource {
-    const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Nsq];
+    pub(super) const ALL: [Self; 4] = [Self::Http, Self::Grpc, Self::Nsq, Self::Client];
 
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Grpc => "grpc",
             Self::Nsq => "nsq",
+            Self::Client => "client",
         }
     }
 }
@@ -53,7 +55,7 @@ struct AdmissionCore {
     publisher: Publisher,
     phases: Phases,
     metrics: Arc<Metrics>,
-    accepted: [Counter; 3],
+    accepted: [Counter; 4],
 }
 
 impl Admission {
@@ -196,6 +198,21 @@ impl Submitter {
             Err(refusal) => Err(refusal),
         };
         self.counted(outcome.map(|()| id))
+    }
+
+    /// Checks drafts that name nobody, and lets nobody have them: what another gateway takes for granted is counted, not refused.
+    pub(crate) fn push_to_nobody(&self, drafts: Vec<Result<Draft, Refusal>>) -> Vec<Result<(), Refusal>> {
+        let take = |draft: Result<Draft, Refusal>| match draft {
+            Ok(_) => {
+                self.admission.count(self.source, PushOutcome::ToNobody.word());
+                Ok(())
+            }
+            Err(refusal) => {
+                self.refused(&refusal);
+                Err(refusal)
+            }
+        };
+        drafts.into_iter().map(take).collect()
     }
 
     /// Counts a push that was given up before it could be admitted (raw, attempts used up).

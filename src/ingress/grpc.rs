@@ -1,12 +1,14 @@
-//! The gRPC API (proto/rpc.proto), health and reflection, on `[grpc] listen`.
+//! The gRPC API (proto/rpc.proto), gpush's (proto/order.proto), health and reflection, on `[grpc] listen`.
 
 mod budget;
 mod connection;
 mod control_frames;
 mod deadline;
+mod events;
 mod framing;
 mod incoming;
 mod interceptor;
+mod order;
 mod peer;
 mod request;
 mod response;
@@ -25,22 +27,24 @@ use super::{Api, readiness::NodeReadiness};
 use crate::{
     config::Config,
     lifecycle::{Deadline, Service, Tasks},
-    proto::{DESCRIPTORS, rpc::rpc_server::RpcServer},
+    proto::{DESCRIPTORS, order::proxy_server::ProxyServer, rpc::rpc_server::RpcServer},
     telemetry::Metrics,
 };
 
 use connection::Connections;
 use incoming::ConnectionBounds;
 use interceptor::Intercepted;
+use order::OrderService;
 use request::RequestLimits;
 use service::RpcService;
 
 /// What a stop grants answers, beside `[queue] publish_timeout`.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A bound listener that does not serve yet.
+/// Bound listeners that do not serve yet.
 pub(crate) struct GrpcListener {
-    listener: TcpListener,
+    /// `[grpc] listen`, then `also`.
+    listeners: Vec<TcpListener>,
     config: Config,
     api: Api,
     metrics: Arc<Metrics>,
@@ -54,7 +58,14 @@ pub(crate) struct GrpcServer {
 impl GrpcListener {
     /// On a listener that is bound and non-blocking.
     pub(crate) fn new(listener: TcpListener, config: &Config, api: Api, metrics: &Arc<Metrics>) -> Self {
-        Self { listener, config: config.clone(), api, metrics: Arc::clone(metrics) }
+        Self { listeners: vec![listener], config: config.clone(), api, metrics: Arc::clone(metrics) }
+    }
+
+    /// On these listeners, too: with the same bounds in all.
+    #[must_use]
+    pub(crate) fn and_at(mut self, also: Vec<TcpListener>) -> Self {
+        self.listeners.extend(also);
+        self
     }
 
     /// Serves.
@@ -67,7 +78,7 @@ impl GrpcListener {
         let routes = self.routes(HealthServer::new(HealthService::from_health_reporter(health)), &stopping);
         let connections = Connections::new(&self.config.grpc, routes, &stopping, &self.metrics);
         let bounds = ConnectionBounds::of(&self.config);
-        let incoming = incoming::connections(self.listener, self.config.grpc.max_connections, bounds, self.metrics);
+        let incoming = incoming::connections(self.listeners, self.config.grpc.max_connections, bounds, self.metrics);
         service.spawn("grpc", async move {
             let mut open = JoinSet::new();
             let mut incoming = Box::pin(incoming.take_until(stopping.cancelled()));
@@ -103,11 +114,14 @@ impl GrpcListener {
             admission: self.api.admission.clone(),
             disconnects: self.api.disconnects.clone(),
             queries: self.api.queries.clone(),
+            events: self.api.events.clone(),
             max_unacknowledged: config.max_unacknowledged,
             stopping: stopping.clone(),
             metrics: Arc::clone(&self.metrics),
         };
         let rpc = RpcServer::new(service).max_decoding_message_size(limits.message_bytes);
+        let order = OrderService { admission: self.api.admission.clone() };
+        let order = ProxyServer::new(order).max_decoding_message_size(limits.message_bytes);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -117,6 +131,7 @@ impl GrpcListener {
         let v1alpha = reflection().build_v1alpha().expect("invariant: the compiled-in descriptors are valid");
         let metrics = &self.metrics;
         let mut routes = Routes::new(Intercepted::keyed(rpc, &self.api.keys, limits, metrics))
+            .add_service(Intercepted::keyed(order, &self.api.keys, limits, metrics))
             .add_service(Intercepted::open(health, limits, metrics))
             .add_service(Intercepted::open(v1, limits, metrics))
             .add_service(Intercepted::open(v1alpha, limits, metrics));
@@ -142,7 +157,7 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 
 /// Says SERVING for as long as the node is ready.
 async fn report_health(readiness: NodeReadiness, mut health: HealthReporter, stopping: CancellationToken) {
-    let names = ["", <RpcServer<RpcService> as NamedService>::NAME];
+    let names = ["", <RpcServer<RpcService> as NamedService>::NAME, <ProxyServer<OrderService> as NamedService>::NAME];
     let mut changes = readiness.watch();
     loop {
         let status = if readiness.check().is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };

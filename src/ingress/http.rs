@@ -4,12 +4,15 @@
 
 mod answer;
 mod body;
+mod compat;
 mod exposition;
 
 mod hosts;
 mod json;
 mod openapi;
 mod paced_stream;
+mod path;
+mod queries;
 mod query;
 mod read_timer;
 mod routes;
@@ -51,9 +54,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What a stop grants an answer, beside `[queue] publish_timeout`, to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// A bound listener that does not serve yet.
+/// Bound listeners that do not serve yet.
 pub(crate) struct HttpListener {
-    listener: TcpListener,
+    /// `[http] listen`, then `also`.
+    listeners: Vec<TcpListener>,
     config: Config,
     handlers: Arc<Handlers>,
 }
@@ -91,7 +95,14 @@ impl HttpListener {
     ) -> Self {
         let listen = listener.local_addr().unwrap_or(config.http.listen);
         let handlers = Arc::new(Handlers::new(config, api, details, (listen, socket), metrics));
-        Self { listener, config: config.clone(), handlers }
+        Self { listeners: vec![listener], config: config.clone(), handlers }
+    }
+
+    /// On these listeners, too: with the same bounds in all.
+    #[must_use]
+    pub(crate) fn and_at(mut self, also: Vec<TcpListener>) -> Self {
+        self.listeners.extend(also);
+        self
     }
 
     /// What a reload changes of it.
@@ -101,20 +112,26 @@ impl HttpListener {
 
     /// Serves.
     pub(crate) fn serve(self, tasks: &Tasks) -> HttpServer {
-        let Self { listener, config, handlers } = self;
+        let Self { listeners, config, handlers } = self;
         let answer_time = config.queue.publish_timeout + LAST_WORDS;
         let served = Arc::clone(&handlers);
         let times = ReadTimes::of(&config);
         let metrics = Arc::clone(handlers.metrics());
-        let server = Server::build()
+        let mut server = Server::build()
             .workers(WORKERS)
             .worker_max_blocking_threads(1)
             .max_concurrent_connections(config.http.max_connections.div_ceil(WORKERS))
             .shutdown_timeout(1)
-            .disable_signals()
-            .listen("http", listener, move || connections(&config.http, times, &served, &metrics))
-            .expect("invariant: a listener that is non-blocking and has an address can be served")
-            .run();
+            .disable_signals();
+        for listener in listeners {
+            let http = config.http.clone();
+            let served = Arc::clone(&served);
+            let metrics = Arc::clone(&metrics);
+            server = server
+                .listen("http", listener, move || connections(&http, times, &served, &metrics))
+                .expect("invariant: a listener that is non-blocking and has an address can be served");
+        }
+        let server = server.run();
         let handle = server.handle();
         let service = tasks.service();
         let stop = handle.clone();

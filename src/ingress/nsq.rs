@@ -10,18 +10,19 @@ use prost::Message;
 
 use super::{
     admission::{Admission, PushSource},
+    compat::gpusher,
     draft::Draft,
     refusal::{Refusal, RefusalKind},
 };
 use crate::{
     auth::Keys,
-    config,
+    config::{Config, GpusherConfig, QueueConfig},
     lifecycle::{Deadline, Service, Tasks},
     proto::rpc::PushRequest,
     push::PushId,
     queue::{
         Job,
-        nsq::{Origin, RawControl, RawJob, RawTopic},
+        nsq::{Origin, RawControl, RawJob, RawTopics},
     },
 };
 
@@ -30,43 +31,55 @@ const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 /// Takes `raw` until its end: each push admitted, published, then finished; what cannot be is finished, counted and logged.
 /// They act as whom `keys` says.
-pub(crate) fn start(
-    config: &config::QueueConfig,
-    raw: RawTopic,
-    keys: &Keys,
-    admission: &Admission,
-    tasks: &Tasks,
-) -> RawIngress {
-    let control = raw.control();
-    if keys.raw().is_none() {
-        let topic = &config.topic;
-        tracing::warn!("raw pushes on the topic {topic} are dropped: {}", no_raw_key().message);
-    }
-    let jobs = stream::unfold(raw, async |mut raw| Some((raw.next().await?, raw)));
-    let service = tasks.service();
-    let stopping = service.stopping().clone();
-    let consumer = RawConsumer::new(config, keys, admission);
-    let max_in_flight = config.max_in_flight;
-    service.spawn_until_done("raw pushes", async move {
-        tokio::select! {
-            () = consumer.run(jobs, max_in_flight) => {}
-            // what is in flight is requeued as it is dropped
-            () = stopping.cancelled() => {}
-        }
+pub(crate) fn start(config: &Config, raw: RawTopics, keys: &Keys, admission: &Admission, tasks: &Tasks) -> RawIngress {
+    let pushes = (raw.pushes, RawForm::PushRequest);
+    let tags = raw.tags.into_iter().map(|topic| {
+        let tag = RawForm::OfTag(topic.name.clone(), config.gpusher.clone());
+        (topic, tag)
     });
-    RawIngress { control, service }
+    let service = tasks.service();
+    let mut controls = Vec::new();
+    for (topic, form) in [pushes].into_iter().chain(tags) {
+        if keys.raw().is_none() {
+            let topic = &topic.name;
+            tracing::warn!("raw pushes on the topic {topic} are dropped: {}", no_raw_key().message);
+        }
+        controls.push(topic.control());
+        let name = format!("raw pushes of {}", topic.name);
+        let jobs = stream::unfold(topic, async |mut topic| Some((topic.next().await?, topic)));
+        let stopping = service.stopping().clone();
+        let consumer = RawConsumer::new(&config.queue, form, keys, admission);
+        let max_in_flight = config.queue.max_in_flight;
+        service.spawn_until_done(name, async move {
+            tokio::select! {
+                () = consumer.run(jobs, max_in_flight) => {}
+                // what is in flight is requeued as it is dropped
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+    RawIngress { controls, service }
+}
+
+/// How a topic's records are written.
+enum RawForm {
+    /// Protobuf, as gopusher's.
+    PushRequest,
+    /// JSON, as gpusher's, of this tag.
+    OfTag(String, GpusherConfig),
 }
 
 /// The running ingress of raw pushes.
 pub(crate) struct RawIngress {
-    control: RawControl,
+    controls: Vec<RawControl>,
     service: Service,
 }
 
 impl RawIngress {
     /// Takes no more, and returns once each push in flight is published or requeued, at the deadline at the latest.
     pub(crate) async fn drain(self, deadline: Deadline) {
-        let stopped = deadline.timeout(self.control.stop()).await.is_ok();
+        let stop = futures_util::future::join_all(self.controls.iter().map(RawControl::stop));
+        let stopped = deadline.timeout(stop).await.is_ok();
         if !(stopped && self.service.ended(deadline).await) {
             tracing::warn!("raw pushes were still in flight when the drain's time was over; they come again");
         }
@@ -74,6 +87,7 @@ impl RawIngress {
 }
 
 struct RawConsumer {
+    form: RawForm,
     keys: Keys,
     admission: Admission,
     max_attempts: u32,
@@ -82,8 +96,9 @@ struct RawConsumer {
 }
 
 impl RawConsumer {
-    fn new(config: &config::QueueConfig, keys: &Keys, admission: &Admission) -> Self {
+    fn new(config: &QueueConfig, form: RawForm, keys: &Keys, admission: &Admission) -> Self {
         Self {
+            form,
             keys: keys.clone(),
             admission: admission.clone(),
             max_attempts: config.max_attempts,
@@ -125,7 +140,7 @@ impl RawConsumer {
             return job.finish();
         }
         let id = id_of(origin, &job.record);
-        let draft = read(&job.record);
+        let draft = self.read(&job.record);
         let mut push = pin!(submitter.push_as(id, draft));
         let outcome = loop {
             match tokio::time::timeout(self.touch_every, &mut push).await {
@@ -135,7 +150,7 @@ impl RawConsumer {
         };
         match outcome {
             Ok(_) => job.finish(),
-            Err(refusal) if is_transient(&refusal) => {
+            Err(refusal) if refusal.kind.may_pass_later() => {
                 tracing::debug!(attempts = job.attempts, reason = refusal.kind.name(), "a raw push waits");
                 let wait = refusal.wait.unwrap_or_default();
                 let delay = delay(self.requeue_delay, job.attempts).max(wait.min(LONGEST_DELAY));
@@ -144,6 +159,22 @@ impl RawConsumer {
             Err(refusal) => {
                 log_drop(&job, refusal.kind.name(), &refusal.message);
                 job.finish();
+            }
+        }
+    }
+
+    fn read(&self, raw: &[u8]) -> Result<Draft, Refusal> {
+        match &self.form {
+            RawForm::PushRequest => {
+                let request = PushRequest::decode(raw).map_err(|error| {
+                    let message = format!("the message is not a protobuf PushRequest: {error}");
+                    Refusal::new(RefusalKind::BadField, message)
+                })?;
+                Draft::of(request)
+            }
+            RawForm::OfTag(tag, config) => {
+                let push = gpusher::push(raw, Some(tag), config, &self.admission.limits());
+                push.map_err(|refused| refused.refusal)
             }
         }
     }
@@ -161,13 +192,6 @@ fn log_drop(job: &Job, reason: &str, message: &str) {
     tracing::warn!(reason, attempts, bytes, "a raw push was dropped: {message}");
 }
 
-fn read(raw: &[u8]) -> Result<Draft, Refusal> {
-    let request = PushRequest::decode(raw);
-    let error =
-        |error| Refusal::new(RefusalKind::BadField, format!("the message is not a protobuf PushRequest: {error}"));
-    request.map_err(error).and_then(Draft::of)
-}
-
 /// The same for each redelivery.
 fn id_of(origin: Origin, record: &[u8]) -> PushId {
     PushId::from_parts(origin.millis, fnv1a(&[&origin.id, record]))
@@ -178,11 +202,6 @@ fn fnv1a(parts: &[&[u8]]) -> u128 {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013B;
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     parts.iter().flat_map(|part| part.iter()).fold(BASIS, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
-}
-
-/// Whether another try can go better.
-fn is_transient(refusal: &Refusal) -> bool {
-    refusal.kind.is_transient() || refusal.kind == RefusalKind::Internal
 }
 
 /// Twice as long with each attempt, so that max_attempts outlasts more than a moment.
@@ -199,6 +218,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        config,
         lifecycle::{Phase, Phases},
         queue::{
             self,
@@ -256,7 +276,7 @@ mod tests {
             job: Job::detached(record, attempts),
             origin: Origin { millis: 1_700_000_000_000, id: [n; 16] },
         });
-        let consumer = RawConsumer::new(&config.queue, &Keys::new(&config, &metrics), &admission);
+        let consumer = RawConsumer::new(&config.queue, RawForm::PushRequest, &Keys::new(&config, &metrics), &admission);
         let all = consumer.run(stream::iter(raw), config.queue.max_in_flight);
         tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
 
@@ -267,7 +287,7 @@ mod tests {
             published.push(push);
             job.finish();
         }
-        let contents: Vec<_> = published.iter().map(|push| &*push.content).collect();
+        let contents: Vec<_> = published.iter().map(|push| push.content.to_text()).collect();
         assert_eq!(contents, ["first", "second", "first"]);
         assert_eq!(published[0].target.cards, ["card"]);
         assert_eq!(published[0].id, published[2].id, "a redelivery keeps its id");

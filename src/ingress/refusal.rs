@@ -23,6 +23,7 @@ pub enum RefusalKind {
     ForeignHost,
     NoSuchRoute,
     WrongMethod,
+    Conflict,
     TooSlow,
     BodyTooLarge,
     PushTooLarge,
@@ -38,7 +39,7 @@ pub enum RefusalKind {
 
 impl RefusalKind {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::BadJson,
         Self::NotUtf8,
         Self::BadField,
@@ -52,6 +53,7 @@ impl RefusalKind {
         Self::ForeignHost,
         Self::NoSuchRoute,
         Self::WrongMethod,
+        Self::Conflict,
         Self::TooSlow,
         Self::BodyTooLarge,
         Self::PushTooLarge,
@@ -82,6 +84,7 @@ impl RefusalKind {
             Self::ForeignHost => "foreign_host",
             Self::NoSuchRoute => "no_such_route",
             Self::WrongMethod => "wrong_method",
+            Self::Conflict => "conflict",
             Self::TooSlow => "too_slow",
             Self::BodyTooLarge => "body_too_large",
             Self::PushTooLarge => "push_too_large",
@@ -105,6 +108,7 @@ impl RefusalKind {
             Self::NoSuchRoute => 404,
             Self::WrongMethod => 405,
             Self::TooSlow => 408,
+            Self::Conflict => 409,
             Self::BodyTooLarge | Self::PushTooLarge => 413,
             Self::WrongType => 415,
             Self::Full | Self::Rate => 429,
@@ -122,6 +126,7 @@ impl RefusalKind {
             Self::NoKey | Self::WrongKey => Code::Unauthenticated,
             Self::NoScope | Self::NotAdmitted => Code::PermissionDenied,
             Self::NoSuchRoute => Code::Unimplemented,
+            Self::Conflict => Code::FailedPrecondition,
             Self::NotUtf8 | Self::Internal => Code::Internal,
             Self::Full | Self::Rate | Self::BodyTooLarge => Code::ResourceExhausted,
             Self::TooSlow | Self::DeadlinePassed => Code::DeadlineExceeded,
@@ -138,6 +143,11 @@ impl RefusalKind {
     /// Whether another try makes sense, a little later.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Full | Self::Rate | Self::Unavailable | Self::TimedOut | Self::Draining)
+    }
+
+    /// Whether the same push may be accepted later: a bug may be one of the moment, too.
+    pub fn may_pass_later(self) -> bool {
+        self.is_transient() || self == Self::Internal
     }
 }
 

@@ -6,28 +6,41 @@ use crate::{
     telemetry::{Metrics, labels::CallerLabels},
 };
 
-/// Every path for callers with a key, of HTTP and of gRPC, with the scope that it needs.
+/// Every path for callers with a key, of HTTP and of gRPC, with the scope that it needs; `{…}` in it stands for a name.
 pub const SCOPES: &[(&str, Scope)] = &[
     ("/push", Scope::Push),
     ("/proto.Rpc/Push", Scope::Push),
     ("/push/batch", Scope::Push),
     ("/proto.Rpc/PushBatch", Scope::Push),
     ("/proto.Rpc/PushStream", Scope::Push),
+    ("/push/all", Scope::Push),
+    ("/push/room", Scope::Push),
+    ("/v1/pushData", Scope::Push),
+    ("/order.Proxy/PushData", Scope::Push),
+    ("/order.Proxy/PullData", Scope::Push),
+    ("/v1/push", Scope::Push),
+    ("/v1/token", Scope::Push),
+    ("/stats", Scope::Query),
     ("/system", Scope::Query),
     ("/proto.Rpc/System", Scope::Query),
     ("/isOnline", Scope::Query),
     ("/proto.Rpc/IsOnline", Scope::Query),
     ("/group", Scope::Query),
     ("/proto.Rpc/Group", Scope::Query),
+    ("/rooms", Scope::Query),
+    ("/rooms/{room}", Scope::Query),
+    ("/cards", Scope::Query),
+    ("/cards/{card}", Scope::Query),
     ("/disconnect", Scope::Disconnect),
     ("/proto.Rpc/Disconnect", Scope::Disconnect),
     ("/metrics", Scope::Metrics),
+    ("/proto.Rpc/Events", Scope::Events),
 ];
 
 /// Under which `caller` a request is counted that has none: no key can be named so.
 const NOBODY: &str = "(nobody)";
 
-/// The caller of this path, by an `Authorization` header's value or gRPC's metadata `authorization`. A path that is not in the table
+/// The caller of this path, as the table has it, by an `Authorization` header's value or gRPC's metadata `authorization`. A path that is not in the table
 /// is nobody's. Who is refused is counted, and not logged: anybody can cause that.
 pub(super) fn caller_of(
     path: &str,

@@ -16,8 +16,8 @@ use super::{
 
 const OWN_FOLDER: u32 = 0o700;
 const OWN_FILE: u32 = 0o600;
-/// How the names of our files begin; the second is of versions before the log.
-const OWN_NAMES: [&[u8]; 2] = [b"log.", b"queue."];
+/// How the names of our files begin; the second is of versions before the log, the third the folder of the events' log.
+const OWN_NAMES: [&[u8]; 3] = [b"log.", b"queue.", b"events"];
 /// A predecessor that was killed a moment ago may still hold the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 

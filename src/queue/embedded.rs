@@ -178,6 +178,13 @@ impl Acker {
         self.shared.finish(self.number);
     }
 
+    /// All of one queue.
+    pub(crate) fn finish_all(ackers: Vec<Self>) {
+        if let Some(Self { shared, .. }) = ackers.first() {
+            shared.finish_all(ackers.iter().map(|acker| acker.number));
+        }
+    }
+
     pub(crate) fn requeue(self, delay: Duration) {
         self.shared.requeue(self.number, self.attempts, self.record, delay);
     }

@@ -45,7 +45,7 @@ pub(crate) use acker::Acker;
 pub use channels::forget_node;
 pub(crate) use publisher::Publisher;
 pub(crate) use raw::{Origin, RawControl};
-pub use raw::{RawJob, RawTopic};
+pub use raw::{RawJob, RawTopic, RawTopics};
 
 /// Longest wait for a TCP connection to an nsqd.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ fn backoff() -> Backoff {
     Backoff::new(SHORTEST_WAIT, LONGEST_WAIT)
 }
 
-/// Opens the queue of the node of this id on the nsqds of `[queue] nsqd`, and the raw topic beside it. `members` are the ids of
+/// Opens the queue of the node of this id on the nsqds of `[queue] nsqd`, and the topics that others write to beside it. `members` are the ids of
 /// the living nodes, this one too: the channel of each is created at an nsqd before the first publish there; none are known
 /// without a cluster. An nsqd that is away is no error: the state says it.
 ///
@@ -72,7 +72,7 @@ pub async fn open(
     members: watch::Receiver<Vec<String>>,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
-) -> Result<(Queue, RawTopic), OpenError> {
+) -> Result<(Queue, RawTopics), OpenError> {
     if config.nsqd.is_empty() {
         return Err(OpenError("[queue] nsqd is empty; name at least one nsqd (host:port) to publish to".into()));
     }
@@ -103,13 +103,15 @@ pub async fn open(
     // a raw push is published before it is finished, so that more in flight than may be published would only be refused
     let max_raw = config.max_in_flight.min(config.max_publishes.div_ceil(2));
     let raw = TopicContext::new(&nsq, "raw", &nsq.topics.raw, &config.channel, None, max_raw)?;
+    let tag = |tag: &String| TopicContext::new(&nsq, &format!("tag {tag}"), tag, &config.channel, None, max_raw);
+    let tags: Vec<TopicContext> = config.tag_topics.iter().map(tag).collect::<Result<_, _>>()?;
     // the publisher and the consumers, which outlive the hand-outs
     let connections = tasks.service();
     let publisher = publisher::start(&nsq, members, &connections);
     let backend = Control {
         publisher: publisher.clone(),
         live: live.consumers.clone(),
-        raw: raw.consumers.clone(),
+        raw: [&raw].into_iter().chain(&tags).map(|topic| topic.consumers.clone()).collect(),
         connections: connections.clone(),
     };
     let queue = Queue {
@@ -117,8 +119,12 @@ pub async fn open(
         jobs: discovery::start(live, &connections),
         control: QueueControl { state, backlog: has_backlog, backend: BackendControl::Nsq(backend) },
     };
-    let consumers = raw.consumers.clone();
-    Ok((queue, RawTopic { jobs: discovery::start(raw, &connections), consumers }))
+    let start = |topic: TopicContext| {
+        let name = topic.name.clone();
+        let consumers = topic.consumers.clone();
+        RawTopic { name, jobs: discovery::start(topic, &connections), consumers }
+    };
+    Ok((queue, RawTopics { pushes: start(raw), tags: tags.into_iter().map(start).collect() }))
 }
 
 /// What all parts need.
@@ -195,13 +201,16 @@ impl TopicConsumers {
 pub(crate) struct Control {
     publisher: Publisher,
     live: TopicConsumers,
-    raw: TopicConsumers,
+    /// Of the raw topic and of the tags'.
+    raw: Vec<TopicConsumers>,
     connections: Service,
 }
 
 impl Control {
     pub(crate) async fn stop_jobs(&self) {
-        self.raw.stop().await;
+        for raw in &self.raw {
+            raw.stop().await;
+        }
         self.live.stop().await;
     }
 
@@ -209,7 +218,9 @@ impl Control {
         let idle = async {
             self.stop_jobs().await;
             self.live.idle().await;
-            self.raw.idle().await;
+            for raw in &self.raw {
+                raw.idle().await;
+            }
             self.publisher.idle().await;
         };
         if deadline.timeout(idle).await.is_err() {

@@ -1,16 +1,21 @@
 //! What the queue carries (proto/record.proto): pushes, and orders to end clients.
 
+mod peek;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 use prost::Message;
 
 use crate::{
     proto::record as message,
-    push::{ClientSelector, Disconnect, Push, PushId, Selection, Target},
+    push::{ClientSelector, Content, Disconnect, Exclude, Push, PushId, Selection, Target},
 };
+
+pub use peek::{PeekedCards, PeekedSelection, RecordPeek, peek};
 
 /// What a record is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are pushes, and each is taken apart at once")]
 pub enum Record {
     /// A push.
     Push(Push),
@@ -28,20 +33,39 @@ impl Record {
     }
 }
 
+/// `content_kind` of a text, of JSON, and of bytes.
+const TEXT: u32 = 0;
+const JSON: u32 = 1;
+const BINARY: u32 = 2;
+
 /// Encodes `push`.
 pub fn encode(push: &Push) -> Bytes {
+    let exclude = push.target.exclude.as_deref();
     let record = message::Record {
         from: push.from.as_bytes().clone(),
-        to: push.target.cards.iter().map(|card| card.as_bytes().clone()).collect(),
+        to: bytes_of(&push.target.cards),
         room: push.target.room.as_ref().map(|room| room.as_bytes().clone()).unwrap_or_default(),
         everyone: push.target.everyone,
         app_id: push.target.app.as_ref().map(|app| app.as_bytes().clone()).unwrap_or_default(),
-        content: push.content.as_bytes().clone(),
+        content: push.content.bytes().clone(),
+        content_kind: match push.content {
+            Content::Text(_) => TEXT,
+            Content::Json(_) => JSON,
+            Content::Binary(_) => BINARY,
+        },
+        exclude_cards: exclude.map_or_else(Vec::new, |exclude| bytes_of(&exclude.cards)),
+        exclude_client: exclude
+            .and_then(|exclude| exclude.client)
+            .map_or_else(Bytes::new, |client| Bytes::copy_from_slice(&client)),
         collapse_key: push.collapse_key.as_ref().map(|key| key.as_bytes().clone()).unwrap_or_default(),
         disconnect: None,
         id: Bytes::copy_from_slice(&push.id.to_bytes()),
     };
     record.encode_to_vec().into()
+}
+
+fn bytes_of(names: &[ByteString]) -> Vec<Bytes> {
+    names.iter().map(|name| name.as_bytes().clone()).collect()
 }
 
 /// Encodes `disconnect`. A version that does not know such records finds that it names nobody, and drops it.
@@ -85,6 +109,9 @@ pub enum RecordError {
     /// It is a disconnect that names no clients, or names them in more than one way.
     #[error("the disconnect does not name exactly one of card, app, client and subject")]
     NoSelector,
+    /// Its content is of a kind that this version does not know.
+    #[error("its content is of the kind {0}, which this version does not know")]
+    BadContentKind(u32),
     /// It is a disconnect with a number that is no close code.
     #[error("the disconnect's close code is {0}")]
     BadCode(u32),
@@ -100,15 +127,12 @@ pub fn decode(record: Bytes) -> Result<Record, RecordError> {
     if let Some(order) = record.disconnect {
         return disconnect(id, *order).map(|order| Record::Disconnect(Box::new(order)));
     }
-    let mut cards = Vec::with_capacity(record.to.len());
-    for card in record.to {
-        cards.push(text(card, "to")?);
-    }
     let target = Target {
-        cards,
+        cards: texts(record.to, "to")?,
         room: optional(record.room, "room")?,
         app: optional(record.app_id, "appID")?,
         everyone: record.everyone,
+        exclude: exclude(record.exclude_cards, &record.exclude_client)?,
     };
     if target.selection() == Selection::Nobody {
         return Err(RecordError::NoTarget);
@@ -117,7 +141,7 @@ pub fn decode(record: Bytes) -> Result<Record, RecordError> {
         id,
         from: text(record.from, "from")?,
         target,
-        content: text(record.content, "content")?,
+        content: content(record.content, record.content_kind)?,
         collapse_key: optional(record.collapse_key, "collapse_key")?,
     }))
 }
@@ -134,6 +158,27 @@ fn disconnect(id: PushId, order: message::Disconnect) -> Result<Disconnect, Reco
     let (Some(selector), None) = (named.next(), named.next()) else { return Err(RecordError::NoSelector) };
     let code = u16::try_from(order.code).map_err(|_| RecordError::BadCode(order.code))?;
     Ok(Disconnect { id, selector, code, reason: optional(order.reason, "reason")?, revoke: order.revoke, at: order.at })
+}
+
+fn exclude(cards: Vec<Bytes>, client: &[u8]) -> Result<Option<Box<Exclude>>, RecordError> {
+    if cards.is_empty() && client.is_empty() {
+        return Ok(None);
+    }
+    let client = if client.is_empty() { None } else { Some(sixteen(client)?) };
+    Ok(Some(Box::new(Exclude { cards: texts(cards, "exclude_cards")?, client })))
+}
+
+fn content(bytes: Bytes, kind: u32) -> Result<Content, RecordError> {
+    match kind {
+        TEXT => text(bytes, "content").map(Content::Text),
+        JSON => text(bytes, "content").map(Content::Json),
+        BINARY => Ok(Content::Binary(bytes)),
+        kind => Err(RecordError::BadContentKind(kind)),
+    }
+}
+
+fn texts(all: Vec<Bytes>, field: &'static str) -> Result<Vec<ByteString>, RecordError> {
+    all.into_iter().map(|bytes| text(bytes, field)).collect()
 }
 
 fn sixteen(id: &[u8]) -> Result<[u8; 16], RecordError> {
@@ -164,12 +209,29 @@ mod tests {
             Target { room: Some("r".into()), ..Target::default() },
             Target { app: Some("web".into()), ..Target::default() },
             Target { everyone: true, ..Target::default() },
+            Target {
+                everyone: true,
+                exclude: Some(Box::new(Exclude { cards: vec!["a".into()], client: Some([7; 16]) })),
+                ..Target::default()
+            },
         ] {
             let push = Push { target, ..Push::to("a", "content") };
             assert_eq!(decode(encode(&push)), Ok(Record::Push(push)));
         }
         let nobody = Push { target: Target::default(), ..Push::to("a", "content") };
         assert_eq!(decode(encode(&nobody)), Err(RecordError::NoTarget));
+    }
+
+    #[test]
+    fn each_kind_of_content_is_read_as_it_was_written_and_an_unknown_one_is_refused() {
+        for content in [Content::from("text"), Content::Json("{}".into()), Content::Binary(Bytes::from_static(b"\xff"))]
+        {
+            let push = Push { content, ..Push::to("a", "") };
+            assert_eq!(decode(encode(&push)), Ok(Record::Push(push)));
+        }
+        let id = Bytes::copy_from_slice(&PushId::generate().to_bytes());
+        let record = message::Record { everyone: true, content_kind: 3, id, ..Default::default() };
+        assert_eq!(decode(record.encode_to_vec().into()), Err(RecordError::BadContentKind(3)));
     }
 
     fn order(selector: ClientSelector) -> Disconnect {

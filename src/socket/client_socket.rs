@@ -1,6 +1,6 @@
 //! A client's socket as its shard holds it.
 
-use std::{cell::Cell, io};
+use std::{cell::Cell, io, net::IpAddr};
 
 use super::{session::Session, stream::Stream};
 use crate::hub::Sink;
@@ -39,6 +39,10 @@ impl ClientSocket {
 impl Sink for ClientSocket {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.try_write(bytes)
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        self.session.as_ref().map(|session| session.address).or_else(|| self.stream.peer())
     }
 
     fn is_subject(&self, subject: &str) -> bool {

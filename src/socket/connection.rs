@@ -1,7 +1,10 @@
 //! One client: what it says is read, what it is told is written, until it ends.
 
 mod commands;
+mod pending;
 mod rates;
+mod rooms;
+mod upstream;
 
 use std::{
     future::Future,
@@ -13,16 +16,16 @@ use std::{
 
 use bytes::BytesMut;
 
-use super::{
-    client_socket::ClientSocket, join::JoinDecision, limit::Permit, session::Session, stream::Stream, worker::Worker,
-};
+use super::{client_socket::ClientSocket, limit::Permit, session::Session, stream::Stream, worker::Worker};
 use crate::{
     bucket::Bucket,
+    events::EventKind,
     hub::{Client, Flush},
     telemetry::labels::{CloseLabels, ConnectLabels},
     wire::{dialect::Dialect, frame::FrameReader},
 };
 
+use pending::PendingAnswers;
 use rates::ControlFrames;
 
 /// Reads in one turn of a task; a peer that floods gives way to others then.
@@ -37,9 +40,8 @@ pub(super) struct Connection {
     buffer: BytesMut,
     messages: Bucket,
     control_frames: ControlFrames,
-    /// A join, or a new token, that waits for its decision; nothing is read meanwhile. Boxed twice: a future's own box takes 16
-    /// bytes of each connection, this one 8.
-    pending_join: Option<Box<PendingJoin>>,
+    /// What it waits for; there only while there is something.
+    pending: Option<Box<PendingAnswers>>,
     state: ConnectionState,
     /// Nothing it says counts any more.
     ignores_input: bool,
@@ -47,9 +49,6 @@ pub(super) struct Connection {
     peer_closed: bool,
     _permit: Permit,
 }
-
-/// `None`: the peer was gone before the decision came.
-type PendingJoin = Pin<Box<dyn Future<Output = Option<JoinDecision>>>>;
 
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,6 +73,9 @@ impl Connection {
         early: &[u8],
     ) {
         let client = worker.shard.open(ClientSocket::new(stream, session), dialect);
+        if !dialect.needs_card() && worker.authorizer.lets_in_without_card() {
+            client.let_in_without_card();
+        }
         worker.heartbeat.start(&client);
         worker.metrics.connects.get_or_create(&ConnectLabels { dialect: dialect.label() }).inc();
         if let Some(greeting) = dialect.greeting() {
@@ -89,12 +91,21 @@ impl Connection {
             buffer: early.into(),
             messages: Bucket::default(),
             control_frames: ControlFrames::default(),
-            pending_join: None,
+            pending: None,
             state: ConnectionState::Early,
             ignores_input: false,
             peer_closed: false,
             _permit: permit,
         });
+    }
+
+    /// Reads what came with the handshake, behind what the handshake itself proves.
+    fn begin(&mut self) {
+        self.tell(EventKind::Connected, None, None);
+        if self.client.dialect().logs_in_by_handshake() {
+            self.log_in_by_handshake();
+        }
+        self.read_messages();
     }
 
     /// Reads once; `Ready`: whether to go on.
@@ -123,7 +134,7 @@ impl Connection {
 
     /// Takes whole messages out of the buffer, up to a join that has to wait.
     fn read_messages(&mut self) {
-        while !self.ignores_input && self.pending_join.is_none() {
+        while !self.ignores_input && !self.waits_for_join() {
             match self.reader.next(&mut self.buffer) {
                 Ok(Some(message)) => {
                     if !self.reader.is_amid_message() {
@@ -146,7 +157,7 @@ impl Connection {
         }
         let is_incomplete = self.reader.is_amid_message() || !self.buffer.is_empty();
         // behind a join that waits there may be whole messages
-        if is_incomplete && self.pending_join.is_none() {
+        if is_incomplete && !self.waits_for_join() {
             self.worker.heartbeat.message_began(&self.client);
         } else {
             self.worker.heartbeat.no_message_incomplete(&self.client);
@@ -155,15 +166,15 @@ impl Connection {
 
     /// Goes on with a join that waits, and drops it where the connection ends first; `Ready`: whether to go on.
     fn poll_join(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if let Some(pending) = &mut self.pending_join
-            && !self.client.is_ending()
-        {
-            match ready!(pending.as_mut().as_mut().poll(cx)) {
+        if !self.client.is_ending() {
+            let decision = ready!(self.poll_decision(cx));
+            self.forget_join();
+            match decision {
                 Some(decision) => self.do_decided(decision),
                 None => return Poll::Ready(false),
             }
         }
-        self.pending_join = None;
+        self.forget_join();
         self.read_messages();
         Poll::Ready(true)
     }
@@ -198,6 +209,7 @@ impl Connection {
         }
         if self.state == ConnectionState::Open {
             self.state = ConnectionState::Closing;
+            self.tell_end();
             self.worker.shard.leave_all(&self.client);
             self.worker.heartbeat.close_began(&self.client);
         }
@@ -219,13 +231,16 @@ impl Future for Connection {
         this.client.watch(cx.waker());
         if this.state == ConnectionState::Early {
             this.state = ConnectionState::Open;
-            this.read_messages();
+            this.begin();
         }
         for _ in 0..READS_PER_TURN {
+            if this.pending.is_some() {
+                this.tell_answers(cx);
+            }
             if this.client.is_lost() || this.write(cx) || (this.client.is_ending() && this.close()) {
                 return Poll::Ready(());
             }
-            let goes_on = if this.pending_join.is_some() { this.poll_join(cx) } else { this.read(cx) };
+            let goes_on = if this.waits_for_join() { this.poll_join(cx) } else { this.read(cx) };
             if !ready!(goes_on) {
                 return Poll::Ready(());
             }
@@ -237,6 +252,10 @@ impl Future for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // else it was told as the close began
+        if matches!(self.state, ConnectionState::Early | ConnectionState::Open) {
+            self.tell_end();
+        }
         self.worker.shard.close(&self.client);
         self.worker.metrics.closes.get_or_create(&CloseLabels { code: self.client.label() }).inc();
     }

@@ -1,6 +1,6 @@
 //! What a WebSocket handshake must have (RFC 6455 §4.2), and the answers to it.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use actix_http::ws::hash_key;
 use hyper::{
@@ -8,13 +8,10 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 
-use crate::wire::dialect::{DialectRoute, ROUTES};
+use crate::wire::dialect::{Dialect, DialectRoute, ROUTES};
 
-/// The section of the listener, as [`ROUTES`] names it.
-const LISTENER: &str = "socket";
-
-/// To whatever asks for another path.
-const NOT_FOUND: &str = "not found: clients connect to /ws\n";
+/// What gopusher answers at `/`, to its clients' port.
+const WELCOME: &str = "{\"msg\":\"welcome to socket server\"}\n";
 
 /// To one who asked for the path without any word of a WebSocket.
 const INVITATION: &str = "connect with a WebSocket client\n";
@@ -32,13 +29,13 @@ const FORWARDED: &str = "a proxy passed this handshake on, and clients prove not
 pub(super) struct HandshakeRefusal {
     pub(super) reason: &'static str,
     status: StatusCode,
-    text: &'static str,
+    text: Cow<'static, str>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl HandshakeRefusal {
-    fn new(status: StatusCode, reason: &'static str, text: &'static str) -> Self {
-        Self { reason, status, text, header: None }
+    fn new(status: StatusCode, reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, status, text: text.into(), header: None }
     }
 
     fn with(self, header: HeaderName, value: &'static str) -> Self {
@@ -86,7 +83,7 @@ impl HandshakeRefusal {
     }
 
     pub(super) fn response(&self) -> Response<String> {
-        let mut response = text(self.status, self.text);
+        let mut response = text(self.status, &self.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         if self.status == StatusCode::UPGRADE_REQUIRED {
             offer(response.headers_mut());
@@ -106,23 +103,47 @@ pub(super) fn text(status: StatusCode, text: &str) -> Response<String> {
     response
 }
 
-/// The answer to what is no handshake.
-pub(super) fn invitation(path: &str) -> Response<String> {
-    if !is_route(path) {
-        return text(StatusCode::NOT_FOUND, NOT_FOUND);
+/// The answer to what is no handshake, at a listener.
+pub(super) fn invitation(listener: &str, path: &str) -> Response<String> {
+    let is_gopushers = of_listener(listener).any(|route| route.dialect == Dialect::Gopusher);
+    if path == "/" && is_gopushers {
+        return welcome();
+    }
+    if !is_route(listener, path) {
+        return text(StatusCode::NOT_FOUND, &not_found(listener));
     }
     let mut response = text(StatusCode::UPGRADE_REQUIRED, INVITATION);
     offer(response.headers_mut());
     response
 }
 
-/// Whether clients connect to `path`.
-fn is_route(path: &str) -> bool {
-    routes(path).next().is_some()
+/// As gopusher: any page may look whether a gateway is here.
+fn welcome() -> Response<String> {
+    let mut response = text(StatusCode::OK, WELCOME);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
 }
 
-fn routes(path: &str) -> impl Iterator<Item = &'static DialectRoute> {
-    ROUTES.iter().filter(move |route| route.listener == LISTENER && route.path == path)
+/// To whatever asks for another path.
+fn not_found(listener: &str) -> String {
+    let mut paths: Vec<&str> = of_listener(listener).map(|route| route.path).collect();
+    paths.dedup();
+    format!("not found: clients connect to {}\n", paths.join(", "))
+}
+
+/// Whether clients connect to `path` of the listener.
+fn is_route(listener: &str, path: &str) -> bool {
+    routes(listener, path).next().is_some()
+}
+
+fn routes(listener: &str, path: &str) -> impl Iterator<Item = &'static DialectRoute> {
+    of_listener(listener).filter(move |route| route.path == path)
+}
+
+fn of_listener(listener: &str) -> impl Iterator<Item = &'static DialectRoute> {
+    ROUTES.iter().filter(move |route| route.listener == listener)
 }
 
 /// What 426 must name.
@@ -144,14 +165,15 @@ pub(super) fn has_body<B>(request: &Request<B>) -> bool {
     has_length || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-/// The dialect to speak, unless something is wrong with the handshake.
+/// The dialect to speak at a listener, unless something is wrong with the handshake.
 pub(super) fn check<B>(
+    listener: &str,
     request: &Request<B>,
     allowed_origins: &[String],
 ) -> Result<&'static DialectRoute, HandshakeRefusal> {
     let headers = request.headers();
-    if !is_route(request.uri().path()) {
-        return Err(HandshakeRefusal::new(StatusCode::NOT_FOUND, "path", NOT_FOUND));
+    if !is_route(listener, request.uri().path()) {
+        return Err(HandshakeRefusal::new(StatusCode::NOT_FOUND, "path", not_found(listener)));
     }
     if request.method() != Method::GET {
         let refusal =
@@ -177,7 +199,7 @@ pub(super) fn check<B>(
         let text = "the origin is not among allowed_origins\n";
         return Err(HandshakeRefusal::new(StatusCode::FORBIDDEN, "origin", text));
     }
-    route(request.uri().path(), headers)
+    route(listener, request.uri().path(), headers)
 }
 
 /// The answer that makes a WebSocket of the connection.
@@ -225,12 +247,12 @@ fn origin_is_among(allowed: &[String], headers: &HeaderMap) -> bool {
 /// The first route of the path whose subprotocol is offered, else the one without. An unknown subprotocol of ours is refused,
 /// since who offers it cannot be served. Foreign ones are passed over: gopusher answers without one, and a client that insists
 /// on its own ends the connection, as RFC 6455 tells it to.
-fn route(path: &str, headers: &HeaderMap) -> Result<&'static DialectRoute, HandshakeRefusal> {
+fn route(listener: &str, path: &str, headers: &HeaderMap) -> Result<&'static DialectRoute, HandshakeRefusal> {
     let is_offered =
         |subprotocol| members(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == subprotocol);
     let is_ours = |offered: &str| offered.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("oxipush."));
     let offers_ours = members(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(is_ours);
-    let mut fitting = routes(path).filter(|route| match route.subprotocol {
+    let mut fitting = routes(listener, path).filter(|route| match route.subprotocol {
         Some(subprotocol) => is_offered(subprotocol),
         None => !offers_ours,
     });

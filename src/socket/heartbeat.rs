@@ -56,7 +56,7 @@ impl Heartbeat {
         for tick in [&liveness.opened, &liveness.last_read, &liveness.last_ping] {
             tick.set(now);
         }
-        liveness.joined.set(!client.dialect().needs_card());
+        liveness.joined.set(client.is_let_in());
         self.put(client, now + self.ping.min(self.join).min(self.idle));
     }
 

@@ -49,6 +49,8 @@ const TOO_SLOW: &str = "too_slow";
 
 /// Answers the connections that one worker accepted.
 pub(super) struct HandshakeServer {
+    /// The listener's name in [`ROUTES`](crate::wire::dialect::ROUTES).
+    pub(super) listener: &'static str,
     /// `None`: this thread has no shard, because the process is about to end.
     pub(super) worker: Option<Rc<Worker>>,
     pub(super) live: LiveConfig,
@@ -171,7 +173,7 @@ impl HandshakeServer {
                 refusal.response()
             }
             "/healthz" => self.health(request.method()),
-            path if has_permit && !handshake::is_meant(request) => handshake::invitation(path),
+            path if has_permit && !handshake::is_meant(request) => handshake::invitation(self.listener, path),
             _ => match self.accept(requests, request) {
                 Ok(accepted) => {
                     let response = handshake::accepted(request, accepted.route);
@@ -202,7 +204,7 @@ impl HandshakeServer {
         };
         let settings = self.live.now();
         let config = &settings.config;
-        let route = handshake::check(request, &config.allowed_origins)?;
+        let route = handshake::check(self.listener, request, &config.allowed_origins)?;
         let address = address::client(requests.peer, request.headers(), &config.trusted_proxies);
         let admitted = self.handshake_rates.admit(address, settings.handshakes, config.max_rated_addresses);
         admitted.map_err(HandshakeRefusal::handshake_rate)?;

@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use super::session::Session;
 use crate::{
     auth::identity::{Identity, IdentityError, IdentityErrorKind, Presented, Verification, Verifier},
+    config::AnonymousClients,
     push::{NameError, NameRule},
     wire::{
         close::{Close, Ending},
@@ -31,8 +32,8 @@ pub(super) struct VerifiedJoins {
     pub(super) verifier: Verifier,
     /// The cookie that may carry a token.
     pub(super) cookie: Option<String>,
-    /// Who presents no token may join as with [`Authorizer::Anyone`].
-    pub(super) anonymous: bool,
+    /// Whether who presents no token may join as with [`Authorizer::Anyone`].
+    pub(super) anonymous: AnonymousClients,
 }
 
 /// A decision, or its future.
@@ -53,11 +54,15 @@ pub(super) enum Grant {
     Join {
         card: ByteString,
         app: ByteString,
+        /// It takes frames of several pushes.
+        merge: bool,
         /// `None`: nobody asked for one.
         identity: Option<Arc<Identity>>,
     },
     /// Go on, as this.
     Refresh(Arc<Identity>),
+    /// Be this, in place of who it was.
+    Login { card: ByteString, app: ByteString, identity: Arc<Identity> },
 }
 
 /// Why a client may not.
@@ -88,6 +93,29 @@ impl Authorizer {
         }
     }
 
+    /// Whether clients of dialects without cards may have what is for everyone without a proof.
+    pub(super) fn lets_in_without_card(&self) -> bool {
+        match self {
+            Self::Anyone(_) => true,
+            Self::Verified(joins) => {
+                matches!(joins.anonymous, AnonymousClients::Allowed | AnonymousClients::InRooms)
+            }
+            #[cfg(test)]
+            Self::Waiting(_) => true,
+        }
+    }
+
+    /// Whom does this token, or what the handshake brought, prove a client to be that does not say whom it wants to be?
+    pub(super) fn log_in(&self, token: Option<ByteString>, session: Option<&Session>) -> Authorization {
+        match (self, session) {
+            (Self::Verified(joins), Some(session)) => joins.log_in(token, session),
+            _ => {
+                let error = ClientError::new("bad_token", "this gateway verifies no tokens");
+                Authorization::Decided(Err(error.into()))
+            }
+        }
+    }
+
     /// May a client that joined go on with a new token?
     pub(super) fn refresh(
         &self,
@@ -108,7 +136,7 @@ impl Authorizer {
 
 impl VerifiedJoins {
     fn authorize(&self, request: JoinRequest, session: &Session) -> Authorization {
-        let JoinRequest { card, app, token } = request;
+        let JoinRequest { card, app, token, merge } = request;
         let of_join = token.filter(|token| !token.is_empty());
         let of_handshake = session.token();
         if of_join.is_some() && of_handshake.is_some() && of_join != of_handshake {
@@ -120,13 +148,24 @@ impl VerifiedJoins {
         if token.is_none() {
             if let Some(identity) = session.identity() {
                 let holds = self.verifier.check(&identity).map_err(JoinError::from);
-                return Authorization::Decided(holds.and_then(|()| join_as(names, identity, card, app)));
+                return Authorization::Decided(holds.and_then(|()| join_as(names, identity, card, app, merge)));
             }
-            if self.anonymous {
-                return Authorization::Decided(anyone(names, JoinRequest { card, app, token }));
+            if self.anonymous == AnonymousClients::Allowed {
+                return Authorization::Decided(anyone(names, JoinRequest { card, app, token, merge }));
             }
         }
-        self.verify(token, card, app, session, move |identity, card, app| join_as(names, identity, card, app))
+        self.verify(token, card, app, session, move |identity, card, app| join_as(names, identity, card, app, merge))
+    }
+
+    fn log_in(&self, token: Option<ByteString>, session: &Session) -> Authorization {
+        let names = self.names;
+        let token = token.or_else(|| session.token());
+        self.verify(token, ByteString::new(), ByteString::new(), session, move |identity, card, app| {
+            match join_as(names, identity, card, app, false)? {
+                Grant::Join { card, app, identity: Some(identity), .. } => Ok(Grant::Login { card, app, identity }),
+                grant => Ok(grant),
+            }
+        })
     }
 
     fn refresh(&self, token: ByteString, card: ByteString, app: ByteString, session: &Session) -> Authorization {
@@ -166,11 +205,11 @@ impl VerifiedJoins {
 /// Whom nobody asks who he is.
 fn anyone(names: NameRule, request: JoinRequest) -> JoinDecision {
     check_names(names, &request.card, &request.app)?;
-    Ok(Grant::Join { card: request.card, app: request.app, identity: None })
+    Ok(Grant::Join { card: request.card, app: request.app, merge: request.merge, identity: None })
 }
 
 /// As what `identity` joins that asks for `card` and `app`; empty ones are those that it names itself.
-fn join_as(names: NameRule, identity: Arc<Identity>, card: ByteString, app: ByteString) -> JoinDecision {
+fn join_as(names: NameRule, identity: Arc<Identity>, card: ByteString, app: ByteString, merge: bool) -> JoinDecision {
     let own = |asked: ByteString, own: &Option<ByteString>| {
         if asked.is_empty() { own.clone().unwrap_or_default() } else { asked }
     };
@@ -178,7 +217,7 @@ fn join_as(names: NameRule, identity: Arc<Identity>, card: ByteString, app: Byte
     let app = own(app, &identity.app);
     check_names(names, &card, &app)?;
     check_bounds(&identity, &card, &app)?;
-    Ok(Grant::Join { card, app, identity: Some(identity) })
+    Ok(Grant::Join { card, app, merge, identity: Some(identity) })
 }
 
 fn check_bounds(identity: &Identity, card: &str, app: &str) -> Result<(), ClientError> {
@@ -201,12 +240,12 @@ fn check_names(names: NameRule, card: &ByteString, app: &ByteString) -> Result<(
     names.check_optional(app).map_err(|error| bad_name("app_id", &error))
 }
 
-fn bad_name(field: &str, error: &NameError) -> ClientError {
+pub(super) fn bad_name(field: &str, error: &NameError) -> ClientError {
     ClientError::new("bad_name", format!("{field} {error}"))
 }
 
 /// One after which a client should not come back as it is.
-fn refused(code: &'static str, message: impl Into<std::borrow::Cow<'static, str>>) -> ClientError {
+pub(super) fn refused(code: &'static str, message: impl Into<std::borrow::Cow<'static, str>>) -> ClientError {
     ClientError { close: Close::Refused, ..ClientError::new(code, message) }
 }
 

@@ -44,6 +44,12 @@ impl Session {
         self.identity.replace(Some(identity));
     }
 
+    /// It is nobody again.
+    pub(super) fn forget(&self) {
+        self.identity.take();
+        self.ends_at.set(0);
+    }
+
     /// Whether it proved to be this subject.
     pub(super) fn is_subject(&self, subject: &str) -> bool {
         self.identity.borrow().as_ref().is_some_and(|identity| identity.subject == *subject)

@@ -131,7 +131,7 @@ impl TestClient {
 }
 
 fn as_asked(request: JoinRequest) -> JoinDecision {
-    Ok(Grant::Join { card: request.card, app: request.app, identity: None })
+    Ok(Grant::Join { card: request.card, app: request.app, merge: false, identity: None })
 }
 
 /// A join, and where its decision is awaited.
@@ -238,11 +238,11 @@ async fn a_join_that_waits_holds_up_what_comes_behind_it_and_nothing_else() {
         one.push("alice", &["hello"]).await;
         assert!(String::from_utf8(client.frame().await.1).unwrap().contains("hello"));
         // decided as another card than the one asked for
-        let carol = JoinRequest { card: "carol".into(), app: "web".into(), token: None };
+        let carol = JoinRequest { card: "carol".into(), app: "web".into(), ..JoinRequest::default() };
         decide.send(as_asked(carol)).unwrap();
         client.has_joined("carol", "web").await;
         assert_eq!(client.frame().await, (10, b"behind".to_vec()));
-        assert_eq!((one.setup.hub.connections("alice"), one.setup.hub.connections("carol")), (0, 1));
+        assert_eq!((one.setup.hub.connections("alice"), one.setup.hub.connections("carol")), (1, 1));
     };
     LocalSet::new().run_until(test).await;
 }

@@ -9,8 +9,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{client_socket::ClientSocket, heartbeat::Heartbeat, join::Authorizer, live::LiveConfig};
-use crate::{hub::Shard, telemetry::Metrics};
+use super::{
+    client_socket::ClientSocket, heartbeat::Heartbeat, join::Authorizer, live::LiveConfig, rooms::RoomRules,
+    upstream::Upstream,
+};
+use crate::{hub::Shard, push::NameRule, telemetry::Metrics};
 
 /// Bytes that one read takes from a socket at most.
 const READ: usize = 16 * 1024;
@@ -20,6 +23,9 @@ pub(super) struct Worker {
     pub(super) shard: Rc<Shard<ClientSocket>>,
     pub(super) heartbeat: Heartbeat,
     pub(super) authorizer: Authorizer,
+    pub(super) names: NameRule,
+    pub(super) rooms: RoomRules,
+    pub(super) upstream: Upstream,
     /// `[socket] max_message`, in bytes.
     pub(super) max_message: usize,
     pub(super) live: LiveConfig,
@@ -37,6 +43,9 @@ impl Worker {
         shard: Rc<Shard<ClientSocket>>,
         live: LiveConfig,
         authorizer: Authorizer,
+        names: NameRule,
+        rooms: RoomRules,
+        upstream: Upstream,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let settings = live.now();
@@ -45,6 +54,9 @@ impl Worker {
             shard,
             heartbeat: Heartbeat::new(config),
             authorizer,
+            names,
+            rooms,
+            upstream,
             max_message: config.max_message,
             live,
             metrics: Arc::clone(metrics),

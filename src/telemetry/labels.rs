@@ -18,6 +18,9 @@ macro_rules! label_values {
             pub enum $name { $($variant,)+ }
 
             impl $name {
+                /// All of them.
+                pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
                 /// As it is shown.
                 pub const fn word(self) -> &'static str {
                     match self { $(Self::$variant => $word,)+ }
@@ -57,6 +60,7 @@ label_values! {
         Accepted = "accepted",
         CallerLeft = "caller_left",
         GivenUp = "given_up",
+        ToNobody = "to_nobody",
     }
 
     /// What a refused request spoke.
@@ -95,6 +99,13 @@ label_values! {
         Copy = "copy",
         Undecodable = "undecodable",
         Void = "void",
+        Presence = "presence",
+    }
+
+    /// Whom the pushes of a merge window were for.
+    MergeTarget in "merges" by "target" {
+        Room = "room",
+        Everyone = "everyone",
     }
 
     /// What became of a job.
@@ -150,6 +161,24 @@ label_values! {
         Refused = "refused",
         Failed = "failed",
         Cached = "cached",
+    }
+
+    /// What became of an event for the back end.
+    EventOutcome in "events" by "outcome" {
+        Accepted = "accepted",
+        Delivered = "delivered",
+        Refused = "refused",
+        Full = "full",
+        Unread = "unread",
+        Failed = "failed",
+        Lost = "lost",
+    }
+
+    /// What became of a request to the webhook.
+    EventRequestOutcome in "event_requests" by "outcome" {
+        Taken = "taken",
+        Refused = "refused",
+        Failed = "failed",
     }
 
     /// Why a line of the log was not written.

@@ -15,8 +15,8 @@ use prometheus_client::{
 
 use super::labels::{
     CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DisconnectLabels, DropReason,
-    GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome, LineDropReason, NsqSide, OfferOutcome, PushLabels,
-    RefusedConnectLabels, ReloadOutcome, RequestLabels,
+    EventOutcome, EventRequestOutcome, GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome, LineDropReason,
+    MergeTarget, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -80,6 +80,8 @@ metrics! {
     deliveries: Counter = Counter::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
     offers: Family<OfferOutcome, Counter> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
     drops: Family<DropReason, Counter> = Family::default(), "drops", "What was not delivered, by reason";
+    merging: Gauge = Gauge::default(), "merging", "Pushes that wait in a merge window";
+    merges: Family<MergeTarget, Counter> = Family::default(), "merges", "Merge windows that ended, by target (room, everyone)";
     jobs: Family<JobOutcome, Counter> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
     jobs_in_flight: Gauge = Gauge::default(), "jobs_in_flight", "Jobs taken and neither finished nor requeued";
     publishes: Gauge = Gauge::default(), "publishes_waiting", "Publishes that wait for the queue's acknowledgement";
@@ -90,6 +92,10 @@ metrics! {
     queue_syncs: Counter = Counter::default(), "queue_syncs", "Embedded queue: fsyncs of the log";
     queue_rebuilds: Family<NsqSide, Counter> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
     queue_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]), "queue_seconds", "nsq: time from nsqd's stamp of a message to its hand-out";
+    events: Family<EventOutcome, Counter> = Family::default(), "events", "Events for the back end, by outcome (accepted, delivered, refused, full, unread, failed, lost)";
+    event_requests: Family<EventRequestOutcome, Counter> = Family::default(), "event_requests", "Requests to the webhook of events, by outcome (taken, refused, failed)";
+    events_waiting: Gauge = Gauge::default(), "events_waiting", "Messages of clients on the disk that the back end has not acknowledged";
+    event_bytes: Gauge = Gauge::default(), "event_bytes", "Their bytes, as [events] max_bytes counts them";
     registered: Gauge = Gauge::default(), "cluster_registered", "1 while this node's key is in etcd";
     etcd_errors: Counter = Counter::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Counter = Counter::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";

@@ -2,7 +2,10 @@
 //!
 //! A dialect is one file with a `DialectCodec`, and a place in the two tables here: [`Dialect`] and [`ROUTES`].
 
+mod go_json;
+mod go_push;
 mod gopusher;
+mod gpush;
 mod oxipush_v1;
 
 use std::{borrow::Cow, fmt, marker::PhantomData, time::Duration};
@@ -15,17 +18,29 @@ use super::{
     close::{Close, Ending},
     frame::Frame,
 };
-use crate::push::Push;
+use crate::push::{Content, Push, PushId};
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Join, or move.
+    /// Join a card, beside those that it joined.
     Join(JoinRequest),
     /// Go on as the same client, with this new token.
     Refresh(ByteString),
-    /// Leave the card; the connection stays.
-    Leave,
+    /// Leave this card, or all (`None`); the connection stays.
+    Leave(Option<ByteString>),
+    /// Subscribe to a room.
+    Subscribe(RoomRequest),
+    /// Unsubscribe from a room.
+    Unsubscribe(RoomRequest),
+    /// Prove by this token who it is, and join as that in place of who it was (gpush).
+    Login(ByteString),
+    /// Be nobody again: leave its card and its private rooms (gpush).
+    Logout,
+    /// Push to other clients.
+    Push(ClientPushRequest),
+    /// Tell the back end something.
+    Message(ClientMessage),
     /// The dialect's own ping.
     Ping,
     /// Nothing to do and nothing to answer (gopusher's `read`).
@@ -37,7 +52,7 @@ pub enum Command {
 }
 
 /// As what a client asks to join; names are not checked yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JoinRequest {
     /// The card; empty: it names none.
     pub card: ByteString,
@@ -45,6 +60,83 @@ pub struct JoinRequest {
     pub app: ByteString,
     /// A proof of who the client is.
     pub token: Option<ByteString>,
+    /// It takes frames of several pushes, and waits for them (`[rooms] merge_window`).
+    pub merge: bool,
+}
+
+/// A room that a client subscribes to or unsubscribes from; its name is not checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomRequest {
+    /// Its name, as the client says it.
+    pub room: ByteString,
+    /// gpush's private topics, which need a login: the room `private-` and the name.
+    pub private: bool,
+}
+
+/// A push that a client makes itself; nothing of it is checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientPushRequest {
+    /// Cards.
+    pub to: Vec<ByteString>,
+    /// A room.
+    pub room: Option<ByteString>,
+    /// What is delivered.
+    pub content: Content,
+    /// The client itself gets it too, if it is among those that it is for.
+    pub echo: bool,
+    /// By which the client knows the answer.
+    pub reference: Option<ByteString>,
+}
+
+/// What a client tells the back end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientMessage {
+    /// A JSON value, as it was sent.
+    pub data: ByteString,
+    /// By which the client knows the answer.
+    pub reference: Option<ByteString>,
+}
+
+/// The most bytes of a `ref`: a JSON string or number, as it was sent.
+pub const MAX_REFERENCE: usize = 64;
+
+/// What a client is told of a room that it subscribed to.
+pub struct Subscribed<'a> {
+    /// The room.
+    pub room: &'a str,
+    /// Who is there, in a room with presence.
+    pub presence: Option<&'a PresentCards>,
+}
+
+/// The cards that have clients in a room, on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresentCards {
+    /// The node's id.
+    pub node: ByteString,
+    /// How many cards.
+    pub count: usize,
+    /// Some of them, all where they are few.
+    pub cards: Vec<ByteString>,
+}
+
+/// A card's first client came into a room, or its last one left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresenceChange {
+    /// The room.
+    pub room: ByteString,
+    /// The card.
+    pub card: ByteString,
+    /// It came; else it left.
+    pub came: bool,
+    /// The id of the node whose clients these are.
+    pub node: ByteString,
+}
+
+impl PresenceChange {
+    /// As clients and the back end read it.
+    pub fn action(&self) -> &'static str {
+        if self.came { "join" } else { "leave" }
+    }
 }
 
 /// What a client is told of its join.
@@ -68,16 +160,25 @@ pub struct ClientError {
     pub message: Cow<'static, str>,
     /// How the connection ends where the dialect has no errors.
     pub close: Close,
+    /// By which the client knows which of its pushes or messages it is about.
+    pub reference: Option<ByteString>,
 }
 
 impl ClientError {
     /// Every `code` that a client may see.
-    pub const CODES: [&str; 15] = [
+    pub const CODES: [&str; 22] = [
         "bad_json",
         "unknown_event",
         "bad_name",
+        "bad_content",
         "not_joined",
+        "not_subscribed",
         "card_full",
+        "too_many_cards",
+        "too_many_rooms",
+        "wrong_room",
+        "not_pushed",
+        "busy",
         "unsupported",
         "no_token",
         "bad_token",
@@ -92,7 +193,18 @@ impl ClientError {
 
     /// One that is the client's own mistake.
     pub fn new(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), close: Close::BadMessage }
+        Self { code, message: message.into(), close: Close::BadMessage, reference: None }
+    }
+
+    /// The client may send the same again later.
+    pub fn busy(why: impl fmt::Display) -> Self {
+        Self::new("busy", format!("busy: {why}; try again"))
+    }
+
+    /// About the push or message that the client marked so.
+    #[must_use]
+    pub fn about(self, reference: Option<ByteString>) -> Self {
+        Self { reference, ..self }
     }
 }
 
@@ -112,8 +224,8 @@ trait DialectCodec {
     /// The frame that delivers a push.
     fn push(&self, push: &Push) -> Frame;
 
-    /// One frame that delivers several pushes.
-    fn pushes<'a>(&self, _pushes: impl Iterator<Item = &'a Push>) -> Option<Frame> {
+    /// One frame that delivers several pushes, for clients that merge.
+    fn pushes<'a>(&self, _pushes: impl Iterator<Item = &'a Push> + Clone) -> Option<Frame> {
         None
     }
 
@@ -123,23 +235,65 @@ trait DialectCodec {
     }
 
     /// The answer to a join that holds.
-    fn joined(&self, joined: &Joined<'_>) -> Frame;
+    fn joined(&self, _joined: &Joined<'_>) -> Option<Frame> {
+        None
+    }
 
     /// The answer to a new token that is good for `expires_in`.
     fn refreshed(&self, _expires_in: Option<Duration>) -> Option<Frame> {
         None
     }
 
-    /// The answer to a leave that holds.
-    fn left(&self) -> Option<Frame> {
+    /// The answer to a leave that holds: of this card, or of all.
+    fn left(&self, _card: Option<&str>) -> Option<Frame> {
         None
+    }
+
+    /// The answer to a subscription that holds.
+    fn subscribed(&self, _subscribed: &Subscribed<'_>) -> Option<Frame> {
+        None
+    }
+
+    /// The answer once a client is out of a room.
+    fn unsubscribed(&self, _room: &str) -> Option<Frame> {
+        None
+    }
+
+    /// The answer to a login that holds.
+    fn logged_in(&self) -> Option<Frame> {
+        None
+    }
+
+    /// The answer to a logout that holds.
+    fn logged_out(&self) -> Option<Frame> {
+        None
+    }
+
+    /// The answer once the queue has the client's own push.
+    fn pushed(&self, _id: PushId, _reference: Option<&str>) -> Option<Frame> {
+        None
+    }
+
+    /// The answer once the client's message is held for the back end.
+    fn received(&self, _id: PushId, _reference: Option<&str>) -> Option<Frame> {
+        None
+    }
+
+    /// Said to the clients of a room with presence.
+    fn presence(&self, _change: &PresenceChange) -> Option<Frame> {
+        None
+    }
+
+    /// Whether its clients take frames of several pushes, and wait for them (`[rooms] merge_window`).
+    fn merges(&self) -> bool {
+        false
     }
 
     /// The answer to the dialect's own ping.
     fn pong(&self) -> Frame;
 
-    /// The answer to an error, or the end of the connection.
-    fn error(&self, error: &ClientError) -> Result<Frame, Ending>;
+    /// The answer to an error, silence, or the end of the connection.
+    fn error(&self, error: &ClientError) -> Result<Option<Frame>, Ending>;
 
     /// Said before a drain's close: come back after `delay`.
     fn drain(&self, _delay: Duration) -> Option<Frame> {
@@ -155,6 +309,11 @@ trait DialectCodec {
     fn needs_card(&self) -> bool {
         true
     }
+
+    /// Whether a token of the handshake is a login, since its clients have no word for one.
+    fn logs_in_by_handshake(&self) -> bool {
+        false
+    }
 }
 
 /// The dialects.
@@ -164,6 +323,10 @@ pub enum Dialect {
     Gopusher,
     /// `oxipush.v1`.
     OxipushV1,
+    /// go-push's.
+    GoPush,
+    /// gpush's.
+    Gpush,
     /// See tests.rs.
     #[cfg(test)]
     InTests,
@@ -172,7 +335,7 @@ pub enum Dialect {
 /// Where a dialect is spoken.
 #[derive(Debug)]
 pub struct DialectRoute {
-    /// The listener, by its section of the configuration.
+    /// The listener: `socket` is `[socket] listen`, others have a key of their own there (`go_push_listen`).
     pub listener: &'static str,
     /// The path of the handshake.
     pub path: &'static str,
@@ -186,6 +349,10 @@ pub struct DialectRoute {
 pub const ROUTES: &[DialectRoute] = &[
     DialectRoute { listener: "socket", path: "/ws", subprotocol: Some("oxipush.v1"), dialect: Dialect::OxipushV1 },
     DialectRoute { listener: "socket", path: "/ws", subprotocol: None, dialect: Dialect::Gopusher },
+    DialectRoute { listener: "socket", path: "/connect", subprotocol: None, dialect: Dialect::GoPush },
+    DialectRoute { listener: "socket", path: "/gpush/ws", subprotocol: None, dialect: Dialect::Gpush },
+    DialectRoute { listener: "go_push", path: "/connect", subprotocol: None, dialect: Dialect::GoPush },
+    DialectRoute { listener: "gpush", path: "/ws", subprotocol: None, dialect: Dialect::Gpush },
     #[cfg(test)]
     DialectRoute { listener: "socket", path: "/in-tests", subprotocol: None, dialect: Dialect::InTests },
 ];
@@ -196,6 +363,8 @@ macro_rules! codec {
         match $dialect {
             Self::Gopusher => gopusher::Gopusher.$method($($argument),*),
             Self::OxipushV1 => oxipush_v1::OxipushV1.$method($($argument),*),
+            Self::GoPush => go_push::GoPush.$method($($argument),*),
+            Self::Gpush => gpush::Gpush.$method($($argument),*),
             #[cfg(test)]
             Self::InTests => tests::InTests.$method($($argument),*),
         }
@@ -207,6 +376,8 @@ impl Dialect {
     pub const ALL: &'static [Self] = &[
         Self::Gopusher,
         Self::OxipushV1,
+        Self::GoPush,
+        Self::Gpush,
         #[cfg(test)]
         Self::InTests,
     ];
@@ -236,8 +407,8 @@ impl Dialect {
         codec!(self.push(push))
     }
 
-    /// One frame that delivers all of `pushes`, where the dialect has such frames.
-    pub fn pushes<'a>(self, pushes: impl Iterator<Item = &'a Push>) -> Option<Frame> {
+    /// One frame that delivers all of `pushes` to clients that merge, where the dialect has such frames.
+    pub fn pushes<'a>(self, pushes: impl Iterator<Item = &'a Push> + Clone) -> Option<Frame> {
         codec!(self.pushes(pushes))
     }
 
@@ -246,8 +417,8 @@ impl Dialect {
         codec!(self.greeting())
     }
 
-    /// The answer to a join that holds.
-    pub fn joined(self, joined: &Joined<'_>) -> Frame {
+    /// The answer to a join that holds, where the dialect has one.
+    pub fn joined(self, joined: &Joined<'_>) -> Option<Frame> {
         codec!(self.joined(joined))
     }
 
@@ -256,9 +427,49 @@ impl Dialect {
         codec!(self.refreshed(expires_in))
     }
 
-    /// The answer to a leave that holds, where the dialect has one.
-    pub fn left(self) -> Option<Frame> {
-        codec!(self.left())
+    /// The answer to a leave that holds, of this card or of all, where the dialect has one.
+    pub fn left(self, card: Option<&str>) -> Option<Frame> {
+        codec!(self.left(card))
+    }
+
+    /// The answer to a subscription that holds, where the dialect has one.
+    pub fn subscribed(self, subscribed: &Subscribed<'_>) -> Option<Frame> {
+        codec!(self.subscribed(subscribed))
+    }
+
+    /// The answer once a client is out of a room, where the dialect has one.
+    pub fn unsubscribed(self, room: &str) -> Option<Frame> {
+        codec!(self.unsubscribed(room))
+    }
+
+    /// The answer to a login that holds, where the dialect has one.
+    pub fn logged_in(self) -> Option<Frame> {
+        codec!(self.logged_in())
+    }
+
+    /// The answer to a logout that holds, where the dialect has one.
+    pub fn logged_out(self) -> Option<Frame> {
+        codec!(self.logged_out())
+    }
+
+    /// The answer once the queue has the client's own push, where the dialect has one.
+    pub fn pushed(self, id: PushId, reference: Option<&str>) -> Option<Frame> {
+        codec!(self.pushed(id, reference))
+    }
+
+    /// The answer once the client's message is held for the back end, where the dialect has one.
+    pub fn received(self, id: PushId, reference: Option<&str>) -> Option<Frame> {
+        codec!(self.received(id, reference))
+    }
+
+    /// What clients of a room with presence are told, where the dialect has a word for it.
+    pub fn presence(self, change: &PresenceChange) -> Option<Frame> {
+        codec!(self.presence(change))
+    }
+
+    /// Whether its clients take frames of several pushes, and wait for them (`[rooms] merge_window`).
+    pub fn merges(self) -> bool {
+        codec!(self.merges())
     }
 
     /// The answer to the dialect's own ping.
@@ -266,11 +477,11 @@ impl Dialect {
         codec!(self.pong())
     }
 
-    /// The answer to an error.
+    /// The answer to an error; `None`: the dialect passes over it in silence.
     ///
     /// # Errors
     /// The end of the connection, where the dialect has no errors (gopusher).
-    pub fn error(self, error: &ClientError) -> Result<Frame, Ending> {
+    pub fn error(self, error: &ClientError) -> Result<Option<Frame>, Ending> {
         codec!(self.error(error))
     }
 
@@ -287,6 +498,11 @@ impl Dialect {
     /// Whether a client that joined no card within `[socket] join_timeout` is closed.
     pub fn needs_card(self) -> bool {
         codec!(self.needs_card())
+    }
+
+    /// Whether a token of the handshake is a login.
+    pub fn logs_in_by_handshake(self) -> bool {
+        codec!(self.logs_in_by_handshake())
     }
 }
 
@@ -309,5 +525,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     }
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

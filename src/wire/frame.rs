@@ -53,6 +53,13 @@ impl Frame {
         }
     }
 
+    /// Frames that leave one behind the other, as if they were one.
+    pub(crate) fn sequence(mut frames: impl Iterator<Item = Self>) -> Self {
+        let Some(first) = frames.next() else { return Self(Bytes::new()) };
+        let Some(second) = frames.next() else { return first };
+        Self([first, second].into_iter().chain(frames).flat_map(|frame| frame.0).collect())
+    }
+
     /// The bytes for the socket.
     pub fn bytes(&self) -> &Bytes {
         &self.0

@@ -68,6 +68,60 @@ async fn a_call_out_is_told_what_was_presented_and_says_who_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gpushs_auth_url_is_asked_in_its_own_form_and_its_uid_is_the_card() {
+    let answer = Arc::new(Mutex::new(("200 OK", String::new())));
+    let asked = Arc::new(Mutex::new(None));
+    let server = HttpServer::start({
+        let (answer, asked) = (answer.clone(), asked.clone());
+        move |question| {
+            *asked.lock().unwrap() = Some(String::from_utf8(question.body).unwrap());
+            let (status, body) = answer.lock().unwrap().clone();
+            Told { status, ..Told::ok(body) }
+        }
+    })
+    .await;
+    let rig = Rig::new(&[("VERIFY__URL", &server.url), ("VERIFY__FORM", "gpush"), ("VERIFY__CACHE", "0s")]);
+    let ask = async |status: &'static str, body: &str| {
+        *answer.lock().unwrap() = (status, body.to_owned());
+        rig.verify("s3cret").await
+    };
+    for good in [
+        r#"{"code":0,"data":{"user_info":{"uid":"u1","username":"U"}},"msg":"ok"}"#,
+        r#"{"code":"0","data":{"user_info":{"uid":"u1"}}}"#,
+        r#"{"data":{"user_info":{"uid":"u1"}}}"#,
+    ] {
+        let identity = ask("200 OK", good).await.unwrap();
+        assert_eq!((&*identity.subject, identity.card.as_deref()), ("u1", Some("u1")), "{good}");
+        assert!(identity.rooms.admits("private-orders") && !identity.rooms.admits("orders"), "{good}");
+        assert!(!identity.admits_card("u2") && identity.expires_at.is_none());
+        assert_eq!(asked.lock().unwrap().take().unwrap(), r#"{"token":"s3cret"}"#);
+    }
+    let no_uid = [
+        r#"{"code":0}"#,
+        r#"{"code":0,"data":null}"#,
+        r#"{"code":0,"data":{"user_info":{"uid":7}}}"#,
+        r#"{"code":0,"data":{"user_info":{"uid":""}}}"#,
+        r#"{"code":0,"data":{"user_info":{"uid":"a\u0007"}}}"#,
+        r#"{"code":0,"data":["user_info"]}"#,
+    ];
+    for no in no_uid.into_iter().chain([r#"{"code":401}"#, r#"{"code":"401"}"#, r#"{"code":[0]}"#]) {
+        assert_refused(&ask("200 OK", no).await.unwrap_err(), Refused, "back end refuses");
+    }
+    assert_refused(&ask("400 Bad Request", r#"{"code":7}"#).await.unwrap_err(), Refused, "back end refuses");
+    assert_refused(&ask("401 Unauthorized", "no").await.unwrap_err(), Refused, "back end refuses");
+    let away = [("500 Oops", r#"{"code":7}"#), ("404 Not Found", "{}"), ("200 OK", "[]"), ("200 OK", "")];
+    for (status, body) in away {
+        assert_refused(&ask(status, body).await.unwrap_err(), Away, "come back");
+    }
+    // a client without a token is not asked about
+    let before = server.asked();
+    let tokenless = Presented { token: None, ..presented("") };
+    assert_refused(&rig.present(tokenless).await.unwrap_err(), NoToken, "no token");
+    assert_eq!(server.asked(), before);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_call_out_answers_admits_refuses_or_says_come_back() {
     let answer = Arc::new(Mutex::new(String::new()));
     let server = HttpServer::start({

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use oxipush::internals::proto::rpc::{PushBatchRequest, PushRequest, rpc_client::RpcClient};
+use oxipush::internals::proto::rpc::{Exclude, PushBatchRequest, PushRequest, rpc_client::RpcClient};
 use prost::Message;
 use tokio::{io::AsyncReadExt, net::TcpStream, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -79,12 +79,16 @@ fn each_definition_names_its_package_for_every_generator() {
     }
 }
 
+fn exclude(cards: &[&str], client: &str) -> Option<Exclude> {
+    Some(Exclude { cards: cards.iter().map(|&card| card.into()).collect(), client: client.into() })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_has_its_status_and_names_the_field() {
     let node = Node::start(&[("GRPC__MAX_MESSAGE", "128KiB"), ("PUSH__MAX_BATCH", "2")]).await;
     let mut client = RpcClient::connect(node.grpc()).await.unwrap();
     let rows = [
-        (PushRequest { to: vec![], ..push("a", "x") }, Code::InvalidArgument, "`to` names no card"),
+        (PushRequest { to: vec![], ..push("a", "x") }, Code::InvalidArgument, "nobody is named"),
         (push("", "x"), Code::InvalidArgument, "`to[0]` is empty"),
         (push(&"n".repeat(129), "x"), Code::InvalidArgument, "`to[0]` has 129 bytes"),
         (PushRequest { app_id: "\n".into(), ..push("a", "x") }, Code::InvalidArgument, "`appID` has the control"),
@@ -93,8 +97,13 @@ async fn every_refusal_has_its_status_and_names_the_field() {
         (PushRequest { offline: true, ..push("a", "x") }, Code::Unimplemented, "`offline` is not supported yet"),
         (PushRequest { ttl: 1, ..push("a", "x") }, Code::Unimplemented, "`ttl`"),
         (PushRequest { deliver_at: 1, ..push("a", "x") }, Code::Unimplemented, "`deliver_at`"),
-        (PushRequest { room: "r".into(), ..push("a", "x") }, Code::Unimplemented, "`room`"),
-        (PushRequest { everyone: true, ..push("a", "x") }, Code::Unimplemented, "`everyone`"),
+        (PushRequest { room: "\n".into(), ..push("a", "x") }, Code::InvalidArgument, "`room` has the control"),
+        (PushRequest { everyone: true, ..push("a", "x") }, Code::InvalidArgument, "`everyone` stands beside `to`"),
+        (PushRequest { data: vec![0], ..push("a", "x") }, Code::InvalidArgument, "`data` stands beside `content`"),
+        (PushRequest { json: "null".into(), ..push("a", "") }, Code::InvalidArgument, "`json` is null"),
+        (PushRequest { json: "{".into(), ..push("a", "") }, Code::InvalidArgument, "`json` is no JSON"),
+        (PushRequest { exclude: exclude(&[""], ""), ..push("a", "x") }, Code::InvalidArgument, "`exclude.cards[0]` is"),
+        (PushRequest { exclude: exclude(&[], "a"), ..push("a", "x") }, Code::InvalidArgument, "`exclude.client` is no"),
         (PushRequest { idempotency_key: "k".into(), ..push("a", "x") }, Code::Unimplemented, "`idempotency_key`"),
     ];
     for (push, code, message) in rows {
@@ -110,7 +119,7 @@ async fn every_refusal_has_its_status_and_names_the_field() {
     assert_eq!(replies.iter().map(|reply| reply.code).collect::<Vec<_>>(), [Code::InvalidArgument as i32, 0]);
     assert_eq!(client.push(push("a", "x")).await.unwrap().into_inner().code, 0);
     let counted = node.metric("oxipush_requests_total", &[("protocol", "grpc"), ("status", "INVALID_ARGUMENT")]).await;
-    assert_eq!(counted, 6.0);
+    assert_eq!(counted, 13.0);
     node.stop().await;
 }
 

@@ -68,6 +68,8 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
     let long = format!(r#"{{"to":["a"],"content":"{}"}}"#, "x".repeat(70_000));
     let huge = "x".repeat(200_000);
     let name = format!(r#"{{"to":["{}"],"content":"x"}}"#, "n".repeat(129));
+    let deep = format!(r#"{{"room":"r","content":{}{}}}"#, "[".repeat(129), "]".repeat(129));
+    let long_path = format!("/rooms/{}", "n".repeat(129));
     // method, path, headers, body: status, beginning of the message
     type Row<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], &'a str, u16, &'a str);
     let rows: &[Row<'_>] = &[
@@ -119,6 +121,51 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
         (Method::POST, "/push", &[("idempotency-key", "k")], GOOD, 400, "`idempotency-key` is not supported yet"),
         (Method::POST, "/push", &[("ttl", "5")], GOOD, 400, "`ttl` is not supported yet"),
         (Method::POST, "/push", &[], r#"{"to":["a"],"content":null}"#, 400, "`content` is null"),
+        (Method::POST, "/push", &[], r#"{"to":["a"]}"#, 400, "`content` is missing"),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"content":"x"}"#,
+            400,
+            "nobody is named: give `to`, `room`, `appID` or `everyone`",
+        ),
+        (Method::POST, "/push", &[], r#"{"to":[],"room":"r","content":"x"}"#, 400, "`to` names no card"),
+        (Method::POST, "/push", &[], r#"{"everyone":false,"content":"x"}"#, 400, "nobody is named"),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"everyone":1,"content":"x"}"#,
+            400,
+            "`everyone` is a number; it must be true or",
+        ),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"everyone":true,"appID":"web","content":"x"}"#,
+            400,
+            "`everyone` stands beside `appID`, which says something else; leave one of them out",
+        ),
+        (Method::POST, "/push", &[], r#"{"room":"a\n","content":"x"}"#, 400, "`room` has the control character U+000A"),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"to":["a"],"exclude":{"cards":["1","2","3","4","5","6"]},"content":"x"}"#,
+            400,
+            "`exclude.cards` names more than 5 cards; name fewer",
+        ),
+        (
+            Method::POST,
+            "/push",
+            &[],
+            r#"{"room":"r","exclude":{"client":"a"},"content":"x"}"#,
+            400,
+            "`exclude.client` is no client's id: it has 26 characters",
+        ),
+        (Method::POST, "/push", &[], &deep, 400, "`content` has lists and objects that are nested more than 128 deep"),
         (
             Method::POST,
             "/push",
@@ -127,12 +174,24 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
             400,
             "`app_id` is no field; write `appID`",
         ),
-        (Method::POST, "/v1/push", &[], GOOD, 404, "there is no such path"),
+        (Method::POST, "/v9/push", &[], GOOD, 404, "there is no such path"),
         (Method::POST, "/push/batch", &[], GOOD, 400, "a batch must be a list"),
         (Method::POST, "/push/batch", &[], "[{},{},{},{}]", 400, "`pushes` are more than 3"),
         (Method::GET, "/isOnline", &[], "", 400, "`cardID` is missing"),
         (Method::GET, "/group?card=a", &[], "", 400, "`card` is no parameter"),
         (Method::GET, "/group?cardID=%ff", &[], "", 400, "the query is not UTF-8"),
+        (Method::GET, "/rooms?limit=0", &[], "", 400, "`limit` must be a whole number from 1 to 1000"),
+        (Method::GET, "/cards?limit=many", &[], "", 400, "`limit` must be"),
+        (Method::GET, "/rooms?page=2", &[], "", 400, "`page` is no parameter; use after and limit"),
+        (Method::GET, "/rooms?after=%07", &[], "", 400, "`after` has the control character U+0007"),
+        (Method::GET, "/cards/a?after=b", &[], "", 400, "`after` is no client's id"),
+        (Method::GET, "/rooms/%ff", &[], "", 400, "the path is not UTF-8"),
+        (Method::GET, "/rooms/%00", &[], "", 400, "`room` has the control character U+0000"),
+        (Method::GET, "/cards/a%2", &[], "", 400, "the path has a `%` without two hex digits"),
+        (Method::GET, &long_path, &[], "", 400, "`room` has 129 bytes"),
+        (Method::GET, "/rooms/", &[], "", 404, "there is no such path; leave the slash"),
+        (Method::GET, "/rooms/a/b", &[], "", 404, "there is no such path"),
+        (Method::POST, "/rooms/a", &[], "", 405, "this path answers GET, HEAD only"),
     ];
     for (method, path, headers, body, status, message) in rows {
         let answer = ask(&node, method.clone(), path, headers, body).await;
@@ -236,8 +295,8 @@ async fn in_a_batch_each_push_is_answered_and_a_bad_one_costs_only_itself() {
     let mut tab = Client::gopusher(&node.socket(), "a", "").await;
     let batch = json!([
         {"to": ["a"], "content": "1"},
-        {"to": ["a"], "content": 2},
-        {"to": ["a"], "content": "3", "room": "r"},
+        {"to": ["a"], "content": null},
+        {"to": ["a"], "content": "3", "offline": true},
         5,
         {"to": ["a"], "content": "5", "from": null},
     ]);
@@ -253,7 +312,7 @@ async fn in_a_batch_each_push_is_answered_and_a_bad_one_costs_only_itself() {
     assert_eq!(answer["replies"][2]["reason"], "not_built");
     assert_eq!((tab.content().await, tab.content().await), ("1".into(), "5".into()));
     // what serde cannot read costs its own push alone
-    let broken = r#"[{"to":["a"],"content":"6"},{"to":["a"],"content":1e999},{"to":["a"],"content":"\q"}]"#;
+    let broken = r#"[{"to":["a"],"content":"6"},{"to":[1e999],"content":""},{"to":["a"],"content":"\q"}]"#;
     let answer: Value = ask(&node, Method::POST, "/push/batch", &[], broken).await.json().await.unwrap();
     assert_eq!((&answer["failed"], &answer["replies"][1]["reason"]), (&json!(2), &json!("bad_json")), "{answer}");
     assert!(answer["replies"][2]["message"].as_str().unwrap().contains("`content`: invalid escape"), "{answer}");

@@ -8,7 +8,7 @@ use oxipush::internals::{
     ingress::SCOPES,
     proto::{
         DESCRIPTORS,
-        rpc::{IsOnlineRequest, PushBatchRequest, PushRequest, rpc_client::RpcClient},
+        rpc::{Exclude, IsOnlineRequest, PushBatchRequest, PushRequest, rpc_client::RpcClient},
     },
 };
 use prost::Message;
@@ -98,11 +98,11 @@ async fn every_call_is_for_callers_with_its_scope_and_nobody_else() {
     let mut peer = Raw::connect(&node).await;
     let mut tried = 0;
     for &(path, needed) in SCOPES {
-        let allow = ask(&node, Method::PATCH, path, "", "").await.headers.get("allow").cloned();
+        let allow = ask(&node, Method::TRACE, path, "", "").await.headers.get("allow").cloned();
         for (authorization, has, word) in &cases {
             let case = format!("{path} with {authorization:?}");
             let good = *has == Some(needed);
-            if path.starts_with("/proto.Rpc/") {
+            if path.starts_with("/proto.Rpc/") || path.starts_with("/order.Proxy/") {
                 let headers: Vec<_> = [("authorization", authorization.as_str())]
                     .into_iter()
                     .filter(|(_, value)| !value.is_empty())
@@ -234,6 +234,64 @@ async fn a_caller_reaches_only_whom_its_patterns_name_and_each_push_is_judged_by
     for (outcome, number) in [("accepted", 8.0), ("not_admitted", 7.0)] {
         let counted = metric(&node, "oxipush_callers_total", &[("caller", "cards"), ("outcome", outcome)]).await;
         assert_eq!(counted, number, "{outcome}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_with_patterns_pushes_to_its_own_rooms_and_apps_and_never_to_everyone() {
+    let rooms = key("rooms", &[("scopes", "push"), ("rooms", "team:*")]);
+    let cards = key("cards", &[("scopes", "push"), ("cards", "user:*")]);
+    let apps = key("apps", &[("scopes", "push"), ("apps", "web")]);
+    let all = key("all", &[("scopes", "push")]);
+    let node = start(&[rooms, cards, apps, all]).await;
+    let mut client = RpcClient::connect(node.grpc()).await.unwrap();
+    let to = |cards: &[&str], room: &str, app: &str| PushRequest {
+        to: cards.iter().map(|&card| card.into()).collect(),
+        room: room.into(),
+        app_id: app.into(),
+        content: "x".into(),
+        ..Default::default()
+    };
+    let everyone = PushRequest { everyone: true, ..to(&[], "", "") };
+    // the target, and which of the keys of rooms, cards and apps may push to it
+    for (target, admitted) in [
+        (to(&[], "team:1", ""), ["rooms"].as_slice()),
+        (to(&[], "lobby", ""), &[]),
+        (to(&["user:1"], "", ""), &["cards"]),
+        (to(&["user:1"], "team:1", ""), &[]),
+        (to(&[], "", "web"), &["apps"]),
+        (to(&[], "", "tv"), &[]),
+        (to(&[], "team:1", "web"), &["rooms", "apps"]),
+        (to(&["user:1"], "", "web"), &["cards", "apps"]),
+        (to(&["user:1"], "team:1", "web"), &["apps"]),
+        (everyone, &[]),
+    ] {
+        // who gets nothing neither opens nor closes a way
+        for exclude in [None, Some(Exclude { cards: vec!["user:1".into(), "admin".into()], client: "0".repeat(26) })] {
+            let target = PushRequest { exclude, ..target.clone() };
+            let body = json!({
+                "room": target.room, "appID": target.app_id, "everyone": target.everyone, "content": "x",
+                "exclude": target.exclude.as_ref().map(|exclude| json!({"cards": exclude.cards, "client": exclude.client})),
+            });
+            let mut body = body.as_object().unwrap().clone();
+            if !target.to.is_empty() {
+                body.insert("to".into(), json!(target.to));
+            }
+            let body = Value::from(body).to_string();
+            for key in ["all", "rooms", "cards", "apps"] {
+                let may = key == "all" || admitted.contains(&key);
+                let answer = ask(&node, Method::POST, "/push", &format!("Bearer of-{key}"), &body).await;
+                assert_eq!(answer.status, if may { 200 } else { 403 }, "{key} {body}: {answer:?}");
+                assert!(may || answer.reason == "not_admitted", "{key} {body}: {answer:?}");
+                let pushed = client.push(with(&format!("of-{key}"), target.clone())).await;
+                assert_eq!(
+                    pushed.err().map(|status| status.code()),
+                    (!may).then_some(Code::PermissionDenied),
+                    "{key} {body}"
+                );
+            }
+        }
     }
     node.stop().await;
 }

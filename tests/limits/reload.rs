@@ -192,6 +192,10 @@ async fn the_apis_bounds_change_between_two_requests() {
 
     let two = json!({"from": "", "to": ["a", "b"], "appID": "", "content": "0123456789"});
     assert_eq!(push(two.clone()).await, 200);
+    let unknown = json!({"to": ["a"], "content": "x", "tag": 1});
+    assert_eq!(push(unknown.clone()).await, 400);
+    program.reload("[http]\nunknown_fields = ignore\n").await;
+    assert_eq!(push(unknown).await, 200);
     program.reload("[push]\nmax_cards = 1\n").await;
     assert_eq!(push(two.clone()).await, 400);
     program.reload("[push]\nmax_content = 9B\n").await;

@@ -2,12 +2,18 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use oxipush::internals::{cluster::Listeners, config, gateway::Gateway, lifecycle::Died};
+use oxipush::internals::{
+    cluster::Listeners,
+    config,
+    gateway::{FurtherListeners, Gateway},
+    lifecycle::Died,
+};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 /// A running gateway; dropped without [`Node::stop`] it ends with the test's runtime.
 pub struct Node {
     pub listeners: Listeners,
+    pub also: FurtherListeners,
     stop: Option<oneshot::Sender<()>>,
     ended: JoinHandle<Result<(), Died>>,
     /// Its data folder, where the test gave none.
@@ -46,11 +52,12 @@ impl Node {
         let config = config::load(None, all).expect("valid settings");
         let gateway = Gateway::build(config).await.expect("the gateway builds");
         let listeners = gateway.listeners();
+        let also = gateway.also().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = tokio::spawn(gateway.run(async move {
             let _ = stopped.await;
         }));
-        Self { listeners, stop: Some(stop), ended, dir }
+        Self { listeners, also, stop: Some(stop), ended, dir }
     }
 
     /// Waits for 200 of /readyz.

@@ -21,6 +21,8 @@ use tokio_rustls::{
 /// A request, read whole.
 pub struct Asked {
     pub line: String,
+    /// All before the body.
+    pub head: String,
     pub body: Vec<u8>,
 }
 
@@ -62,7 +64,12 @@ pub struct HttpServer {
 
 impl HttpServer {
     pub async fn start(answer: impl Fn(Asked) -> Told + Send + Sync + 'static) -> Self {
-        Self::listen(None, Arc::new(answer)).await
+        Self::start_on("127.0.0.1:0", answer).await
+    }
+
+    /// Where another was that is gone.
+    pub async fn start_on(address: &str, answer: impl Fn(Asked) -> Told + Send + Sync + 'static) -> Self {
+        Self::listen(address, None, Arc::new(answer)).await
     }
 
     /// As `localhost`, by a certificate of its own: the second value is that in PEM.
@@ -76,7 +83,7 @@ impl HttpServer {
             .with_single_cert(vec![made.cert.der().clone()], key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        (Self::listen(Some(acceptor), Arc::new(answer)).await, made.cert.pem())
+        (Self::listen("127.0.0.1:0", Some(acceptor), Arc::new(answer)).await, made.cert.pem())
     }
 
     /// How many requests came.
@@ -84,8 +91,8 @@ impl HttpServer {
         self.asked.load(Ordering::SeqCst)
     }
 
-    async fn listen(tls: Option<TlsAcceptor>, answer: Answer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn listen(address: &str, tls: Option<TlsAcceptor>, answer: Answer) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let url = match &tls {
             Some(_) => format!("https://localhost:{port}"),
@@ -141,7 +148,8 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &Answer,
     }
     count.fetch_add(1, Ordering::SeqCst);
     let line = text.lines().next().unwrap_or_default().to_owned();
-    let Told { status, headers, body, delay, drip } = answer(Asked { line, body: read[head + 4..end].to_vec() });
+    let Told { status, headers, body, delay, drip } =
+        answer(Asked { line, head: text, body: read[head + 4..end].to_vec() });
     tokio::time::sleep(delay).await;
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
     if stream.write_all(head.as_bytes()).await.is_err() {

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 pub mod backlog;
+pub mod browser;
 pub mod client;
 pub mod gateway;
 pub mod http;

@@ -21,6 +21,7 @@ use tonic::{Request, metadata::MetadataValue, transport::Channel};
 use super::{Sender, Sent, histogram};
 use crate::{
     Result,
+    layout::Target,
     pace::{Next, Push, Source},
     proto::{PushReply, PushRequest, rpc_client::RpcClient},
     shared::Shared,
@@ -97,7 +98,7 @@ async fn send(sender: &Sender, shared: &Arc<Shared>, source: Source) -> Result<S
     // its successor `register` is unsafe; this timer keeps the descriptor that it names
     #[allow(deprecated)]
     let timer = AsyncFd::new(Timer::new()?)?;
-    let cards = super::cards(shared);
+    let targets = super::targets(shared);
     let mut row = 0;
     loop {
         let now = shared.now();
@@ -106,7 +107,7 @@ async fn send(sender: &Sender, shared: &Arc<Shared>, source: Source) -> Result<S
         row = if matches!(next, Next::Push(_)) { row + 1 } else { 0 };
         match next {
             Next::Push(push) => {
-                let request = request(sender, shared, &cards, &push);
+                let request = request(sender, shared, &targets, &push);
                 if sender.unary {
                     let request = authorized(sender, request)?;
                     let (mut client, state, notify) = (client.clone(), Rc::clone(&state), Arc::clone(&notify));
@@ -180,15 +181,20 @@ fn authorized<T>(sender: &Sender, message: T) -> Result<Request<T>> {
     Ok(request)
 }
 
-fn request(sender: &Sender, shared: &Shared, cards: &[Vec<String>], push: &Push) -> PushRequest {
+fn request(sender: &Sender, shared: &Shared, targets: &[Target], push: &Push) -> PushRequest {
     let mut content = Vec::with_capacity(sender.size);
     sender.content(shared, push, &mut content);
-    PushRequest {
+    let mut request = PushRequest {
         from: "pushbench".into(),
-        to: cards[push.target as usize].clone(),
         content: String::from_utf8(content).unwrap_or_default(),
         ..PushRequest::default()
+    };
+    match &targets[push.target as usize] {
+        Target::Cards(cards) => request.to.clone_from(cards),
+        Target::Room(room) => request.room.clone_from(room),
+        Target::Everyone => request.everyone = true,
     }
+    request
 }
 
 /// Reads a stream's replies, in order; why it ended.

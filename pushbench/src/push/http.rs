@@ -15,6 +15,7 @@ use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream, unix::SourceFd};
 use super::{Sender, Sent, histogram};
 use crate::{
     Result, http,
+    layout::Target,
     pace::{Next, Push, Source},
     profile::Requests,
     shared::{Shared, ns},
@@ -41,7 +42,7 @@ struct Http<'a> {
     /// Places for one more request, by connection.
     free: VecDeque<usize>,
     requests: Requests,
-    cards: Vec<Vec<String>>,
+    targets: Vec<Target>,
     content: Vec<u8>,
     latency: Histogram<u64>,
     source: Source,
@@ -63,8 +64,14 @@ pub(super) fn run(sender: &Sender, shared: &Arc<Shared>, source: Source) -> Resu
         poll,
         connections: Vec::new(),
         free: VecDeque::new(),
-        requests: Requests::new(sender.profile, &sender.address.host, &sender.address.path, sender.key.as_deref()),
-        cards: super::cards(shared),
+        requests: Requests::new(
+            sender.profile,
+            sender.aim,
+            &sender.address.host,
+            &sender.address.path,
+            sender.key.as_deref(),
+        ),
+        targets: super::targets(shared),
         content: Vec::new(),
         latency: histogram(),
         source,
@@ -140,8 +147,7 @@ impl Http<'_> {
         self.content.clear();
         self.sender.content(self.shared, &push, &mut self.content);
         let connection = &mut self.connections[index];
-        let cards = self.cards[push.target as usize].iter().map(String::as_str);
-        self.requests.write(cards, &self.content, &mut connection.out);
+        self.requests.write(&self.targets[push.target as usize], &self.content, &mut connection.out);
         connection.waiting.push_back(push);
         // single requests leave at once; a pipeline's leave together
         if self.sender.http_pipeline == 1 { self.write(index) } else { Ok(()) }

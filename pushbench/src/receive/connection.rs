@@ -20,7 +20,6 @@ pub(super) enum Phase {
 
 pub(super) struct Connection {
     pub(super) number: u32,
-    pub(super) card: u32,
     pub(super) slow: bool,
     pub(super) phase: Phase,
     pub(super) stream: Option<TcpStream>,
@@ -31,15 +30,16 @@ pub(super) struct Connection {
     /// It left and comes back.
     pub(super) rejoining: bool,
     pub(super) tries: u8,
+    /// Answers that still come before it has all that it joins.
+    pub(super) answers: usize,
     /// When it last sent its own heartbeat.
     pub(super) beat: u64,
 }
 
 impl Connection {
-    pub(super) fn new(number: u32, card: u32, slow: bool) -> Self {
+    pub(super) fn new(number: u32, slow: bool) -> Self {
         Self {
             number,
-            card,
             slow,
             phase: Phase::Closed,
             stream: None,
@@ -48,6 +48,7 @@ impl Connection {
             account: Account::default(),
             rejoining: false,
             tries: 0,
+            answers: 0,
             beat: 0,
         }
     }

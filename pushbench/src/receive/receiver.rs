@@ -13,9 +13,9 @@ use super::{
     connection::{self, Connection, Phase},
 };
 use crate::{
-    Result, frame, ledger,
+    Result, frame, layout, ledger,
     marker::Marker,
-    profile::Answer,
+    profile::{Answer, Member},
     shared::{Shared, ns},
 };
 
@@ -56,7 +56,7 @@ impl Receiver {
     ) -> Self {
         let connections = (thread..clients.connections)
             .step_by(clients.threads as usize)
-            .map(|number| Connection::new(number, number % shared.cards, number < clients.slow))
+            .map(|number| Connection::new(number, number < clients.slow))
             .collect();
         Self {
             clients,
@@ -245,12 +245,20 @@ impl Receiver {
     }
 
     fn join(&mut self, index: usize) {
-        let card = self.shared.card(self.connections[index].card);
+        let (run, layout, number) = (self.shared.run, self.shared.layout, self.connections[index].number);
+        let member = Member {
+            card: layout::card_name(run, layout.card(number)),
+            rooms: layout.rooms(number).map(|room| layout::room_name(run, room)).collect(),
+            token: self.clients.token.as_deref(),
+            merge: self.clients.merge,
+        };
         let mut out = Vec::new();
-        for text in self.clients.profile.join(&card, self.clients.token.as_deref()) {
+        for text in self.clients.profile.join(&member) {
             frame::write_masked(frame::opcode::TEXT, text.as_bytes(), &mut out);
         }
-        self.connections[index].phase = Phase::Joining;
+        let connection = &mut self.connections[index];
+        connection.phase = Phase::Joining;
+        connection.answers = self.clients.profile.answers(member.rooms.len());
         self.send(index, &out);
     }
 
@@ -277,11 +285,13 @@ impl Receiver {
         while let Some((marker, end)) = Marker::find(payload, at) {
             markers += 1;
             delivered += self.delivery(index, marker, now);
-            if !self.clients.profile.merges() {
-                return delivered;
+            if !self.clients.merges() {
+                break;
             }
             at = end;
         }
+        self.received.frames += u64::from(markers > 0);
+        self.received.items += markers;
         if markers == 0 {
             match self.clients.profile.answer(payload) {
                 Answer::Joined => self.joined(index),
@@ -322,10 +332,14 @@ impl Receiver {
         if connection.phase != Phase::Joining {
             return;
         }
+        connection.answers = connection.answers.saturating_sub(1);
+        if connection.answers > 0 {
+            return;
+        }
         connection.phase = Phase::Joined;
         self.pending -= 1;
         // what was numbered before this answer was read may have been accepted before the join held
-        let floor = self.shared.numbered(self.shared.target(connection.card));
+        let floor = self.shared.numbered(self.shared.layout.target(connection.number));
         connection.account = ledger::Account::open(floor);
         connection.tries = 0;
         if std::mem::take(&mut connection.rejoining) {
@@ -411,7 +425,7 @@ impl Receiver {
             connection.rejoining = true;
             connection.tries = 0;
             let account = std::mem::take(&mut connection.account);
-            let target = self.shared.target(connection.card);
+            let target = self.shared.layout.target(connection.number);
             let refused = self.shared.refused();
             let excused = refused.get(&target).map_or(&[][..], Vec::as_slice);
             self.received.missing += account.missing_until_last(excused);
@@ -441,7 +455,7 @@ impl Receiver {
         let refused = self.shared.refused();
         let mut received = std::mem::take(&mut self.received);
         for connection in self.connections.iter().filter(|connection| !connection.slow) {
-            let target = self.shared.target(connection.card);
+            let target = self.shared.layout.target(connection.number);
             let excused = refused.get(&target).map_or(&[][..], Vec::as_slice);
             let account = &connection.account;
             received.duplicated += account.duplicated;

@@ -11,7 +11,15 @@ impl Report {
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         row(
             "connections",
-            format!("{} as {} cards", thousands(u64::from(self.connections)), thousands(u64::from(self.cards))),
+            format!(
+                "{} as {} cards{}",
+                thousands(u64::from(self.connections)),
+                thousands(u64::from(self.cards)),
+                match self.rooms {
+                    0 => String::new(),
+                    rooms => format!(", in {} rooms", thousands(u64::from(rooms))),
+                }
+            ),
         );
         let again = if self.joins.again > 0 { format!(", {} came back", self.joins.again) } else { String::new() };
         row(
@@ -43,6 +51,9 @@ impl Report {
                 format!("{}; {}/s", thousands(deliveries.received), thousands(deliveries.per_second as u64)),
             );
             row("  received", deliveries.latency.line());
+            if deliveries.per_frame > 1.0 {
+                row("  in a frame", format!("{:.1}", deliveries.per_frame));
+            }
             let disordered = deliveries
                 .disordered
                 .map_or("order: pushes raced".into(), |n| format!("{} out of order", thousands(n)));

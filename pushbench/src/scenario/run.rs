@@ -13,8 +13,11 @@ use crate::{
     Result,
     cli::{Load, Via},
     files,
+    gateway::Gateway,
+    layout::Layout,
     pace::{End, Pace, Plan},
     process::{Cpu, Usage},
+    profile::Profile,
     push::{Sender, Sent},
     receive::{Clients, Received, Receivers, SLICE},
     report::{self, Report},
@@ -66,7 +69,7 @@ pub(crate) struct Memory {
 
 /// What [`Report::new`] makes its figures of.
 pub(crate) struct Outcome {
-    pub(crate) cards: u32,
+    pub(crate) layout: Layout,
     pub(crate) via: Option<Via>,
     pub(crate) measured: Measured,
     pub(crate) memory: Memory,
@@ -80,25 +83,38 @@ pub(crate) struct Outcome {
     pub(crate) races: bool,
 }
 
-/// Runs a scenario.
+/// Runs a scenario, on a gateway of its own where one is named.
 pub(crate) fn run(kind: Kind, load: &Load) -> Result<Report> {
+    let Some(program) = &load.gateway else { return run_on(kind, load) };
+    let mut settings = Vec::new();
+    if kind == Kind::Merged {
+        settings.push(("ROOMS__MERGE_WINDOW", format!("{}ms", load.merge_window)));
+        settings.push(("ROOMS__MERGE_COUNT", load.merge_count.to_string()));
+    }
+    let gateway = Gateway::start(program, &settings)?;
+    run_on(kind, &gateway.load(load))
+}
+
+fn run_on(kind: Kind, load: &Load) -> Result<Report> {
     files::ensure(u64::from(load.connections + load.http_connections))?;
+    let layout = kind.layout(load)?;
     let sender = match kind {
         Kind::Idle if load.http.is_none() && load.grpc.is_none() => None,
-        _ => Some(Sender::new(load)?),
+        _ => Some(Sender::new(load, layout.aim)?),
     };
     let mut clients = Clients::new(load)?;
     if matches!(kind, Kind::Slow | Kind::Soak) {
         clients.slow = (f64::from(load.connections) * load.slow_share.clamp(0.0, 1.0)) as u32;
     }
+    // go-push's clients have no choice
+    clients.merge |= kind == Kind::Merged && load.profile == Profile::Oxipush;
     if !matches!(kind, Kind::Churn | Kind::Soak) {
         clients.churn = 0.0;
     }
-    let cards = kind.cards(load);
-    let shared = Arc::new(Shared::new(cards, load.cards_per_push.min(cards)));
+    let shared = Arc::new(Shared::new(layout));
     let mut counts = vec![0; shared.targets() as usize];
     for number in clients.slow..load.connections {
-        counts[shared.target(number % cards) as usize] += 1;
+        counts[layout.target(number) as usize] += 1;
     }
     let bar = if load.quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
     let mut run = Run {
@@ -165,7 +181,7 @@ impl Run<'_> {
             memory.after = self.usage()?.rss;
         }
         Ok(Outcome {
-            cards: self.shared.cards,
+            layout: self.shared.layout,
             via: sender.filter(|_| sent.is_some()).map(Sender::via),
             measured,
             memory,

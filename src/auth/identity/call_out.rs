@@ -1,29 +1,24 @@
 //! The call-out: a back end's own service says who a client is.
 
 mod cache;
+mod form;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use reqwest::{Client, StatusCode};
-use serde::Serialize;
-use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use self::cache::{AnswerCache, AnswerKey};
+use self::{
+    cache::{AnswerCache, AnswerKey},
+    form::CallOutVerdict,
+};
 use super::{
-    Identity, IdentityConfigError, IdentityError, Presented,
-    claims::{self, ClaimRules},
-    decision::IdentityDecision,
-    http,
-    revocations::Revocations,
-    token::unix_time,
+    Identity, IdentityConfigError, IdentityError, Presented, claims::ClaimRules, decision::IdentityDecision, http,
+    revocations::Revocations, token::unix_time, token_verifier::no_token,
 };
 use crate::{
-    config::VerifyConfig,
+    config::{CallOutForm, VerifyConfig},
     lifecycle::Tasks,
     telemetry::{
         Metrics,
@@ -34,21 +29,12 @@ use crate::{
 /// `[verify]`. A cheap clone.
 #[derive(Clone)]
 pub(super) struct CallOut {
+    form: CallOutForm,
     /// To the task that calls; it has room for as many as there are places.
     calls: mpsc::Sender<PendingCall>,
     places: Arc<Semaphore>,
     cache: Arc<Mutex<AnswerCache>>,
     metrics: Arc<Metrics>,
-}
-
-/// What is posted.
-#[derive(Serialize)]
-struct CallOutQuestion<'a> {
-    token: Option<&'a str>,
-    card_id: &'a str,
-    app_id: &'a str,
-    address: String,
-    headers: BTreeMap<&'a str, String>,
 }
 
 struct PendingCall {
@@ -61,6 +47,7 @@ struct PendingCall {
 /// Makes the calls, on tokio's workers.
 struct CallOutWorker {
     client: Client,
+    form: CallOutForm,
     url: String,
     max_answer: usize,
     claims: ClaimRules,
@@ -81,6 +68,7 @@ impl CallOut {
         let cache = Arc::new(Mutex::new(AnswerCache::new(config.cache, config.cache_entries)));
         let caller = CallOutWorker {
             client,
+            form: config.form,
             url,
             max_answer: config.max_answer,
             claims: ClaimRules::of_answers(config),
@@ -93,7 +81,7 @@ impl CallOut {
             let _ = cancelled.run_until_cancelled(caller.serve(waiting)).await;
         });
         let places = Arc::new(Semaphore::new(config.max_in_flight));
-        Ok(Some(Self { calls, places, cache, metrics: metrics.clone() }))
+        Ok(Some(Self { form: config.form, calls, places, cache, metrics: metrics.clone() }))
     }
 
     /// Whom the back end says that this is, or said a moment ago; its token, if it has to have one, is good.
@@ -105,41 +93,21 @@ impl CallOut {
             self.metrics.call_outs.get_or_create(&CallOutOutcome::Cached).inc();
             return IdentityDecision::Decided(Ok(identity));
         }
+        let Some(body) = form::question(self.form, presented) else {
+            return IdentityDecision::refused(no_token());
+        };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             return IdentityDecision::refused(IdentityError::away(
                 "too many clients are being asked about: come back in a moment",
             ));
         };
         let (answer, answered) = oneshot::channel();
-        let call = PendingCall { body: question(presented), key, answer, place };
+        let call = PendingCall { body, key, answer, place };
         if self.calls.try_send(call).is_err() {
             return IdentityDecision::refused(away());
         }
         IdentityDecision::Pending(Box::pin(async { answered.await.unwrap_or_else(|_| Err(away())) }))
     }
-}
-
-fn question(presented: &Presented) -> Vec<u8> {
-    let mut headers = BTreeMap::<&str, String>::new();
-    for (name, value) in &presented.headers {
-        // as RFC 9110 and, for cookies, RFC 9113 put those of one name together
-        let separator = if name == "cookie" { "; " } else { ", " };
-        headers
-            .entry(name)
-            .and_modify(|values| {
-                values.push_str(separator);
-                values.push_str(value);
-            })
-            .or_insert_with(|| value.clone());
-    }
-    let question = CallOutQuestion {
-        token: presented.token.as_deref(),
-        card_id: &presented.card,
-        app_id: &presented.app,
-        address: presented.address.to_canonical().to_string(),
-        headers,
-    };
-    serde_json::to_vec(&question).unwrap_or_default()
 }
 
 fn away() -> IdentityError {
@@ -148,7 +116,7 @@ fn away() -> IdentityError {
 
 /// What a call came to.
 enum CallAnswer {
-    Admitted(Identity),
+    Admitted(Box<Identity>),
     Refused,
     /// In words.
     Failed(String),
@@ -176,7 +144,7 @@ impl CallOutWorker {
         let (outcome, verified) = match self.post(body, asked).await {
             CallAnswer::Admitted(identity) => {
                 self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(key, &identity);
-                (CallOutOutcome::Admitted, Ok(identity))
+                (CallOutOutcome::Admitted, Ok(*identity))
             }
             CallAnswer::Refused => {
                 let message = "the back end refuses this client";
@@ -199,36 +167,22 @@ impl CallOutWorker {
             Ok(response) => response,
             Err(error) => return CallAnswer::Failed(http::chain(&error)),
         };
-        match response.status() {
-            StatusCode::OK => {}
+        let status = response.status();
+        match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return CallAnswer::Refused,
+            status if form::is_body_read(self.form, status) => {}
             status => return CallAnswer::Failed(format!("it answered {status}, which is none of 200, 401 and 403")),
         }
         let read = http::body(response, self.max_answer).await;
-        match read.and_then(|json| self.identity(&json, asked)) {
-            Ok(identity) => CallAnswer::Admitted(identity),
+        match read.and_then(|json| form::verdict(self.form, status, &self.claims, &json, asked)) {
+            Ok(CallOutVerdict::Admitted(identity)) => CallAnswer::Admitted(identity),
+            Ok(CallOutVerdict::Refused(why)) => {
+                if let Some(why) = why {
+                    tracing::warn!(error = why, "[verify] url: a client is refused");
+                }
+                CallAnswer::Refused
+            }
             Err(error) => CallAnswer::Failed(error),
         }
-    }
-
-    fn identity(&self, json: &[u8], asked: u64) -> Result<Identity, String> {
-        let mut answer: Map<String, Value> =
-            serde_json::from_slice(json).map_err(|error| format!("its answer is no JSON object: {error}"))?;
-        // who is named without a card is the card
-        let names_no_card = !answer.contains_key("card") && !answer.contains_key("cards");
-        if let Some(subject) = answer.get("sub").cloned().filter(|_| names_no_card) {
-            answer.insert("card".to_owned(), subject);
-        }
-        let told = |error: IdentityError| format!("its answer: {error}");
-        let mut identity = self.claims.identity(&answer).map_err(told)?;
-        let end = claims::time(&answer, "exp").map_err(told)?;
-        let life = claims::time(&answer, "ttl").map_err(told)?;
-        identity.expires_at = match (end, life) {
-            (Some(_), Some(_)) => return Err("its answer has exp and ttl: leave one out".to_owned()),
-            (Some(end), None) if end <= asked => return Err("its answer has an exp that has passed".to_owned()),
-            (end, life) => end.or_else(|| life.map(|seconds| asked.saturating_add(seconds))),
-        };
-        identity.issued_at = Some(asked);
-        Ok(identity)
     }
 }

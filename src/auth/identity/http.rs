@@ -1,4 +1,4 @@
-//! How the key set is fetched and the call-out is called: HTTP(S) within bounds, without redirects.
+//! How the key set is fetched, and the call-out and the webhook of events are called: HTTP(S) within bounds, without redirects.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use rustls::{
 ///
 /// # Errors
 /// The certificates cannot be used; in words.
-pub(super) fn client(ca: Option<&str>, timeout: Duration) -> Result<Client, String> {
+pub(crate) fn client(ca: Option<&str>, timeout: Duration) -> Result<Client, String> {
     let roots = match ca {
         Some(ca) => own_roots(ca)?,
         None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
@@ -47,7 +47,7 @@ fn own_roots(ca: &str) -> Result<RootCertStore, String> {
 ///
 /// # Errors
 /// It is longer, or did not arrive; in words.
-pub(super) async fn body(mut response: Response, max: usize) -> Result<Vec<u8>, String> {
+pub(crate) async fn body(mut response: Response, max: usize) -> Result<Vec<u8>, String> {
     let too_long = || format!("its answer has more than {max} bytes");
     if response.content_length().is_some_and(|length| length > max as u64) {
         return Err(too_long());
@@ -63,7 +63,7 @@ pub(super) async fn body(mut response: Response, max: usize) -> Result<Vec<u8>, 
 }
 
 /// What went wrong, with each cause of it; without the URL, whose query may hold a key.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = match error.downcast_ref::<reqwest::Error>() {
         Some(error) if error.is_timeout() => return "it did not answer in time".to_owned(),
         Some(error) if error.is_connect() => "no connection".to_owned(),

@@ -5,6 +5,8 @@
 //! - with `apps` a push must name an app, and one of these;
 //! - with `cards` or `rooms` a push must name a card or a room, and whatever it names of the two must be one of these;
 //! - with any of them, none is for everyone.
+//!
+//! Whom a push excludes does not count: that never adds a client.
 
 use bytestring::ByteString;
 
@@ -63,12 +65,13 @@ impl TargetBounds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::push::Exclude;
 
     fn target(cards: &[&str], app: &str, room: &str) -> Target {
         let some = |name: &str| (!name.is_empty()).then(|| name.into());
         let everyone = cards.is_empty() && app.is_empty() && room.is_empty();
         let cards = cards.iter().map(|card| (*card).into()).collect();
-        Target { cards, app: some(app), room: some(room), everyone }
+        Target { cards, app: some(app), room: some(room), everyone, exclude: None }
     }
 
     /// Which key does not admit it; "": admitted.
@@ -129,13 +132,17 @@ mod tests {
             ),
             (["*", "", ""], vec![target(&["u1"], "any", "")], vec![(target(&["u1"], "", ""), "apps")]),
         ] {
+            // whom a push excludes, within the bounds or not, changes nothing
+            let exclude = Some(Box::new(Exclude { cards: vec!["u1".into(), "anybody".into()], client: Some([7; 16]) }));
+            let less = |target: &Target| Target { exclude: exclude.clone(), ..target.clone() };
             for target in admitted {
-                assert_eq!(out(bounds, &target), "", "{bounds:?} {target:?}");
+                assert_eq!((out(bounds, &target), out(bounds, &less(&target))), ("", ""), "{bounds:?} {target:?}");
             }
             for (target, key) in refused {
-                assert_eq!(out(bounds, &target), key, "{bounds:?} {target:?}");
+                assert_eq!((out(bounds, &target), out(bounds, &less(&target))), (key, key), "{bounds:?} {target:?}");
             }
             assert_ne!(out(bounds, &everyone), "", "{bounds:?}");
+            assert_ne!(out(bounds, &less(&everyone)), "", "{bounds:?}");
         }
     }
 }

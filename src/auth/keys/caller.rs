@@ -74,6 +74,14 @@ impl Caller {
         caller
     }
 
+    /// Whom clients' own pushes act as.
+    pub(super) fn clients(metrics: &Metrics) -> Self {
+        // no section can be named so
+        let caller = Self::new("(clients)".into(), metrics);
+        caller.grant_all();
+        caller
+    }
+
     /// It may do everything.
     pub(super) fn grant_all(&self) {
         self.0.rights.store(Arc::new(Rights { scopes: u8::MAX, bounds: None, allowance: None }));

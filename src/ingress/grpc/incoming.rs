@@ -13,6 +13,7 @@ use std::{
 use futures_util::Stream;
 use socket2::SockRef;
 use tokio::{
+    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Sleep,
 };
@@ -48,22 +49,22 @@ impl ConnectionBounds {
     }
 }
 
-/// Accepts while fewer than `max` are open; the others wait in the system's queue.
+/// Accepts while fewer than `max` are open, of all listeners together; the others wait in the system's queue.
 pub(super) fn connections(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     max: usize,
     bounds: ConnectionBounds,
     metrics: Arc<Metrics>,
 ) -> impl Stream<Item = GrpcConnection> + Send + 'static {
     let permits = Arc::new(Semaphore::new(max));
-    futures_util::stream::unfold((Err(listener), permits), move |(listener, permits)| {
+    futures_util::stream::unfold((Err(listeners), permits), move |(listeners, permits)| {
         let metrics = Arc::clone(&metrics);
         async move {
-            let listener = match listener {
-                Ok(listener) => listener,
+            let mut listeners = match listeners {
+                Ok(listeners) => listeners,
                 // the first time; only the runtime that serves can do this
-                Err(listener) => match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => listener,
+                Err(bound) => match ListenerSet::serve(bound) {
+                    Ok(listeners) => listeners,
                     Err(error) => {
                         tracing::error!(%error, "the gRPC listener cannot be served");
                         return None;
@@ -75,8 +76,8 @@ pub(super) fn connections(
             }
             let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
             loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
+                match listeners.accept().await {
+                    Ok(stream) => {
                         let socket = SockRef::from(&stream);
                         let options = socket.set_tcp_nodelay(true);
                         if let Err(error) = options.and(socket.set_tcp_user_timeout(Some(bounds.user_timeout))) {
@@ -86,7 +87,7 @@ pub(super) fn connections(
                         let open = GaugeGuard::new(&metrics.grpc_connections);
                         let stream = TimedStream::new(stream, ConnectionGuard::new(bounds, metrics));
                         let place = ConnectionPlace { _permit: permit, _open: open };
-                        return Some((GrpcConnection { stream, place }, (Ok(listener), permits)));
+                        return Some((GrpcConnection { stream, place }, (Ok(listeners), permits)));
                     }
                     Err(error) => {
                         metrics.closed_grpc.get_or_create(&GrpcCloseReason::Accept).inc();
@@ -97,6 +98,36 @@ pub(super) fn connections(
             }
         }
     })
+}
+
+/// Listeners that are accepted from in turn, so that none starves.
+struct ListenerSet {
+    listeners: Vec<tokio::net::TcpListener>,
+    /// The one that is asked first.
+    next: usize,
+}
+
+impl ListenerSet {
+    fn serve(bound: Vec<TcpListener>) -> io::Result<Self> {
+        let listeners: io::Result<_> = bound.into_iter().map(tokio::net::TcpListener::from_std).collect();
+        Ok(Self { listeners: listeners?, next: 0 })
+    }
+
+    /// The next connection of any of them.
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        let (at, accepted) = std::future::poll_fn(|context| {
+            let number = self.listeners.len();
+            for at in (self.next..self.next + number).map(|at| at % number) {
+                if let Poll::Ready(accepted) = self.listeners[at].poll_accept(context) {
+                    return Poll::Ready((at, accepted));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        self.next = at + 1;
+        accepted.map(|(stream, _)| stream)
+    }
 }
 
 /// A connection, and its place among the bounded number.
@@ -158,7 +189,6 @@ impl ReadTimer for ConnectionGuard {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use futures_util::StreamExt;
-    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -172,7 +202,7 @@ mod tests {
             user_timeout: Duration::from_secs(7),
             max_control_frames: 100,
         };
-        let mut incoming = Box::pin(connections(listener, 1, bounds, Arc::new(Metrics::new())));
+        let mut incoming = Box::pin(connections(vec![listener], 1, bounds, Arc::new(Metrics::new())));
         let _peer = TcpStream::connect(address).await.unwrap();
         let connection = incoming.next().await.unwrap();
         assert_eq!(SockRef::from(connection.stream.get_ref()).tcp_user_timeout().unwrap(), Some(bounds.user_timeout));

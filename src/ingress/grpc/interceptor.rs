@@ -75,7 +75,13 @@ pub(super) struct Intercepted<S> {
 impl<S> Intercepted<S> {
     /// Of a service for those who have a key.
     pub(super) fn keyed(inner: S, keys: &Keys, limits: RequestLimits, metrics: &Arc<Metrics>) -> Self {
-        Self { inner, keys: Some(keys.clone()), limits, streams: &["/PushStream"], metrics: Arc::clone(metrics) }
+        Self {
+            inner,
+            keys: Some(keys.clone()),
+            limits,
+            streams: &["/PushStream", "/Events"],
+            metrics: Arc::clone(metrics),
+        }
     }
 
     /// Of a service that anybody may ask.

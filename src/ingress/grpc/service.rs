@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{interceptor::CallContext, status};
+use super::{events, interceptor::CallContext, status};
 use crate::{
     auth::Caller,
+    events::Events,
     ingress::{
         admission::{Admission, PushSource, Submitter},
         disconnects::{DisconnectDraft, Disconnects},
@@ -23,9 +24,9 @@ use crate::{
         refusal::Refusal,
     },
     proto::rpc::{
-        DisconnectReply, DisconnectRequest, GroupReply, GroupRequest, IsOnlineReply, IsOnlineRequest, PushBatchReply,
-        PushBatchRequest, PushReply, PushRequest, SystemReply, SystemRequest, disconnect_request::Selector,
-        rpc_server::Rpc,
+        DisconnectReply, DisconnectRequest, EventsReply, EventsRequest, GroupReply, GroupRequest, IsOnlineReply,
+        IsOnlineRequest, PushBatchReply, PushBatchRequest, PushReply, PushRequest, SystemReply, SystemRequest,
+        disconnect_request::Selector, rpc_server::Rpc,
     },
     push::PushId,
     telemetry::Metrics,
@@ -40,7 +41,8 @@ pub(super) struct RpcService {
     pub(super) admission: Admission,
     pub(super) disconnects: Disconnects,
     pub(super) queries: Queries,
-    /// Pushes of one stream that wait for the queue at once.
+    pub(super) events: Events,
+    /// Pushes of one stream that wait for the queue at once; messages that a reader of events has not acknowledged.
     pub(super) max_unacknowledged: usize,
     /// Ends open streams.
     pub(super) stopping: CancellationToken,
@@ -50,6 +52,7 @@ pub(super) struct RpcService {
 #[tonic::async_trait]
 impl Rpc for RpcService {
     type PushStreamStream = BoxStream<'static, Result<PushReply, Status>>;
+    type EventsStream = BoxStream<'static, Result<EventsReply, Status>>;
 
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Status> {
         let submitter = self.submitter(&request);
@@ -94,6 +97,15 @@ impl Rpc for RpcService {
         Ok(Response::new(replies.boxed()))
     }
 
+    async fn events(&self, request: Request<Streaming<EventsRequest>>) -> Result<Response<Self::EventsStream>, Status> {
+        let caller = caller(&request).clone();
+        let stopping = self.stopping.clone();
+        let metrics = Arc::clone(&self.metrics);
+        let requests = request.into_inner();
+        let stream = events::open(&self.events, caller, requests, self.max_unacknowledged, stopping, metrics).await?;
+        Ok(Response::new(stream.boxed()))
+    }
+
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectReply>, Status> {
         let deadline = deadline(&request);
         let caller = caller(&request).clone();
@@ -136,14 +148,14 @@ impl RpcService {
 }
 
 /// Whose call it is.
-fn caller<T>(request: &Request<T>) -> &Caller {
+pub(super) fn caller<T>(request: &Request<T>) -> &Caller {
     let context: Option<&CallContext> = request.extensions().get();
     let caller = context.and_then(|context| context.caller.as_ref());
     caller.expect("invariant: this service is for callers with a key")
 }
 
 /// Until when its caller waits.
-fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+pub(super) fn deadline<T>(request: &Request<T>) -> Option<Instant> {
     let context: Option<&CallContext> = request.extensions().get();
     context.and_then(|context| context.deadline)
 }

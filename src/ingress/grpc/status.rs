@@ -40,6 +40,7 @@ pub(super) fn count(metrics: &Metrics, code: Code) {
         Code::Unavailable => "UNAVAILABLE",
         Code::Internal => "INTERNAL",
         Code::NotFound => "NOT_FOUND",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
         _ => "other",
     };
     count_as(metrics, status);

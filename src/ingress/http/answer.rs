@@ -93,6 +93,13 @@ fn write_top(body: &mut String, code: u16, reason: Option<RefusalKind>, message:
     let _ = write!(body, r#","message":{}"#, serde_json::Value::from(message));
 }
 
+/// A refusal in the form of another gateway: its status and body, with the headers that the refusal asks for.
+pub(super) fn refused_with(refusal: &Refusal, allow: &'static str, status: u16, body: String) -> HttpResponse {
+    let mut answer = head(refusal, allow);
+    answer.status(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+    finish(answer, body)
+}
+
 /// A refusal, with the headers that its status asks for. `allow` names the methods that a route has.
 pub(super) fn refused(refusal: &Refusal, allow: &'static str) -> HttpResponse {
     let mut body = String::with_capacity(128);

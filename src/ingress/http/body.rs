@@ -22,9 +22,21 @@ impl BodyReader {
         Self { max_body: config.max_body, request_timeout: config.request_timeout }
     }
 
-    /// The whole body; one of one chunk is not copied.
+    /// The whole body of JSON; one of one chunk is not copied.
     pub(super) async fn read(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
-        check_content_type(request)?;
+        check_type(request, &JSON_TYPES, "send JSON as application/json")?;
+        self.read_any(request, payload).await
+    }
+
+    /// The whole body of a form.
+    pub(super) async fn read_form(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
+        check_type(request, &[FORM, ""], "send a form as application/x-www-form-urlencoded")?;
+        self.read_any(request, payload).await
+    }
+
+    /// The whole body, whatever its type.
+    pub(super) async fn read_any(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
+        check_encoding(request)?;
         let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         let announced: Option<usize> = announced.and_then(|value| value.parse().ok());
         if announced.is_some_and(|length| length > self.max_body) {
@@ -87,18 +99,27 @@ fn takes_the_connection(request: &HttpRequest) -> bool {
             .any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// JSON is taken under its own name, as curl's default form, as plain text, or without a type; never compressed.
-fn check_content_type(request: &HttpRequest) -> Result<(), Refusal> {
+/// Never compressed.
+fn check_encoding(request: &HttpRequest) -> Result<(), Refusal> {
     let encoding = request.headers().get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes);
     if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
         return Err(Refusal::new(RefusalKind::WrongType, "a Content-Encoding is not taken; send the body as it is"));
     }
+    Ok(())
+}
+
+/// curl's default.
+const FORM: &str = "application/x-www-form-urlencoded";
+/// JSON is taken under its own name, as curl's default form, as plain text, or without a type.
+const JSON_TYPES: [&str; 4] = ["application/json", FORM, "text/plain", ""];
+
+/// Whether the body is of one of these types; a missing one is any.
+fn check_type(request: &HttpRequest, known: &[&str], advice: &str) -> Result<(), Refusal> {
     let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
     let value = value.as_bytes();
     let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    let known = [&b"application/json"[..], b"application/x-www-form-urlencoded", b"text/plain", b""];
-    if known.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
+    if known.iter().any(|known| essence.eq_ignore_ascii_case(known.as_bytes())) {
         return Ok(());
     }
-    Err(Refusal::new(RefusalKind::WrongType, "this Content-Type is not taken; send JSON as application/json"))
+    Err(Refusal::new(RefusalKind::WrongType, format!("this Content-Type is not taken; {advice}")))
 }

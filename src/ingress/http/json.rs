@@ -3,21 +3,21 @@
 //! A mistake inside a push (a wrong type, an unknown field) does not stop the reading, so that in a batch it costs only that
 //! push. What serde cannot read does stop it: then the batch is taken apart by its brackets, and each push read by itself.
 
+mod content;
 mod disconnect;
 mod expected;
-
-use std::fmt;
+mod push;
+mod target;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::{DeserializeSeed, IgnoredAny, SeqAccess};
 
 use crate::{
-    config::PushLimits,
+    config::{PushLimits, UnknownFields},
     ingress::{
-        draft::{Draft, NOT_BUILT},
-        limits::{too_many_cards, too_many_pushes},
+        draft::Draft,
+        limits::too_many_pushes,
         refusal::{Refusal, RefusalKind},
     },
 };
@@ -25,21 +25,27 @@ use crate::{
 pub(super) use disconnect::disconnect;
 
 use expected::{Expected, ValueSeed};
+use push::PushSeed;
 
 /// Shown to who sends what is no JSON.
 const PUSH_EXAMPLE: &str = r#"{"to":["card"],"content":"text"}"#;
 
 /// Reads the body of `POST /push`.
-pub(super) fn push(body: &Bytes, limits: &PushLimits) -> Result<Draft, Refusal> {
-    parse("body", PUSH_EXAMPLE, text(body)?, PushSeed { body, limits })?
+pub(super) fn push(body: Bytes, limits: &PushLimits, unknown: UnknownFields) -> Result<Draft, Refusal> {
+    let body = &text(body)?;
+    parse("body", PUSH_EXAMPLE, body, PushSeed { body, limits, unknown })?
 }
 
 /// Reads the body of `POST /push/batch`: an array of pushes.
-pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
-    let text = text(body)?;
-    let push = PushSeed { body, limits };
-    parse("body", PUSH_EXAMPLE, text, BatchSeed(push)).unwrap_or_else(|refusal| {
-        match elements(text, limits.max_batch) {
+pub(super) fn batch(
+    body: Bytes,
+    limits: &PushLimits,
+    unknown: UnknownFields,
+) -> Result<Vec<Result<Draft, Refusal>>, Refusal> {
+    let body = &text(body)?;
+    let push = PushSeed { body, limits, unknown };
+    parse("body", PUSH_EXAMPLE, body, BatchSeed(push)).unwrap_or_else(|refusal| {
+        match elements(body, limits.max_batch) {
             Some(pushes) if pushes.len() > limits.max_batch => Err(too_many_pushes(limits.max_batch)),
             Some(pushes) => {
                 Ok(pushes.into_iter().map(|text| parse("push", PUSH_EXAMPLE, text, push).flatten()).collect())
@@ -49,13 +55,16 @@ pub(super) fn batch(body: &Bytes, limits: &PushLimits) -> Result<Vec<Result<Draf
     })
 }
 
-/// The body as text, without the byte order mark that some editors and shells put before it.
-fn text(body: &Bytes) -> Result<&str, Refusal> {
-    let text =
-        simdutf8::basic::from_utf8(body).map_err(|_| Refusal::new(RefusalKind::NotUtf8, "the body is not UTF-8"))?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+/// The body as text, which shares its bytes, without the byte order mark that some editors and shells put before it.
+fn text(body: Bytes) -> Result<ByteString, Refusal> {
+    let text = ByteString::try_from(body).map_err(|_| Refusal::new(RefusalKind::NotUtf8, "the body is not UTF-8"))?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => text.slice_ref(rest),
+        None => text,
+    })
 }
 
+/// Parses all of `text`; `what` and `example` are for the refusal.
 fn parse<'de, T: Expected<'de>>(what: &str, example: &str, text: &'de str, expected: T) -> Result<T::Output, Refusal> {
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed = ValueSeed(expected).deserialize(&mut json).and_then(|value| json.end().map(|()| value));
@@ -104,62 +113,6 @@ fn elements(list: &str, most: usize) -> Option<Vec<&str>> {
     whole.then_some(elements)
 }
 
-/// A push.
-#[derive(Clone, Copy)]
-struct PushSeed<'b> {
-    body: &'b Bytes,
-    limits: &'b PushLimits,
-}
-
-impl<'de> Expected<'de> for PushSeed<'_> {
-    type Output = Result<Draft, Refusal>;
-
-    fn other(self, kind: &'static str) -> Self::Output {
-        Err(Refusal::new(RefusalKind::BadJson, format!("a push must be an object, not {kind}")))
-    }
-
-    fn object<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Output, A::Error> {
-        let mut draft = Draft::default();
-        let mut seen = 0_u8;
-        // the first error is the one that is told
-        let mut refusal = None;
-        while let Some(key) = map.next_key_seed(KeySeed)? {
-            let known = if let Key::Known(field) = &key { field.bit() } else { 0 };
-            let given = match &key {
-                Key::Known(field) if seen & known != 0 => {
-                    map.next_value::<IgnoredAny>().map(|_| Err(Refusal::field(field.name(), "is given twice")))
-                }
-                Key::Known(PushField::To) => {
-                    map.next_value_seed(ValueSeed(CardsSeed(self))).map(|cards| cards.map(|cards| draft.to = cards))
-                }
-                Key::Known(field) => {
-                    map.next_value_seed(ValueSeed(TextSeed { body: self.body })).map(|text| match text {
-                        Ok(text) => {
-                            *field.of(&mut draft) = text;
-                            Ok(())
-                        }
-                        // it counts as absent, as gopusher's gateway has it; but a push needs its content
-                        Err("null") if !matches!(field, PushField::Content) => Ok(()),
-                        Err(kind) => Err(Refusal::field(field.name(), format_args!("is {kind}; it must be a string"))),
-                    })
-                }
-                Key::NotBuilt(option) => map
-                    .next_value::<&RawValue>()
-                    .map(|value| if asks(value) { Err(Refusal::not_built(option)) } else { Ok(()) }),
-                Key::Unknown(name) => map.next_value::<IgnoredAny>().map(|_| Err(no_field(name))),
-            };
-            let given = given.map_err(|error| A::Error::custom(format_args!("`{}`: {error}", key.name())))?;
-            seen |= known;
-            refusal = refusal.or(given.err());
-        }
-        let missing = |field: PushField| (seen & field.bit() == 0).then(|| Refusal::field(field.name(), "is missing"));
-        Ok(match refusal.or_else(|| missing(PushField::To)).or_else(|| missing(PushField::Content)) {
-            Some(refusal) => Err(refusal),
-            None => Ok(draft),
-        })
-    }
-}
-
 /// A list of pushes.
 struct BatchSeed<'b>(PushSeed<'b>);
 
@@ -187,183 +140,130 @@ impl<'de> Expected<'de> for BatchSeed<'_> {
     }
 }
 
-#[derive(Clone, Copy)]
-enum PushField {
-    From,
-    To,
-    App,
-    Content,
-    CollapseKey,
-}
-
-impl PushField {
-    const ALL: [Self; 5] = [Self::From, Self::To, Self::App, Self::Content, Self::CollapseKey];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::From => "from",
-            Self::To => "to",
-            Self::App => "appID",
-            Self::Content => "content",
-            Self::CollapseKey => "collapse_key",
-        }
-    }
-
-    fn bit(self) -> u8 {
-        1 << self as u8
-    }
-
-    fn of(self, draft: &mut Draft) -> &mut ByteString {
-        match self {
-            Self::From => &mut draft.from,
-            Self::App => &mut draft.app,
-            Self::CollapseKey => &mut draft.collapse_key,
-            Self::To | Self::Content => &mut draft.content,
-        }
-    }
-}
-
-enum Key {
-    Known(PushField),
-    NotBuilt(&'static str),
-    Unknown(String),
-}
-
-impl Key {
-    fn name(&self) -> &str {
-        match self {
-            Self::Known(field) => field.name(),
-            Self::NotBuilt(option) => option,
-            Self::Unknown(name) => name,
-        }
-    }
-}
-
-/// A field that does not exist, with the one that was likely meant.
-fn no_field(name: &str) -> Refusal {
-    let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
-    let mut known = PushField::ALL.into_iter().map(PushField::name).chain(NOT_BUILT);
-    let advice = match known.find(|known| plain(known) == plain(name)) {
-        Some(known) => format!("write `{known}`"),
-        None => "a push has from, to, appID, content and collapse_key".into(),
-    };
-    Refusal::new(RefusalKind::UnknownField, format!("`{name}` is no field; {advice}"))
-}
-
-struct KeySeed;
-
-impl<'de> DeserializeSeed<'de> for KeySeed {
-    type Value = Key;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Key, D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeySeed {
-    type Value = Key;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a field's name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Key, E> {
-        Ok(match PushField::ALL.into_iter().find(|field| field.name() == name) {
-            Some(field) => Key::Known(field),
-            None => match NOT_BUILT.into_iter().find(|option| *option == name) {
-                Some(option) => Key::NotBuilt(option),
-                None => Key::Unknown(name.chars().take(64).collect()),
-            },
-        })
-    }
-}
-
-/// Whether an option that is not built is asked for. null, false, 0 and "" ask for nothing, as in protobuf, which cannot tell them
-/// from an option that is left out.
-fn asks(value: &RawValue) -> bool {
-    match value.get() {
-        "null" | "false" | r#""""# => false,
-        other => other.parse() != Ok(0.0),
-    }
-}
-
-/// A text. An error is the kind of what stood there instead.
-struct TextSeed<'b> {
-    body: &'b Bytes,
-}
-
-impl<'de> Expected<'de> for TextSeed<'_> {
-    type Output = Result<ByteString, &'static str>;
-
-    fn other(self, kind: &'static str) -> Self::Output {
-        Err(kind)
-    }
-
-    fn borrowed_text<E: Error>(self, text: &'de str) -> Result<Self::Output, E> {
-        // it lies in the body, so that it can share its bytes
-        let shared = self.body.slice_ref(text.as_bytes());
-        ByteString::try_from(shared).map(Ok).map_err(E::custom)
-    }
-
-    fn text<E: Error>(self, text: &str) -> Result<Self::Output, E> {
-        Ok(Ok(ByteString::from(text)))
-    }
-}
-
-/// A list of cards.
-struct CardsSeed<'b>(PushSeed<'b>);
-
-impl<'de> Expected<'de> for CardsSeed<'_> {
-    type Output = Result<Vec<ByteString>, Refusal>;
-
-    fn other(self, kind: &'static str) -> Self::Output {
-        Err(Refusal::field("to", format_args!("is {kind}; it must be a list of cards")))
-    }
-
-    fn list<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Output, A::Error> {
-        let PushSeed { body, limits } = self.0;
-        let mut cards = Vec::new();
-        let mut refusal = None;
-        while let Some(card) = list.next_element_seed(ValueSeed(TextSeed { body }))? {
-            match card {
-                _ if refusal.is_some() => {}
-                _ if cards.len() == limits.max_cards => refusal = Some(too_many_cards(limits.max_cards)),
-                Ok(card) => cards.push(card),
-                Err(kind) => {
-                    let field = format!("to[{}]", cards.len());
-                    refusal = Some(Refusal::field(&field, format_args!("is {kind}; it must be a string")));
-                }
-            }
-        }
-        Ok(refusal.map_or(Ok(cards), Err))
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::{
+        hub::ClientId,
+        ingress::draft::NOT_BUILT,
+        push::{Content, Exclude},
+    };
 
     const LIMITS: PushLimits = PushLimits { max_content: 1000, max_cards: 3, max_name: 8, max_batch: 2 };
 
     fn read(body: &str) -> Result<Draft, Refusal> {
-        push(&Bytes::copy_from_slice(body.as_bytes()), &LIMITS)
+        push(Bytes::copy_from_slice(body.as_bytes()), &LIMITS, UnknownFields::Refuse)
+    }
+
+    fn content(json: &str) -> Content {
+        read(&format!(r#"{{"to":["a"],"content":{json}}}"#)).unwrap().content.unwrap()
     }
 
     #[test]
     fn gopushers_example_is_read_without_copies() {
         let body = Bytes::from_static(br#"{"from":"server","to":["mayun"],"appID":"alibaba","content":"hello"}"#);
-        let draft = push(&body, &LIMITS).unwrap();
-        assert_eq!((&*draft.from, &*draft.app, &*draft.content), ("server", "alibaba", "hello"));
+        let draft = push(body.clone(), &LIMITS, UnknownFields::Refuse).unwrap();
+        assert_eq!((&*draft.from, &*draft.app, &draft.content), ("server", "alibaba", &Some("hello".into())));
         assert_eq!(draft.to, ["mayun"]);
-        assert!(body.as_ptr_range().contains(&draft.content.as_bytes().as_ptr()));
+        for text in [draft.content.unwrap().bytes(), draft.from.as_bytes(), draft.to[0].as_bytes()] {
+            assert!(body.as_ptr_range().contains(&text.as_ptr()));
+        }
+    }
+
+    #[test]
+    fn a_content_that_is_no_text_stays_as_it_is_written_but_for_blanks_between_its_tokens() {
+        for (written, kept) in [
+            (r#"{"b":1.0e2,"a":[-0,1E400,true,null,"\u00fc \"x"]}"#, None),
+            (r#"[{"a":{}}]"#, None),
+            ("17", None),
+            ("-0.0", None),
+            ("true", None),
+            ("false", None),
+            ("{ }", Some("{}")),
+            ("{ \"a b\" :\t[ 1 ,\r\n \"x \\\" y\\\\\" , 2 ] }", Some("{\"a b\":[1,\"x \\\" y\\\\\",2]}")),
+        ] {
+            let body = Bytes::from(format!(r#"{{"room":"r","content":{written}}}"#));
+            let Some(Content::Json(json)) = push(body.clone(), &LIMITS, UnknownFields::Refuse).expect(written).content
+            else {
+                panic!("{written} is JSON")
+            };
+            assert_eq!(json, kept.unwrap_or(written));
+            assert_eq!(body.as_ptr_range().contains(&json.as_bytes().as_ptr()), kept.is_none(), "{written}: shared");
+        }
+        assert_eq!(content(r#""""#), "".into());
+        assert_eq!(content(r#""{\"a\":1}""#), r#"{"a":1}"#.into(), "a text is a text, whatever stands in it");
+    }
+
+    #[test]
+    fn every_way_to_say_whom_a_push_is_for_is_read() {
+        let id = "0123456789ABCDEFGHJKMNPQRS";
+        let client = ClientId::parse(id).unwrap().to_bytes();
+        let exclude = |cards: &[&str], client| {
+            let cards = cards.iter().map(|&card| card.into()).collect();
+            Some(Box::new(Exclude { cards, client }))
+        };
+        let nobody = Draft { content: Some("x".into()), ..Draft::default() };
+        let all = Draft { everyone: true, ..nobody.clone() };
+        for (fields, draft) in [
+            (r#""to":["a","b"]"#, Draft { to: vec!["a".into(), "b".into()], ..nobody.clone() }),
+            (r#""room":"r","appID":null"#, Draft { room: "r".into(), ..nobody.clone() }),
+            (r#""appID":"web","room":"""#, Draft { app: "web".into(), ..nobody.clone() }),
+            (
+                r#""to":["a"],"room":"r","appID":"web","everyone":false"#,
+                Draft { to: vec!["a".into()], room: "r".into(), app: "web".into(), ..nobody.clone() },
+            ),
+            (r#""everyone":true,"exclude":null"#, all.clone()),
+            (r#""everyone":true,"exclude":{}"#, all.clone()),
+            (r#""everyone":true,"exclude":{"cards":null,"client":null}"#, all.clone()),
+            (r#""everyone":true,"exclude":{"cards":[],"client":""}"#, all.clone()),
+            (
+                r#""everyone":true,"exclude":{"cards":["a","\u0062"]}"#,
+                Draft { exclude: exclude(&["a", "b"], None), ..all.clone() },
+            ),
+            (
+                &format!(r#""everyone":true,"exclude":{{"client":"{}"}}"#, id.to_lowercase()),
+                Draft { exclude: exclude(&[], Some(client)), ..all.clone() },
+            ),
+        ] {
+            assert_eq!(read(&format!(r#"{{{fields},"content":"x"}}"#)), Ok(draft), "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_passed_over_only_where_that_is_asked_for() {
+        let ignore = |body: &str| push(Bytes::copy_from_slice(body.as_bytes()), &LIMITS, UnknownFields::Ignore);
+        let to_a = Draft { to: vec!["a".into()], ..Draft::default() };
+        let text = |text: &str| Draft { content: Some(text.into()), ..to_a.clone() };
+        for (body, draft) in [
+            (r#"{"to":["a"],"content":"x","tag":{"y":[1e999]},"TO":1,"app_id":"web"}"#, text("x")),
+            (r#"{"to":["a"],"content":null}"#, text("")),
+            (r#"{"to":["a"]}"#, to_a.clone()),
+        ] {
+            assert_eq!(ignore(body), Ok(draft), "{body}");
+        }
+        let batch = batch(Bytes::from_static(br#"[{"to":["a"],"tag":1}]"#), &LIMITS, UnknownFields::Ignore).unwrap();
+        assert_eq!(batch, [Ok(to_a)]);
+        // what is known is held to as ever, and nobody is nobody
+        for (body, message) in [
+            (r#"{"to":null,"content":"x"}"#, "`to` names no card"),
+            (r#"{"to":[],"content":"x","appID":"web"}"#, "`to` names no card"),
+            (r#"{"content":"x"}"#, "nobody is named"),
+            (r#"{"to":["a"],"content":"x","ttl":5}"#, "`ttl` is not supported yet"),
+            (r#"{"to":["a"],"to":["b"]}"#, "`to` is given twice"),
+            (r#"{"to":"a"}"#, "`to` is a string"),
+            (r#"{"everyone":true,"exclude":{"x":1}}"#, "`exclude.x` is no field"),
+        ] {
+            let refusal = ignore(body).unwrap_err();
+            assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);
+        }
     }
 
     #[test]
     fn escapes_nulls_and_blanks_are_read() {
         let draft =
             read("\n{ \"to\" : [\"a\\u00fc\"], \"content\":\"\\\"\\ud83d\\ude00\", \"appID\":null }\n").unwrap();
-        assert_eq!((&*draft.content, &*draft.app, &*draft.to[0]), ("\"😀", "", "aü"));
+        assert_eq!((&draft.content, &*draft.app, &*draft.to[0]), (&Some("\"😀".into()), "", "aü"));
     }
 
     #[test]
@@ -382,8 +282,20 @@ mod tests {
                 RefusalKind::BadJson,
                 "the body is not JSON: `to`: number out of range at line 1 ",
             ),
-            ("{\"to\":[\"a\"],\"content\":null}", RefusalKind::BadField, "`content` is null; it must be a string"),
-            ("{\"to\":null,\"content\":\"x\"}", RefusalKind::BadField, "`to` is null; it must be a list"),
+            (
+                "{\"to\":[\"a\"],\"content\":null}",
+                RefusalKind::BadField,
+                "`content` is null; it must be a string or another JSON value",
+            ),
+            (
+                "{\"to\":null,\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`to` names no card; name at least one, or leave",
+            ),
+            ("{\"to\":[],\"content\":\"x\"}", RefusalKind::BadField, "`to` names no card"),
+            // a list that came out empty does not widen what else is named
+            ("{\"to\":[],\"room\":\"r\",\"content\":\"x\"}", RefusalKind::BadField, "`to` names no card"),
+            ("{\"to\":null,\"appID\":\"r\",\"content\":\"x\"}", RefusalKind::BadField, "`to` names no card"),
             ("{\"to\":[null],\"content\":\"x\"}", RefusalKind::BadField, "`to[0]` is null; it must be a string"),
             (
                 "{\"to\":[\"a\"],\"content\":\"x\",\"app_id\":1}",
@@ -400,16 +312,17 @@ mod tests {
             ("5", RefusalKind::BadJson, "a push must be an object, not a number"),
             ("\"x\"", RefusalKind::BadJson, "a push must be an object, not a string"),
             ("null", RefusalKind::BadJson, "a push must be an object, not null"),
-            ("{}", RefusalKind::BadField, "`to` is missing"),
+            ("{}", RefusalKind::BadField, "nobody is named: give `to`, `room`, `appID` or `everyone`"),
+            ("{\"content\":\"x\"}", RefusalKind::BadField, "nobody is named"),
+            (
+                "{\"room\":\"\",\"appID\":\"\",\"everyone\":false,\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "nobody is named",
+            ),
             ("{\"to\":[\"a\"]}", RefusalKind::BadField, "`content` is missing"),
             ("{\"to\":\"a\",\"content\":\"x\"}", RefusalKind::BadField, "`to` is a string; it must be a list of cards"),
             ("{\"to\":[\"a\",5],\"content\":\"x\"}", RefusalKind::BadField, "`to[1]` is a number"),
             ("{\"to\":[\"a\",\"b\",\"c\",\"d\"],\"content\":\"x\"}", RefusalKind::BadField, "`to` names more than 3"),
-            (
-                "{\"to\":[\"a\"],\"content\":{\"x\":[1]}}",
-                RefusalKind::BadField,
-                "`content` is an object; it must be a string",
-            ),
             ("{\"to\":[\"a\"],\"content\":\"x\",\"to\":[]}", RefusalKind::BadField, "`to` is given twice"),
             ("{\"to\":[\"a\"],\"content\":\"x\",\"app\":1}", RefusalKind::UnknownField, "`app` is no field"),
             (
@@ -417,13 +330,59 @@ mod tests {
                 RefusalKind::NotBuilt,
                 "`offline` is not supported yet",
             ),
-            ("{\"to\":[\"a\"],\"content\":\"x\",\"room\":\"r\"}", RefusalKind::NotBuilt, "`room` is not supported yet"),
+            ("{\"room\":5,\"content\":\"x\"}", RefusalKind::BadField, "`room` is a number; it must be a string"),
+            (
+                "{\"everyone\":\"yes\",\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`everyone` is a string; it must be true or false",
+            ),
+            ("{\"everyone\":1,\"content\":\"x\"}", RefusalKind::BadField, "`everyone` is a number"),
+            (
+                "{\"room\":\"r\",\"exclude\":[\"a\"],\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`exclude` is a list; it must be an object with cards, client, or both",
+            ),
+            (
+                "{\"room\":\"r\",\"exclude\":{\"card\":\"a\"},\"content\":\"x\"}",
+                RefusalKind::UnknownField,
+                "`exclude.card` is no field; exclude has cards and client",
+            ),
+            (
+                "{\"room\":\"r\",\"exclude\":{\"cards\":\"a\"},\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`exclude.cards` is a string; it must be a list of cards",
+            ),
+            (
+                "{\"room\":\"r\",\"exclude\":{\"cards\":[\"a\",null]},\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`exclude.cards[1]` is null; it must be a string",
+            ),
+            (
+                "{\"room\":\"r\",\"exclude\":{\"cards\":[\"a\",\"b\",\"c\",\"d\"]},\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`exclude.cards` names more than 3 cards",
+            ),
+            (
+                "{\"room\":\"r\",\"exclude\":{\"cards\":[],\"cards\":[]},\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`exclude.cards` is given twice",
+            ),
+            (
+                "{\"room\":\"r\",\"exclude\":{\"client\":\"alice\"},\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`exclude.client` is no client's id: it has 26 characters",
+            ),
+            (
+                "{\"room\":\"r\",\"exclude\":{\"client\":7},\"content\":\"x\"}",
+                RefusalKind::BadField,
+                "`exclude.client` is a number; it must be a string",
+            ),
         ] {
             let refusal = read(body).unwrap_err();
             assert_eq!(refusal.kind, kind, "{body}: {}", refusal.message);
             assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);
         }
-        let refusal = push(&Bytes::from_static(b"{\"to\":[\"\xff\"]}"), &LIMITS).unwrap_err();
+        let refusal = push(Bytes::from_static(b"{\"to\":[\"\xff\"]}"), &LIMITS, UnknownFields::Refuse).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::NotUtf8);
     }
 
@@ -443,16 +402,20 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_before_the_body_is_no_part_of_it() {
-        assert_eq!(read("\u{feff}{\"to\":[\"a\"],\"content\":\"\u{feff}x\"}").unwrap().content, "\u{feff}x");
+        assert_eq!(
+            read("\u{feff}{\"to\":[\"a\"],\"content\":\"\u{feff}x\"}").unwrap().content,
+            Some("\u{feff}x".into())
+        );
         let body = Bytes::from_static("\u{feff}[{\"to\":[\"a\"],\"content\":\"x\"}]".as_bytes());
-        assert!(batch(&body, &LIMITS).unwrap()[0].is_ok());
+        assert!(batch(body, &LIMITS, UnknownFields::Refuse).unwrap()[0].is_ok());
     }
 
     #[test]
     fn a_push_that_cannot_be_read_costs_the_others_of_its_batch_nothing() {
         let good = r#"{"to":["b"],"content":"],\"\\"}"#;
         for (bad, message) in [
-            (r#"{"to":["a"],"content":1e999}"#, "the push is not JSON: `content`: number out of range"),
+            (r#"{"to":[1e999],"content":""}"#, "the push is not JSON: `to`: number out of range"),
+            (r#"{"to":["a"],"content":01}"#, "the push is not JSON: `content`: invalid number"),
             (r#"{"to":["a"],"content":"\q"}"#, "the push is not JSON: `content`: invalid escape"),
             (r#"{"to":["a"],"content":"\ud800"}"#, "the push is not JSON: `content`: "),
             (r#"{"to":["a"] "content":"x"}"#, "the push is not JSON: expected `,` or `}`"),
@@ -460,11 +423,11 @@ mod tests {
             ("nope", "the push is not JSON: expected ident"),
         ] {
             for body in [format!("[{bad},{good}]"), format!(" [ {good} , {bad} ] ")] {
-                let pushes = batch(&Bytes::from(body.clone()), &LIMITS).expect(&body);
+                let pushes = batch(Bytes::from(body.clone()), &LIMITS, UnknownFields::Refuse).expect(&body);
                 let (read, refused): (Vec<_>, Vec<_>) = pushes.into_iter().partition(Result::is_ok);
                 assert_eq!(
                     read.into_iter().map(|push| push.unwrap().content).collect::<Vec<_>>(),
-                    ["],\"\\"],
+                    [Some("],\"\\".into())],
                     "{body}"
                 );
                 let refusal = refused[0].as_ref().unwrap_err();
@@ -476,9 +439,9 @@ mod tests {
 
     #[test]
     fn in_a_batch_a_bad_push_costs_only_itself() {
-        let body = Bytes::from_static(br#"[{"to":["a"],"content":5,"x":{"y":[]}},{"to":["b"],"content":"x"}]"#);
-        let pushes = batch(&body, &LIMITS).unwrap();
-        assert!(pushes[0].as_ref().unwrap_err().message.starts_with("`content` is a number"));
+        let body = Bytes::from_static(br#"[{"to":["a"],"content":null,"x":{"y":[]}},{"to":["b"],"content":"x"}]"#);
+        let pushes = batch(body, &LIMITS, UnknownFields::Refuse).unwrap();
+        assert!(pushes[0].as_ref().unwrap_err().message.starts_with("`content` is null"));
         assert_eq!(pushes[1].as_ref().unwrap().to, ["b"]);
         for (body, message) in [
             ("[1,2,3]", "`pushes` are more than 2"),
@@ -491,7 +454,7 @@ mod tests {
             ("[]]", "the body is not JSON"),
             ("to=a", "the body is not JSON: it is a form"),
         ] {
-            let refusal = batch(&Bytes::from_static(body.as_bytes()), &LIMITS).unwrap_err();
+            let refusal = batch(Bytes::from_static(body.as_bytes()), &LIMITS, UnknownFields::Refuse).unwrap_err();
             assert!(refusal.message.starts_with(message), "{body}: {}", refusal.message);
         }
     }

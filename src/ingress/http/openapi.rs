@@ -44,7 +44,11 @@ pub(super) fn description(config: &Config, mut listen: SocketAddr) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::ingress::http::routes::{KeyedRoute, OpenRoute, ROUTES, Route};
+    use crate::ingress::http::{
+        compat::CompatRoute,
+        queries::QueryRoute,
+        routes::{KeyedRoute, OpenRoute, ROUTES, Route},
+    };
 
     #[test]
     fn the_description_names_every_route_method_and_status() {
@@ -73,7 +77,11 @@ mod tests {
                     Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch | KeyedRoute::Disconnect) => {
                         statuses.extend(["400", "408", "413", "415", "429", "503"]);
                     }
-                    Route::Keyed(KeyedRoute::IsOnline | KeyedRoute::Group) => statuses.push("400"),
+                    Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushStats)) => {}
+                    Route::Keyed(KeyedRoute::Compat(_)) => {
+                        statuses.extend(["400", "408", "413", "415", "429", "503"]);
+                    }
+                    Route::Keyed(KeyedRoute::Query(query)) if query != QueryRoute::System => statuses.push("400"),
                     Route::Open(OpenRoute::Ready) => statuses.push("503"),
                     Route::Open(OpenRoute::Page) => statuses.push("404"),
                     _ => {}

@@ -1,56 +1,117 @@
-//! The query string of gopusher's GET routes: one parameter.
+//! The query string: gopusher's one parameter, and pages.
+
+use std::borrow::Cow;
 
 use bytestring::ByteString;
 
-use crate::ingress::refusal::{Refusal, RefusalKind};
+use crate::{
+    config::UnknownFields,
+    hub::ClientId,
+    ingress::refusal::{Refusal, RefusalKind},
+};
 
 const CARD: &str = "cardID";
+const AFTER: &str = "after";
+const LIMIT: &str = "limit";
+/// Entries of a page, unless its asker says how many; and the most.
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// Which part of a list is asked for: what stands behind `after`, `limit` of it at most.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Page<A> {
+    pub(super) after: A,
+    pub(super) limit: usize,
+}
 
 /// `cardID`, the only parameter; whether it can be a card's name is not checked here.
-pub(super) fn card(query: &str) -> Result<ByteString, Refusal> {
-    let mut card = None;
+pub(super) fn card(query: &str, unknown: UnknownFields) -> Result<ByteString, Refusal> {
+    let [card] = parameters(query, [CARD], unknown)?;
+    card.map(ByteString::from).ok_or_else(|| Refusal::field(CARD, "is missing"))
+}
+
+/// The page of a list of names; without `after` the first. Whether that can be a name is not checked here.
+pub(super) fn name_page(query: &str) -> Result<Page<ByteString>, Refusal> {
+    let [after, limit] = parameters(query, [AFTER, LIMIT], UnknownFields::Refuse)?;
+    Ok(Page { after: after.unwrap_or_default().into(), limit: page_limit(limit)? })
+}
+
+/// The page of a list of clients; without `after` the first.
+pub(super) fn client_page(query: &str) -> Result<Page<Option<ClientId>>, Refusal> {
+    let [after, limit] = parameters(query, [AFTER, LIMIT], UnknownFields::Refuse)?;
+    let after = after.filter(|after| !after.is_empty()).map(|after| {
+        ClientId::parse(&after).ok_or_else(|| Refusal::field(AFTER, "is no client's id: it has 26 characters"))
+    });
+    Ok(Page { after: after.transpose()?, limit: page_limit(limit)? })
+}
+
+fn page_limit(limit: Option<String>) -> Result<usize, Refusal> {
+    let Some(limit) = limit else { return Ok(DEFAULT_LIMIT) };
+    let number = limit.parse().ok().filter(|number| (1..=MAX_LIMIT).contains(number));
+    number.ok_or_else(|| Refusal::field(LIMIT, format_args!("must be a whole number from 1 to {MAX_LIMIT}")))
+}
+
+/// The values of these parameters, which are all that there are, each given once at most.
+fn parameters<const N: usize>(
+    query: &str,
+    names: [&'static str; N],
+    unknown: UnknownFields,
+) -> Result<[Option<String>; N], Refusal> {
+    let mut values = [const { None }; N];
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let key = decode(key)?;
-        if key != CARD {
+        let key = decoded(key)?;
+        let Some(place) = names.iter().position(|name| *name == key) else {
+            if unknown == UnknownFields::Ignore {
+                continue;
+            }
             let key: String = key.chars().take(64).collect();
-            return Err(Refusal::new(RefusalKind::UnknownField, format!("`{key}` is no parameter; use {CARD}")));
-        }
-        if card.replace(decode(value)?).is_some() {
-            return Err(Refusal::field(CARD, "is given twice"));
+            let known = names.join(" and ");
+            return Err(Refusal::new(RefusalKind::UnknownField, format!("`{key}` is no parameter; use {known}")));
+        };
+        if values[place].replace(decoded(value)?).is_some() {
+            return Err(Refusal::field(names[place], "is given twice"));
         }
     }
-    card.map(ByteString::from).ok_or_else(|| Refusal::field(CARD, "is missing"))
+    Ok(values)
 }
 
 /// What has a body takes no parameters: an option that stood here would be ignored.
 pub(super) fn none(query: &str) -> Result<(), Refusal> {
     let Some(pair) = query.split('&').find(|pair| !pair.is_empty()) else { return Ok(()) };
-    let key: String = decode(pair.split('=').next().unwrap_or_default())?.chars().take(64).collect();
+    let key: String = decoded(pair.split('=').next().unwrap_or_default())?.chars().take(64).collect();
     Err(Refusal::new(
         RefusalKind::UnknownField,
         format!("`{key}` is no parameter; what is asked for stands in the body"),
     ))
 }
 
-/// Takes `+` and `%XX` out.
-fn decode(text: &str) -> Result<String, Refusal> {
+/// A key or value of the query, where `+` is a space.
+fn decoded(text: &str) -> Result<String, Refusal> {
+    let text = if text.contains('+') { Cow::Owned(text.replace('+', " ")) } else { Cow::Borrowed(text) };
+    percent_decoded(&text, "query")
+}
+
+/// Takes `%XX` out of a part of `place` (the query, the path).
+pub(super) fn percent_decoded(text: &str, place: &str) -> Result<String, Refusal> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
         bytes.push(match byte {
-            b'+' => b' ',
             b'%' => {
                 let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
                 match (digit(rest.next()), digit(rest.next())) {
                     (Some(high), Some(low)) => (high * 16 + low) as u8,
-                    _ => return Err(Refusal::new(RefusalKind::BadField, "the query has a `%` without two hex digits")),
+                    _ => {
+                        let problem = format!("the {place} has a `%` without two hex digits");
+                        return Err(Refusal::new(RefusalKind::BadField, problem));
+                    }
                 }
             }
             byte => byte,
         });
     }
-    String::from_utf8(bytes).map_err(|_| Refusal::new(RefusalKind::NotUtf8, "the query is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| Refusal::new(RefusalKind::NotUtf8, format!("the {place} is not UTF-8")))
 }
 
 #[cfg(test)]
@@ -70,17 +131,41 @@ mod tests {
 
     #[test]
     fn a_query_names_one_card() {
-        assert_eq!(card("cardID=ma+y%C3%BC%26").unwrap(), "ma yü&");
+        let refuse = UnknownFields::Refuse;
+        assert_eq!(card("cardID=ma+y%C3%BC%26", refuse).unwrap(), "ma yü&");
+        assert_eq!(card("card=a&cardID=b&cardid", UnknownFields::Ignore).unwrap(), "b");
         for (query, kind, message) in [
             ("", RefusalKind::BadField, "`cardID` is missing"),
             ("cardID=a&cardID=b", RefusalKind::BadField, "`cardID` is given twice"),
-            ("card=a", RefusalKind::UnknownField, "`card` is no parameter"),
+            ("card=a", RefusalKind::UnknownField, "`card` is no parameter; use cardID"),
             ("cardID=%0", RefusalKind::BadField, "the query has a `%`"),
             ("cardID=%zz", RefusalKind::BadField, "the query has a `%`"),
             ("cardID=%ff", RefusalKind::NotUtf8, "the query is not UTF-8"),
         ] {
-            let refusal = card(query).unwrap_err();
+            let refusal = card(query, refuse).unwrap_err();
             assert_eq!(refusal.kind, kind, "{query}");
+            assert!(refusal.message.starts_with(message), "{query}: {}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn a_page_has_a_beginning_and_a_limit() {
+        assert_eq!(name_page(""), Ok(Page { after: "".into(), limit: 100 }));
+        assert_eq!(name_page("limit=1000&after=a+b"), Ok(Page { after: "a b".into(), limit: 1000 }));
+        let id = "0".repeat(26);
+        assert_eq!(client_page(&format!("after={id}&limit=1")), Ok(Page { after: ClientId::parse(&id), limit: 1 }));
+        assert_eq!(client_page("after="), Ok(Page { after: None, limit: 100 }));
+        for (query, message) in [
+            ("limit=0", "`limit` must be a whole number from 1 to 1000"),
+            ("limit=1001", "`limit` must be"),
+            ("limit=-1", "`limit` must be"),
+            ("limit=", "`limit` must be"),
+            ("limit=1.0", "`limit` must be"),
+            ("limit=1&limit=2", "`limit` is given twice"),
+            ("after=alice", "`after` is no client's id: it has 26 characters"),
+            ("offset=5", "`offset` is no parameter; use after and limit"),
+        ] {
+            let refusal = client_page(query).unwrap_err();
             assert!(refusal.message.starts_with(message), "{query}: {}", refusal.message);
         }
     }

@@ -14,13 +14,23 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::{answer, body::BodyReader, exposition, hosts::Hosts, json, openapi, query};
+use super::{
+    answer,
+    body::BodyReader,
+    compat::{self, CompatRoute},
+    exposition,
+    hosts::Hosts,
+    json, openapi, path,
+    queries::{self, QueryRoute},
+    query,
+};
 use crate::{
     auth::Caller,
-    config::Config,
+    config::{Config, GpusherConfig, UnknownFields},
     ingress::{
         Api,
         admission::{PushSource, Submitter},
+        compat::gpusher::{GpusherRefusal, TokenIssuer, TokenRequest},
         refusal::{Refusal, RefusalKind},
         scopes,
     },
@@ -52,22 +62,31 @@ pub(super) enum KeyedRoute {
     Push,
     Batch,
     Disconnect,
-    System,
-    IsOnline,
-    Group,
+    Query(QueryRoute),
     Metrics,
+    Compat(CompatRoute),
 }
 
 const PAGE_ROUTE: Route = Route::Open(OpenRoute::Page);
 
-/// Each path with its route and the methods for `Allow`.
-pub(super) const ROUTES: [(&str, Route, &str); 11] = [
+/// Each path with its route and the methods for `Allow`; `{…}` in it stands for a name.
+pub(super) const ROUTES: [(&str, Route, &str); 21] = [
     ("/push", Route::Keyed(KeyedRoute::Push), "POST"),
     ("/push/batch", Route::Keyed(KeyedRoute::Batch), "POST"),
     ("/disconnect", Route::Keyed(KeyedRoute::Disconnect), "POST"),
-    ("/system", Route::Keyed(KeyedRoute::System), "GET, HEAD"),
-    ("/isOnline", Route::Keyed(KeyedRoute::IsOnline), "GET, HEAD"),
-    ("/group", Route::Keyed(KeyedRoute::Group), "GET, HEAD"),
+    ("/system", Route::Keyed(KeyedRoute::Query(QueryRoute::System)), "GET, HEAD"),
+    ("/isOnline", Route::Keyed(KeyedRoute::Query(QueryRoute::IsOnline)), "GET, HEAD"),
+    ("/group", Route::Keyed(KeyedRoute::Query(QueryRoute::Group)), "GET, HEAD"),
+    ("/rooms", Route::Keyed(KeyedRoute::Query(QueryRoute::Rooms)), "GET, HEAD"),
+    ("/rooms/{room}", Route::Keyed(KeyedRoute::Query(QueryRoute::Room)), "GET, HEAD"),
+    ("/cards", Route::Keyed(KeyedRoute::Query(QueryRoute::Cards)), "GET, HEAD"),
+    ("/cards/{card}", Route::Keyed(KeyedRoute::Query(QueryRoute::Card)), "GET, HEAD"),
+    ("/push/all", Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushAll)), "PATCH, POST, PUT"),
+    ("/push/room", Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushRoom)), "PATCH, POST, PUT"),
+    ("/stats", Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushStats)), "GET, HEAD"),
+    ("/v1/pushData", Route::Keyed(KeyedRoute::Compat(CompatRoute::GpushData)), "POST"),
+    ("/v1/push", Route::Keyed(KeyedRoute::Compat(CompatRoute::GpusherPush)), "POST"),
+    ("/v1/token", Route::Keyed(KeyedRoute::Compat(CompatRoute::GpusherToken)), "POST"),
     ("/healthz", Route::Open(OpenRoute::Health), "GET, HEAD"),
     ("/readyz", Route::Open(OpenRoute::Ready), "GET, HEAD"),
     ("/metrics", Route::Keyed(KeyedRoute::Metrics), "GET, HEAD"),
@@ -91,6 +110,9 @@ pub(super) struct Handlers {
     live: ArcSwap<LiveSettings>,
     bodies: BodyReader,
     page: Option<Bytes>,
+    gpusher: GpusherConfig,
+    /// Where clients connect.
+    socket: SocketAddr,
     /// Requests that are not answered yet.
     in_progress: TaskTracker,
 }
@@ -99,14 +121,18 @@ pub(super) struct Handlers {
 struct LiveSettings {
     allowed_origins: Vec<String>,
     hosts: Hosts,
+    unknown_fields: UnknownFields,
     openapi: Bytes,
+    issuer: TokenIssuer,
 }
 
 impl LiveSettings {
-    fn new(config: &Config, listen: SocketAddr) -> Self {
+    fn new(config: &Config, listen: SocketAddr, socket: SocketAddr) -> Self {
         Self {
+            issuer: TokenIssuer::new(config, &socket.to_string()),
             allowed_origins: config.http.allowed_origins.clone(),
             hosts: Hosts::of(config),
+            unknown_fields: config.http.unknown_fields,
             openapi: openapi::description(config, listen).into(),
         }
     }
@@ -126,9 +152,11 @@ impl Handlers {
             details,
             metrics: Arc::clone(metrics),
             listen,
-            live: ArcSwap::from_pointee(LiveSettings::new(config, listen)),
+            live: ArcSwap::from_pointee(LiveSettings::new(config, listen, socket)),
             bodies: BodyReader::new(http),
             page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
+            gpusher: config.gpusher.clone(),
+            socket,
             in_progress: TaskTracker::new(),
         }
     }
@@ -139,7 +167,24 @@ impl Handlers {
 
     /// Who may call, and what the description says, from now on.
     pub(super) fn replace(&self, config: &Config) {
-        self.live.store(Arc::new(LiveSettings::new(config, self.listen)));
+        self.live.store(Arc::new(LiveSettings::new(config, self.listen, self.socket)));
+    }
+
+    pub(super) fn api(&self) -> &Api {
+        &self.api
+    }
+
+    pub(super) fn bodies(&self) -> &BodyReader {
+        &self.bodies
+    }
+
+    pub(super) fn gpusher(&self) -> &GpusherConfig {
+        &self.gpusher
+    }
+
+    /// Answers who asks for a token, by the settings of now.
+    pub(super) fn issue_token(&self, request: &TokenRequest) -> Result<String, GpusherRefusal> {
+        self.live.load().issuer.answer(request)
     }
 
     /// Requests that are not answered yet: each is counted until then, or until its caller went away.
@@ -159,7 +204,10 @@ impl Handlers {
         let may_read = !served.as_ref().is_err_and(|refusal| foreign.contains(&refusal.kind));
         let mut answer = match served {
             Ok(answer) => answer,
-            Err(refusal) => answer::refused(&refusal, found.map_or("", |(_, _, allow)| allow)),
+            Err(refusal) => {
+                let allow = found.map_or("", |(_, _, allow)| allow);
+                compat::refused(found.map(|(_, route, _)| route), &refusal, allow)
+            }
         };
         if answer.status().as_u16() >= 400 {
             let status = status(answer.status().as_u16());
@@ -185,7 +233,7 @@ impl Handlers {
     fn find(&self, path: &str) -> Option<(&'static str, Route, &'static str)> {
         let row @ (_, route, _) = ROUTES.into_iter().find(|(known, route, _)| {
             // callers that join a path to a base leave a slash at its end; what proxies keep to themselves stays one path
-            *known == path
+            path::is_of(known, path)
                 || matches!(route, Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch | KeyedRoute::Disconnect))
                     && path.strip_suffix('/') == Some(*known)
         })?;
@@ -243,10 +291,11 @@ impl Handlers {
             KeyedRoute::Push => self.push(caller, request, payload).await,
             KeyedRoute::Batch => self.batch(caller, request, payload).await,
             KeyedRoute::Disconnect => self.disconnect(caller, request, payload).await,
-            KeyedRoute::System => Ok(self.system().await),
-            KeyedRoute::IsOnline => self.is_online(caller, request.query_string()).await,
-            KeyedRoute::Group => self.group(caller, request.query_string()).await,
+            KeyedRoute::Query(route) => {
+                queries::answer(route, &self.api.queries, caller, request, self.unknown_fields()).await
+            }
             KeyedRoute::Metrics => Ok(exposition::answer(request, &self.metrics)),
+            KeyedRoute::Compat(route) => self.serve_compat(route, caller, request, payload).await,
         }
     }
 
@@ -256,8 +305,9 @@ impl Handlers {
         request: &HttpRequest,
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
-        let body = self.body(request, payload).await;
-        let draft = body.and_then(|body| json::push(&body, &self.api.admission.limits()));
+        let unknown = self.unknown_fields();
+        let body = self.body(request, payload, unknown).await;
+        let draft = body.and_then(|body| json::push(body, &self.api.admission.limits(), unknown));
         self.submitter(caller).push(draft).await.map(answer::accepted)
     }
 
@@ -267,8 +317,9 @@ impl Handlers {
         request: &HttpRequest,
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
-        let body = self.body(request, payload).await?;
-        let drafts = json::batch(&body, &self.api.admission.limits())?;
+        let unknown = self.unknown_fields();
+        let body = self.body(request, payload, unknown).await?;
+        let drafts = json::batch(body, &self.api.admission.limits(), unknown)?;
         Ok(answer::replies(&self.submitter(caller).push_all(drafts).await))
     }
 
@@ -278,19 +329,30 @@ impl Handlers {
         request: &HttpRequest,
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
-        let body = self.body(request, payload).await;
-        let draft = body.and_then(|body| json::disconnect(&body));
+        let body = self.body(request, payload, UnknownFields::Refuse).await;
+        let draft = body.and_then(json::disconnect);
         self.api.disconnects.submit(PushSource::Http, caller, None, draft).await.map(answer::accepted)
     }
 
-    fn submitter(&self, caller: &Caller) -> Submitter {
+    pub(super) fn submitter(&self, caller: &Caller) -> Submitter {
         self.api.admission.submitter(PushSource::Http, caller.clone())
     }
 
+    fn unknown_fields(&self) -> UnknownFields {
+        self.live.load().unknown_fields
+    }
+
     /// The body of a POST, which alone says what is asked for.
-    async fn body(&self, request: &HttpRequest, payload: &mut web::Payload) -> Result<Bytes, Refusal> {
+    async fn body(
+        &self,
+        request: &HttpRequest,
+        payload: &mut web::Payload,
+        unknown: UnknownFields,
+    ) -> Result<Bytes, Refusal> {
         let body = self.bodies.read(request, payload).await?;
-        query::none(request.query_string())?;
+        if unknown == UnknownFields::Refuse {
+            query::none(request.query_string())?;
+        }
         let option = |name: &header::HeaderName| OPTION_HEADERS.into_iter().find(|option| name == option);
         match request.headers().keys().find_map(option) {
             Some(option) => Err(Refusal::not_built(option)),
@@ -303,35 +365,6 @@ impl Handlers {
         let alone = header::HeaderValue::from_static("frame-ancestors 'none'");
         page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, alone);
         page
-    }
-
-    async fn system(&self) -> HttpResponse {
-        let census = self.api.queries.census().await;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // gopusher's gateway writes int64 as strings
-        let workers = census.workers;
-        let clients = census.connections;
-        let groups = census.groups;
-        answer::json(format!(
-            r#"{{"cpuNum":"{cores}","goroutineNum":"{workers}","clientNum":"{clients}","groupNum":"{groups}"}}"#
-        ))
-    }
-
-    async fn is_online(&self, caller: &Caller, query: &str) -> Result<HttpResponse, Refusal> {
-        let result = if self.connections(caller, query).await? > 0 { "yes" } else { "no" };
-        Ok(answer::json(format!(r#"{{"result":"{result}"}}"#)))
-    }
-
-    async fn group(&self, caller: &Caller, query: &str) -> Result<HttpResponse, Refusal> {
-        let number = match self.connections(caller, query).await? {
-            0 => -1,
-            many => many as i64,
-        };
-        Ok(answer::json(format!(r#"{{"clientNum":"{number}"}}"#)))
-    }
-
-    async fn connections(&self, caller: &Caller, query: &str) -> Result<usize, Refusal> {
-        self.api.queries.connections(caller, &query::card(query)?).await
     }
 
     fn ready(&self) -> HttpResponse {

@@ -161,7 +161,9 @@ impl SharedRecords {
         record: Bytes,
     ) -> Result<Acknowledgement, PublishError> {
         // the log has one reader: this node
-        let Destination::Live = destination;
+        if destination != Destination::Live {
+            return Err(PublishError::Unavailable("the embedded queue has no events".into()));
+        }
         let mut acknowledgement = None;
         locked.records.admit(record, || {
             let (waiter, outcome) = Waiter::new(&self.metrics);
@@ -172,8 +174,13 @@ impl SharedRecords {
     }
 
     pub(super) fn finish(self: &Arc<Self>, number: u64) {
+        self.finish_all([number].into_iter());
+    }
+
+    /// Finishes all of `numbers`, and hands out what has room then.
+    pub(super) fn finish_all(self: &Arc<Self>, numbers: impl Iterator<Item = u64>) {
         let mut locked = self.lock();
-        locked.records.finish(number, Instant::now);
+        numbers.for_each(|number| locked.records.finish(number, Instant::now));
         self.unlock(locked);
     }
 

@@ -47,8 +47,8 @@ const PROMPT: Duration = Duration::from_millis(10);
 pub(super) struct TopicContext {
     pub(super) nsq: NsqContext,
     pub(super) consumers: TopicConsumers,
-    /// live or raw.
-    pub(super) group: &'static str,
+    /// live, raw, or a tag's topic.
+    pub(super) group: Arc<str>,
     pub(super) name: String,
     pub(super) channel: String,
     /// Both in tokio-nsq's form.
@@ -67,7 +67,7 @@ impl TopicContext {
     /// `own`: where to say that the channel had a backlog, if it is this node's alone.
     pub(super) fn new(
         nsq: &NsqContext,
-        group: &'static str,
+        group: &str,
         name: &str,
         channel: &str,
         own: Option<watch::Sender<bool>>,
@@ -79,7 +79,7 @@ impl TopicContext {
         Ok(Self {
             nsq: nsq.clone(),
             consumers: TopicConsumers::new(max_in_flight),
-            group,
+            group: group.into(),
             name: name.into(),
             channel: channel.into(),
             checked: (NSQTopic::new(name).ok_or_else(bad_topic)?, NSQChannel::new(channel).ok_or_else(bad_channel)?),
@@ -129,7 +129,7 @@ impl Consumer {
         closing: CancellationToken,
     ) -> Self {
         let reason = format!("{} was not connected yet", nsqd.tcp);
-        topic.nsq.health.set(topic.group, &nsqd.tcp, PartHealth::Unhealthy(reason));
+        topic.nsq.health.set(&topic.group, &nsqd.tcp, PartHealth::Unhealthy(reason));
         let stopping = topic.consumers.stopping.token();
         Self {
             topic,
@@ -178,7 +178,7 @@ impl Consumer {
                 ConsumerEnd::Closed => break,
                 ConsumerEnd::Lost(reason) => {
                     let away = PartHealth::Away(format!("{} {reason}", nsqd.tcp));
-                    topic.nsq.health.set(topic.group, &nsqd.tcp, away);
+                    topic.nsq.health.set(&topic.group, &nsqd.tcp, away);
                     topic.nsq.rebuilt(NsqSide::Consumer, &nsqd.tcp, reason);
                 }
             }
@@ -191,7 +191,7 @@ impl Consumer {
                 () = sleep(backoff.next_wait()) => {}
             }
         }
-        topic.nsq.health.forget(topic.group, &nsqd.tcp);
+        topic.nsq.health.forget(&topic.group, &nsqd.tcp);
     }
 
     /// Waits until nsqd is up, and creates the channel there.
@@ -213,7 +213,7 @@ impl Consumer {
                 Ok(liveness) => break liveness,
                 Err(reason) => {
                     let reason = format!("nsqd {} is away ({reason}); start it", nsqd.tcp);
-                    topic.nsq.health.set(topic.group, &nsqd.tcp, PartHealth::Away(reason));
+                    topic.nsq.health.set(&topic.group, &nsqd.tcp, PartHealth::Away(reason));
                 }
             }
             tokio::select! {
@@ -222,7 +222,7 @@ impl Consumer {
             }
         };
         let reason = format!("nsqd {} is up but its consumer is not subscribed yet", nsqd.tcp);
-        topic.nsq.health.set(topic.group, &nsqd.tcp, PartHealth::Unhealthy(reason));
+        topic.nsq.health.set(&topic.group, &nsqd.tcp, PartHealth::Unhealthy(reason));
         if let Some(http) = &nsqd.http {
             // cut short by a stop, which pauses the channel itself
             stopped.run_until_cancelled(self.prepare_channel(http)).await;

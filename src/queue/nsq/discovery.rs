@@ -40,7 +40,7 @@ pub(super) fn start(topic: TopicContext, connections: &Service) -> Jobs {
         return Jobs { bundles };
     }
     let topic = &spawner.topic;
-    topic.nsq.health.set(topic.group, "", PartHealth::Unhealthy("no nsqlookupd was asked yet".into()));
+    topic.nsq.health.set(&topic.group, "", PartHealth::Unhealthy("no nsqlookupd was asked yet".into()));
     let name = format!("nsq {} discovery", topic.group);
     let configured = configured.into_iter().map(|address| ConfiguredNsqd { address, listed_as: None }).collect();
     connections.spawn(name, Discovery { spawner, configured, consumers: BTreeMap::new() }.run());
@@ -158,7 +158,7 @@ impl Discovery {
             });
         }
         // "" stood for no nsqd; without nsqlookupd the configured ones are consumed from
-        topic.nsq.health.forget(topic.group, "");
+        topic.nsq.health.forget(&topic.group, "");
     }
 }
 

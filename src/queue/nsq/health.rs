@@ -27,7 +27,7 @@ pub(super) enum PartHealth {
 
 /// The parts' states, and what they make of [`QueueState`].
 pub(super) struct Health {
-    parts: Mutex<BTreeMap<(&'static str, String), PartHealth>>,
+    parts: Mutex<BTreeMap<(String, String), PartHealth>>,
     state: watch::Sender<QueueState>,
     metrics: Arc<Metrics>,
 }
@@ -38,10 +38,10 @@ impl Health {
         (Arc::new(Self { parts: Mutex::default(), state, metrics }), watched)
     }
 
-    /// Part `name` of `group` (publisher, live, raw) is now `status`.
-    pub(super) fn set(&self, group: &'static str, name: &str, status: PartHealth) {
+    /// Part `name` of `group` (publisher, live, raw, a tag's topic) is now `status`.
+    pub(super) fn set(&self, group: &str, name: &str, status: PartHealth) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if parts.get(&(group, name.to_owned())) == Some(&status) {
+        if parts.get(&(group.to_owned(), name.to_owned())) == Some(&status) {
             return;
         }
         match &status {
@@ -50,24 +50,24 @@ impl Health {
                 tracing::debug!(group, name, reason, "nsq: does not work")
             }
         }
-        parts.insert((group, name.to_owned()), status);
+        parts.insert((group.to_owned(), name.to_owned()), status);
         self.update(&parts);
     }
 
     /// Whether part `name` of `group` works; `None` without such a part.
-    pub(super) fn works(&self, group: &'static str, name: &str) -> Option<bool> {
+    pub(super) fn works(&self, group: &str, name: &str) -> Option<bool> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.get(&(group, name.to_owned())).map(|status| *status == PartHealth::Healthy)
+        parts.get(&(group.to_owned(), name.to_owned())).map(|status| *status == PartHealth::Healthy)
     }
 
     /// Part `name` of `group` is no more.
-    pub(super) fn forget(&self, group: &'static str, name: &str) {
+    pub(super) fn forget(&self, group: &str, name: &str) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.remove(&(group, name.to_owned()));
+        parts.remove(&(group.to_owned(), name.to_owned()));
         self.update(&parts);
     }
 
-    fn update(&self, parts: &BTreeMap<(&'static str, String), PartHealth>) {
+    fn update(&self, parts: &BTreeMap<(String, String), PartHealth>) {
         let state = overall(parts);
         self.metrics.queue_ready.set(i64::from(state == QueueState::Ready));
         self.state.send_if_modified(|now| {
@@ -95,7 +95,7 @@ pub(super) async fn log_changes(mut state: watch::Receiver<QueueState>) {
     }
 }
 
-fn overall(parts: &BTreeMap<(&'static str, String), PartHealth>) -> QueueState {
+fn overall(parts: &BTreeMap<(String, String), PartHealth>) -> QueueState {
     let works = |group: &str| parts.iter().any(|((of, _), status)| *of == group && *status == PartHealth::Healthy);
     let reasons: Vec<&str> = parts
         .iter()

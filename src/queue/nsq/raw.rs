@@ -1,10 +1,21 @@
-//! `<topic>`, to which other NSQ clients write: raw pushes, through a channel that all nodes share.
+//! The topics to which other NSQ clients write, each read through a channel that all nodes share: `<topic>` for raw pushes, and one
+//! for each tag of gpusher's.
 
 use super::TopicConsumers;
 use crate::queue::{Acker, Job, Jobs};
 
-/// Where raw pushes come from; ingress takes them.
+/// All of them; ingress takes them.
+pub struct RawTopics {
+    /// `<topic>`: protobuf `PushRequest`s.
+    pub pushes: RawTopic,
+    /// `[gpusher] tags`, in their order: gpusher's JSON.
+    pub tags: Vec<RawTopic>,
+}
+
+/// One of them.
 pub struct RawTopic {
+    /// Its name.
+    pub name: String,
     pub(super) jobs: Jobs,
     pub(super) consumers: TopicConsumers,
 }

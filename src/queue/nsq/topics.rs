@@ -8,6 +8,8 @@ pub(super) struct Topics {
     pub(super) raw: String,
     /// Of the gateways' own records.
     pub(super) live: String,
+    /// Of events, for back ends.
+    events: String,
     /// Where an nsqd has to publish to show that it works.
     pub(super) ping: String,
     /// The same, where its last write to its disk failed.
@@ -17,13 +19,20 @@ pub(super) struct Topics {
 impl Topics {
     pub(super) fn new(config: &config::QueueConfig) -> Self {
         let raw = config.topic.clone();
-        Self { live: format!("{raw}.live"), ping: format!("{raw}.ping"), disk: format!("{raw}.disk"), raw }
+        Self {
+            live: format!("{raw}.live"),
+            events: format!("{raw}.events"),
+            ping: format!("{raw}.ping"),
+            disk: format!("{raw}.disk"),
+            raw,
+        }
     }
 
     /// Where records for `destination` are published.
     pub(super) fn of(&self, destination: Destination) -> &str {
         match destination {
             Destination::Live => &self.live,
+            Destination::Events => &self.events,
         }
     }
 }

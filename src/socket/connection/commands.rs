@@ -11,6 +11,7 @@ use bytestring::ByteString;
 use super::Connection;
 use crate::{
     auth::identity::Identity,
+    events::EventKind,
     socket::join::{Authorization, Grant, JoinDecision, JoinError},
     telemetry::labels::{ClientErrorLabels, PeerCloseCode},
     wire::{
@@ -51,7 +52,13 @@ impl Connection {
                 self.decide(self.worker.authorizer.authorize(request, session));
             }
             Command::Refresh(token) => self.refresh(token),
-            Command::Leave => self.leave(),
+            Command::Leave(card) => self.leave(card),
+            Command::Subscribe(room) => self.subscribe(room),
+            Command::Unsubscribe(room) => self.unsubscribe(room),
+            Command::Login(token) => self.log_in(token),
+            Command::Logout => self.log_out(),
+            Command::Push(push) => self.push(push),
+            Command::Message(message) => self.message(message),
             Command::Ping => self.answer(self.client.dialect().pong()),
             Command::Nothing => {}
             Command::ClientError(error) => self.answer_error(&error),
@@ -70,17 +77,48 @@ impl Connection {
         self.decide(self.worker.authorizer.refresh(token, card, app, session));
     }
 
+    fn log_in(&mut self, token: ByteString) {
+        if let Err(ending) = self.admit_join() {
+            return self.end(&ending);
+        }
+        let session = self.client.sink.session.as_deref();
+        self.decide(self.worker.authorizer.log_in(Some(token), session));
+    }
+
+    pub(super) fn log_in_by_handshake(&mut self) {
+        let Some(session) = self.client.sink.session.as_deref() else { return };
+        if session.token().is_some() {
+            self.decide(self.worker.authorizer.log_in(None, Some(session)));
+        }
+    }
+
+    fn log_out(&mut self) {
+        if self.identity().is_none() {
+            return self.answer_error(&ClientError::new("not_joined", "a logout needs a login before it"));
+        }
+        self.leave_all_cards();
+        for room in self.client.rooms().into_iter().filter(|room| self.is_private(room)) {
+            if self.worker.shard.unsubscribe(&self.client, &room) {
+                self.tell(EventKind::Unsubscribed, None, Some(&room));
+            }
+        }
+        if let Some(session) = &self.client.sink.session {
+            session.forget();
+        }
+        self.answer_if(self.client.dialect().logged_out());
+    }
+
     fn decide(&mut self, authorization: Authorization) {
         match authorization {
             Authorization::Decided(decision) => self.do_decided(decision),
             Authorization::Pending(decision) => {
                 let client = Rc::clone(&self.client);
-                self.pending_join = Some(Box::new(Box::pin(async move {
+                self.wait_for_join(Box::pin(async move {
                     tokio::select! {
                         decision = decision => Some(decision),
                         () = client.sink.stream.peer_ended() => None,
                     }
-                })));
+                }));
             }
         }
     }
@@ -88,52 +126,117 @@ impl Connection {
     /// Does what a client may do of what it asked for, and answers it.
     pub(super) fn do_decided(&mut self, decision: JoinDecision) {
         match decision {
-            Ok(Grant::Join { card, app, identity }) => {
-                if let Err(error) = self.check_card_limit(&card) {
+            Ok(Grant::Join { card, app, merge, identity }) => {
+                // at its first join only: a member of something must not change in the middle of a window
+                if !self.client.sink.liveness.joined.get() && merge {
+                    self.worker.shard.set_merges(&self.client, true);
+                }
+                let expires_in = identity.and_then(|identity| self.prove(identity));
+                if let Err(error) = self.check_card_limits(&card) {
                     return self.answer_error(&error);
                 }
-                self.worker.shard.join(&self.client, &card, &app);
-                self.worker.heartbeat.joined(&self.client);
-                self.worker.metrics.joins.inc();
-                let expires_in = identity.and_then(|identity| self.prove(identity));
+                self.enter_card(&card, &app);
                 let client = &self.worker.shard.id(&self.client);
-                self.answer(self.client.dialect().joined(&Joined { card: &card, app: &app, client, expires_in }));
+                self.answer_if(self.client.dialect().joined(&Joined { card: &card, app: &app, client, expires_in }));
             }
             Ok(Grant::Refresh(identity)) => {
                 let expires_in = self.prove(identity);
-                if let Some(frame) = self.client.dialect().refreshed(expires_in) {
-                    self.answer(frame);
+                self.answer_if(self.client.dialect().refreshed(expires_in));
+            }
+            Ok(Grant::Login { card, app, identity }) => {
+                self.prove(identity);
+                if !self.client.has_joined(&card) {
+                    self.leave_all_cards();
+                    if let Err(error) = self.check_card_limits(&card) {
+                        return self.answer_error(&error);
+                    }
                 }
+                self.enter_card(&card, &app);
+                self.answer_if(self.client.dialect().logged_in());
             }
             Err(JoinError::Told(error)) => self.answer_error(&error),
             Err(JoinError::Ends(ending)) => self.end(&ending),
         }
     }
 
-    /// The client is who it says; for how long.
-    fn prove(&self, identity: Arc<Identity>) -> Option<Duration> {
+    fn enter_card(&self, card: &str, app: &str) {
+        let is_new = !self.client.has_joined(card);
+        self.worker.shard.join(&self.client, card, app);
+        self.worker.heartbeat.joined(&self.client);
+        self.worker.metrics.joins.inc();
+        if is_new {
+            self.tell(EventKind::Joined, Some((card, app)), None);
+        }
+    }
+
+    /// The client is who it says, from now on, and loses what that may not have; for how long.
+    fn prove(&mut self, identity: Arc<Identity>) -> Option<Duration> {
         let remaining = identity.remaining(SystemTime::now());
         self.worker.heartbeat.proved(&self.client, remaining);
+        for (card, app) in self.client.cards() {
+            let is_its_app = identity.app.as_ref().is_none_or(|own| *own == app);
+            if !(is_its_app && identity.admits_card(&card)) && self.worker.shard.leave_card(&self.client, &card) {
+                self.answer_if(self.client.dialect().left(Some(&card)));
+                self.tell(EventKind::Left, Some((&card, &app)), None);
+            }
+        }
+        let worker = Rc::clone(&self.worker);
+        self.leave_rooms_unless(|room| worker.rooms.admit(room, Some(&identity)));
         if let Some(session) = &self.client.sink.session {
             session.prove(identity);
         }
         remaining
     }
 
-    fn leave(&mut self) {
-        if !self.worker.shard.leave_card(&self.client) {
+    /// Who it proved to be.
+    pub(super) fn identity(&self) -> Option<Arc<Identity>> {
+        self.client.sink.session.as_ref()?.identity()
+    }
+
+    fn leave(&mut self, card: Option<ByteString>) {
+        let had_joined = match &card {
+            Some(card) => self.leave_one_card(card),
+            None => self.leave_all_cards(),
+        };
+        if !had_joined {
             return self.answer_error(&ClientError::new("not_joined", "leave needs a join before it"));
         }
-        if let Some(frame) = self.client.dialect().left() {
-            self.answer(frame);
+        self.answer_if(self.client.dialect().left(card.as_deref()));
+    }
+
+    /// `false`: it had not joined it.
+    fn leave_one_card(&self, card: &str) -> bool {
+        let app = self.client.cards().into_iter().find(|(joined, _)| *joined == *card).map(|(_, app)| app);
+        let left = self.worker.shard.leave_card(&self.client, card);
+        if left {
+            self.tell(EventKind::Left, Some((card, app.as_deref().unwrap_or_default())), None);
+        }
+        left
+    }
+
+    /// `false`: it had joined none.
+    fn leave_all_cards(&self) -> bool {
+        let cards = self.client.cards();
+        let left = self.worker.shard.leave_cards(&self.client);
+        for (card, app) in &cards {
+            self.tell(EventKind::Left, Some((card, app)), None);
+        }
+        left
+    }
+
+    pub(super) fn answer_error(&self, error: &ClientError) {
+        self.worker.metrics.client_errors.get_or_create(&ClientErrorLabels { error: error.code }).inc();
+        match self.client.dialect().error(error) {
+            Ok(Some(frame)) => self.answer(frame),
+            Ok(None) => {}
+            Err(ending) => self.end(&ending),
         }
     }
 
-    fn answer_error(&self, error: &ClientError) {
-        self.worker.metrics.client_errors.get_or_create(&ClientErrorLabels { error: error.code }).inc();
-        match self.client.dialect().error(error) {
-            Ok(frame) => self.answer(frame),
-            Err(ending) => self.end(&ending),
+    /// Answers, where the dialect has an answer.
+    pub(super) fn answer_if(&self, frame: Option<Frame>) {
+        if let Some(frame) = frame {
+            self.answer(frame);
         }
     }
 

@@ -66,9 +66,18 @@ impl Connection {
 
     /// A join that was decided, if its card has room for one more connection. Two that join at the same moment on two threads
     /// may both find the last place.
-    pub(super) fn check_card_limit(&self, card: &str) -> Result<(), ClientError> {
-        let max = self.worker.live.now().config.max_connections_per_card;
-        if max == 0 || self.client.has_joined(card) || self.worker.shard.connections(card) < max {
+    pub(super) fn check_card_limits(&self, card: &str) -> Result<(), ClientError> {
+        if self.client.has_joined(card) {
+            return Ok(());
+        }
+        let settings = self.worker.live.now();
+        let most = settings.config.max_cards;
+        if self.client.card_count() >= most {
+            let message = format!("this client joined {most} cards ([socket] max_cards); leave one first");
+            return Err(ClientError::new("too_many_cards", message));
+        }
+        let max = settings.config.max_connections_per_card;
+        if max == 0 || self.worker.shard.connections(card) < max {
             return Ok(());
         }
         let message = format!("this card has {max} connections on this node; close another one first");

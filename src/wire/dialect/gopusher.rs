@@ -1,21 +1,21 @@
 //! gopusher's dialect. What it sends is written as gopusher writes it, byte for byte: Go's `json.Encoder` ends each value with
 //! a newline and escapes what HTML or JavaScript could trip over. `gopusher/` has what the original sent.
 
-use std::{borrow::Cow, fmt, io};
+use std::{borrow::Cow, fmt};
 
 use bytestring::ByteString;
 use serde::{
-    Deserialize, Serialize,
+    Deserialize,
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
-use serde_json::{
-    ser::{Formatter, Serializer},
-    value::RawValue,
-};
+use serde_json::value::RawValue;
 
-use super::{ClientError, Command, DialectCodec, JoinRequest, Joined, JsonObject};
+use super::{
+    ClientError, ClientMessage, ClientPushRequest, Command, DialectCodec, JoinRequest, Joined, JsonObject, RoomRequest,
+    Subscribed, go_json,
+};
 use crate::{
-    push::Push,
+    push::{Content, Push, PushId},
     wire::{
         close::{Close, Ending},
         frame::Frame,
@@ -37,27 +37,58 @@ impl DialectCodec for Gopusher {
             Ok(message) => message,
             Err(error) => return bad_json(&error),
         };
-        match &*message.event {
-            "join" => message.join().map_or_else(|error| bad_json(&error), Command::Join),
-            "ping" => Command::Ping,
-            "read" => Command::Nothing,
-            _ => Command::End(bad_message(Cow::Borrowed(UNKNOWN_EVENT))),
-        }
+        let command = match &*message.event {
+            "join" => message.join().map(Command::Join),
+            "ping" => Ok(Command::Ping),
+            "read" => Ok(Command::Nothing),
+            // what gopusher has not
+            "leave" => message.data().map(|GopusherJoin { card_id, .. }| Command::Leave(card_id.map(ByteString::from))),
+            "subscribe" => message.room().map(Command::Subscribe),
+            "unsubscribe" => message.room().map(Command::Unsubscribe),
+            "push" => message.push().map(Command::Push),
+            "message" => message.message().map(Command::Message),
+            _ => Ok(Command::End(bad_message(Cow::Borrowed(UNKNOWN_EVENT)))),
+        };
+        command.unwrap_or_else(|error| bad_json(&error))
     }
 
     fn push(&self, push: &Push) -> Frame {
-        message(&push.content)
+        message(&push.content.to_text())
     }
 
-    fn joined(&self, _joined: &Joined<'_>) -> Frame {
-        message("ok")
+    fn joined(&self, _joined: &Joined<'_>) -> Option<Frame> {
+        Some(message("ok"))
+    }
+
+    fn left(&self, _card: Option<&str>) -> Option<Frame> {
+        Some(message("ok"))
+    }
+
+    fn subscribed(&self, _subscribed: &Subscribed<'_>) -> Option<Frame> {
+        Some(message("ok"))
+    }
+
+    fn unsubscribed(&self, _room: &str) -> Option<Frame> {
+        Some(message("ok"))
+    }
+
+    fn pushed(&self, _id: PushId, _reference: Option<&str>) -> Option<Frame> {
+        Some(message("ok"))
+    }
+
+    fn received(&self, _id: PushId, _reference: Option<&str>) -> Option<Frame> {
+        Some(message("ok"))
     }
 
     fn pong(&self) -> Frame {
         message("ok")
     }
 
-    fn error(&self, error: &ClientError) -> Result<Frame, Ending> {
+    fn error(&self, error: &ClientError) -> Result<Option<Frame>, Ending> {
+        // who only has to wait stays
+        if error.code == "busy" {
+            return Ok(Some(message(&error.message)));
+        }
         Err(Ending { close: error.close, text: error.message.clone() })
     }
 }
@@ -80,21 +111,73 @@ struct GopusherJoin {
     token: Option<String>,
 }
 
-impl GopusherMessage<'_> {
+#[derive(Default, Deserialize)]
+struct GopusherRoom {
+    #[serde(default)]
+    room: String,
+}
+
+#[derive(Deserialize)]
+struct GopusherPush<'a> {
+    #[serde(default)]
+    to: Vec<String>,
+    #[serde(default)]
+    room: Option<String>,
+    #[serde(borrow)]
+    content: &'a RawValue,
+    #[serde(default)]
+    echo: bool,
+}
+
+impl<'a> GopusherMessage<'a> {
     fn join(&self) -> serde_json::Result<JoinRequest> {
-        if self.has_data_twice {
-            return Err(serde_json::Error::duplicate_field("data"));
-        }
-        let data: Option<JsonObject<GopusherJoin>> = match self.data {
-            Some(data) => serde_json::from_str(data.get())?,
-            None => None,
-        };
-        let join = data.map(|JsonObject(join)| join).unwrap_or_default();
+        let join: GopusherJoin = self.data()?;
         Ok(JoinRequest {
             card: join.card_id.unwrap_or_default().into(),
             app: join.app_id.unwrap_or_default().into(),
             token: join.token.map(ByteString::from),
+            merge: false,
         })
+    }
+
+    fn room(&self) -> serde_json::Result<RoomRequest> {
+        let GopusherRoom { room } = self.data()?;
+        Ok(RoomRequest { room: room.into(), private: false })
+    }
+
+    fn push(&self) -> serde_json::Result<ClientPushRequest> {
+        let data = self.one_data()?.ok_or_else(|| serde_json::Error::missing_field("data"))?;
+        let JsonObject(push): JsonObject<GopusherPush<'_>> = serde_json::from_str(data.get())?;
+        let content = Content::of_json(push.content.get());
+        Ok(ClientPushRequest {
+            to: push.to.into_iter().map(ByteString::from).collect(),
+            room: push.room.map(ByteString::from),
+            content: content.ok_or_else(|| serde_json::Error::custom("content is null"))?,
+            echo: push.echo,
+            reference: None,
+        })
+    }
+
+    fn message(&self) -> serde_json::Result<ClientMessage> {
+        let data = self
+            .one_data()?
+            .filter(|data| data.get() != "null")
+            .ok_or_else(|| serde_json::Error::missing_field("data"))?;
+        Ok(ClientMessage { data: data.get().into(), reference: None })
+    }
+
+    /// What an event brings; nothing is as good as an object without fields.
+    fn data<T: Default + Deserialize<'a>>(&self) -> serde_json::Result<T> {
+        let Some(data) = self.one_data()? else { return Ok(T::default()) };
+        let data: Option<JsonObject<T>> = serde_json::from_str(data.get())?;
+        Ok(data.map(|JsonObject(data)| data).unwrap_or_default())
+    }
+
+    fn one_data(&self) -> serde_json::Result<Option<&'a RawValue>> {
+        if self.has_data_twice {
+            return Err(serde_json::Error::duplicate_field("data"));
+        }
+        Ok(self.data)
     }
 }
 
@@ -117,7 +200,7 @@ impl<'de> Visitor<'de> for GopusherVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "lowercase")]
-        enum Field {
+        enum GopusherField {
             Event,
             Data,
             #[serde(other)]
@@ -129,13 +212,13 @@ impl<'de> Visitor<'de> for GopusherVisitor {
         let mut event = None;
         while let Some(field) = map.next_key()? {
             match field {
-                Field::Event if event.is_some() => return Err(A::Error::duplicate_field("event")),
-                Field::Event => event = Some(map.next_value::<Text<'_>>()?),
-                Field::Data => {
+                GopusherField::Event if event.is_some() => return Err(A::Error::duplicate_field("event")),
+                GopusherField::Event => event = Some(map.next_value::<Text<'_>>()?),
+                GopusherField::Data => {
                     message.has_data_twice = message.data.is_some();
                     message.data = Some(map.next_value()?);
                 }
-                Field::Other => {
+                GopusherField::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -149,41 +232,9 @@ impl<'de> Visitor<'de> for GopusherVisitor {
 fn message(data: &str) -> Frame {
     Frame::text_in_place(data.len() + 24, |json| {
         json.extend_from_slice(br#"{"type":1,"data":"#);
-        let written = data.serialize(&mut Serializer::with_formatter(&mut *json, GoStrings));
-        written.expect("invariant: a Vec takes every string");
+        go_json::write_text(json, data);
         json.extend_from_slice(b"}\n");
     })
-}
-
-/// The escapes of Go's encoding/json beyond those that JSON asks for: `< > &`, U+2028 and U+2029.
-struct GoStrings;
-
-impl Formatter for GoStrings {
-    fn write_string_fragment<W: io::Write + ?Sized>(&mut self, to: &mut W, fragment: &str) -> io::Result<()> {
-        let bytes = fragment.as_bytes();
-        let mut written = 0;
-        let mut at = 0;
-        while let Some(found) = bytes[at..].iter().position(|byte| matches!(byte, b'<' | b'>' | b'&' | 0xE2)) {
-            at += found;
-            let (escape, length) = match bytes[at..] {
-                [b'<', ..] => (br"\u003c", 1),
-                [b'>', ..] => (br"\u003e", 1),
-                [b'&', ..] => (br"\u0026", 1),
-                [0xE2, 0x80, 0xA8, ..] => (br"\u2028", 3),
-                [0xE2, 0x80, 0xA9, ..] => (br"\u2029", 3),
-                // another character that begins with this byte
-                _ => {
-                    at += 1;
-                    continue;
-                }
-            };
-            to.write_all(&bytes[written..at])?;
-            to.write_all(escape)?;
-            at += length;
-            written = at;
-        }
-        to.write_all(&bytes[written..])
-    }
 }
 
 fn bad_json(error: &serde_json::Error) -> Command {
@@ -205,7 +256,7 @@ mod tests {
     };
 
     fn join(card: &str, app: &str) -> Command {
-        Command::Join(JoinRequest { card: card.into(), app: app.into(), token: None })
+        Command::Join(JoinRequest { card: card.into(), app: app.into(), ..JoinRequest::default() })
     }
 
     fn parse(text: &str) -> Command {
@@ -251,7 +302,7 @@ mod tests {
 
     #[test]
     fn an_unknown_event_and_bad_json_end_the_connection_with_3500() {
-        for event in ["leave", "JOIN", "", "subscribe"] {
+        for event in ["ack", "JOIN", "", "Subscribe"] {
             assert_eq!(ended_with(&format!(r#"{{"event":"{event}"}}"#)), "E_INVALID_EVENT - unknown event");
         }
         for bad in ["", "{", r#"["ping"]"#, "null", r#"{"event":1}"#, r#"{"event":"join","data":["c"]}"#] {
@@ -294,11 +345,11 @@ mod tests {
         }
         let ok = "{\"type\":1,\"data\":\"ok\"}\n";
         assert_eq!(
-            payload(&Dialect::Gopusher.joined(&Joined { card: "c", app: "a", client: &1, expires_in: None })),
+            payload(&Dialect::Gopusher.joined(&Joined { card: "c", app: "a", client: &1, expires_in: None }).unwrap()),
             ok
         );
         assert_eq!(payload(&Dialect::Gopusher.pong()), ok);
-        assert_eq!(Dialect::Gopusher.left(), None);
+        assert_eq!(payload(&Dialect::Gopusher.left(None).unwrap()), ok);
     }
 
     /// Whatever is escaped is the same text for who reads it.

@@ -6,9 +6,12 @@ use bytestring::ByteString;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{ClientError, Command, DialectCodec, JoinRequest, Joined, JsonObject};
+use super::{
+    ClientError, ClientMessage, ClientPushRequest, Command, DialectCodec, JoinRequest, Joined, JsonObject,
+    MAX_REFERENCE, PresenceChange, RoomRequest, Subscribed,
+};
 use crate::{
-    push::Push,
+    push::{Content, Push, PushId},
     wire::{
         close::Ending,
         frame::{Frame, json_string},
@@ -25,39 +28,33 @@ impl DialectCodec for OxipushV1 {
     fn parse(&self, text: &ByteString) -> Command {
         let JsonObject(message): JsonObject<V1Message<'_>> = match serde_json::from_str(text) {
             Ok(message) => message,
-            Err(error) => return bad_json(&error),
+            Err(error) => return Command::ClientError(bad_json(&error)),
         };
-        match &*message.event {
-            "join" => match message.data.map_or(Ok(None), |data| serde_json::from_str(data.get())) {
-                Ok(data) => join(data.map(|JsonObject(join)| join).unwrap_or_default()),
-                Err(error) => bad_json(&error),
-            },
-            "refresh" => match message.data.map(|data| serde_json::from_str(data.get())) {
-                Some(Ok(JsonObject(V1Refresh { token }))) => Command::Refresh(token.into()),
-                Some(Err(error)) => bad_json(&error),
-                None => client_error("bad_json", "bad JSON: refresh brings a token in data.token"),
-            },
-            "leave" => Command::Leave,
-            "ping" => Command::Ping,
-            "subscribe" => unsupported("this gateway has no rooms yet; do not send `subscribe`"),
-            "unsubscribe" => unsupported("this gateway has no rooms yet; do not send `unsubscribe`"),
-            "ack" => unsupported("this gateway has no offline pushes yet; do not send `ack`"),
-            _ => client_error("unknown_event", "unknown event; send join, refresh, leave or ping"),
-        }
+        message.command().unwrap_or_else(Command::ClientError)
     }
 
     fn push(&self, push: &Push) -> Frame {
         Frame::text_in_place(push.content.len() + push.from.len() + 128, |json| {
-            write(json, format_args!(r#"{{"event":"push","data":{{"id":"{}","from":"#, push.id));
-            json_string(json, &push.from);
-            write(json, format_args!(r#","ts":{},"content":"#, push.id.millis()));
-            json_string(json, &push.content);
-            json.extend_from_slice(b"}}");
+            json.extend_from_slice(br#"{"event":"push","data":"#);
+            write_push(json, push);
+            json.push(b'}');
         })
     }
 
-    fn joined(&self, joined: &Joined<'_>) -> Frame {
-        Frame::text_in_place(joined.card.len() + joined.app.len() + 128, |json| {
+    fn pushes<'a>(&self, pushes: impl Iterator<Item = &'a Push> + Clone) -> Option<Frame> {
+        let size = pushes.clone().map(|push| push.content.len() + push.from.len() + 128).sum();
+        Some(Frame::text_in_place(size, |json| {
+            json.extend_from_slice(br#"{"event":"pushes","data":"#);
+            for (nth, push) in pushes.enumerate() {
+                json.push(if nth == 0 { b'[' } else { b',' });
+                write_push(json, push);
+            }
+            json.extend_from_slice(b"]}");
+        }))
+    }
+
+    fn joined(&self, joined: &Joined<'_>) -> Option<Frame> {
+        Some(Frame::text_in_place(joined.card.len() + joined.app.len() + 128, |json| {
             json.extend_from_slice(br#"{"event":"joined","data":{"card_id":"#);
             json_string(json, joined.card);
             json.extend_from_slice(br#","app_id":"#);
@@ -67,7 +64,7 @@ impl DialectCodec for OxipushV1 {
                 write(json, format_args!(r#","expires_in":{}"#, expires_in.as_secs()));
             }
             json.extend_from_slice(b"}}");
-        })
+        }))
     }
 
     fn refreshed(&self, expires_in: Option<Duration>) -> Option<Frame> {
@@ -75,22 +72,69 @@ impl DialectCodec for OxipushV1 {
         Some(Frame::text(&format!(r#"{{"event":"refreshed","data":{{{expires_in}}}}}"#)))
     }
 
-    fn left(&self) -> Option<Frame> {
-        Some(Frame::text(r#"{"event":"left"}"#))
+    fn left(&self, card: Option<&str>) -> Option<Frame> {
+        let Some(card) = card else { return Some(Frame::text(r#"{"event":"left"}"#)) };
+        Some(named("left", "card_id", card))
+    }
+
+    fn subscribed(&self, subscribed: &Subscribed<'_>) -> Option<Frame> {
+        let Some(present) = subscribed.presence else { return Some(named("subscribed", "room", subscribed.room)) };
+        Some(Frame::text_in_place(subscribed.room.len() + 128, |json| {
+            json.extend_from_slice(br#"{"event":"subscribed","data":{"room":"#);
+            json_string(json, subscribed.room);
+            json.extend_from_slice(br#","presence":{"node":"#);
+            json_string(json, &present.node);
+            write(json, format_args!(r#","count":{},"cards":["#, present.count));
+            for (nth, card) in present.cards.iter().enumerate() {
+                if nth > 0 {
+                    json.push(b',');
+                }
+                json_string(json, card);
+            }
+            json.extend_from_slice(b"]}}}");
+        }))
+    }
+
+    fn unsubscribed(&self, room: &str) -> Option<Frame> {
+        Some(named("unsubscribed", "room", room))
+    }
+
+    fn pushed(&self, id: PushId, reference: Option<&str>) -> Option<Frame> {
+        Some(accepted("pushed", id, reference))
+    }
+
+    fn received(&self, id: PushId, reference: Option<&str>) -> Option<Frame> {
+        Some(accepted("received", id, reference))
+    }
+
+    fn presence(&self, change: &PresenceChange) -> Option<Frame> {
+        let action = change.action();
+        Some(Frame::text_in_place(change.room.len() + change.card.len() + 128, |json| {
+            json.extend_from_slice(br#"{"event":"presence","data":{"room":"#);
+            json_string(json, &change.room);
+            json.extend_from_slice(br#","card_id":"#);
+            json_string(json, &change.card);
+            write(json, format_args!(r#","action":"{action}","node":"#));
+            json_string(json, &change.node);
+            json.extend_from_slice(b"}}");
+        }))
     }
 
     fn pong(&self) -> Frame {
         Frame::text(r#"{"event":"pong"}"#)
     }
 
-    fn error(&self, error: &ClientError) -> Result<Frame, Ending> {
-        Ok(Frame::text_in_place(error.message.len() + 64, |json| {
+    fn error(&self, error: &ClientError) -> Result<Option<Frame>, Ending> {
+        Ok(Some(Frame::text_in_place(error.message.len() + 64, |json| {
             json.extend_from_slice(br#"{"event":"error","data":{"code":"#);
             json_string(json, error.code);
             json.extend_from_slice(br#","message":"#);
             json_string(json, &error.message);
+            if let Some(reference) = &error.reference {
+                write(json, format_args!(r#","ref":{reference}"#));
+            }
             json.extend_from_slice(b"}}");
-        }))
+        })))
     }
 
     fn drain(&self, delay: Duration) -> Option<Frame> {
@@ -104,9 +148,11 @@ impl DialectCodec for OxipushV1 {
 struct V1Message<'a> {
     #[serde(borrow)]
     event: Cow<'a, str>,
-    /// Read for a join only.
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
+    /// Of a message only, whose data is the client's own.
+    #[serde(borrow, default, rename = "ref")]
+    reference: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
@@ -122,6 +168,8 @@ struct V1Join {
     token: Option<String>,
     #[serde(default)]
     resume: Option<IgnoredAny>,
+    #[serde(default)]
+    merge: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -130,34 +178,175 @@ struct V1Refresh {
     token: String,
 }
 
-fn join(join: V1Join) -> Command {
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct V1Leave {
+    #[serde(default)]
+    card_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct V1Room {
+    room: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct V1Push<'a> {
+    #[serde(default)]
+    to: Vec<String>,
+    #[serde(default)]
+    room: Option<String>,
+    #[serde(borrow)]
+    content: &'a RawValue,
+    #[serde(default)]
+    echo: bool,
+    #[serde(borrow, default, rename = "ref")]
+    reference: Option<&'a RawValue>,
+}
+
+impl<'a> V1Message<'a> {
+    fn command(&self) -> Result<Command, ClientError> {
+        let event = &*self.event;
+        if self.reference.is_some() && event != "message" {
+            return Err(ClientError::new("bad_json", "bad JSON: `ref` stands beside `data` in a message only"));
+        }
+        match event {
+            "join" => self.data_or_default().and_then(join),
+            "refresh" => self.data().map(|V1Refresh { token }| Command::Refresh(token.into())),
+            "leave" => {
+                let V1Leave { card_id } = self.data_or_default()?;
+                Ok(Command::Leave(card_id.map(ByteString::from)))
+            }
+            "subscribe" => self.data().map(|room| Command::Subscribe(room_request(room))),
+            "unsubscribe" => self.data().map(|room| Command::Unsubscribe(room_request(room))),
+            "push" => self.data().and_then(push),
+            "message" => {
+                let data = self.data.ok_or_else(|| self.without_data())?;
+                Ok(Command::Message(ClientMessage { data: data.get().into(), reference: reference(self.reference)? }))
+            }
+            "ping" => Ok(Command::Ping),
+            "ack" => Err(unsupported("this gateway has no offline pushes yet; do not send `ack`")),
+            _ => {
+                let message = "unknown event; send join, refresh, leave, subscribe, unsubscribe, push, message or ping";
+                Err(ClientError::new("unknown_event", message))
+            }
+        }
+    }
+
+    /// What an event brings that has to bring something.
+    fn data<T: Deserialize<'a>>(&self) -> Result<T, ClientError> {
+        let data = self.data.ok_or_else(|| self.without_data())?;
+        let JsonObject(data) = serde_json::from_str(data.get()).map_err(|error| bad_json(&error))?;
+        Ok(data)
+    }
+
+    fn data_or_default<T: Deserialize<'a> + Default>(&self) -> Result<T, ClientError> {
+        let Some(data) = self.data else { return Ok(T::default()) };
+        let data: Option<JsonObject<T>> = serde_json::from_str(data.get()).map_err(|error| bad_json(&error))?;
+        Ok(data.map(|JsonObject(data)| data).unwrap_or_default())
+    }
+
+    fn without_data(&self) -> ClientError {
+        let needs = match &*self.event {
+            "refresh" => "a token in data.token",
+            "subscribe" | "unsubscribe" => "a room in data.room",
+            "push" => "content, and a room or cards, in data",
+            _ => "data",
+        };
+        ClientError::new("bad_json", format!("bad JSON: {} brings {needs}", self.event))
+    }
+}
+
+fn room_request(room: V1Room) -> RoomRequest {
+    RoomRequest { room: room.room.into(), private: false }
+}
+
+fn join(join: V1Join) -> Result<Command, ClientError> {
     if join.device.is_some() {
-        return unsupported("this gateway has no offline pushes yet; leave `device` out of join");
+        return Err(unsupported("this gateway has no offline pushes yet; leave `device` out of join"));
     }
     if join.resume.is_some() {
-        return unsupported("this gateway has no offline pushes yet; leave `resume` out of join");
+        return Err(unsupported("this gateway has no offline pushes yet; leave `resume` out of join"));
     }
-    Command::Join(JoinRequest {
+    Ok(Command::Join(JoinRequest {
         card: join.card_id.unwrap_or_default().into(),
         app: join.app_id.unwrap_or_default().into(),
         token: join.token.map(ByteString::from),
+        merge: join.merge.unwrap_or_default(),
+    }))
+}
+
+fn push(push: V1Push<'_>) -> Result<Command, ClientError> {
+    let reference = reference(push.reference)?;
+    let Some(content) = Content::of_json(push.content.get()) else {
+        let error = ClientError::new("bad_content", "content is null; it must be a text or another JSON value");
+        return Err(error.about(reference));
+    };
+    Ok(Command::Push(ClientPushRequest {
+        to: push.to.into_iter().map(ByteString::from).collect(),
+        room: push.room.map(ByteString::from),
+        content,
+        echo: push.echo,
+        reference,
+    }))
+}
+
+/// A client's own mark of a push or a message, to be repeated in the answer.
+fn reference(raw: Option<&RawValue>) -> Result<Option<ByteString>, ClientError> {
+    let Some(raw) = raw.map(RawValue::get) else { return Ok(None) };
+    let is_a_value = raw.starts_with(|first: char| matches!(first, '"' | '-') || first.is_ascii_digit());
+    if raw.len() > MAX_REFERENCE || !is_a_value {
+        let message = format!("bad JSON: `ref` must be a string or a number of at most {MAX_REFERENCE} bytes");
+        return Err(ClientError::new("bad_json", message));
+    }
+    Ok(Some(raw.into()))
+}
+
+/// A push as the data of `push`, and as one of the data of `pushes`.
+fn write_push(json: &mut Vec<u8>, push: &Push) {
+    write(json, format_args!(r#"{{"id":"{}","from":"#, push.id));
+    json_string(json, &push.from);
+    write(json, format_args!(r#","ts":{}"#, push.id.millis()));
+    if let Some(room) = &push.target.room {
+        json.extend_from_slice(br#","room":"#);
+        json_string(json, room);
+    }
+    json.extend_from_slice(br#","content":"#);
+    match &push.content {
+        Content::Text(text) => json_string(json, text),
+        Content::Json(value) => json.extend_from_slice(value.as_bytes()),
+        bytes @ Content::Binary(_) => write(json, format_args!(r#""{}","encoding":"base64""#, bytes.to_text())),
+    }
+    json.push(b'}');
+}
+
+/// An event whose data is one name.
+fn named(event: &str, field: &str, name: &str) -> Frame {
+    Frame::text_in_place(name.len() + 64, |json| {
+        write(json, format_args!(r#"{{"event":"{event}","data":{{"{field}":"#));
+        json_string(json, name);
+        json.extend_from_slice(b"}}");
     })
+}
+
+/// The answer to what a client sent for others.
+fn accepted(event: &str, id: PushId, reference: Option<&str>) -> Frame {
+    let reference = reference.map(|reference| format!(r#","ref":{reference}"#)).unwrap_or_default();
+    Frame::text(&format!(r#"{{"event":"{event}","data":{{"id":"{id}"{reference}}}}}"#))
 }
 
 fn write(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     json.write_fmt(text).expect("invariant: a Vec takes every write");
 }
 
-fn bad_json(error: &serde_json::Error) -> Command {
-    Command::ClientError(ClientError::new("bad_json", format!("bad JSON: {error}")))
+fn bad_json(error: &serde_json::Error) -> ClientError {
+    ClientError::new("bad_json", format!("bad JSON: {error}"))
 }
 
-fn unsupported(message: &'static str) -> Command {
-    client_error("unsupported", message)
-}
-
-fn client_error(code: &'static str, message: &'static str) -> Command {
-    Command::ClientError(ClientError::new(code, message))
+fn unsupported(message: &'static str) -> ClientError {
+    ClientError::new("unsupported", message)
 }
 
 #[cfg(test)]
@@ -198,15 +387,16 @@ mod tests {
 
     #[test]
     fn join_leave_and_ping_are_understood() {
-        let join = Command::Join(JoinRequest { card: "c".into(), app: "a".into(), token: None });
+        let join = Command::Join(JoinRequest { card: "c".into(), app: "a".into(), ..JoinRequest::default() });
         assert_eq!(parse(r#"{"event":"join","data":{"card_id":"c","app_id":"a"}}"#), join);
-        let join = Command::Join(JoinRequest { card: "c".into(), app: "".into(), token: Some("t".into()) });
+        let join = Command::Join(JoinRequest { card: "c".into(), token: Some("t".into()), ..JoinRequest::default() });
         assert_eq!(parse(r#"{"data":{"card_id":"c","device":null,"token":"t"},"event":"join"}"#), join);
         // the names' own check tells that there is no card
-        let join = Command::Join(JoinRequest { card: "".into(), app: "".into(), token: None });
+        let join = Command::Join(JoinRequest::default());
         assert_eq!(parse(r#"{"event":"join"}"#), join);
         assert_eq!(parse(r#"{"event":"refresh","data":{"token":"t"}}"#), Command::Refresh("t".into()));
-        assert_eq!(parse(r#"{"event":"leave"}"#), Command::Leave);
+        assert_eq!(parse(r#"{"event":"leave"}"#), Command::Leave(None));
+        assert_eq!(parse(r#"{"event":"leave","data":{"card_id":"c"}}"#), Command::Leave(Some("c".into())));
         assert_eq!(parse(r#"{"event":"ping","data":{}}"#), Command::Ping);
     }
 
@@ -217,11 +407,9 @@ mod tests {
             assert_eq!(error.code, "unsupported");
             assert!(error.message.contains(field), "{}", error.message);
         }
-        for event in ["subscribe", "unsubscribe", "ack"] {
-            let error = error_of(&format!(r#"{{"event":"{event}","data":{{"room":"r"}}}}"#));
-            assert_eq!(error.code, "unsupported");
-            assert!(error.message.contains(event), "{}", error.message);
-        }
+        let error = error_of(r#"{"event":"ack","data":{"card":"c","seq":1}}"#);
+        assert_eq!(error.code, "unsupported");
+        assert!(error.message.contains("ack"), "{}", error.message);
     }
 
     #[test]
@@ -240,17 +428,17 @@ mod tests {
     fn answers_have_the_documented_form() {
         let v1 = Dialect::OxipushV1;
         assert_eq!(
-            json_of(&v1.joined(&Joined { card: "c\"", app: "", client: &7, expires_in: None })),
+            json_of(&v1.joined(&Joined { card: "c\"", app: "", client: &7, expires_in: None }).unwrap()),
             json!({"event": "joined", "data": {"card_id": "c\"", "app_id": "", "client": "7"}})
         );
         let minute = Some(Duration::from_millis(60_999));
         assert_eq!(
-            json_of(&v1.joined(&Joined { card: "c", app: "a", client: &7, expires_in: minute })),
+            json_of(&v1.joined(&Joined { card: "c", app: "a", client: &7, expires_in: minute }).unwrap()),
             json!({"event": "joined", "data": {"card_id": "c", "app_id": "a", "client": "7", "expires_in": 60}})
         );
         assert_eq!(json_of(&v1.refreshed(minute).unwrap()), json!({"event": "refreshed", "data": {"expires_in": 60}}));
         assert_eq!(json_of(&v1.refreshed(None).unwrap()), json!({"event": "refreshed", "data": {}}));
-        assert_eq!(json_of(&v1.left().unwrap()), json!({"event": "left"}));
+        assert_eq!(json_of(&v1.left(None).unwrap()), json!({"event": "left"}));
         assert_eq!(json_of(&v1.pong()), json!({"event": "pong"}));
         assert_eq!(
             json_of(&v1.drain(Duration::from_millis(1500)).unwrap()),
@@ -258,7 +446,7 @@ mod tests {
         );
         let error = ClientError::new("bad_name", "card_id is empty");
         assert_eq!(
-            json_of(&v1.error(&error).unwrap()),
+            json_of(&v1.error(&error).unwrap().unwrap()),
             json!({"event": "error", "data": {"code": "bad_name", "message": "card_id is empty"}})
         );
     }
@@ -274,7 +462,7 @@ mod tests {
                 collapse_key: None,
             };
             let data = json!({
-                "id": push.id.to_string(), "from": "the \"boss\"", "ts": 1_700_000_000_123_u64, "content": &*push.content,
+                "id": push.id.to_string(), "from": "the \"boss\"", "ts": 1_700_000_000_123_u64, "content": push.content.to_text(),
             });
             assert_eq!(json_of(&Dialect::OxipushV1.push(&push)), json!({"event": "push", "data": data}));
         }

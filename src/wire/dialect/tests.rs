@@ -23,7 +23,7 @@ impl DialectCodec for InTests {
     fn parse(&self, text: &ByteString) -> Command {
         match &**text {
             "ping" => Command::Ping,
-            card => Command::Join(JoinRequest { card: card.into(), app: ByteString::new(), token: None }),
+            card => Command::Join(JoinRequest { card: card.into(), ..JoinRequest::default() }),
         }
     }
 
@@ -32,27 +32,31 @@ impl DialectCodec for InTests {
     }
 
     fn push(&self, push: &Push) -> Frame {
-        Frame::text(&push.content)
+        Frame::text(&push.content.to_text())
     }
 
-    fn pushes<'a>(&self, pushes: impl Iterator<Item = &'a Push>) -> Option<Frame> {
-        let contents: Vec<&str> = pushes.map(|push| &*push.content).collect();
+    fn pushes<'a>(&self, pushes: impl Iterator<Item = &'a Push> + Clone) -> Option<Frame> {
+        let contents: Vec<_> = pushes.map(|push| push.content.to_text()).collect();
         Some(Frame::text(&contents.join("+")))
+    }
+
+    fn merges(&self) -> bool {
+        true
     }
 
     fn greeting(&self) -> Option<Frame> {
         Some(Frame::text("hello"))
     }
 
-    fn joined(&self, joined: &Joined<'_>) -> Frame {
-        Frame::text(joined.card)
+    fn joined(&self, joined: &Joined<'_>) -> Option<Frame> {
+        Some(Frame::text(joined.card))
     }
 
     fn pong(&self) -> Frame {
         Frame::text("pong")
     }
 
-    fn error(&self, _error: &ClientError) -> Result<Frame, Ending> {
+    fn error(&self, _error: &ClientError) -> Result<Option<Frame>, Ending> {
         Err(Close::BadMessage.into())
     }
 
@@ -89,4 +93,16 @@ fn a_dialects_own_bound_is_never_above_the_configured_one() {
     assert_eq!(Dialect::Gopusher.max_message(500), 500);
     assert_eq!(Dialect::InTests.max_message(500), 10);
     assert_eq!(Dialect::InTests.max_message(5), 5);
+}
+
+/// The text of a text frame.
+pub(super) fn text_of(frame: &Frame) -> String {
+    let bytes = frame.bytes();
+    assert_eq!(bytes[0], 0x81);
+    let header = match bytes[1] {
+        127 => 10,
+        126 => 4,
+        _ => 2,
+    };
+    String::from_utf8(bytes[header..].to_vec()).expect("UTF-8")
 }

@@ -5,8 +5,8 @@ use bytestring::ByteString;
 use serde::de::{Error, IgnoredAny, MapAccess};
 
 use super::{
-    TextSeed,
     expected::{Expected, ValueSeed},
+    target::TextSeed,
 };
 use crate::ingress::{
     disconnects::DisconnectDraft,
@@ -26,12 +26,13 @@ const FIELDS: [(&str, &str); 8] = [
 ];
 
 /// Reads the body of `POST /disconnect`.
-pub(in crate::ingress::http) fn disconnect(body: &Bytes) -> Result<DisconnectDraft, Refusal> {
-    super::parse("body", r#"{"card_id":"card"}"#, super::text(body)?, DisconnectSeed { body })?
+pub(in crate::ingress::http) fn disconnect(body: Bytes) -> Result<DisconnectDraft, Refusal> {
+    let body = &super::text(body)?;
+    super::parse("body", r#"{"card_id":"card"}"#, body, DisconnectSeed { body })?
 }
 
 struct DisconnectSeed<'b> {
-    body: &'b Bytes,
+    body: &'b ByteString,
 }
 
 impl<'de> Expected<'de> for DisconnectSeed<'_> {
@@ -113,7 +114,7 @@ impl FieldValue {
 }
 
 struct FieldSeed<'b> {
-    body: &'b Bytes,
+    body: &'b ByteString,
 }
 
 impl<'de> Expected<'de> for FieldSeed<'_> {
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
 
     fn read(body: &'static str) -> Result<DisconnectDraft, Refusal> {
-        disconnect(&Bytes::from_static(body.as_bytes()))
+        disconnect(Bytes::from_static(body.as_bytes()))
     }
 
     #[test]

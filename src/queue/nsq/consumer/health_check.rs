@@ -60,7 +60,7 @@ impl HealthCheck {
                     _ => PartHealth::Healthy,
                 };
                 if self.generation.is_connected() {
-                    nsq.health.set(self.topic.group, &self.nsqd.tcp, health);
+                    nsq.health.set(&self.topic.group, &self.nsqd.tcp, health);
                 }
             }
             tokio::select! {

@@ -1,0 +1,65 @@
+//! What back ends ask of a shard: which clients an address has.
+
+use std::{
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytestring::ByteString;
+use tokio::sync::oneshot;
+
+use super::{ClientId, Hub, Work};
+use crate::push::Address;
+
+/// One client as a back end sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientInfo {
+    /// Its name over all nodes.
+    pub id: ClientId,
+    /// The cards that it joined, each with its app.
+    pub cards: Vec<(ByteString, ByteString)>,
+    /// How it speaks.
+    pub dialect: &'static str,
+    /// Since when it is a member of the address, in milliseconds since 1970.
+    pub since: u64,
+    /// Bytes that wait for it.
+    pub outbox: usize,
+    /// Where it connects from, as far as that is known.
+    pub address: Option<IpAddr>,
+}
+
+/// A question to one shard: clients of an address in the order of their ids.
+pub struct ClientLookup {
+    pub(super) address: Address,
+    /// Only those behind this one.
+    pub(super) after: Option<ClientId>,
+    pub(super) limit: usize,
+    pub(super) answer: oneshot::Sender<Vec<ClientInfo>>,
+}
+
+impl Hub {
+    /// Clients of an address on this node, in the order of their ids, at most `limit` behind `after`. A shard that is gone has
+    /// none.
+    pub async fn clients(&self, address: &Address, after: Option<ClientId>, limit: usize) -> Vec<ClientInfo> {
+        let shards = self.shards(address);
+        let mut answers = Vec::new();
+        for shard in (0..self.workers()).filter(|shard| shards >> shard & 1 == 1) {
+            let (answer, answered) = oneshot::channel();
+            let lookup = ClientLookup { address: address.clone(), after, limit, answer };
+            self.send(shard, vec![Work::Lookup(lookup)]).await;
+            answers.push(answered);
+        }
+        let mut found = Vec::new();
+        for answer in answers {
+            found.extend(answer.await.unwrap_or_default());
+        }
+        found.sort_unstable_by_key(|client| client.id);
+        found.truncate(limit);
+        found
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
+}

@@ -1,0 +1,95 @@
+//! What a client's words about rooms do.
+
+use bytestring::ByteString;
+
+use super::Connection;
+use crate::{
+    events::EventKind,
+    socket::join::{bad_name, refused},
+    wire::dialect::{ClientError, RoomRequest, Subscribed},
+};
+
+/// gpush's private topics are rooms of their own, so that an open topic of the same name is another one.
+const PRIVATE: &str = "private-";
+
+impl Connection {
+    pub(super) fn subscribe(&mut self, request: RoomRequest) {
+        let room = match self.admit_room(request) {
+            Ok(room) => room,
+            Err(error) => return self.answer_error(&error),
+        };
+        let is_new = self.worker.shard.subscribe(&self.client, &room);
+        let presence = self.worker.shard.present(&room);
+        let subscribed = Subscribed { room: &room, presence: presence.as_ref() };
+        self.answer_if(self.client.dialect().subscribed(&subscribed));
+        if is_new {
+            self.tell(EventKind::Subscribed, None, Some(&room));
+        }
+    }
+
+    /// The room that a client asks for, if it may have it.
+    fn admit_room(&self, request: RoomRequest) -> Result<ByteString, ClientError> {
+        if !self.client.is_let_in() {
+            return Err(ClientError::new("not_joined", "join before you subscribe"));
+        }
+        let room = self.room_of(request)?;
+        let rules = &self.worker.rooms;
+        let identity = self.identity();
+        // where clients prove who they are, the rooms of private topics are for those who did
+        let is_unproved = self.client.sink.session.is_some() && identity.is_none();
+        if !rules.admit(&room, identity.as_deref()) || is_unproved && room.starts_with(PRIVATE) {
+            let message = format!("this client may not be in the room {room:?}: it is not in its token");
+            return Err(refused("wrong_room", message));
+        }
+        if !self.client.is_in_room(&room) && self.client.room_count() >= rules.max_rooms {
+            let message =
+                format!("this client is in {} rooms ([rooms] max_rooms); unsubscribe from one first", rules.max_rooms);
+            return Err(ClientError::new("too_many_rooms", message));
+        }
+        Ok(room)
+    }
+
+    /// The room's own name.
+    fn room_of(&self, request: RoomRequest) -> Result<ByteString, ClientError> {
+        let RoomRequest { room, private } = request;
+        if private && self.identity().is_none() {
+            return Err(ClientError::new("not_joined", "log in before you use private topics"));
+        }
+        self.worker.names.check(&room).map_err(|error| bad_name("room", &error))?;
+        let room = if private { format!("{PRIVATE}{room}").into() } else { room };
+        // longer now, perhaps too long
+        self.worker.names.check(&room).map_err(|error| bad_name("room", &error))?;
+        Ok(room)
+    }
+
+    pub(super) fn unsubscribe(&mut self, request: RoomRequest) {
+        let room = match self.room_of(request) {
+            Ok(room) => room,
+            Err(error) => return self.answer_error(&error),
+        };
+        if !self.worker.shard.unsubscribe(&self.client, &room) {
+            let message = format!("this client is not in the room {room:?}");
+            return self.answer_error(&ClientError::new("not_subscribed", message));
+        }
+        self.left_room(&room);
+    }
+
+    /// Takes the client out of rooms that it may not have any more.
+    pub(super) fn leave_rooms_unless(&mut self, may_stay: impl Fn(&str) -> bool) {
+        for room in self.client.rooms().into_iter().filter(|room| !may_stay(room)) {
+            if self.worker.shard.unsubscribe(&self.client, &room) {
+                self.left_room(&room);
+            }
+        }
+    }
+
+    /// Rooms that a client has only for as long as it is who it proved to be.
+    pub(super) fn is_private(&self, room: &str) -> bool {
+        room.starts_with(PRIVATE) || !self.worker.rooms.admit(room, None)
+    }
+
+    fn left_room(&self, room: &str) {
+        self.answer_if(self.client.dialect().unsubscribed(room));
+        self.tell(EventKind::Unsubscribed, None, Some(room));
+    }
+}
