@@ -95,7 +95,7 @@ metrics! {
     events: Family<EventOutcome, Counter> = Family::default(), "events", "Events for the back end, by outcome (accepted, delivered, refused, full, unread, failed, lost)";
     event_requests: Family<EventRequestOutcome, Counter> = Family::default(), "event_requests", "Requests to the webhook of events, by outcome (taken, refused, failed)";
     events_waiting: Gauge = Gauge::default(), "events_waiting", "Messages of clients on the disk that the back end has not acknowledged";
-    event_bytes: Gauge = Gauge::default(), "event_bytes", "Their bytes, as [events] max_bytes counts them";
+    event_bytes: Gauge = Gauge::default(), "event_bytes", "Their bytes on the disk";
     registered: Gauge = Gauge::default(), "cluster_registered", "1 while this node's key is in etcd";
     etcd_errors: Counter = Counter::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Counter = Counter::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
