@@ -156,7 +156,7 @@ impl Consumer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_nsq_events_stand_in_their_topic_and_each_message_arrives_though_nsqd_is_killed() {
+async fn with_nsq_events_stand_in_their_topic_and_each_message_arrives_though_nsqd_is_away_meanwhile() {
     let mut nsqd = Nsqd::start().await;
     let (tcp, http) = (nsqd.tcp(), nsqd.http());
     let node = Node::start(&[
