@@ -198,7 +198,7 @@ impl ClientError {
 
     /// The client may send the same again later.
     pub fn busy(why: impl fmt::Display) -> Self {
-        Self::new("busy", format!("busy: {why}; try again"))
+        ClientError::new("busy", format!("busy: {why}; try again"))
     }
 
     /// About the push or message that the client marked so.
