@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use bytestring::ByteString;
 
-pub use address::{Address, AddressKind};
+pub use address::{Address, AddressKind, PRIVATE_TOPICS};
 pub use content::{Content, MAX_DEPTH, is_nested_deeper_than};
 pub use disconnect::{ClientSelector, Disconnect};
 pub use id::PushId;

@@ -2,6 +2,9 @@
 
 use bytestring::ByteString;
 
+/// gpush's private topics are rooms whose names begin so; where clients prove who they are, such a room needs an identity.
+pub const PRIVATE_TOPICS: &str = "private-";
+
 /// What a push is sent to and a client is a member of. A card and a room of one name are two addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {

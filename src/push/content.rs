@@ -74,17 +74,11 @@ pub fn is_nested_deeper_than(most: usize, json: &str) -> bool {
     if json.len() <= most {
         return false;
     }
-    let mut depth = 0;
-    let mut quoted = false;
-    let mut escaped = false;
-    for byte in json.bytes() {
+    let mut depth = 0_usize;
+    for (_, byte) in outside_texts(json) {
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            _ if quoted => {}
             b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = usize::saturating_sub(depth, 1),
+            b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
         if depth > most {
@@ -94,23 +88,36 @@ pub fn is_nested_deeper_than(most: usize, json: &str) -> bool {
     false
 }
 
+/// The bytes of JSON that are in no text, each with its place; the quotes are not among them.
+fn outside_texts(json: &str) -> impl Iterator<Item = (usize, u8)> {
+    let mut quoted = false;
+    let mut escaped = false;
+    json.bytes().enumerate().filter(move |(_, byte)| match byte {
+        _ if escaped => {
+            escaped = false;
+            false
+        }
+        b'\\' if quoted => {
+            escaped = true;
+            false
+        }
+        b'"' => {
+            quoted = !quoted;
+            false
+        }
+        _ => !quoted,
+    })
+}
+
 /// JSON without the blanks between its tokens; `None`: it has none.
 fn without_blanks(json: &str) -> Option<String> {
     let mut without = String::new();
     // up to here it is copied, or left out
     let mut done = 0;
-    let mut quoted = false;
-    let mut escaped = false;
-    for (at, byte) in json.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b' ' | b'\t' | b'\n' | b'\r' if !quoted => {
-                without.push_str(&json[done..at]);
-                done = at + 1;
-            }
-            _ => {}
+    for (at, byte) in outside_texts(json) {
+        if matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+            without.push_str(&json[done..at]);
+            done = at + 1;
         }
     }
     without.push_str(json.get(done..).filter(|_| done > 0)?);

@@ -208,6 +208,13 @@ impl ClientError {
     }
 }
 
+/// A message that cannot be read.
+impl From<serde_json::Error> for ClientError {
+    fn from(error: serde_json::Error) -> Self {
+        ClientError::new("bad_json", format!("bad JSON: {error}"))
+    }
+}
+
 /// How a dialect is spoken. What it has no word for is left to the defaults.
 trait DialectCodec {
     /// The label under which it is counted.

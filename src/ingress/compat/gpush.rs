@@ -19,11 +19,8 @@ use crate::{
         draft::Draft,
         refusal::{Refusal, RefusalKind},
     },
-    push::{Content, NameRule},
+    push::{Content, NameRule, PRIVATE_TOPICS},
 };
-
-/// What stands before the name of a private topic's room.
-const PRIVATE: &str = "private-";
 
 /// Base64 with or without `=` at its end, as Go's protojson takes it.
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
@@ -77,7 +74,7 @@ impl TopicPush {
         }
         let content = Some(Content::of_bytes(data));
         let to_card = !uid.is_empty();
-        let room = if to_card { format!("{PRIVATE}{topic}").into() } else { topic };
+        let room = if to_card { format!("{PRIVATE_TOPICS}{topic}").into() } else { topic };
         let to = if to_card { vec![uid] } else { Vec::new() };
         Ok(Draft { to, room, everyone, content, ..Draft::default() })
     }

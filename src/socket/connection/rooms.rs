@@ -5,12 +5,10 @@ use bytestring::ByteString;
 use super::Connection;
 use crate::{
     events::EventKind,
+    push::PRIVATE_TOPICS,
     socket::join::{bad_name, refused},
     wire::dialect::{ClientError, RoomRequest, Subscribed},
 };
-
-/// gpush's private topics are rooms of their own, so that an open topic of the same name is another one.
-const PRIVATE: &str = "private-";
 
 impl Connection {
     pub(super) fn subscribe(&mut self, request: RoomRequest) {
@@ -37,7 +35,7 @@ impl Connection {
         let identity = self.identity();
         // where clients prove who they are, the rooms of private topics are for those who did
         let is_unproved = self.client.sink.session.is_some() && identity.is_none();
-        if !rules.admit(&room, identity.as_deref()) || is_unproved && room.starts_with(PRIVATE) {
+        if !rules.admit(&room, identity.as_deref()) || is_unproved && room.starts_with(PRIVATE_TOPICS) {
             let message = format!("this client may not be in the room {room:?}: it is not in its token");
             return Err(refused("wrong_room", message));
         }
@@ -56,7 +54,7 @@ impl Connection {
             return Err(ClientError::new("not_joined", "log in before you use private topics"));
         }
         self.worker.names.check(&room).map_err(|error| bad_name("room", &error))?;
-        let room = if private { format!("{PRIVATE}{room}").into() } else { room };
+        let room = if private { format!("{PRIVATE_TOPICS}{room}").into() } else { room };
         // longer now, perhaps too long
         self.worker.names.check(&room).map_err(|error| bad_name("room", &error))?;
         Ok(room)
@@ -85,7 +83,7 @@ impl Connection {
 
     /// Rooms that a client has only for as long as it is who it proved to be.
     pub(super) fn is_private(&self, room: &str) -> bool {
-        room.starts_with(PRIVATE) || !self.worker.rooms.admit(room, None)
+        room.starts_with(PRIVATE_TOPICS) || !self.worker.rooms.admit(room, None)
     }
 
     fn left_room(&self, room: &str) {

@@ -68,8 +68,8 @@ impl DialectCodec for GoPush {
 
 /// Types are told apart by case, and one that is none is passed over.
 fn parse(text: &str) -> Result<Command, ClientError> {
-    let [kind, data] = go_json::fields(text, ["type", "data"]).map_err(bad_json)?;
-    let kind = go_json::text(kind).map_err(bad_json)?;
+    let [kind, data] = go_json::fields(text, ["type", "data"])?;
+    let kind = go_json::text(kind)?;
     match &*kind {
         "PING" => Ok(Command::Ping),
         "JOIN" => room(data).map(Command::Subscribe),
@@ -80,17 +80,12 @@ fn parse(text: &str) -> Result<Command, ClientError> {
 
 fn room(data: Option<&RawValue>) -> Result<RoomRequest, ClientError> {
     let data = data.map_or("null", RawValue::get);
-    let [room] = go_json::fields(data, ["room"]).map_err(bad_json)?;
-    let room = go_json::text(room).map_err(bad_json)?;
+    let [room] = go_json::fields(data, ["room"])?;
+    let room = go_json::text(room)?;
     if room.is_empty() {
         return Err(ClientError::new("bad_name", "data.room is empty; name a room"));
     }
     Ok(RoomRequest { room: room.into_owned().into(), private: false })
-}
-
-#[allow(clippy::needless_pass_by_value)] // for map_err
-fn bad_json(error: serde_json::Error) -> ClientError {
-    ClientError::new("bad_json", format!("bad JSON: {error}"))
 }
 
 /// A frame of these pushes, of about `length` bytes.

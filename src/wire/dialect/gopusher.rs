@@ -93,7 +93,7 @@ impl DialectCodec for Gopusher {
     }
 }
 
-/// A client's message. Other fields are ignored, as gopusher does, and of an event other than join `data` too.
+/// A client's message. Other fields are ignored, as gopusher does, and `data` of events that take none.
 #[derive(Default)]
 struct GopusherMessage<'a> {
     event: Cow<'a, str>,

@@ -6,7 +6,7 @@ use bytestring::ByteString;
 
 use super::{ClientError, Command, DialectCodec, RoomRequest, Subscribed, go_json};
 use crate::{
-    push::{Content, Push},
+    push::{Content, PRIVATE_TOPICS, Push},
     wire::{close::Ending, frame::Frame},
 };
 
@@ -19,9 +19,6 @@ const LOGGED_OUT: &str = r#"{"code":20003,"message":"退出成功"}"#;
 const MALFORMED: &str = r#"{"code":30001,"message":"操作有误","detail":"数据格式不正确"}"#;
 const NOT_LOGGED_IN: &str = r#"{"code":30002,"message":"操作有误","detail":"未登录"}"#;
 const BAD_TOKEN: &str = r#"{"code":30003,"message":"token验证失败","detail":"token验证失败"}"#;
-
-/// The rooms of private topics begin so: no public topic may.
-const PRIVATE: &str = "private-";
 
 pub(super) struct Gpush;
 
@@ -96,15 +93,16 @@ impl DialectCodec for Gpush {
 }
 
 fn parse(text: &str) -> Result<Command, ClientError> {
-    let [code, topic, data] = go_json::fields(text, ["code", "topic", "data"]).map_err(malformed)?;
+    let [code, topic, data] = go_json::fields(text, ["code", "topic", "data"])?;
     let code: u8 = match code {
-        Some(code) => serde_json::from_str(code.get()).map_err(malformed)?,
+        Some(code) => serde_json::from_str(code.get())?,
         None => 0,
     };
-    let topic = go_json::text(topic).map_err(malformed)?;
+    let topic = go_json::text(topic)?;
     let room = |private| RoomRequest { room: topic.clone().into_owned().into(), private };
     match code {
-        1 | 2 if topic.starts_with(PRIVATE) => {
+        // those are the names of private topics' rooms
+        1 | 2 if topic.starts_with(PRIVATE_TOPICS) => {
             Err(ClientError::new("bad_name", "the names of public topics do not begin with private-"))
         }
         1 => Ok(Command::Subscribe(room(false))),
@@ -116,11 +114,6 @@ fn parse(text: &str) -> Result<Command, ClientError> {
         6 => Ok(Command::Unsubscribe(room(true))),
         _ => Err(ClientError::new("unknown_event", "unknown code; send one of 1 to 6, or ping")),
     }
-}
-
-#[allow(clippy::needless_pass_by_value)] // for map_err
-fn malformed(error: serde_json::Error) -> ClientError {
-    ClientError::new("bad_json", format!("bad JSON: {error}"))
 }
 
 #[cfg(test)]

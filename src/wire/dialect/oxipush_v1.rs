@@ -28,7 +28,7 @@ impl DialectCodec for OxipushV1 {
     fn parse(&self, text: &ByteString) -> Command {
         let JsonObject(message): JsonObject<V1Message<'_>> = match serde_json::from_str(text) {
             Ok(message) => message,
-            Err(error) => return Command::ClientError(bad_json(&error)),
+            Err(error) => return Command::ClientError(error.into()),
         };
         message.command().unwrap_or_else(Command::ClientError)
     }
@@ -238,13 +238,13 @@ impl<'a> V1Message<'a> {
     /// What an event brings that has to bring something.
     fn data<T: Deserialize<'a>>(&self) -> Result<T, ClientError> {
         let data = self.data.ok_or_else(|| self.without_data())?;
-        let JsonObject(data) = serde_json::from_str(data.get()).map_err(|error| bad_json(&error))?;
+        let JsonObject(data) = serde_json::from_str(data.get())?;
         Ok(data)
     }
 
     fn data_or_default<T: Deserialize<'a> + Default>(&self) -> Result<T, ClientError> {
         let Some(data) = self.data else { return Ok(T::default()) };
-        let data: Option<JsonObject<T>> = serde_json::from_str(data.get()).map_err(|error| bad_json(&error))?;
+        let data: Option<JsonObject<T>> = serde_json::from_str(data.get())?;
         Ok(data.map(|JsonObject(data)| data).unwrap_or_default())
     }
 
@@ -339,10 +339,6 @@ fn accepted(event: &str, id: PushId, reference: Option<&str>) -> Frame {
 
 fn write(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     json.write_fmt(text).expect("invariant: a Vec takes every write");
-}
-
-fn bad_json(error: &serde_json::Error) -> ClientError {
-    ClientError::new("bad_json", format!("bad JSON: {error}"))
 }
 
 fn unsupported(message: &'static str) -> ClientError {

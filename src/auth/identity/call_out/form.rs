@@ -10,7 +10,7 @@ use super::super::{
     Identity, IdentityError, Presented,
     claims::{self, ClaimRules},
 };
-use crate::config::CallOutForm;
+use crate::{config::CallOutForm, push::PRIVATE_TOPICS};
 
 /// What is posted in the gateway's own form.
 #[derive(Serialize)]
@@ -137,6 +137,6 @@ fn gpush_identity(claims: &ClaimRules, answer: &Map<String, Value>) -> Result<Id
     let mut own = Map::new();
     own.insert("sub".to_owned(), Value::from(uid.as_str()));
     own.insert("card".to_owned(), Value::from(uid.as_str()));
-    own.insert("rooms".to_owned(), Value::from("private-*"));
+    own.insert("rooms".to_owned(), Value::from(format!("{PRIVATE_TOPICS}*")));
     claims.identity(&own).map_err(|error| format!("its uid: {error}"))
 }
