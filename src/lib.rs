@@ -5,18 +5,20 @@
 //! 3. [`dispatch`] takes the job, routes it by its card, room or app over its lanes;
 //! 4. [`hub`] finds the clients of each address, encodes one frame for each dialect and offers it to their outboxes;
 //! 5. [`socket`] owns the connections: handshake, join, heartbeat, writes, close codes;
-//! 6. dispatch finishes the job once each of its parts was offered, or dropped for a counted reason.
+//! 6. dispatch finishes the job once each of its parts was offered, gathered to be merged, or dropped for a counted reason.
 //!
 //! An order to end clients ([`push::Disconnect`]) goes the same way up to the shards, which end their clients some at a time.
 //!
 //! [`gateway`] builds these parts in order and drains them in reverse; [`cluster`] tells the others that this node is there.
-//! Arrows point one way (`tests/architecture.rs` holds them): gateway → {ingress, dispatch, socket} → {hub, queue, cluster,
-//! auth} → wire → push.
+//! [`events`] tells the back end what clients say and do.
+//!
+//! Arrows point one way (`tests/architecture.rs` holds them): gateway → {ingress, dispatch, socket} → events → {hub, queue,
+//! cluster, auth} → {log, wire} → push.
 //!
 //! # Which thread one is on
 //!
 //! - **tokio's workers** (`[node] workers`; 0: one for each core) run all that is a named task of [`lifecycle`]: gRPC, nsq's
-//!   producer and consumers, the intake, the lanes and the completions of dispatch, cluster. Any of them may run on any of
+//!   producer and consumers, the intake, the lanes and the time-outs of dispatch, the webhook, cluster. Any of them may run on any of
 //!   these threads, so what they share is `Send`.
 //! - **Socket workers**, actix's, as many again, 64 at most. Each owns one shard of the hub and all connections that it
 //!   accepted, from handshake to close. They are `!Send`, and a push is delivered to them without a lock: other threads reach
