@@ -55,3 +55,11 @@ fuzz seconds="60":
 # 30 SIGTERMs under load for each queue, with a ledger of what was accepted and received (CI: 4)
 stops rounds="30":
     OXIPUSH_STOPS={{rounds}} cargo test --release --test stop loses_no_push -- --nocapture
+
+# 500 SIGKILLs, and 60 frozen processes, full and failing disks and wrong clocks, while readers of streams come and go, with a ledger (CI: 12, 6)
+chaos kills="500" troubles="60":
+    OXIPUSH_CHAOS_KILLS={{kills}} OXIPUSH_CHAOS_TROUBLES={{troubles}} cargo test --release --test chaos -- --nocapture --test-threads=1
+
+# so many seeds of the streams' simulation, 10,000 steps each (CI: 300); a failing one is shrunk and printed
+simulate seeds="10000":
+    OXIPUSH_SIMULATION={{seeds}} cargo test --release --test simulation -- --nocapture whatever_happens

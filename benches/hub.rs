@@ -39,6 +39,7 @@ fn push(card: &str) -> Push {
         target: Target::cards(vec![card.into()]),
         content: "x".repeat(78).into(),
         collapse_key: None,
+        deadline: None,
     }
 }
 
@@ -110,7 +111,7 @@ fn conflate(c: &mut Criterion) {
         writes_per_turn: 1024,
     };
     let items: Vec<_> =
-        (0..1000).map(|key| Item::push(&Frame::text("content"), Some(format!("key-{key}").into()))).collect();
+        (0..1000).map(|key| Item::push(&Frame::text("content"), Some(format!("key-{key}").into()), None)).collect();
     let mut outbox = Outbox::default();
     let mut next = items.iter().cycle();
     c.bench_function("outbox/replace one of 1,000 keys", |b| {

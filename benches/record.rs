@@ -26,6 +26,7 @@ fn push(cards: usize, content: usize) -> Push {
         },
         content: "x".repeat(content).into(),
         collapse_key: None,
+        deadline: None,
     }
 }
 

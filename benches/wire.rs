@@ -70,6 +70,7 @@ fn pushes(c: &mut Criterion) {
             target: Target::cards(vec!["card".into()]),
             content: content.into(),
             collapse_key: None,
+            deadline: None,
         };
         group.throughput(Throughput::Bytes(push.content.len() as u64));
         for dialect in Dialect::ALL {

@@ -11,10 +11,12 @@ mod host;
 mod identities;
 mod ini;
 mod key;
+mod named;
 mod origin;
 mod reader;
 mod reload;
 mod source;
+mod store;
 mod subnet;
 mod tables;
 
@@ -24,6 +26,7 @@ pub use host::{HostPort, HostPortError};
 pub use key::{KeyConfig, LONGEST_SECRET, Scope, SecretDigest};
 pub use reload::{ConfigChanges, LIVE_KEYS, LoadedConfig};
 pub use source::{ConfigError, DEFAULTS, EffectiveSetting, environment, load, settings};
+pub use store::{StreamBounds, StreamRule};
 pub use subnet::Subnet;
 
 /// The whole configuration, checked.
@@ -43,6 +46,7 @@ pub struct Config {
     pub verify: VerifyConfig,
     pub push: PushLimits,
     pub queue: QueueConfig,
+    pub store: StoreConfig,
     pub events: EventsConfig,
     pub drain: DrainConfig,
     pub cluster: ClusterConfig,
@@ -148,8 +152,8 @@ section! {
     }
 }
 section! {
-    /// `[push]`: the bounds of one push, in bytes and numbers.
-    PushLimits { max_content: usize, max_cards: usize, max_name: usize, max_batch: usize }
+    /// `[push]`, with `[store] max_ttl`: the bounds of one push, in bytes and numbers.
+    PushLimits { max_content: usize, max_cards: usize, max_name: usize, max_batch: usize, max_ttl: Duration }
 }
 section! {
     /// `[events]`. `ca` is PEM.
@@ -166,6 +170,15 @@ section! {
         publish_timeout: Duration, return_after: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
         requeue_delay: Duration, job_timeout: Duration, sync: Sync, max_bytes: u64, max_age: Duration, memory_bytes: usize,
         replay_hold: Duration, copy_window: usize, dir: PathBuf, segment_bytes: u32, tag_topics: Vec<String>,
+    }
+}
+section! {
+    /// `[store]`, with every `[stream.NAME]` in the order of their names.
+    StoreConfig {
+        backend: StoreBackend, ttl: Duration, max_ttl: Duration, max_entries: usize, max_stream_bytes: u64, max_age: Option<Duration>,
+        max_bytes: u64, max_streams: usize, max_devices: usize, device_idle: Duration, new_device: StreamStart, new_app: StreamStart,
+        max_appends: usize, memory_bytes: usize, page_entries: usize, page_bytes: usize, max_pages: usize, sweep_interval: Duration,
+        idempotency_ttl: Duration, max_idempotency_keys: usize, streams: Vec<StreamRule>,
     }
 }
 section! {
@@ -278,6 +291,26 @@ pub enum Backend {
     Embedded,
     /// nsqd.
     Nsq,
+}
+
+/// What keeps the pushes that outlast a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreBackend {
+    /// Not said: the checked configuration has one of the others.
+    Auto,
+    /// A log of this node.
+    Embedded,
+    /// Nothing: `offline` and idempotency keys are refused.
+    None,
+}
+
+/// Where who reads a stream for the first time begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamStart {
+    /// At the oldest push that is there.
+    Oldest,
+    /// Behind the newest.
+    Head,
 }
 
 /// When the embedded queue fsyncs.

@@ -1,5 +1,6 @@
 //! From job to outcome: given to its lane, decoded, offered through the hub, finished.
 
+mod catch_up;
 mod dropped;
 mod in_flight;
 mod intake;
@@ -21,9 +22,11 @@ use crate::{
     hub::Hub,
     lifecycle::{Deadline, Service, Tasks},
     queue::Jobs,
+    store::{Store, StoredPushes},
     telemetry::Metrics,
 };
 
+use catch_up::{CatchUp, StreamSweep};
 use in_flight::InFlight;
 use intake::Intake;
 use lane::{Lane, LaneMerging};
@@ -44,22 +47,26 @@ pub struct Dispatch {
     /// Ends by itself once the jobs' end was reached and each job in flight is finished or requeued; told to stop, it gives
     /// them all back.
     service: Service,
+    /// Reads the store for the shards, until the end.
+    reading: Service,
     merging: Vec<LaneMerging>,
 }
 
 impl Dispatch {
-    /// Starts `[queue] processors` processors on `jobs`. Where there was a `backlog` when the first job comes, it is offered at a
-    /// pace that outboxes can follow. What a disconnect revokes is told to `revoke`.
+    /// Starts `[queue] processors` processors on `jobs`, and on what the store takes. Where there was a `backlog` when the first
+    /// job comes, it is offered at a pace that outboxes can follow. What a disconnect revokes is told to `revoke`.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the gateway")]
     pub fn start(
         config: &config::Config,
         jobs: Jobs,
+        stored: Option<(Store, StoredPushes)>,
         hub: Hub,
         backlog: watch::Receiver<bool>,
         revoke: Revoke,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let config::Config { queue: config, rooms, .. } = config;
+        let config::Config { queue: config, rooms, store: store_config, .. } = config;
         let service = tasks.service();
         let stopping = service.stopping().clone();
         let (completions, told) = mpsc::unbounded_channel();
@@ -83,15 +90,27 @@ impl Dispatch {
             })
             .collect();
         let merging = lanes.iter().map(Lane::merging).collect();
+        let reading = tasks.service();
+        let stored = stored.map(|(store, stored)| {
+            let catch_up = CatchUp::new(store_config, store.clone(), hub.clone());
+            let sweep = StreamSweep::new(store_config, store, hub.clone());
+            let stopping = reading.stopping();
+            reading.spawn_until_done("catch-up", until_stopped(stopping.clone(), catch_up.run()));
+            reading.spawn_until_done("stream sweep", sweep.run(stopping.clone()));
+            stored
+        });
         let intake = Intake::new(config, lanes, completions, Arc::clone(&in_flight), revoke, metrics);
         let pace = Pace::new(config, hub, Arc::clone(&in_flight));
         // jobs that were taken and not yet dispatched are requeued by their drop
-        service.spawn_until_done("dispatch intake", until_stopped(stopping.clone(), intake.run(jobs, backlog, pace)));
+        service.spawn_until_done(
+            "dispatch intake",
+            until_stopped(stopping.clone(), intake.run(jobs, stored, backlog, pace)),
+        );
         service.spawn_until_done("dispatch time-outs", async move {
             stopping.run_until_cancelled(in_flight.run()).await;
             in_flight.put_back_all();
         });
-        Self { service, merging }
+        Self { service, reading, merging }
     }
 
     /// From now on pushes to rooms and to everyone go to each client at once, and what was gathered leaves: before clients are
@@ -112,6 +131,7 @@ impl Dispatch {
             // nothing is waited for on that way; the bound is only against a starved runtime
             self.service.stop_within(deadline.granting(REQUEUE)).await;
         }
+        self.reading.stop_within(deadline.granting(REQUEUE)).await;
     }
 }
 
@@ -138,7 +158,7 @@ mod tests {
     use crate::{
         bundles::{self, Bundles},
         hub::{Client, Shard, Sink, Work, WriteBudget},
-        push::{ClientSelector, Disconnect, Push, PushId},
+        push::{ClientSelector, Disconnect, Push, PushId, Target},
         queue::{Job, record},
         telemetry::labels::{DropReason, JobOutcome},
         wire::dialect::Dialect,
@@ -181,7 +201,8 @@ mod tests {
             let revoked = Arc::new(Mutex::new(Vec::new()));
             let told = Arc::clone(&revoked);
             let revoke: Revoke = Box::new(move |subject, at| told.lock().unwrap().push((subject, at)));
-            let dispatch = Dispatch::start(&config, Jobs::detached(bundles), hub, backlog, revoke, &tasks, &metrics);
+            let dispatch =
+                Dispatch::start(&config, Jobs::detached(bundles), None, hub, backlog, revoke, &tasks, &metrics);
             Self { jobs, dispatch, shard, client, inbox, revoked, metrics, _backlog }
         }
 
@@ -202,7 +223,7 @@ mod tests {
                     self.shard.disconnect(part);
                     assert!(!self.shard.sweep());
                 }
-                Work::Presence(_) | Work::Lookup(_) => panic!("dispatch sends none"),
+                Work::Presence(_) | Work::Lookup(_) | Work::Stream(_) => panic!("dispatch sends none"),
             }
         }
 
@@ -257,6 +278,25 @@ mod tests {
         setup.hand_out(&record).await;
         setup.reaches(JobOutcome::Dropped, 2).await;
         assert_eq!(setup.metrics.drops.get_or_create(&DropReason::Copy).get(), 2);
+        setup.drain().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_that_waited_in_the_queue_beyond_its_deadline_reaches_nobody_and_is_counted() {
+        let mut setup = Setup::new(&[]);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let until = |deadline, cards: &[&str]| {
+            let target = Target::cards(cards.iter().map(|card| (*card).into()).collect());
+            record::encode(&Push { target, deadline: Some(deadline), ..Push::to("", "late") })
+        };
+        setup.hand_out(&until(now, &["alice"])).await;
+        // of several lanes
+        setup.hand_out(&until(now - 1, &["alice", "a", "b", "c", "d", "e", "f", "g"])).await;
+        setup.reaches(JobOutcome::Dropped, 2).await;
+        assert_eq!(setup.metrics.drops.get_or_create(&DropReason::Expired).get(), 2);
+        setup.hand_out(&until(now + 600_000, &["alice"])).await;
+        setup.deliver().await;
+        setup.reaches(JobOutcome::Finished, 1).await;
         setup.drain().await;
     }
 

@@ -1,5 +1,6 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
+mod clients_return;
 mod descriptors;
 mod presence;
 mod reload;
@@ -30,11 +31,12 @@ use crate::{
     hub::{ClientPush, Hub},
     ingress::{
         self, Api, admission::Admission, disconnects::Disconnects, grpc::GrpcListener, http::HttpListener,
-        queries::Queries, readiness::NodeReadiness,
+        queries::Queries, readiness::NodeReadiness, streams::Streams,
     },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopics},
     socket::{ClientListener, Upstream},
+    store::{self, OpenStore, Store, StoreControl, StoreOpenError, StoredPushes},
     telemetry::Metrics,
     wire::dialect::PresenceChange,
 };
@@ -80,10 +82,13 @@ pub struct Gateway {
     /// Where the back end hears of presence.
     told: Events,
     revoke: Revoke,
+    /// Keeps what is revoked.
     jobs: Jobs,
     /// nsq only: what other NSQ clients push.
     raw: Option<RawTopics>,
     queue: queue::Control,
+    stored: Option<(Store, StoredPushes)>,
+    store_control: Option<StoreControl>,
     events_control: EventsControl,
     keys: Keys,
     admission: Admission,
@@ -110,6 +115,9 @@ pub enum BuildError {
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
+    /// The store cannot be opened.
+    #[error("[store] {0}")]
+    Store(#[from] StoreOpenError),
     /// Events cannot be told as configured.
     #[error(transparent)]
     Events(#[from] EventsConfigError),
@@ -148,26 +156,34 @@ impl Gateway {
         let state = queue.control.state.clone();
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let (events, events_control) = Events::start(&config, &queue.publisher, &tasks, &metrics).await?;
+        let (stored, store_control) = match store::open(&config, &tasks, &metrics).await? {
+            Some(OpenStore { store, stored, control }) => (Some((store, stored)), Some(control)),
+            None => (None, None),
+        };
+        let store = stored.as_ref().map(|(store, _)| store.clone());
+        let store_state = store_control.as_ref().map(StoreControl::state);
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let presence = hub.watch_presence(&config.rooms, config.node.id.as_str());
         let (pushes, client_pushes) = mpsc::channel(config.queue.max_publishes);
         let upstream = Upstream { pushes, events: events.clone() };
-        let disconnects = Disconnects::new(&config, queue.publisher.clone(), phases.clone(), &metrics);
-        let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
+        let disconnects = Disconnects::new(&config, queue.publisher.clone(), store.clone(), phases.clone(), &metrics);
+        let admission = Admission::new(&config, queue.publisher, store.clone(), phases.clone(), &metrics);
         let keys = Keys::new(&config, &metrics);
         let api = Api {
             keys: keys.clone(),
             admission: admission.clone(),
             disconnects,
             queries: Queries::new(&config, hub.clone(), &metrics),
+            streams: Streams::new(&config, store.clone(), &metrics),
             events: events.clone(),
-            readiness: NodeReadiness::new(state, phases.clone()),
+            readiness: NodeReadiness::new(state, store_state, phases.clone()),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
-        let revoke = revoke(verifier.clone());
+        let revoke = revoke(verifier.clone(), store.as_ref());
         let clients =
             ClientListener::new(socket_listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
                 .sending_to(upstream)
+                .keeping(store)
                 .accepting_at_most(descriptors.socket)
                 .beside("go_push", go_push_listener)
                 .beside("gpush", gpush_listener);
@@ -202,6 +218,8 @@ impl Gateway {
             jobs: queue.jobs,
             raw,
             queue: queue.control,
+            stored,
+            store_control,
             events_control,
             keys,
             admission,
@@ -244,10 +262,14 @@ impl Gateway {
         let tasks = &self.tasks;
         let metrics = &self.metrics;
         let backlog = self.queue.backlog.clone();
+        if let Some(hold) = self.queue.take_hold() {
+            clients_return::follow(hold, self.hub.clone(), tasks);
+        }
+        let hub = self.hub.clone();
         if let Some(changes) = self.presence {
             presence::start(changes, self.hub.clone(), self.told.clone(), tasks);
         }
-        let dispatch = Dispatch::start(config, self.jobs, self.hub, backlog, self.revoke, tasks, metrics);
+        let dispatch = Dispatch::start(config, self.jobs, self.stored, self.hub, backlog, self.revoke, tasks, metrics);
         let clients = self.clients.serve(tasks);
         let raw = self.raw.map(|raw| ingress::nsq::start(config, raw, &self.keys, &self.admission, tasks));
         let client_pushes = ingress::client_pushes::start(
@@ -284,13 +306,20 @@ impl Gateway {
         }
         dispatch.stop_merging(deadline).await;
         // what comes for a client that was told to go is kept for the next process, and put back once no more jobs are handed out
-        let told = clients.drain(config.drain.rate, config.drain.reconnect_jitter, deadline).await;
+        let jitter = clients.jitter(config.drain.reconnect_jitter, deadline);
+        // the next process waits for those that were there last
+        self.queue.note_clients(hub.address_counts(), jitter);
+        let told = clients.drain(config.drain.rate, jitter, deadline).await;
         client_pushes.stop(deadline).await;
         let _ = deadline.timeout(self.queue.stop_jobs()).await;
         dispatch.drain(deadline).await;
         let cut = clients.gone(deadline).await;
         tokio::join!(http.stop(deadline), grpc.stop(deadline), clients.stop(deadline));
         self.events_control.close(deadline.granting(LAST_MOMENT)).await;
+        // dispatch tells no more
+        if let Some(store) = self.store_control {
+            store.close(deadline.granting(LAST_MOMENT)).await;
+        }
         if deadline.remaining().is_zero() {
             tracing::warn!("[node] shutdown_timeout passed before the drain was done");
         }
@@ -305,12 +334,15 @@ impl Gateway {
     }
 }
 
-/// Where dispatch tells what is revoked. Without a verifier nobody has a token.
-fn revoke(verifier: Option<Verifier>) -> Revoke {
-    match verifier {
-        Some(verifier) => Box::new(move |subject, at| verifier.revoke(subject, at)),
-        None => Box::new(|_, _| {}),
-    }
+/// Where dispatch tells what is revoked; what the store has kept of an earlier process is refused from now on. Without a
+/// verifier nobody has a token.
+fn revoke(verifier: Option<Verifier>, store: Option<&Store>) -> Revoke {
+    let Some(verifier) = verifier else { return Box::new(|_, _| {}) };
+    let mut kept = store.map(Store::revocations).unwrap_or_default();
+    // where there are too many, the oldest make room
+    kept.sort_unstable_by_key(|(_, second)| *second);
+    kept.into_iter().for_each(|(subject, second)| verifier.revoke(subject, second));
+    Box::new(move |subject, second| verifier.revoke(subject, second))
 }
 
 /// Raises the limit of open files, and says what is missing.

@@ -4,6 +4,7 @@
 //! is shared by all threads, so that a push for an address wakes only the shards that hold it.
 
 mod burst;
+mod catch_up;
 mod client;
 mod client_id;
 mod client_push;
@@ -11,6 +12,7 @@ mod disconnect;
 mod fanout;
 mod group;
 mod index;
+mod item;
 mod lookup;
 mod membership;
 mod outbox;
@@ -18,6 +20,7 @@ mod presence;
 mod registry;
 mod shard;
 mod slab;
+mod streams;
 mod tally;
 mod unclaimed;
 mod writer;
@@ -35,26 +38,30 @@ use tokio::sync::mpsc;
 use crate::{
     bundles::{self, Bundles},
     config,
-    push::{Address, AddressKind, Patterns},
+    push::{Address, AddressCounts, AddressKind, Patterns},
     telemetry::{Metrics, labels::DropReason},
     wire::dialect::PresenceChange,
 };
 
 pub use burst::Burst;
+pub use catch_up::{StreamAnswer, StreamQuestion, StreamReader};
 pub use client::{Client, Flush, Sink};
 pub use client_id::ClientId;
 pub use client_push::ClientPush;
 pub use disconnect::{DisconnectPart, DisconnectRun, Work};
 pub use fanout::{Audience, Completion, Fanout, Outcome, Part, Recipients};
+pub use item::Item;
 pub use lookup::{ClientInfo, ClientLookup};
-pub use outbox::{Item, Offer, Offered, Outbox};
+pub use outbox::{Offer, Offered, Outbox};
 pub use shard::Shard;
 pub use slab::ClientKey;
+pub use streams::SentTo;
 pub use unclaimed::UnclaimedShard;
 pub use writer::WriteBudget;
 
 pub(crate) use index::shrink;
 
+use catch_up::StreamQuestions;
 use client_id::ProcessNumber;
 use index::Index;
 use presence::Presence;
@@ -82,6 +89,8 @@ struct Core {
     counting: AtomicBool,
     /// See [`Hub::after_turns`].
     after_turns: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Set where there is a store.
+    catch_up: OnceLock<StreamQuestions>,
     process: ProcessNumber,
     /// Set where rooms have presence.
     presence: OnceLock<Presence>,
@@ -163,6 +172,7 @@ impl Hub {
                 waiting: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
                 counting: AtomicBool::new(false),
                 after_turns: OnceLock::new(),
+                catch_up: OnceLock::new(),
                 process: ProcessNumber::draw(),
                 presence: OnceLock::new(),
                 started: Instant::now(),
@@ -208,6 +218,11 @@ impl Hub {
         self.core.index.clients(address.kind(), address.name())
     }
 
+    /// How many clients each address has on this node. It looks at all of them.
+    pub fn address_counts(&self) -> AddressCounts {
+        self.core.index.counts()
+    }
+
     /// The live connections of a card on this node.
     pub fn connections(&self, card: &str) -> usize {
         self.core.index.clients(AddressKind::Card, card)
@@ -232,6 +247,14 @@ impl Hub {
     /// Only the first call of this counts.
     pub fn after_turns(&self, settle: Box<dyn Fn() + Send + Sync>) {
         let _ = self.core.after_turns.set(settle);
+    }
+
+    /// From now on shards ask the store through the returned end: each for `max_pages` pages at once. Called once, before any
+    /// client is there.
+    pub fn ask_store(&self, max_pages: usize) -> mpsc::UnboundedReceiver<StreamQuestion> {
+        let (questions, asked) = mpsc::unbounded_channel();
+        let _ = self.core.catch_up.set(StreamQuestions::new(questions, max_pages));
+        asked
     }
 
     /// Lets the shards count for [`Hub::waiting`], from their next turn on.

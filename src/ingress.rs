@@ -1,6 +1,7 @@
 //! Where pushes come in: HTTP, gRPC and raw NSQ, through one admission; and where back ends ask.
 
 pub(crate) mod admission;
+mod claims;
 pub(crate) mod client_pushes;
 mod compat;
 pub(crate) mod disconnects;
@@ -9,16 +10,20 @@ pub(crate) mod grpc;
 pub(crate) mod http;
 mod limits;
 pub(crate) mod nsq;
+mod options;
 pub(crate) mod queries;
 pub(crate) mod readiness;
 pub(crate) mod refusal;
 pub(crate) mod scopes;
+pub(crate) mod streams;
 mod timed_stream;
+mod turns;
 
 use admission::Admission;
 use disconnects::Disconnects;
 use queries::Queries;
 use readiness::NodeReadiness;
+use streams::Streams;
 
 use crate::{auth::Keys, events::Events};
 
@@ -33,6 +38,8 @@ pub(crate) struct Api {
     pub disconnects: Disconnects,
     /// What can be asked.
     pub queries: Queries,
+    /// What is stored.
+    pub streams: Streams,
     /// What back ends are told.
     pub events: Events,
     /// Whether the node should get requests.

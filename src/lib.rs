@@ -7,13 +7,16 @@
 //! 5. [`socket`] owns the connections: handshake, join, heartbeat, writes, close codes;
 //! 6. dispatch finishes the job once each of its parts was offered, gathered to be merged, or dropped for a counted reason.
 //!
+//! A push with `offline` goes into the [`store`] instead of the queue, and from there to dispatch: what is there gets it at once,
+//! what comes later reads it there. Shards ask for what their clients miss; dispatch reads it for them.
+//!
 //! An order to end clients ([`push::Disconnect`]) goes the same way up to the shards, which end their clients some at a time.
 //!
 //! [`gateway`] builds these parts in order and drains them in reverse; [`cluster`] tells the others that this node is there.
 //! [`events`] tells the back end what clients say and do.
 //!
 //! Arrows point one way (`tests/architecture.rs` holds them): gateway → {ingress, dispatch, socket} → events → {hub, queue,
-//! cluster, auth} → {log, wire} → push.
+//! store, cluster, auth} → {log, wire} → push.
 //!
 //! # Which thread one is on
 //!
@@ -27,6 +30,8 @@
 //!   keeping its thread.
 //! - **The embedded log's thread**, `queue`, if there is one: the only one that writes, syncs and reads its files.
 //! - **The events' thread**, `events`, where clients' messages are kept: the same for their log.
+//! - **The store's thread**, `store`, where there is one: the only one that writes and syncs the log of the streams. Pages are read
+//!   beside it, on tokio's blocking threads.
 //! - **The log lines' thread**, `log`: whoever logs leaves the line in a buffer and goes on.
 //!
 //! # What joins the threads
@@ -45,6 +50,9 @@
 //! | shard → dispatch | an unbounded channel of completions, one for each job, which the shard's thread empties after its turn | the jobs in flight: `[queue] max_in_flight` |
 //! | a lane → itself | pushes that are gathered until their window ends | `[rooms] merge_bytes` of all lanes, `merge_window` |
 //! | shard → a client | its outbox, on one thread | `[outbox] max_bytes` |
+//! | ingress and socket → the store's thread | the store's memory under a mutex, which is held for no I/O | `[store] max_appends`, `max_bytes` |
+//! | the store's thread → dispatch | a channel of bundles of stored pushes; what finds no room is found by the sweep | `[store] memory_bytes` |
+//! | shards → dispatch | an unbounded channel of questions to the store | `[store] max_pages` of each shard |
 //! | socket → the events' thread | the journal's memory under a mutex, which is held for no I/O | `[events] max_bytes` |
 //! | any → webhook, nsqd or gRPC's reader | a channel of events of the kinds other than message; for each who only watches another | `[events] buffer`, `max_watchers` |
 //! | any → the log lines' thread | a buffer under a mutex; what finds no room is counted | `[log] buffer` |
@@ -71,11 +79,13 @@ mod lifecycle;
 mod log;
 mod push;
 mod queue;
+mod record;
 mod socket;
+mod store;
 mod telemetry;
 mod wire;
 
-/// What prost and tonic generate of proto/; used at the edges only (ingress, queue/record, cli, cluster/etcd).
+/// What prost and tonic generate of proto/; used at the edges only (ingress, record, cli, cluster/etcd).
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod proto {
     /// `package proto`: the gRPC API.
@@ -130,7 +140,10 @@ pub mod internals {
         pub use crate::hub::*;
     }
     pub mod ingress {
-        pub use crate::ingress::{refusal::RefusalKind, scopes::SCOPES};
+        pub use crate::ingress::{
+            refusal::RefusalKind,
+            scopes::{DELETE_SCOPES, SCOPES},
+        };
     }
     pub mod lifecycle {
         pub use crate::lifecycle::*;
@@ -139,7 +152,9 @@ pub mod internals {
         pub use crate::push::*;
     }
     pub mod queue {
-        pub use crate::queue::{Destination, Job, Jobs, OpenError, PublishError, Publisher, Queue, QueueState};
+        pub use crate::queue::{
+            Destination, Job, Jobs, OpenError, PublishError, Publisher, Queue, QueueState, ReplayHold,
+        };
         pub mod embedded {
             pub use crate::queue::embedded::open;
         }
@@ -147,11 +162,14 @@ pub mod internals {
             pub use crate::queue::nsq::{RawJob, RawTopic, RawTopics, forget_node, open, protocol};
         }
         pub mod record {
-            pub use crate::queue::record::*;
+            pub use crate::record::*;
         }
     }
     pub mod socket {
         pub use crate::socket::{ClientListener, ClientServer, Upstream};
+    }
+    pub mod store {
+        pub use crate::store::*;
     }
     pub mod telemetry {
         pub use crate::telemetry::{Metrics, labels};
@@ -165,6 +183,9 @@ pub mod internals {
         }
         pub mod frame {
             pub use crate::wire::frame::*;
+        }
+        pub mod stream_ping {
+            pub use crate::wire::stream_ping::*;
         }
     }
 }

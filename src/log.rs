@@ -15,6 +15,7 @@ mod entry;
 mod folder;
 mod heal;
 mod read;
+mod reader;
 mod recovery;
 mod report;
 mod salvage;
@@ -31,8 +32,10 @@ use entry::{EntryHead, HEAD};
 use recovery::{SeveralLogs, recover};
 use segments::Segments;
 
+pub(crate) use clock::boot_id;
 pub(crate) use disk::{Disk, DiskFile};
 pub(crate) use folder::{Folder, is_file_name};
+pub(crate) use reader::LogReader;
 pub(crate) use report::{Damage, FileReport, LogOpenError, Recovered};
 pub(crate) use salvage::salvage;
 
@@ -184,6 +187,11 @@ impl<D: Disk> Log<D> {
     /// Milliseconds since 1970. No change of the wall clock moves it while the machine runs.
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
+    }
+
+    /// Reads entries beside the log's owner, on any thread.
+    pub(crate) fn reader(&self) -> LogReader<D::File> {
+        LogReader::new(self.id, self.segments.open().clone())
     }
 
     /// The newest segment.

@@ -1,22 +1,26 @@
 //! The domain: a push, whom it is for, and its id; and an order to end clients. No I/O.
 
 mod address;
+mod address_counts;
 mod content;
 mod disconnect;
 mod id;
 mod name;
 mod pattern;
+mod stream;
 
 use std::collections::HashSet;
 
 use bytestring::ByteString;
 
 pub use address::{Address, AddressKind, PRIVATE_TOPICS};
+pub use address_counts::AddressCounts;
 pub use content::{Content, MAX_DEPTH, is_nested_deeper_than};
 pub use disconnect::{ClientSelector, Disconnect};
 pub use id::PushId;
 pub use name::{NameError, NameRule};
 pub use pattern::Patterns;
+pub use stream::{Epoch, PageEntry, Resume, StoredPush, StreamEntry, StreamPage, StreamPosition};
 
 /// One accepted request to deliver content to a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,15 @@ pub struct Push {
     pub content: Content,
     /// With the outbox policy `conflate` a waiting push of the same key is replaced.
     pub collapse_key: Option<ByteString>,
+    /// From then on it leaves for no socket: milliseconds since 1970. `None`: it has no end.
+    pub deadline: Option<u64>,
+}
+
+impl Push {
+    /// Its end has come, at `now` in milliseconds since 1970.
+    pub fn is_expired(&self, now: u64) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
 }
 
 #[cfg(test)]
@@ -43,6 +56,7 @@ impl Push {
             target: Target::cards(vec![card.into()]),
             content: content.into(),
             collapse_key: None,
+            deadline: None,
         }
     }
 }

@@ -5,9 +5,10 @@
 //! not finished comes again, in this process or the next. Each is opened in its own way, by [`embedded::open`] or [`nsq::open`],
 //! and is a [`Queue`] from then on.
 
+mod clients_before;
 pub(crate) mod embedded;
 pub(crate) mod nsq;
-pub(crate) mod record;
+mod replay_hold;
 mod waiter;
 
 use std::{iter, time::Duration};
@@ -16,7 +17,14 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use tokio::sync::watch;
 
-use crate::{bundles::Bundles, lifecycle::Deadline, log};
+use crate::{bundles::Bundles, lifecycle::Deadline, log, push::AddressCounts};
+
+// its users know it by this path too
+pub(crate) use crate::record;
+pub use replay_hold::ReplayHold;
+
+use clients_before::SentAwayClients;
+use replay_hold::StopNote;
 
 /// An open queue; it is usable before it is [`QueueState::Ready`].
 pub struct Queue {
@@ -271,8 +279,11 @@ impl Drop for Job {
 pub struct Control {
     /// Whether it can be used.
     pub state: watch::Receiver<QueueState>,
-    /// Whether unfinished jobs waited when it was opened (for `[queue] replay_hold`); known once the state was ready.
+    /// Whether jobs waited when it was opened, or wait for `[queue] replay_hold` since; known once the state was ready.
     pub backlog: watch::Receiver<bool>,
+    pub(crate) hold: Option<ReplayHold>,
+    /// `None`: there is nowhere to leave one.
+    pub(crate) stop_note: Option<StopNote>,
     pub(crate) backend: BackendControl,
 }
 
@@ -294,8 +305,29 @@ impl Control {
         }
     }
 
+    /// The hold of this start that ends early, once the clients that it names are back; it is given once.
+    pub fn take_hold(&mut self) -> Option<ReplayHold> {
+        self.hold.take()
+    }
+
+    /// Lets the next process know which clients are sent away, some of them told to come back only after `delay`: it waits for
+    /// them. To be called before the jobs are stopped; written as the queue is closed.
+    pub fn note_clients(&mut self, counts: AddressCounts, delay: Duration) {
+        let is_held = match &self.backend {
+            BackendControl::Embedded(control) => control.is_held(),
+            BackendControl::Nsq(control) => control.is_held(),
+        };
+        if let Some(note) = &mut self.stop_note {
+            note.set(SentAwayClients { counts, delay }, is_held);
+        }
+    }
+
     /// Writes what is still to be written (finishes, requeues), then ends. Call it once every job is gone.
     pub async fn close(self, deadline: Deadline) {
+        if let Some(note) = self.stop_note {
+            // before another process can have the folder
+            let _ = deadline.timeout(tokio::task::spawn_blocking(move || note.leave())).await;
+        }
         match self.backend {
             BackendControl::Embedded(control) => control.close(deadline).await,
             BackendControl::Nsq(control) => control.close(deadline).await,

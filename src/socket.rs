@@ -43,6 +43,7 @@ use crate::{
     hub::Hub,
     lifecycle::{Deadline, Phases, Service, Tasks},
     push::NameRule,
+    store::Store,
     telemetry::Metrics,
 };
 
@@ -87,6 +88,7 @@ struct WorkerSetup {
     names: NameRule,
     rooms: config::RoomsConfig,
     upstream: Upstream,
+    store: Option<Store>,
     /// `None`: clients need not prove who they are.
     verifier: Option<Verifier>,
     /// The cookie that may carry a token.
@@ -118,6 +120,7 @@ impl ClientListener {
             names: NameRule { max: config.push.max_name },
             rooms: config.rooms.clone(),
             upstream: Upstream::nowhere(),
+            store: None,
             verifier,
             cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket, metrics),
@@ -144,6 +147,13 @@ impl ClientListener {
     #[must_use]
     pub fn sending_to(mut self, upstream: Upstream) -> Self {
         self.setup.upstream = upstream;
+        self
+    }
+
+    /// What is stored for clients is here; `None`: nothing is.
+    #[must_use]
+    pub fn keeping(mut self, store: Option<Store>) -> Self {
+        self.setup.store = store;
         self
     }
 
@@ -277,8 +287,8 @@ impl WorkerSetup {
         let (shard, inbox) = claimed.open();
         let rooms = RoomRules::new(&self.rooms);
         let upstream = self.upstream.clone();
-        let worker =
-            Rc::new(Worker::new(shard, self.live.clone(), authorizer, self.names, rooms, upstream, &self.metrics));
+        let worker = Worker::new(shard, self.live.clone(), authorizer, self.names, rooms, upstream, &self.metrics);
+        let worker = Rc::new(worker.keeping(self.store.clone()));
         // both are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();
         let this = Rc::clone(&worker);
@@ -298,19 +308,26 @@ impl WorkerSetup {
 }
 
 impl ClientServer {
-    /// Refuses new handshakes (503) and closes every connection with 3000: `rate` in a second (0: all at once), each told a
-    /// delay of up to `jitter` where its dialect can. Returns when all were told, or at the deadline; how many were there.
+    /// Over which time the clients leave that are here now, if they are sent away: `most`, less where they are few, and no
+    /// more than half of what is left until `deadline`.
+    pub fn jitter(&self, most: Duration, deadline: Deadline) -> Duration {
+        drain::jitter(self.hub.census().connections, most).min(deadline.remaining() / 2)
+    }
+
+    /// Refuses new handshakes (503) and sends every client away: `rate` in a second (0: all at once) are told that they have to
+    /// leave, where their dialect can, and closed with 3000 after a delay of up to `jitter`, unless they have gone by then.
+    /// Returns when all were closed, or at the deadline; how many were there.
     pub async fn drain(&self, rate: u32, jitter: Duration, deadline: Deadline) -> usize {
         let plan = DrainPlan::new(jitter);
         let open = self.hub.census().connections;
         self.drain.send_replace(Some(plan.clone()));
-        let told = async {
+        let closed = async {
             tokio::select! {
                 () = plan.pace(rate) => {}
-                () = plan.told(self.hub.workers()) => {}
+                () = plan.closed(self.hub.workers()) => {}
             }
         };
-        let _ = deadline.timeout(told).await;
+        let _ = deadline.timeout(closed).await;
         open
     }
 

@@ -3,3 +3,4 @@
 pub(crate) mod close;
 pub(crate) mod dialect;
 pub(crate) mod frame;
+pub(crate) mod stream_ping;

@@ -8,7 +8,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
@@ -663,10 +663,15 @@ fn leave(folder: &TempDir, contents: &[&str]) {
     runtime.block_on(support::backlog::leave(&folder.path().join("data"), "alice", contents));
 }
 
+/// The files of the queue's log, and what lies beside them.
+fn data_files(folder: &TempDir) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder.path().join("data")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+}
+
 /// Changes the file of the log in which `text` stands: `change` gets its bytes and where `text` begins.
 fn damage(folder: &TempDir, text: &str, change: impl FnOnce(&mut Vec<u8>, usize)) -> String {
-    for entry in fs::read_dir(folder.path().join("data")).unwrap() {
-        let path = entry.unwrap().path();
+    for path in data_files(folder) {
         let mut bytes = fs::read(&path).unwrap();
         let found = bytes.windows(text.len()).position(|window| window == text.as_bytes());
         if let Some(at) = found {
@@ -690,8 +695,8 @@ const SHORT_HOLD: (&str, &str) = ("OXIPUSH__QUEUE__REPLAY_HOLD", "2s");
 
 /// Whether `text` stands anywhere in `folder`'s data folder.
 fn holds(folder: &TempDir, text: &str) -> bool {
-    fs::read_dir(folder.path().join("data")).unwrap().any(|entry| {
-        let bytes = fs::read(entry.unwrap().path()).unwrap();
+    data_files(folder).any(|path| {
+        let bytes = fs::read(path).unwrap();
         bytes.windows(text.len()).any(|window| window == text.as_bytes())
     })
 }
@@ -741,7 +746,7 @@ fn a_held_backlog_has_a_line_in_the_log() {
     let folder = folder();
     leave(&folder, &["waits"]);
     let mut node = Node::start(&folder, &[("OXIPUSH__QUEUE__REPLAY_HOLD", "1h")]);
-    node.running.err_line(|line| line.contains("a backlog is held") && line.contains("time=3600s"));
+    node.running.err_line(|line| line.contains("pushes are held") && line.contains("time=3600s"));
     node.stop();
 }
 
@@ -904,6 +909,29 @@ fn a_drain_says_what_it_does_as_it_does_it_and_that_it_is_done() {
 }
 
 #[test]
+fn tail_with_a_device_prints_what_waited_and_acknowledges_it() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    for content in ["first", "second"] {
+        id_of(&node.push(&folder, &["--to", "alice", "--offline", content]));
+    }
+    let mut tail = node.tail(&folder, &["--card", "alice", "--device", "laptop"]);
+    for end in ["\tfirst\t1", "\tsecond\t2"] {
+        let got = tail.out_line(|_| true);
+        assert!(got.ends_with(end), "{got:?} is not {end:?}");
+    }
+    // it says what it printed before it leaves
+    tail.signal(Signal::SIGINT);
+    assert_eq!(tail.end().code(), Some(0));
+    let mut tail = node.tail(&folder, &["--card", "alice", "--device", "laptop"]);
+    id_of(&node.push(&folder, &["--to", "alice", "--offline", "third"]));
+    let got = tail.out_line(|_| true);
+    assert!(got.ends_with("\tthird\t3"), "{got:?}");
+    drop(tail);
+    node.stop();
+}
+
+#[test]
 fn what_is_pushed_from_argument_file_and_stdin_is_what_tail_prints() {
     let folder = folder();
     let node = Node::start(&folder, &[]);
@@ -964,6 +992,23 @@ fn a_refused_push_says_why_and_ends_with_1() {
     let output = node.push(&folder, &["--to", "a-card-with-a-long-name", "x"]);
     let told = text(&output.stderr);
     assert!(output.status.code() == Some(1) && told.contains("InvalidArgument"), "{told}");
+    node.stop();
+}
+
+#[test]
+fn a_push_waits_for_who_is_away_and_its_retry_is_the_same_push() {
+    let folder = folder();
+    let node = Node::start(&folder, &[]);
+    let arguments = ["--to", "alice", "--offline", "--ttl", "3600", "--idempotency-key", "order-17", "paid"];
+    let id = id_of(&node.push(&folder, &arguments));
+    assert_eq!(id_of(&node.push(&folder, &arguments)), id);
+    let other = node.push(&folder, &["--to", "alice", "--idempotency-key", "order-17", "x"]);
+    let told = text(&other.stderr);
+    assert!(other.status.code() == Some(1) && told.contains("another push was made under this"), "{told}");
+    let zero = node.push(&folder, &["--to", "alice", "--ttl", "0", "x"]);
+    assert_eq!(zero.status.code(), Some(2), "{zero:?}");
+    let mut tail = node.tail(&folder, &["--card", "alice"]);
+    tail.out_line(|line| line.contains(&id));
     node.stop();
 }
 

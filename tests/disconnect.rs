@@ -16,6 +16,7 @@ use support::{
     client::Client,
     gateway::Node,
     nsq::Nsqd,
+    process::Process,
     token::{SECRET, now, token},
 };
 use tonic::{Code, Status};
@@ -338,6 +339,37 @@ async fn an_order_that_comes_late_or_again_ends_nobody_who_joined_since() {
     node.metric_reaches("oxipush_jobs_total", &[("outcome", "finished")], 3.0).await;
     assert_eq!(node.metric("oxipush_drops_total", &[("reason", "void")]).await, 0.0);
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_is_refused_after_a_restart_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [("DATA__DIR", dir.path().to_str().unwrap()), ("TOKEN__SECRET", SECRET)];
+    let issued = |subject: &str, at: u64| token(json!({"sub": subject, "iat": at}));
+    let mut node = Process::spawn(&settings);
+    assert!(node.ready().await);
+    let mut tab = Client::connect(&node.ws(), true).await;
+    id_of(&mut tab, json!({"token": issued("user-1", now() - 5)})).await;
+    let order = json!({"sub": "user-1", "revoke": true});
+    let answer = support::http::client().post(node.url("/disconnect")).json(&order).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(tab.close_code().await, 3504);
+    for kills in [true, false, true] {
+        if kills {
+            node.kill();
+        } else {
+            node.terminate();
+            assert_eq!(node.ended().await, Some(0));
+        }
+        node = Process::spawn(&settings);
+        assert!(node.ready().await);
+        let mut again = Client::connect(&node.ws(), true).await;
+        again.say(json!({"event": "join", "data": {"token": issued("user-1", now() - 60)}})).await;
+        assert_eq!(again.hear().await["data"]["code"], "token_revoked");
+        id_of(&mut again, json!({"token": issued("user-1", now() + 10)})).await;
+        let mut other = Client::connect(&node.ws(), true).await;
+        id_of(&mut other, json!({"token": issued("user-2", now() - 60)})).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

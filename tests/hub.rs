@@ -174,7 +174,7 @@ fn part_for(
         Selection::Nobody => unreachable!(),
     };
     let content = format!("{size}").repeat(size).into();
-    let push = Push { id: PushId::generate(), from: "".into(), target, content, collapse_key: None };
+    let push = Push { id: PushId::generate(), from: "".into(), target, content, collapse_key: None, deadline: None };
     Part::new(Fanout::new(push, 7, completions.clone()), recipients)
 }
 

@@ -11,6 +11,8 @@ mod grpc_status;
 mod http;
 #[path = "ingress/keys.rs"]
 mod keys;
+#[path = "ingress/options.rs"]
+mod options;
 #[allow(dead_code)]
 #[path = "limits/program.rs"]
 mod program;
@@ -18,6 +20,8 @@ mod program;
 mod queries;
 #[path = "ingress/raw.rs"]
 mod raw;
+#[path = "ingress/stored.rs"]
+mod stored;
 mod support;
 #[path = "ingress/table.rs"]
 mod table;

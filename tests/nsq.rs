@@ -17,11 +17,13 @@ use oxipush::internals::{
     queue::{
         Destination, Job, PublishError, Queue, QueueState,
         nsq::{self, RawJob, RawTopic, forget_node},
+        record::{self, Record},
     },
     telemetry::Metrics,
 };
 use serde_json::json;
 use support::{
+    backlog,
     nsq::{Lookupd, Nsqd},
     proxy::Proxy,
 };
@@ -59,10 +61,15 @@ fn on(nsqds: &[&Nsqd]) -> Vec<(&'static str, String)> {
 }
 
 async fn open_unready(settings: &[(&str, String)]) -> Open {
+    open_among(Vec::new(), settings).await
+}
+
+/// Where these nodes live, this one too.
+async fn open_among(members: Vec<String>, settings: &[(&str, String)]) -> Open {
     let config = configured(settings);
     let (tasks, deaths) = Tasks::new();
     let metrics = Arc::new(Metrics::new());
-    let (members, known) = tokio::sync::watch::channel(Vec::new());
+    let (members, known) = tokio::sync::watch::channel(members);
     let (queue, topics) = nsq::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
     let raw = topics.pushes;
     Open { members, queue, raw, metrics, tasks, deaths }
@@ -659,6 +666,72 @@ async fn a_pause_that_is_no_replay_holds_is_told_within_its_time_too() {
     nsqd.post(&format!("/channel/pause?topic={LIVE}&channel=node-1")).await;
     open.unready("is paused").await;
     open.close().await;
+}
+
+/// The contents of the pushes that come within `time`.
+async fn contents_within(open: &mut Open, time: Duration) -> Vec<String> {
+    let mut contents = Vec::new();
+    let _ = timeout(time, async {
+        while let Some(job) = open.queue.jobs.next().await {
+            if let Ok(Record::Push(push)) = record::decode(job.record.clone()) {
+                contents.push(String::from_utf8(push.content.bytes().to_vec()).unwrap());
+            }
+            job.finish();
+        }
+    })
+    .await;
+    contents
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_other_nodes_live_new_pushes_pass_by_what_waits_for_clients_that_are_away() {
+    for http in [true, false] {
+        let nsqd = Nsqd::start().await;
+        let push = |card: &str, content: &str| record::encode(&backlog::push(card, content));
+        let mut settings = on(&[&nsqd]);
+        if !http {
+            settings[1].1 = String::new();
+        }
+        let hold = [("QUEUE__REPLAY_HOLD", "8s".into()), ("QUEUE__MAX_IN_FLIGHT", "8".into())];
+        let settings = [settings, hold.to_vec()].concat();
+        let both = vec!["node-1".to_owned(), "node-2".to_owned()];
+        let before = open_among(both.clone(), &settings).await;
+        before.ready().await;
+        before.queue.control.stop_jobs().await;
+        // more than the node may have in flight
+        let old: Vec<_> = (0..10).map(|number| format!("old {number}")).collect();
+        for content in &old {
+            before.publish(push("away", content)).await.unwrap();
+        }
+        before.close().await;
+        let mut open = open_among(both, &settings).await;
+        open.ready().await;
+        let began = Instant::now();
+        let hold = open.queue.control.take_hold().unwrap();
+        open.publish(push("here", "new")).await.unwrap();
+        open.publish(push("away", "behind the old ones")).await.unwrap();
+        if http {
+            // nobody is here who could miss it
+            assert!(contents_within(&mut open, Duration::from_secs(1)).await.is_empty());
+        }
+        hold.somebody_is_here();
+        let job = open.job().await;
+        assert!(matches!(record::decode(job.record.clone()), Ok(Record::Push(push)) if push.content == "new".into()));
+        job.finish();
+        assert!(began.elapsed() < Duration::from_secs(5), "it waited: {:?}", began.elapsed());
+        let mut rest = Vec::new();
+        while rest.len() < 11 {
+            rest.extend(contents_within(&mut open, Duration::from_millis(500)).await);
+            assert!(began.elapsed() < PATIENCE, "{rest:?}");
+        }
+        assert!(began.elapsed() > Duration::from_secs(5), "nothing was held");
+        // those that the node itself kept come first, in order
+        assert_eq!(rest[..4], old[..4], "{rest:?}");
+        let came: BTreeSet<_> = rest.iter().map(String::as_str).collect();
+        let all: BTreeSet<_> = old.iter().map(String::as_str).chain(["behind the old ones"]).collect();
+        assert_eq!(came, all);
+        open.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

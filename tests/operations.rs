@@ -145,7 +145,14 @@ fn a_counter_stands_there_as_it_is_exposed() {
 fn the_lines_that_tell_of_the_log_stand_there_as_they_are_written() {
     let tables = tables(&page("docs/operations.md"));
     let rows = &tables["Checking and salvaging the log"];
-    let files = ["src/queue/embedded", "src/queue/embedded/writer", "src/log"].into_iter().flat_map(|folder| {
+    let folders = [
+        "src/queue/embedded",
+        "src/queue/embedded/writer",
+        "src/store/embedded",
+        "src/store/embedded/writer",
+        "src/log",
+    ];
+    let files = folders.into_iter().flat_map(|folder| {
         let entries = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
     });

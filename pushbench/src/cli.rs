@@ -22,6 +22,10 @@ pub(crate) enum Command {
     Limit(Limit),
     /// How long a bare fdatasync takes on a folder's disk
     Fsync(Fsync),
+    /// Pushes that are stored, in turn with live ones: to --cards that are away, then to -n clients that are there, at --rate
+    Stored(Stored),
+    /// Clients that were away: the time until all have what waits, or (--drops) until each has what it missed
+    Resume(Resume),
     /// The bare epoll server alone (limit starts its own); ends with its standard input
     Bare(Bare),
 }
@@ -135,6 +139,9 @@ pub(crate) struct Load {
     /// Cards named by one push
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) cards_per_push: u32,
+    /// Pushes are stored: they wait for cards that are away, and a room keeps them (oxipush)
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Bytes of a push's content (at least 32: sequence number and send time are in it)
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(32..=1_048_576))]
     pub(crate) size: u32,
@@ -241,6 +248,37 @@ pub(crate) struct Fsync {
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Stored {
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// Turns of each; the medians are told
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) runs: u32,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// Stored pushes that wait for each client
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) entries: u32,
+    /// Instead: for --seconds each client drops again and again while --pushes (120) are stored for a room, and as many for up
+    /// to 1,000 cards at once
+    #[arg(long)]
+    pub(crate) drops: bool,
+    /// --drops: how long
+    #[arg(long, default_value_t = 60.0, value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// --drops: seconds from one drop to the next
+    #[arg(long, default_value_t = 15.0, value_parser = positive)]
+    pub(crate) cycle: f64,
+    /// --drops: seconds that a client is away
+    #[arg(long, default_value_t = 2.0, value_parser = positive)]
+    pub(crate) away: f64,
 }
 
 #[derive(Args, Clone, Debug)]

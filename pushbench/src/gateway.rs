@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A running oxipush; killed when dropped.
 pub(crate) struct Gateway {
     child: Child,
+    program: PathBuf,
+    settings: Vec<(&'static str, String)>,
     folder: PathBuf,
     socket: SocketAddr,
     http: SocketAddr,
@@ -29,24 +31,25 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Starts the program and waits until it is ready. What `OXIPUSH__…` variables this process has, it has too.
-    pub(crate) fn start(program: &Path, settings: &[(&str, String)]) -> Result<Self> {
+    pub(crate) fn start(program: &Path, settings: &[(&'static str, String)]) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("pushbench-{}-{}", std::process::id(), free()?.port()));
         fs::create_dir_all(&folder)?;
         let [socket, http, grpc] = [free()?, free()?, free()?];
-        let started = Command::new(program)
-            .env("OXIPUSH__DATA__DIR", &folder)
-            .env("OXIPUSH__SOCKET__LISTEN", socket.to_string())
-            .env("OXIPUSH__HTTP__LISTEN", http.to_string())
-            .env("OXIPUSH__GRPC__LISTEN", grpc.to_string())
-            .env("OXIPUSH__LOG__LEVEL", "warn")
-            .envs(settings.iter().map(|(key, value)| (format!("OXIPUSH__{key}"), value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn();
-        let child = started.map_err(|error| format!("{}: {error}", program.display()))?;
-        let mut gateway = Self { child, folder, socket, http, grpc };
+        let child = spawn(program, &folder, [socket, http, grpc], settings)?;
+        let (program, settings) = (program.to_path_buf(), settings.to_vec());
+        let mut gateway = Self { child, program, settings, folder, socket, http, grpc };
         gateway.wait_until_ready()?;
         Ok(gateway)
+    }
+
+    /// SIGKILL, and a start on the same folder; how long that took until it was ready.
+    pub(crate) fn restart(&mut self) -> Result<Duration> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let begun = Instant::now();
+        self.child = spawn(&self.program, &self.folder, [self.socket, self.http, self.grpc], &self.settings)?;
+        self.wait_until_ready()?;
+        Ok(begun.elapsed())
     }
 
     /// The load as it meets this gateway.
@@ -84,6 +87,25 @@ impl Drop for Gateway {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn spawn(
+    program: &Path,
+    folder: &Path,
+    [socket, http, grpc]: [SocketAddr; 3],
+    settings: &[(&'static str, String)],
+) -> Result<Child> {
+    let started = Command::new(program)
+        .env("OXIPUSH__DATA__DIR", folder)
+        .env("OXIPUSH__SOCKET__LISTEN", socket.to_string())
+        .env("OXIPUSH__HTTP__LISTEN", http.to_string())
+        .env("OXIPUSH__GRPC__LISTEN", grpc.to_string())
+        .env("OXIPUSH__LOG__LEVEL", "warn")
+        .envs(settings.iter().map(|(key, value)| (format!("OXIPUSH__{key}"), value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn();
+    started.map_err(|error| format!("{}: {error}", program.display()).into())
 }
 
 /// An address that nobody listens on just now.

@@ -18,14 +18,17 @@ mod ledger;
 mod limit;
 mod marker;
 mod pace;
+mod place;
 mod plot;
 mod process;
 mod profile;
 mod push;
 mod receive;
 mod report;
+mod resume;
 mod scenario;
 mod shared;
+mod stored;
 mod timer;
 
 use std::process::ExitCode;
@@ -58,6 +61,8 @@ fn run(cli: cli::Cli) -> Result<bool> {
         cli::Command::Limit(args) => limit::run(&args),
         cli::Command::Fsync(args) => fsync::run(&args),
         cli::Command::Bare(args) => bare::run(&args),
+        cli::Command::Stored(args) => stored::run(&args),
+        cli::Command::Resume(args) => resume::run(&args),
         cli::Command::Scenario(scenario) => {
             let (kind, load) = scenario.into_parts();
             let report = scenario::run(kind, &load)?;

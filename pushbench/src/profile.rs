@@ -219,6 +219,7 @@ pub(crate) struct Requests {
     path: String,
     head: String,
     body: Vec<u8>,
+    offline: bool,
 }
 
 impl Requests {
@@ -231,7 +232,12 @@ impl Requests {
             Profile::Centrifugo => ("application/json", key.map(|key| ("X-API-Key", key))),
         };
         let path = if path.is_empty() { profile.push_path(aim) } else { path };
-        Self { profile, path: path.into(), head: http::head(host, content_type, key), body: Vec::new() }
+        Self { profile, path: path.into(), head: http::head(host, content_type, key), body: Vec::new(), offline: false }
+    }
+
+    /// Whether the pushes are stored.
+    pub(crate) fn stored(self, offline: bool) -> Self {
+        Self { offline, ..self }
     }
 
     /// Appends the request that pushes `content` (plain letters, digits, `~`).
@@ -248,7 +254,7 @@ impl Requests {
                 }
                 parts(body, &[r#","content":""#]);
                 body.extend_from_slice(content);
-                parts(body, &[r#""}"#]);
+                parts(body, &[if self.offline { r#"","offline":true}"# } else { r#""}"# }]);
             }
             Profile::GoPush => {
                 if let Target::Room(room) = target {
@@ -314,6 +320,10 @@ mod tests {
             r#"{"from":"pushbench","to":["a","b"],"appID":"","content":"~pb1"}"#
         );
         assert_eq!(body(Profile::Oxipush, &room), r#"{"from":"pushbench","room":"a","content":"~pb1"}"#);
+        let mut out = Vec::new();
+        let mut stored = Requests::new(Profile::Oxipush, Aim::Rooms, "h", "", None).stored(true);
+        stored.write(&room, b"~pb1", &mut out);
+        assert!(out.ends_with(br#"{"from":"pushbench","room":"a","content":"~pb1","offline":true}"#));
         assert_eq!(
             body(Profile::Oxipush, &Target::Everyone),
             r#"{"from":"pushbench","everyone":true,"content":"~pb1"}"#

@@ -31,6 +31,7 @@ pub(crate) struct Sender {
     http_pipeline: usize,
     grpc_streams: usize,
     unary: bool,
+    offline: bool,
 }
 
 /// What one sending phase brought.
@@ -60,6 +61,9 @@ impl Sender {
         if !known {
             return Err(format!("a push of {} cannot be addressed so: name other --callers", callers.name()).into());
         }
+        if load.offline && !(callers.has_cards() && aim != Aim::Everyone) {
+            return Err("only oxipush stores pushes, for cards or a room: leave --offline out".into());
+        }
         Ok(Self {
             via,
             address: Address::parse(address, "http")?,
@@ -71,6 +75,7 @@ impl Sender {
             http_pipeline: load.http_pipeline as usize,
             grpc_streams: load.grpc_streams as usize,
             unary: load.unary,
+            offline: load.offline,
         })
     }
 

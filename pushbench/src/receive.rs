@@ -1,6 +1,6 @@
 //! The clients: many WebSocket connections on one epoll loop, each counting what it is owed.
 
-mod connection;
+pub(crate) mod connection;
 mod receiver;
 
 use std::{
@@ -37,6 +37,8 @@ pub(crate) struct Clients {
     pub(crate) merge: bool,
     /// Connections a second, once churn is switched on.
     pub(crate) churn: f64,
+    /// They keep their place in their card's or room's stream.
+    pub(crate) offline: bool,
 }
 
 impl Clients {
@@ -56,6 +58,7 @@ impl Clients {
             slow: 0,
             slow_rate: load.slow_rate,
             churn: load.churn,
+            offline: load.offline,
         })
     }
 
@@ -77,6 +80,8 @@ pub(crate) struct Received {
     /// Frames with pushes in them, and how many pushes, the warm-up's and doubled ones too.
     pub(crate) frames: u64,
     pub(crate) items: u64,
+    /// Stored pushes that came behind one that did not (by seq and prev).
+    pub(crate) gaps: u64,
     /// Frames with another run's marker.
     pub(crate) foreign: u64,
     /// Deliveries to slow readers.
@@ -95,6 +100,7 @@ impl Default for Received {
             disordered: 0,
             frames: 0,
             items: 0,
+            gaps: 0,
             foreign: 0,
             slow: 0,
             endings: BTreeMap::new(),
@@ -115,6 +121,7 @@ impl Received {
         self.disordered += other.disordered;
         self.frames += other.frames;
         self.items += other.items;
+        self.gaps += other.gaps;
         self.foreign += other.foreign;
         self.slow += other.slow;
         for (ending, count) in other.endings {

@@ -80,6 +80,8 @@ pub(crate) struct Deliveries {
     pub(crate) duplicated: u64,
     /// None where pushes to one card race each other on their way to the server.
     pub(crate) disordered: Option<u64>,
+    /// --offline: stored pushes that came behind one that did not, by their seq and prev.
+    pub(crate) gaps: u64,
     /// Pushes in one frame, the warm-up counted in.
     pub(crate) per_frame: f64,
     /// With a marker of another run.
@@ -153,6 +155,7 @@ impl Report {
             missing: received.missing,
             duplicated: received.duplicated,
             disordered: (!outcome.races).then_some(received.disordered),
+            gaps: received.gaps,
             per_frame: received.items as f64 / received.frames.max(1) as f64,
             foreign: received.foreign,
             slow: received.slow,
@@ -226,6 +229,7 @@ impl Report {
             mind(deliveries.missing, "deliveries missing");
             mind(deliveries.duplicated, "deliveries duplicated");
             mind(deliveries.disordered.unwrap_or(0), "deliveries out of order");
+            mind(deliveries.gaps, "gaps in streams");
             if let Some(bound) = self.latest_ms
                 && deliveries.latency.p99 > bound
             {

@@ -15,11 +15,13 @@ use crate::{
     config::{self, QueueConfig},
     log::{self, Damage, FileReport, Folder, LogOptions, Recovered},
     queue::embedded::{Inspection, WaitingRecords},
+    store::embedded::{FOLDER, StoreInspection, StoredRecords},
 };
 
 pub(super) const LONG_ABOUT: &str = "\
-Looks into the embedded queue's log, the files log.0001, log.0002, … in [data] dir, while the node is stopped. The gateway itself finds \
-damage at its start, leaves it out and says so: these commands are for looking before that, and for a log that it refuses.";
+Looks into the embedded queue's log, the files log.0001, log.0002, … in [data] dir, and into the embedded store's in its folder \
+streams, while the node is stopped. The gateway itself finds damage at its start, leaves it out and says so: these commands are for \
+looking before that, and for a log that it refuses.";
 
 pub(super) const AFTER_HELP: &str = "\
 EXAMPLES
@@ -29,8 +31,8 @@ EXAMPLES
 `oxipush log check --help` and `oxipush log salvage --help` tell more.";
 
 pub(super) const CHECK_ABOUT: &str = "\
-Reads the whole log, changes nothing in it, and prints which file holds which segment, how many pushes wait, and each place where \
-something is missing: damage (the disk had synced it), or a torn end (what a crash leaves of a write that nobody was told of).";
+Reads the whole log, and the store's in its folder streams, changes nothing in them, and prints which file holds which segment, how \
+many pushes wait or are stored, and each place where something is missing: damage (the disk had synced it), or a torn end (what a crash leaves of a write that nobody was told of).";
 
 pub(super) const CHECK_HELP: &str = "\
 EXAMPLES
@@ -51,6 +53,7 @@ pub(super) const SALVAGE_HELP: &str = "\
 EXAMPLES
   oxipush log salvage --to /var/lib/oxipush-new
   oxipush log salvage --data /mnt/broken/oxipush --to salvaged
+  oxipush log salvage --data data/streams --to data/streams.new    # the store's
 
 EXIT CODES
   0  what can be read is in the new folder; it may be less than there was
@@ -100,28 +103,73 @@ pub(super) fn run(command: LogCommand) -> ExitCode {
 }
 
 fn check_log(arguments: LogArguments) -> Result<ExitCode, String> {
-    let folder = existing(&arguments.config()?.dir)?;
-    let (found, waiting) = read(&folder)?;
-    let mut text = files(&found.files);
-    let _ = writeln!(text, "\n{}", waiting_line(&waiting));
-    text.push_str(&places(&found.damages));
-    let number = |kind: PlaceKind| found.damages.iter().filter(|damage| PlaceKind::of(damage) == kind).count();
-    let damaged = number(PlaceKind::Damage);
-    if damaged > 0 {
-        let places = counted(damaged as u64, "place", "places");
-        let _ = writeln!(
-            text,
-            "the log is damaged in {places}; the gateway leaves out what is there and delivers the rest"
-        );
-    } else if number(PlaceKind::TornEnd) > 0 {
-        text.push_str("the log is whole but for what a crash interrupted\n");
-    } else if number(PlaceKind::Gap) > 0 {
-        text.push_str("the log is whole but for what was told before\n");
-    } else {
-        text.push_str("the log is whole\n");
+    let dir = arguments.config()?.dir;
+    let queue = InspectedLog::read(&existing(&dir)?)?;
+    let mut text = queue.text();
+    let mut is_damaged = queue.damaged() > 0;
+    let streams = dir.join(FOLDER);
+    if has_log(&streams)? {
+        let store = InspectedLog::read(&Folder::open(&streams).map_err(|error| error.to_string())?)?;
+        let _ = write!(text, "\nThe store's log:\n\n{}", store.text());
+        is_damaged |= store.damaged() > 0;
     }
     print(&text);
-    Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if is_damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What a folder's log holds.
+struct InspectedLog {
+    found: Recovered,
+    waiting: WaitingRecords,
+    stored: StoredRecords,
+}
+
+impl InspectedLog {
+    fn read(folder: &Folder) -> Result<Self, String> {
+        let mut waiting = Inspection::default();
+        let mut stored = StoreInspection::default();
+        let found = log::check(folder, |entry| {
+            waiting.entry(&entry);
+            stored.entry(&entry);
+        });
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(Self { found, waiting: waiting.end(), stored: stored.end() })
+    }
+
+    fn number(&self, kind: PlaceKind) -> usize {
+        self.found.damages.iter().filter(|damage| PlaceKind::of(damage) == kind).count()
+    }
+
+    /// Places that are damaged.
+    fn damaged(&self) -> usize {
+        self.number(PlaceKind::Damage)
+    }
+
+    fn text(&self) -> String {
+        let mut text = files(&self.found.files);
+        let _ = writeln!(text, "\n{}", self.line());
+        text.push_str(&places(&self.found.damages));
+        let damaged = self.damaged();
+        if damaged > 0 {
+            let places = counted(damaged as u64, "place", "places");
+            let _ = writeln!(
+                text,
+                "the log is damaged in {places}; the gateway leaves out what is there and delivers the rest"
+            );
+        } else if self.number(PlaceKind::TornEnd) > 0 {
+            text.push_str("the log is whole but for what a crash interrupted\n");
+        } else if self.number(PlaceKind::Gap) > 0 {
+            text.push_str("the log is whole but for what was told before\n");
+        } else {
+            text.push_str("the log is whole\n");
+        }
+        text
+    }
+
+    /// What is in it: a queue's log and a store's have no kind of entries in common.
+    fn line(&self) -> String {
+        if self.stored.is_a_store { stored_line(&self.stored) } else { waiting_line(&self.waiting) }
+    }
 }
 
 fn salvage(arguments: LogArguments, to: &Path) -> Result<(), String> {
@@ -136,13 +184,13 @@ fn salvage(arguments: LogArguments, to: &Path) -> Result<(), String> {
         let (old, to) = (config.dir.display(), to.display());
         format!("{error}; {old} is as it was, and {to} is not to be used: remove it before another try")
     })?;
-    let (_, waiting) = read(&existing(to)?)?;
+    let written = InspectedLog::read(&existing(to)?)?;
     let mut text = format!(
         "{} of {} bytes were written to {}\n{}\n",
         counted(found.entries, "entry", "entries"),
         found.bytes,
         to.display(),
-        waiting_line(&waiting)
+        written.line()
     );
     text.push_str(&places(&found.damages));
     if found.damages.is_empty() {
@@ -166,20 +214,20 @@ fn existing(dir: &Path) -> Result<Folder, String> {
         Ok(_) => return Err(format!("{} is no folder", dir.display())),
         Err(error) => return Err(format!("{} cannot be read: {error}", dir.display())),
     }
-    let has_log = fs::read_dir(dir)
-        .map_err(|error| format!("{} cannot be read: {error}", dir.display()))?
-        .filter_map(Result::ok)
-        .any(|entry| log::is_file_name(&entry.file_name().to_string_lossy()));
-    if !has_log {
+    if !has_log(dir)? {
         return Err(format!("there is no log in {}: it has no file log.0001 or the like", dir.display()));
     }
     Folder::open(dir).map_err(|error| error.to_string())
 }
 
-fn read(folder: &Folder) -> Result<(Recovered, WaitingRecords), String> {
-    let mut inspection = Inspection::default();
-    let found = log::check(folder, |entry| inspection.entry(&entry)).map_err(|error| error.to_string())?;
-    Ok((found, inspection.end()))
+/// Whether there is a folder with a log's files.
+fn has_log(dir: &Path) -> Result<bool, String> {
+    let there = match fs::read_dir(dir) {
+        Ok(there) => there,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(format!("{} cannot be read: {error}", dir.display())),
+    };
+    Ok(there.filter_map(Result::ok).any(|entry| log::is_file_name(&entry.file_name().to_string_lossy())))
 }
 
 /// A line for each file.
@@ -206,6 +254,15 @@ fn waiting_line(waiting: &WaitingRecords) -> String {
             shown(*newest)
         ),
     }
+}
+
+fn stored_line(stored: &StoredRecords) -> String {
+    let StoredRecords { pushes, bytes, places, .. } = stored;
+    let pushes = counted(*pushes, "stored push", "stored pushes");
+    format!(
+        "{pushes} of {bytes} bytes in {}; some may be over, deleted or replaced",
+        counted(*places, "place", "places")
+    )
 }
 
 /// A time in ms since 1970, to the second.

@@ -11,7 +11,7 @@ use super::{node::NodeArguments, note, print};
 use crate::proto::rpc::PushRequest;
 
 pub(super) const LONG_ABOUT: &str = "\
-Hands one push to a running node over gRPC and prints its id once the queue has it for good. The content is TEXT, or what FILE \
+Hands one push to a running node over gRPC and prints its id once the queue (with --offline the store) has it for good. The content is TEXT, or what FILE \
 holds, or what stands on stdin, byte for byte (a line end at the end of stdin included); it must be UTF-8.";
 
 pub(super) const AFTER_HELP: &str = "\
@@ -20,12 +20,14 @@ EXAMPLES
   oxipush push --to alice --to bob --app web --from me 'a push for two cards'
   oxipush push --room lobby --json '[2,1]'
   oxipush push --everyone 'back in a minute'
+  oxipush push --to alice --offline --ttl 3600 'for when she is back'
+  oxipush push --to alice --idempotency-key order-17 'paid'
   oxipush push --to alice --file message.json
   date | oxipush push --to alice
   OXIPUSH_KEY=… oxipush push --grpc http://10.0.0.7:9002 --to alice hello
 
 EXIT CODES
-  0  the queue has the push
+  0  the queue, or the store, has the push
   1  it was refused, or no node answered; after a time-out it may still arrive
   2  wrong arguments";
 
@@ -50,9 +52,18 @@ pub(super) struct PushArguments {
     /// Who pushes
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     from: String,
-    /// A waiting push of the same key is replaced ([outbox] policy = conflate)
+    /// A waiting push of the same key is replaced: in its stream, and with [outbox] policy = conflate
     #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     collapse_key: String,
+    /// Store it for those who are away, too: for cards, with or without an app, or for a room
+    #[arg(long)]
+    offline: bool,
+    /// Deliver it within so many seconds, or not at all
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    ttl: Option<u64>,
+    /// A push with the key of an earlier one is that one again, and is taken once
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    idempotency_key: String,
     /// The content is a JSON value
     #[arg(long)]
     json: bool,
@@ -66,15 +77,28 @@ pub(super) struct PushArguments {
 }
 
 pub(super) async fn run(arguments: PushArguments) -> Result<(), String> {
-    let PushArguments { to, room, everyone, app, from, collapse_key, json, file, node, text } = arguments;
+    let PushArguments { to, room, everyone, app, from, json, file, node, text, .. } = arguments;
+    let PushArguments { collapse_key, offline, ttl, idempotency_key, .. } = arguments;
     let content = match (text, file) {
         (Some(text), _) => text,
         (None, Some(file)) => from_file(&file)?,
         (None, None) => from_stdin()?,
     };
     let (content, json) = if json { (String::new(), content) } else { (content, String::new()) };
-    let push =
-        PushRequest { from, to, room, everyone, app_id: app, content, json, collapse_key, ..PushRequest::default() };
+    let push = PushRequest {
+        from,
+        to,
+        room,
+        everyone,
+        app_id: app,
+        content,
+        json,
+        collapse_key,
+        offline,
+        ttl: ttl.unwrap_or_default(),
+        idempotency_key,
+        ..PushRequest::default()
+    };
     let reply = node.call(push, "it may still arrive", async |node, request| node.push(request).await).await?;
     print(&format!("{}\n", reply.id));
     Ok(())

@@ -6,7 +6,10 @@ use clap::Args;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{
@@ -22,15 +25,17 @@ use crate::{lifecycle::Backoff, telemetry::root_cause};
 
 pub(super) const LONG_ABOUT: &str = "\
 Joins a running node as a card, in the protocol oxipush.v1, and prints each push that arrives: its id, who sent it and its \
-content, separated by tabs; line ends and other control characters in them are escaped, so that one push is one line. Ends \
+content, separated by tabs, and its seq if it is stored; line ends and other control characters in them are escaped, so that one push is one line. Ends \
 with Ctrl-C. When the node sends it away with a code that says come back (3000-3499), or the connection breaks, it joins \
-again: after the delay that the node asked for, or a growing one. What was pushed meanwhile is not seen.";
+again: after the delay that the node asked for, or a growing one. What was pushed meanwhile is not seen, unless it is stored. With \
+--device it also prints the stored pushes of the card that waited for that device, and acknowledges what it printed.";
 
 pub(super) const AFTER_HELP: &str = "\
 EXAMPLES
   oxipush tail --card alice
   oxipush tail --card alice --app web --url ws://10.0.0.7:8080/ws
   oxipush tail --card alice --room lobby
+  oxipush tail --card alice --device laptop
   oxipush tail --card alice --json | jq -r .content
   oxipush tail --token \"$(oxipush token --card alice --ttl 1h)\"
 
@@ -46,6 +51,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 const LONGEST_DELAY: Duration = Duration::from_secs(120);
 /// For TCP, the handshake and the answer to the join together.
 const CONNECT: Duration = Duration::from_secs(15);
+/// From a stored push on to the acknowledgement of all that were printed since.
+const ACKNOWLEDGE: Duration = Duration::from_millis(200);
 /// A node that is silent gets a ping, and is given up after a second silence.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -57,6 +64,9 @@ pub(super) struct TailArguments {
     /// The app to join as
     #[arg(long, value_name = "APP", default_value = "", hide_default_value = true)]
     app: String,
+    /// Read the card's stored pushes as this device, and acknowledge what is printed
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// A room to subscribe to as well; give it again for more rooms
     #[arg(long, value_name = "ROOM")]
     room: Vec<String>,
@@ -66,7 +76,7 @@ pub(super) struct TailArguments {
     /// The node's WebSocket address
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
     url: String,
-    /// Print each push as a JSON object: id, from, ts (ms since 1970), room if it names one, content
+    /// Print each push as a JSON object: id, from, ts (ms since 1970), room if it names one, content; card, seq and prev if it is stored
     #[arg(long)]
     json: bool,
     /// Give up after this many tries without a join in a row
@@ -75,6 +85,18 @@ pub(super) struct TailArguments {
 }
 
 type TailSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// A connection that has joined.
+struct Tail<'a> {
+    socket: TailSocket,
+    arguments: &'a TailArguments,
+    /// As the node says it.
+    card: String,
+    /// What was printed of the card's stream and is not acknowledged yet: the newest seq, and when it will be.
+    printed: Option<(u64, Instant)>,
+    /// As the node asked for before its close.
+    delay: Option<Duration>,
+}
 
 /// Why a connection is over.
 enum TailEnd {
@@ -97,14 +119,13 @@ pub(super) async fn run(arguments: TailArguments) -> Result<(), String> {
     loop {
         let end = tokio::select! {
             opened = timeout(CONNECT, open(&arguments)) => match opened {
-                Ok(Ok((mut socket, card))) => {
+                Ok(Ok(mut tail)) => {
                     failures = 0;
                     backoff.reset();
                     ever = true;
-                    note(format_args!("joined {} as {card}", arguments.url));
-                    let end = follow(&mut socket, arguments.json, stop.as_mut()).await;
-                    let normal = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
-                    let _ = timeout(Duration::from_secs(1), socket.close(Some(normal))).await;
+                    note(format_args!("joined {} as {}", arguments.url, escaped(&tail.card)));
+                    let end = tail.follow(stop.as_mut()).await;
+                    let _ = timeout(Duration::from_secs(1), tail.close()).await;
                     end
                 }
                 Ok(Err(end)) => end,
@@ -136,7 +157,7 @@ pub(super) async fn run(arguments: TailArguments) -> Result<(), String> {
 }
 
 /// Connects and joins; the node's answer is awaited, which names the card.
-async fn open(arguments: &TailArguments) -> Result<(TailSocket, String), TailEnd> {
+async fn open(arguments: &TailArguments) -> Result<Tail<'_>, TailEnd> {
     let mut request = arguments
         .url
         .as_str()
@@ -148,17 +169,20 @@ async fn open(arguments: &TailArguments) -> Result<(TailSocket, String), TailEnd
     if let Some(token) = &arguments.token {
         data["token"] = token.as_str().into();
     }
+    if let Some(device) = &arguments.device {
+        data["device"] = device.as_str().into();
+    }
     let join = json!({"event": "join", "data": data});
     say(&mut socket, &join).await?;
     loop {
         let message = socket.next().await;
         match parse(message)? {
             Some(NodeEvent { event, data }) if event == "joined" => {
-                let card = escaped(data.get("card_id").and_then(Value::as_str).unwrap_or_default());
+                let card = data.get("card_id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 for room in &arguments.room {
                     say(&mut socket, &json!({"event": "subscribe", "data": {"room": room}})).await?;
                 }
-                return Ok((socket, card));
+                return Ok(Tail { socket, arguments, card, printed: None, delay: None });
             }
             Some(NodeEvent { event, data }) if event == "error" => {
                 return Err(TailEnd::Never(client_error_text(&data)));
@@ -184,42 +208,86 @@ fn unopened(error: &tungstenite::Error) -> TailEnd {
     }
 }
 
-/// Prints pushes until the connection ends.
-async fn follow(
-    socket: &mut TailSocket,
-    json: bool,
-    mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
-) -> TailEnd {
-    let mut delay = None;
-    let mut silent = false;
-    loop {
-        // both are cancel-safe: `next` keeps what it has read in the socket, and `stop` is polled on
-        let message = tokio::select! {
-            message = timeout(SILENCE, socket.next()) => message,
-            () = &mut stop => return TailEnd::Done,
-        };
-        let Ok(message) = message else {
-            if silent {
-                return TailEnd::Back { why: "the node is silent".into(), delay };
+impl Tail<'_> {
+    /// Prints pushes until the connection ends.
+    async fn follow(&mut self, mut stop: std::pin::Pin<&mut impl Future<Output = ()>>) -> TailEnd {
+        let mut silent_at = Instant::now() + SILENCE;
+        let mut silent = false;
+        loop {
+            let wake_at = self.printed.map_or(silent_at, |(_, at)| at.min(silent_at));
+            // both are cancel-safe: `next` keeps what it has read in the socket, and `stop` is polled on
+            let message = tokio::select! {
+                message = timeout_at(wake_at, self.socket.next()) => message,
+                () = &mut stop => return TailEnd::Done,
+            };
+            let Ok(message) = message else {
+                let now = Instant::now();
+                if self.printed.is_some_and(|(_, at)| at <= now) {
+                    if let Err(end) = self.acknowledge().await {
+                        return self.with_delay(end);
+                    }
+                } else if silent {
+                    return self.with_delay(TailEnd::Back { why: "the node is silent".into(), delay: None });
+                } else {
+                    silent = true;
+                    silent_at = now + SILENCE;
+                    if let Err(end) = say(&mut self.socket, &json!({"event": "ping", "data": {}})).await {
+                        return self.with_delay(end);
+                    }
+                }
+                continue;
+            };
+            silent = false;
+            silent_at = Instant::now() + SILENCE;
+            match parse(message) {
+                Ok(Some(event)) => {
+                    if let Some(end) = self.take(&event) {
+                        return end;
+                    }
+                }
+                Ok(None) => {}
+                Err(end) => return self.with_delay(end),
             }
-            silent = true;
-            if let Err(end) = say(socket, &json!({"event": "ping", "data": {}})).await {
-                return end;
-            }
-            continue;
-        };
-        silent = false;
-        match parse(message) {
-            Ok(Some(event)) => match event.event.as_str() {
-                "push" if !print(&line(&event.data, json)) => return TailEnd::Done,
-                "drain" => delay = event.data.get("reconnect_in_ms").and_then(Value::as_u64).map(Duration::from_millis),
-                "error" => note(client_error_text(&event.data)),
-                _ => {}
-            },
-            Ok(None) => {}
-            Err(TailEnd::Back { why, .. }) => return TailEnd::Back { why, delay },
-            Err(end) => return end,
         }
+    }
+
+    /// Does what an event is for; the end, if nobody reads what is printed any more.
+    fn take(&mut self, NodeEvent { event, data }: &NodeEvent) -> Option<TailEnd> {
+        match event.as_str() {
+            "push" => {
+                if !print(&line(data, self.arguments.json)) {
+                    return Some(TailEnd::Done);
+                }
+                let seq = data.get("seq").and_then(Value::as_u64);
+                if self.arguments.device.is_some() && data.get("card").is_some_and(|card| *card == *self.card) {
+                    let at = self.printed.map_or_else(|| Instant::now() + ACKNOWLEDGE, |(_, at)| at);
+                    self.printed = seq.map(|seq| (seq, at)).or(self.printed);
+                }
+            }
+            "drain" => self.delay = data.get("reconnect_in_ms").and_then(Value::as_u64).map(Duration::from_millis),
+            "error" => note(client_error_text(data)),
+            _ => {}
+        }
+        None
+    }
+
+    async fn acknowledge(&mut self) -> Result<(), TailEnd> {
+        let Some((seq, _)) = self.printed.take() else { return Ok(()) };
+        say(&mut self.socket, &json!({"event": "ack", "data": {"card": self.card, "seq": seq}})).await
+    }
+
+    /// With the delay that the node asked for, where it is to come back.
+    fn with_delay(&self, end: TailEnd) -> TailEnd {
+        match end {
+            TailEnd::Back { why, .. } => TailEnd::Back { why, delay: self.delay },
+            end => end,
+        }
+    }
+
+    async fn close(mut self) {
+        let _ = self.acknowledge().await;
+        let normal = CloseFrame { code: CloseCode::Normal, reason: "bye".into() };
+        let _ = self.socket.close(Some(normal)).await;
     }
 }
 
@@ -276,7 +344,8 @@ fn line(push: &Value, json: bool) -> String {
         Some(value) => escaped(&value.to_string()),
         None => String::new(),
     };
-    format!("{}\t{}\t{}\n", part("id"), part("from"), part("content"))
+    let seq = push.get("seq").map(|seq| format!("\t{seq}")).unwrap_or_default();
+    format!("{}\t{}\t{}{seq}\n", part("id"), part("from"), part("content"))
 }
 
 /// Without control characters: a push must neither break the line nor command the terminal.
@@ -301,6 +370,8 @@ mod tests {
         let push = json!({"id": "01", "from": "me\t", "content": "a\nb\u{1b}[31m ü"});
         assert_eq!(line(&push, false), "01\tme\\t\ta\\nb\\u{1b}[31m ü\n");
         assert_eq!(line(&push, true).lines().count(), 1);
+        let push = json!({"id": "01", "from": "", "card": "c", "seq": 7, "prev": 6, "content": "x"});
+        assert_eq!(line(&push, false), "01\t\tx\t7\n");
         let push = json!({"id": "01", "from": "", "content": {"a": [1, "\n"]}});
         assert_eq!(line(&push, false), "01\t\t{\"a\":[1,\"\\n\"]}\n");
     }

@@ -4,14 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use ring::digest::{SHA256, digest};
 
-use super::{Config, identities, reader::SectionReader};
-
-/// The section of config.ini whose keys and defaults every `[key.NAME]` has. Its name is in capitals, so it is no key's.
-pub(super) const TEMPLATE: &str = "key.NAME";
-
-/// What stands before the name in a section, and in the environment.
-const BEFORE_NAME: &str = "key.";
-const BEFORE_NAME_IN_ENVIRONMENT: &str = "key_";
+use super::{Config, identities, named::KEYS, reader::SectionReader};
 
 /// The least characters of a secret that listeners beyond loopback are kept by.
 const LEAST_SECRET: usize = 16;
@@ -98,48 +91,10 @@ pub struct KeyConfig {
     pub burst: u32,
 }
 
-/// The name in a section `key.NAME`; `None`: it is another section.
-pub(super) fn name_in(section: &str) -> Option<&str> {
-    section.strip_prefix(BEFORE_NAME)
-}
-
-/// Whether a key can be named so.
-pub(super) fn is_name(name: &str) -> bool {
-    (1..=32).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
-}
-
-/// The section and key of `KEY_NAME__SECRET`, in lower case: a shell's names have no dot and no `-`, so a `_` stands for either
-/// where a section of `known` says so.
-pub(super) fn place_in_environment<'a, 'b>(
-    place: &'a str,
-    mut known: impl Iterator<Item = &'b String>,
-) -> Option<(String, &'a str)> {
-    let (name, key) = place.strip_prefix(BEFORE_NAME_IN_ENVIRONMENT)?.rsplit_once("__")?;
-    let meant = known.find(|section| name_in(section).is_some_and(|known| known.replace('-', "_") == name));
-    Some((meant.cloned().unwrap_or_else(|| format!("{BEFORE_NAME}{name}")), key))
-}
-
-/// Names that the environment cannot tell apart.
-pub(super) fn collisions<'a>(sections: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let mut seen = BTreeMap::new();
-    let mut wrong = Vec::new();
-    for section in sections {
-        let Some(name) = name_in(section) else { continue };
-        if let Some(other) = seen.insert(name.replace('-', "_"), section) {
-            wrong.push(format!(
-                "[{section}]: [{other}] is there, too, and OXIPUSH__KEY_… could mean either: rename one"
-            ));
-        }
-    }
-    wrong
-}
-
 /// Every `[key.NAME]`.
 pub(super) fn read(r: &mut SectionReader<'_>) -> Vec<KeyConfig> {
-    let sections = r.sections().filter(|section| *section != TEMPLATE);
-    let named: Vec<_> = sections.filter_map(|section| Some((section, name_in(section)?))).collect();
-    named.into_iter().map(|(section, name)| key(r, section, name)).collect()
+    let sections: Vec<_> = r.sections().filter(|section| KEYS.has(section)).collect();
+    sections.into_iter().map(|section| key(r, section, KEYS.name_in(section).unwrap_or_default())).collect()
 }
 
 fn key(r: &mut SectionReader<'_>, section: &str, name: &str) -> KeyConfig {
@@ -153,8 +108,6 @@ fn key(r: &mut SectionReader<'_>, section: &str, name: &str) -> KeyConfig {
     if scopes.is_empty() && r.text(section, "scopes").is_empty() {
         r.reject(section, "scopes", format!("a key without any opens nothing: name some of {words}"));
     }
-    let pattern = |text: &str| (!text.chars().any(char::is_control)).then(|| text.to_owned());
-    let right = "a name, or the beginning of names with * behind it";
     let rate = r.number(section, "rate", 0, 1_000_000);
     let burst = r.number(section, "burst", 0, 1_000_000);
     if burst > 0 && rate == 0 {
@@ -165,9 +118,9 @@ fn key(r: &mut SectionReader<'_>, section: &str, name: &str) -> KeyConfig {
         digest,
         length,
         scopes,
-        apps: r.each(section, "apps", right, pattern),
-        cards: r.each(section, "cards", right, pattern),
-        rooms: r.each(section, "rooms", right, pattern),
+        apps: r.patterns(section, "apps"),
+        cards: r.patterns(section, "cards"),
+        rooms: r.patterns(section, "rooms"),
         rate,
         burst: if burst == 0 { rate } else { burst },
     }
@@ -252,7 +205,7 @@ struct PlacedKey<'a> {
 
 /// What is wrong with keys only beside others, those of `[auth] keys` too, or beside other sections.
 pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
-    let sections: Vec<_> = config.auth.callers.iter().map(|key| format!("{BEFORE_NAME}{}", key.name)).collect();
+    let sections: Vec<_> = config.auth.callers.iter().map(|key| KEYS.section_of(&key.name)).collect();
     let mut seen = BTreeMap::new();
     for placed in placed_keys(config, &sections) {
         let PlacedKey { section, key, shown, full_name, digest, length } = placed;
@@ -271,11 +224,8 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
     }
     for (key, section) in config.auth.callers.iter().zip(&sections) {
         let bounds = [("apps", &key.apps), ("cards", &key.cards), ("rooms", &key.rooms)];
-        let most = config.push.max_name;
-        for (kind, pattern) in bounds.into_iter().flat_map(|(kind, all)| all.iter().map(move |one| (kind, one))) {
-            if pattern.strip_suffix('*').unwrap_or(pattern).len() > most {
-                r.reject(section, kind, format!("{pattern:?} admits nothing: [push] max_name = {most}B"));
-            }
+        for (kind, patterns) in bounds {
+            r.check_patterns(section, kind, patterns, config.push.max_name);
         }
     }
     raw_key(r, config);
@@ -485,6 +435,6 @@ mod tests {
             ("***".into(), "***".into(), String::new())
         );
         assert_eq!((shown("key.b", "scopes"), shown("key.b", "rate")), ("push".into(), "0".into()));
-        assert!(of_keys.iter().all(|setting| setting.section != TEMPLATE));
+        assert!(of_keys.iter().all(|setting| setting.section != KEYS.template));
     }
 }

@@ -90,6 +90,21 @@ impl<'a> SectionReader<'a> {
         Some(self.text(section, key)).filter(|text| !text.is_empty())
     }
 
+    /// Parses a value that may be empty: then it is as `other` is.
+    pub(super) fn unless_empty<T>(
+        &mut self,
+        section: &str,
+        key: &str,
+        right: &str,
+        other: T,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> T {
+        if self.text(section, key).is_empty() {
+            return other;
+        }
+        self.parse(section, key, right, other, parse)
+    }
+
     pub(super) fn path(&mut self, section: &str, key: &str) -> Option<PathBuf> {
         self.optional(section, key).map(PathBuf::from)
     }
@@ -122,6 +137,21 @@ impl<'a> SectionReader<'a> {
             }
         }
         all
+    }
+
+    /// Names, or the beginnings of names with `*` behind them.
+    pub(super) fn patterns(&mut self, section: &str, key: &str) -> Vec<String> {
+        let pattern = |text: &str| (!text.chars().any(char::is_control)).then(|| text.to_owned());
+        self.each(section, key, "a name, or the beginning of names with * behind it", pattern)
+    }
+
+    /// Notes the patterns that fit no name, since those have `longest` bytes at most.
+    pub(super) fn check_patterns(&mut self, section: &str, key: &str, patterns: &[String], longest: usize) {
+        for pattern in patterns {
+            if pattern.strip_suffix('*').unwrap_or(pattern).len() > longest {
+                self.reject(section, key, format!("{pattern:?} admits nothing: [push] max_name = {longest}B"));
+            }
+        }
     }
 
     /// A number within `least..=most`.

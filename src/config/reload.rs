@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Config, key,
+    Config, named,
     source::{ConfigError, LayeredConfig, RawValues, masked},
 };
 
@@ -35,7 +35,7 @@ pub const LIVE_KEYS: &[(&str, &[&str])] = &[
     ("auth", &["keys"]),
     ("token", TOKEN_KEYS),
     ("verify", &["url", "form", "headers", "timeout", "max_in_flight", "max_answer", "cache", "cache_entries", "ca"]),
-    (key::TEMPLATE, &["secret", "secret_file", "sha256", "scopes", "apps", "cards", "rooms", "rate", "burst"]),
+    (named::KEYS.template, &["secret", "secret_file", "sha256", "scopes", "apps", "cards", "rooms", "rate", "burst"]),
     ("queue", &["raw_key"]),
     ("drain", &["rate", "reconnect_jitter", "grace"]),
     ("log", &["level"]),
@@ -70,7 +70,7 @@ const TOKEN_KEYS: &[&str] = &[
 
 /// Whether a reload changes a key.
 fn is_live(section: &str, key: &str) -> bool {
-    let section = if key::name_in(section).is_some() { key::TEMPLATE } else { section };
+    let section = named::kind_of(section).map_or(section, |kind| kind.template);
     LIVE_KEYS.iter().any(|(live, keys)| *live == section && keys.contains(&key))
 }
 

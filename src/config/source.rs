@@ -8,7 +8,7 @@ use std::{
 
 use config::{Map, Source, Value};
 
-use super::{Config, gopusher, ini, key, reader::SectionReader, tables};
+use super::{Config, gopusher, ini, named, reader::SectionReader, tables};
 
 /// The repository's config.ini: every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config.ini");
@@ -65,14 +65,13 @@ pub fn settings(
     layers.check()?;
     let mut settings = Vec::new();
     for (section, keys) in default_sections() {
-        let mut named = vec![section];
-        if section == key::TEMPLATE {
-            let all = layers.values.keys().map(String::as_str).filter(|name| key::name_in(name).is_some());
-            let callers: Vec<_> = all.filter(|name| *name != section).collect();
+        let mut shown = vec![section];
+        if let Some(kind) = named::kind_of(section) {
+            let all: Vec<_> = layers.values.keys().map(String::as_str).filter(|name| kind.has(name)).collect();
             // where there are none, it shows what they could have
-            named = if callers.is_empty() { named } else { callers };
+            shown = if all.is_empty() { shown } else { all };
         }
-        for section in named {
+        for section in shown {
             settings.extend(keys.iter().map(|(key, default)| EffectiveSetting {
                 section: section.to_owned(),
                 key: (*key).to_owned(),
@@ -105,7 +104,7 @@ pub(super) fn masked(section: &str, key: &str, value: &str) -> String {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
         ("cluster" | "gpusher", "password") | ("token" | "events", "secret") => "***".into(),
-        (_, "secret" | "sha256") if key::name_in(section).is_some() => "***".into(),
+        (_, "secret" | "sha256") if named::KEYS.name_in(section).is_some() => "***".into(),
         // one line for each key
         ("token", "public_key") => value.lines().collect::<Vec<_>>().join("\\n"),
         _ => value.to_owned(),
@@ -159,8 +158,8 @@ impl LayeredConfig {
         let of_environment = of_environment(environment, &known, sections.iter(), &mut errors);
         let values = all.add_source(ConfigLayer(of_environment)).build().and_then(|all| all.get(SECTIONS));
         let mut values: RawValues = values.map_err(|error| ConfigError(vec![error.to_string()]))?;
-        fill_from_template(&mut values);
-        errors.extend(key::collisions(values.keys()));
+        named::fill_from_templates(&mut values);
+        errors.extend(named::collisions(values.keys()));
         Ok(Self { values, errors })
     }
 
@@ -172,18 +171,6 @@ impl LayeredConfig {
     }
 }
 
-/// Gives each key's section what it does not say itself.
-fn fill_from_template(values: &mut RawValues) {
-    let template = values[key::TEMPLATE].clone();
-    for (section, keys) in values.iter_mut() {
-        if key::name_in(section).is_some() {
-            for (key, default) in &template {
-                keys.entry(key.clone()).or_insert_with(|| default.clone());
-            }
-        }
-    }
-}
-
 /// The known values of a file.
 fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> RawValues {
     let (mut read, wrong) = ini::read(text);
@@ -191,10 +178,10 @@ fn of_file(text: &str, known: &RawValues, errors: &mut Vec<String>) -> RawValues
     errors.extend(gopusher::take(&mut read));
     let mut layer = RawValues::new();
     for (section, keys) in read {
-        if section == key::TEMPLATE {
+        if let Some(kind) = named::kind_of(&section).filter(|kind| kind.template == section) {
             // as in a copy of config.ini: it is nobody's
-            if keys.iter().any(|(key, value)| known[key::TEMPLATE].get(key) != Some(value)) {
-                errors.push(format!("[{section}]: put a name of your own in place of NAME, say [key.billing]"));
+            if keys.iter().any(|(key, value)| known[&section].get(key) != Some(value)) {
+                errors.push(kind.name_yours());
             }
             continue;
         }
@@ -233,7 +220,7 @@ fn of_environment<'a>(
             errors.push(format!("{name}: its value is not UTF-8 text"));
         }
         let place = rest.to_lowercase();
-        let place = key::place_in_environment(&place, sections.clone()).or_else(|| {
+        let place = named::place_in_environment(&place, sections.clone()).or_else(|| {
             let (section, key) = place.split_once("__").filter(|(_, key)| !key.contains("__"))?;
             Some((section.to_owned(), key))
         });
@@ -260,17 +247,15 @@ fn of_environment<'a>(
 
 /// The keys that a section has, or what is wrong with a section that there is not.
 fn known_keys<'a>(known: &'a RawValues, section: &str) -> Result<&'a BTreeMap<String, String>, String> {
-    match key::name_in(section) {
-        Some(name) if key::is_name(name) => return Ok(&known[key::TEMPLATE]),
-        Some(_) => return Err("a key's name has 1 to 32 of a-z, 0-9, '_' and '-' ([key.billing])".into()),
-        None => {}
+    if let Some(kind) = named::kind_of(section) {
+        let error = kind.error_in(kind.name_in(section).unwrap_or_default());
+        return error.map_or(Ok(&known[kind.template]), Err);
     }
     known.get(section).ok_or_else(|| {
-        let of_key = section.split(['.', '_']).next().is_some_and(|word| ["key", "keys"].contains(&word));
-        let remedy = match nearest(section, known.keys()) {
-            _ if of_key => format!("did you mean [{}] (OXIPUSH__KEY_NAME__…), with a name of your own?", key::TEMPLATE),
-            Some(nearest) => format!("did you mean [{nearest}]?"),
-            None => format!("there are [{}]", known.keys().cloned().collect::<Vec<_>>().join("], [")),
+        let remedy = match (named::kind_meant_by(section), nearest(section, known.keys())) {
+            (Some(kind), _) => kind.suggestion(),
+            (None, Some(nearest)) => format!("did you mean [{nearest}]?"),
+            (None, None) => format!("there are [{}]", known.keys().cloned().collect::<Vec<_>>().join("], [")),
         };
         format!("there is no such section; {remedy}")
     })

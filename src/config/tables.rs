@@ -11,6 +11,7 @@ use super::{
     LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, RoomsConfig, Secret, SocketConfig,
     Sync, UnknownFields, events, gpusher, identities, key,
     reader::{SectionReader, duration},
+    store,
 };
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -39,11 +40,13 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
         verify: identities::verify(r, &push),
         push,
         queue: queue(r),
+        store: store::read(r),
         events: events::read(r),
         drain: drain(r),
         cluster: cluster(r),
         log: log(r),
     };
+    config.push.max_ttl = config.store.max_ttl;
     config.queue.tag_topics = config.gpusher.tags.iter().map(|known| known.tag.clone()).collect();
     // what stands in for a value that could not be read says nothing about the others
     if r.has_read_all() {
@@ -55,6 +58,7 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
 /// What is wrong only beside another key.
 fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     identities::decide_anonymous(r, config);
+    store::together(r, config);
     let config = &*config;
     for (section, key, address) in config.api_beyond_loopback().filter(|_| config.is_open()) {
         let what = format!(
@@ -310,6 +314,8 @@ fn push(r: &mut SectionReader<'_>) -> PushLimits {
         max_cards: r.number("push", "max_cards", 1, 1_000_000),
         max_name: r.bytes("push", "max_name", 1, 64 * KIB),
         max_batch: r.number("push", "max_batch", 1, 1_000_000),
+        // that of [store], once it is read
+        max_ttl: Duration::ZERO,
     }
 }
 

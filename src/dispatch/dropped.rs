@@ -1,5 +1,7 @@
 //! What of a bundle was dropped: a line for each reason, not for each push.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::{
     push::Disconnect,
     queue::Job,
@@ -16,6 +18,8 @@ pub(super) struct Dropped {
     undecodable: u64,
     void: u64,
     error: Option<String>,
+    /// In ms since 1970, once a push asked for it.
+    now: Option<u64>,
 }
 
 impl Dropped {
@@ -32,6 +36,18 @@ impl Dropped {
         drop_job(job, DropReason::Undecodable, metrics);
     }
 
+    /// Whether a push's time is over, for it waited too long; only such a push costs a look at the clock.
+    pub(super) fn is_over(&mut self, deadline: Option<u64>) -> bool {
+        let Some(deadline) = deadline else { return false };
+        let now = *self.now.get_or_insert_with(unix_millis);
+        deadline <= now
+    }
+
+    /// A push whose time is over. That is what its caller asked for: no line tells of it.
+    pub(super) fn expired(&mut self, job: Job, metrics: &Metrics) {
+        drop_job(job, DropReason::Expired, metrics);
+    }
+
     /// A disconnect that is older than its life.
     pub(super) fn void(&mut self, job: Job, metrics: &Metrics) {
         self.void += 1;
@@ -39,7 +55,7 @@ impl Dropped {
     }
 
     pub(super) fn tell(self) {
-        let Self { attempts, undecodable, void, error } = self;
+        let Self { attempts, undecodable, void, error, now: _ } = self;
         if attempts > 0 {
             tracing::error!(
                 pushes = attempts,
@@ -69,4 +85,8 @@ pub(super) fn drop_job(job: Job, reason: DropReason, metrics: &Metrics) {
 pub(super) fn count_drop(reason: DropReason, metrics: &Metrics) {
     metrics.drops.get_or_create(&reason).inc();
     metrics.jobs.get_or_create(&JobOutcome::Dropped).inc();
+}
+
+fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }

@@ -20,11 +20,12 @@ use super::{
 use crate::{
     config,
     hub::{Completion, DisconnectPart, DisconnectRun, Fanout, Part, Recipients},
-    push::{Address, ClientSelector, Disconnect, Push, PushId, Selection},
+    push::{Address, ClientSelector, Disconnect, Push, PushId, Selection, StoredPush},
     queue::{
         Job, Jobs,
         record::{self, PeekedSelection, Record},
     },
+    store::StoredPushes,
     telemetry::{Metrics, labels::DropReason},
 };
 
@@ -54,40 +55,86 @@ impl Intake {
     }
 
     /// Takes jobs until their end.
-    pub(super) async fn run(mut self, mut jobs: Jobs, backlog: watch::Receiver<bool>, pace: Pace) {
-        if jobs.ready().await && *backlog.borrow() {
-            self.replay(&mut jobs, pace).await;
-        }
+    pub(super) async fn run(
+        mut self,
+        mut jobs: Jobs,
+        mut stored: Option<StoredPushes>,
+        mut backlog: watch::Receiver<bool>,
+        mut pace: Pace,
+    ) {
+        let mut is_first = true;
         let mut taken = Vec::with_capacity(BUNDLE);
-        while jobs.ready().await {
+        while self.wait(&mut jobs, &mut stored).await {
+            // one that waited since before the start may also come later, behind what is new
+            if !jobs.is_empty() && (is_first || backlog.has_changed().unwrap_or(false)) {
+                is_first = false;
+                if *backlog.borrow_and_update() {
+                    self.replay(&mut jobs, &mut stored, &mut pace).await;
+                }
+            }
             taken.extend(jobs.waiting(BUNDLE));
             // while nothing waits behind it, a bundle costs less here than what it costs to wake others for it
             let keeps_up = jobs.is_empty();
-            self.begin(&mut taken, keeps_up).await;
+            self.begin(&mut taken, &mut stored, keeps_up).await;
         }
         self.in_flight.jobs_ended();
     }
 
+    /// Waits for a job or a stored push; `false` once no job will come any more.
+    async fn wait(&self, jobs: &mut Jobs, stored: &mut Option<StoredPushes>) -> bool {
+        let Some(waiting) = stored else { return jobs.ready().await };
+        // both cancel-safe
+        let there_is_one = tokio::select! {
+            there_is_one = jobs.ready() => return there_is_one,
+            there_is_one = waiting.ready() => there_is_one,
+        };
+        if !there_is_one {
+            // the store closed: only jobs come
+            *stored = None;
+        }
+        true
+    }
+
     /// Dispatches the backlog as fast as it is read.
-    async fn replay(&mut self, jobs: &mut Jobs, mut pace: Pace) {
+    async fn replay(&mut self, jobs: &mut Jobs, stored: &mut Option<StoredPushes>, pace: &mut Pace) {
         pace.begin();
         let mut old = true;
         while old && let Some(mut some) = jobs.some_within(BUNDLE, pace.bytes()).await {
-            old = self.begin(&mut some, true).await.is_none_or(|oldest| pace.covers(oldest));
+            old = self.begin(&mut some, stored, true).await.is_none_or(|oldest| pace.covers(oldest));
             pace.follow().await;
         }
+        pace.end();
     }
 
     /// Gives the jobs to the lanes; waits while one of them is full. `at_once`: a lane with nothing before them works them off
-    /// here. When the oldest of them was accepted (ms).
-    async fn begin(&mut self, jobs: &mut Vec<Job>, at_once: bool) -> Option<u64> {
-        let mut dropped = Dropped::default();
-        let now = Instant::now();
-        let oldest = jobs.drain(..).filter_map(|job| self.place(job, now, &mut dropped)).min();
-        dropped.tell();
+    /// here. Stored pushes that wait come between them by their ids, which are given as pushes come. When the oldest of the jobs
+    /// was accepted (ms).
+    async fn begin(&mut self, jobs: &mut Vec<Job>, stored: &mut Option<StoredPushes>, at_once: bool) -> Option<u64> {
+        let oldest = self.place_all(jobs, stored);
         for (lane, ready) in self.lanes.iter().zip(&mut self.ready).filter(|(_, ready)| !ready.is_empty()) {
             lane.give(ready, at_once).await;
         }
+        oldest
+    }
+
+    /// Makes jobs, and stored pushes that wait, the work of their lanes.
+    fn place_all(&mut self, jobs: &mut Vec<Job>, stored: &mut Option<StoredPushes>) -> Option<u64> {
+        let mut dropped = Dropped::default();
+        let now = Instant::now();
+        let mut oldest = None;
+        let mut stored = stored.iter_mut().flat_map(|stored| stored.waiting(BUNDLE)).peekable();
+        for job in jobs.drain(..) {
+            if stored.peek().is_some()
+                && let Some(id) = record::peek(&job.record).map(|peek| peek.id)
+            {
+                while let Some(earlier) = stored.next_if(|stored| stored.push.id < id) {
+                    self.add_stored(earlier);
+                }
+            }
+            oldest = oldest.into_iter().chain(self.place(job, now, &mut dropped)).min();
+        }
+        stored.for_each(|stored| self.add_stored(stored));
+        dropped.tell();
         oldest
     }
 
@@ -98,6 +145,10 @@ impl Intake {
             return None;
         }
         let peeked = record::peek(&job.record);
+        if dropped.is_over(peeked.and_then(|peek| peek.deadline)) {
+            dropped.expired(job, &self.metrics);
+            return None;
+        }
         let lane = peeked.and_then(|peek| self.only_lane(peek.selection));
         let (Some(lane), Some(peek)) = (lane, peeked) else { return self.decode(job, now, dropped) };
         let id = peek.id;
@@ -125,6 +176,10 @@ impl Intake {
     /// Decodes what is not the work of one lane alone. As [`Intake::place`].
     fn decode(&mut self, job: Job, now: Instant, dropped: &mut Dropped) -> Option<u64> {
         match record::decode(job.record.clone()) {
+            Ok(Record::Push(push)) if dropped.is_over(push.deadline) => {
+                dropped.expired(job, &self.metrics);
+                None
+            }
             Ok(Record::Push(push)) => Some(self.begin_push(job, push, now)),
             Ok(Record::Disconnect(order)) => self.begin_disconnect(job, *order, now, dropped),
             Err(error) => {
@@ -198,6 +253,19 @@ impl Intake {
         };
         // written in a way that a look at it did not understand
         self.ready[lane].push(LaneWork::Record { number, record });
+    }
+
+    fn add_stored(&mut self, stored: StoredPush) {
+        tracing::trace!(id = %stored.push.id, "a push is taken from the store");
+        let fanout = Fanout::stored(stored);
+        match fanout.push().target.selection() {
+            Selection::Room(room) => {
+                let lane = self.lane(room.as_bytes());
+                let recipients = Recipients::Address(Address::Room(room.clone()));
+                self.ready[lane].push(LaneWork::Part(Part::new(fanout, recipients)));
+            }
+            _ => self.add_parts(&fanout),
+        }
     }
 
     fn add_parts(&mut self, fanout: &Arc<Fanout>) {

@@ -42,6 +42,10 @@ impl Pace {
         self.hub.count_waiting(true);
     }
 
+    pub(super) fn end(&self) {
+        self.hub.count_waiting(false);
+    }
+
     /// Of records that may be offered in one go.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -73,6 +77,6 @@ impl Pace {
 
 impl Drop for Pace {
     fn drop(&mut self) {
-        self.hub.count_waiting(false);
+        self.end();
     }
 }

@@ -57,8 +57,10 @@ impl Processor {
                 LaneWork::Record { number, record } => self.decode(number, record, &mut dropped),
                 LaneWork::Part(part) => {
                     let nowhere = self.router.route(part.fanout(), part.recipients(), Audience::All);
+                    let is_stored = part.fanout().is_stored();
                     part.done();
-                    nowhere
+                    // a stored one waits for who is not there
+                    if is_stored { 0 } else { nowhere }
                 }
                 LaneWork::Disconnect(part) => {
                     self.router.route_disconnect(&part);
@@ -135,7 +137,7 @@ impl Processor {
     /// Lets a push wait for those of its clients that merge, and sends it to the others.
     fn gather(&mut self, push: Push, number: u64, recipients: &Recipients) -> u64 {
         let merging = self.router.hub.merging(push.target.room.as_deref());
-        let is_alone = push.target.exclude.is_some() || push.collapse_key.is_some();
+        let is_alone = push.target.exclude.is_some() || push.collapse_key.is_some() || push.deadline.is_some();
         if is_alone || merging == MergingClients::None {
             // those before it leave before it
             if let Some(pushes) = self.merger.as_mut().and_then(|merger| merger.take(&push.target.room)) {

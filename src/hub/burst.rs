@@ -3,7 +3,8 @@
 use std::{iter, rc::Rc, sync::Arc};
 
 use super::{
-    Audience, ClientLookup, DisconnectPart, Item, Limits, Part, Recipients, Work, fanout::FoundClients, outbox::GATHER,
+    Audience, ClientLookup, DisconnectPart, Item, Limits, Part, Recipients, StreamAnswer, Work, fanout::FoundClients,
+    outbox::GATHER,
 };
 use crate::{
     bundles::Bundles,
@@ -29,6 +30,7 @@ pub(super) enum NextWork {
     Disconnect(DisconnectPart),
     Presence(Arc<PresenceChange>),
     Lookup(ClientLookup),
+    Stream(StreamAnswer),
 }
 
 impl From<Part> for Burst {
@@ -45,6 +47,7 @@ impl NextWork {
             Work::Disconnect(part) => Self::Disconnect(part),
             Work::Presence(change) => Self::Presence(change),
             Work::Lookup(lookup) => Self::Lookup(lookup),
+            Work::Stream(answer) => Self::Stream(answer),
         })
     }
 }
@@ -75,6 +78,21 @@ impl Burst {
         self.parts().map(|part| part.fanout().push_count() as u64).sum()
     }
 
+    /// It is a push of streams, by itself.
+    pub(super) fn is_stored(&self) -> bool {
+        self.first.fanout().is_stored()
+    }
+
+    /// Its end has come. What has one is by itself.
+    pub(super) fn is_expired(&self, now: u64) -> bool {
+        self.first.fanout().push().is_expired(now)
+    }
+
+    /// Its parts, in order.
+    pub(super) fn into_parts(self) -> impl Iterator<Item = Part> {
+        iter::once(self.first).chain(self.rest)
+    }
+
     /// Which clients all of it is for.
     pub(super) fn audience(&self) -> Audience {
         self.first.audience()
@@ -94,7 +112,8 @@ impl Burst {
     pub(super) fn item(&self, dialect: Dialect) -> Rc<Item> {
         let first = self.first.fanout();
         if self.rest.is_empty() && first.push_count() == 1 {
-            return Item::push(first.frame(dialect), first.push().collapse_key.clone());
+            let push = first.push();
+            return Item::push(first.frame(dialect), push.collapse_key.clone(), push.deadline);
         }
         if self.is_merged() {
             // each is encoded for all shards, whatever it leaves together with

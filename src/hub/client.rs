@@ -11,7 +11,7 @@ use std::{
 use bytestring::ByteString;
 
 use super::{
-    ClientKey, Item, Limits, Outbox,
+    ClientKey, Item, Limits, Outbox, StreamReader,
     membership::{JoinedCard, Memberships},
 };
 use crate::{
@@ -81,6 +81,8 @@ pub struct Client<S> {
     pub(super) blocked: Cell<bool>,
     /// It takes frames of several pushes, and waits for them (`[rooms] merge_window`).
     merges: Cell<bool>,
+    /// In so many streams it is behind its group.
+    behind: Cell<u16>,
     /// It may have what is for everyone, and open rooms, without a card.
     needs_no_card: Cell<bool>,
     label: Cell<&'static str>,
@@ -99,6 +101,7 @@ impl<S> Client<S> {
             write_scheduled: Cell::new(false),
             blocked: Cell::new(false),
             merges: Cell::new(dialect.merges()),
+            behind: Cell::new(0),
             needs_no_card: Cell::new(false),
             label: Cell::new(PeerCloseCode::Abnormal.word()),
             waker: Cell::new(None),
@@ -123,6 +126,42 @@ impl<S> Client<S> {
     /// From now on it does so, or does not.
     pub(super) fn set_merges(&self, merges: bool) {
         self.merges.set(merges);
+    }
+
+    /// In some stream it is behind its group.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.get() > 0
+    }
+
+    /// It fell behind in one stream more, or is level in one more.
+    pub(super) fn set_behind(&self, is_behind: bool) {
+        let behind = self.behind.get();
+        self.behind.set(if is_behind { behind.saturating_add(1) } else { behind.saturating_sub(1) });
+    }
+
+    /// Its Pongs say what it has of the stream of `address`: it is a card's, and it joined without a device.
+    pub(super) fn acks_by_pong(&self, address: &Address) -> bool {
+        match address {
+            Address::Card(card) => self.memberships.borrow().device(card).is_none(),
+            Address::Room(_) => false,
+        }
+    }
+
+    /// By what the store knows it as a reader of `card`.
+    pub(super) fn reader_of(&self, card: &str) -> Option<StreamReader> {
+        let memberships = self.memberships.borrow();
+        let app = &memberships.joined(card)?.app;
+        Some(match memberships.device(card) {
+            Some(device) => StreamReader::Device(device.into()),
+            None => StreamReader::App((&**app).into()),
+        })
+    }
+
+    /// What it is a member of.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        let memberships = self.memberships.borrow();
+        let cards = memberships.cards().map(|card| Address::Card((&**card.name()).into()));
+        cards.chain(memberships.rooms().iter().map(|room| Address::Room((&*room.name).into()))).collect()
     }
 
     /// It joined a card.
@@ -234,13 +273,15 @@ impl<S> Client<S> {
     /// Whether a push may be for it that is for members of `address`; with a card it is the app of that card that counts.
     pub(super) fn passes(&self, filters: &Filters<'_>, address: Option<&Address>) -> bool {
         let memberships = self.memberships.borrow();
-        let is_of = |app: &str| match address {
-            Some(Address::Card(card)) => memberships.joined(card).is_some_and(|joined| *joined.app == *app),
-            _ => memberships.is_of_app(app),
-        };
+        let is_of = |app: &str| memberships.is_of_app_at(app, address);
         filters.app.is_none_or(is_of)
             && filters.room.is_none_or(|room| memberships.is_in_room(room))
             && filters.exclude.is_none_or(|exclude| exclude.cards.iter().all(|card| memberships.joined(card).is_none()))
+    }
+
+    /// It is of this app where pushes to `address` are concerned.
+    pub(super) fn is_of_app(&self, app: &str, address: &Address) -> bool {
+        self.memberships.borrow().is_of_app_at(app, Some(address))
     }
 
     /// Lets `last` leave as its last frame; the pushes lost by that, or `None` if it was ending already.

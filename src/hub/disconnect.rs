@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{ClientKey, ClientLookup, Completion, Item, Outcome, Part};
+use super::{ClientKey, ClientLookup, Completion, Item, Outcome, Part, StreamAnswer};
 use crate::{
     push::Disconnect,
     wire::{
@@ -33,6 +33,8 @@ pub enum Work {
     Presence(Arc<PresenceChange>),
     /// To shards only: a question of a back end.
     Lookup(ClientLookup),
+    /// To shards only: what the store says.
+    Stream(StreamAnswer),
 }
 
 impl Work {
@@ -41,7 +43,7 @@ impl Work {
         match self {
             Self::Part(part) => part.done(),
             Self::Disconnect(part) => part.done(),
-            Self::Presence(_) | Self::Lookup(_) => {}
+            Self::Presence(_) | Self::Lookup(_) | Self::Stream(_) => {}
         }
     }
 }

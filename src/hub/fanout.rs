@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::ClientKey;
 use crate::{
-    push::{Address, Push},
+    push::{Address, Push, StoredPush, StreamEntry},
     wire::{dialect::Dialect, frame::Frame},
 };
 
@@ -80,6 +80,8 @@ pub struct Fanout {
     push: Push,
     /// The others of a merged one.
     behind: Vec<Push>,
+    /// Of a stored push: its places in the streams of its cards, in their order, or of its room.
+    entries: Box<[StreamEntry]>,
     frames: [OnceLock<Frame>; Dialect::ALL.len()],
     /// Who is told of its end, under which number. Unbounded, yet it holds no more than one completion for each job in flight.
     /// `None`: the jobs of its pushes ended as these were gathered.
@@ -102,6 +104,14 @@ impl Fanout {
         Self::over(push, Vec::new(), Some((number, completions)))
     }
 
+    /// A stored push on its way. No job waits for its end: what is lost of it is read from the store.
+    pub fn stored(stored: StoredPush) -> Arc<Self> {
+        let StoredPush { push, entries } = stored;
+        let mut fanout = Self::of(push, Vec::new(), None);
+        fanout.entries = entries.into();
+        Arc::new(fanout)
+    }
+
     /// Pushes of one selection and the same filters that leave as one frame, to clients that merge; `None`: there are none.
     /// `end` is told of its end, if anybody waits for that; the number is 0.
     pub fn merged(pushes: Vec<Push>, end: Option<mpsc::UnboundedSender<Completion>>) -> Option<Arc<Self>> {
@@ -111,9 +121,14 @@ impl Fanout {
     }
 
     fn over(push: Push, behind: Vec<Push>, end: Option<(u64, mpsc::UnboundedSender<Completion>)>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::of(push, behind, end))
+    }
+
+    fn of(push: Push, behind: Vec<Push>, end: Option<(u64, mpsc::UnboundedSender<Completion>)>) -> Self {
+        Self {
             push,
             behind,
+            entries: Box::default(),
             frames: Default::default(),
             end,
             lost: AtomicBool::new(false),
@@ -121,7 +136,12 @@ impl Fanout {
             matched: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
             offered: OnceLock::new(),
-        })
+        }
+    }
+
+    /// It has places in streams.
+    pub fn is_stored(&self) -> bool {
+        !self.entries.is_empty()
     }
 
     /// The push; the first of those that were merged, whose target is that of all.
@@ -180,7 +200,7 @@ impl Drop for Fanout {
         if let Some((number, completions)) = &self.end {
             // nobody listens any more: dispatch was stopped and the job requeued
             let _ = completions.send(Completion { number: *number, outcome });
-        } else if outcome == Outcome::Lost {
+        } else if outcome == Outcome::Lost && !self.is_stored() {
             tracing::warn!(pushes = self.push_count(), "merged pushes were lost: a shard did not take them");
         }
     }
@@ -245,8 +265,26 @@ impl Part {
         &self.recipients
     }
 
-    /// It goes to the same clients as `other`.
+    /// Of a stored push: its addresses, each with the place in its stream.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Address, &StreamEntry)> {
+        let Fanout { push, entries, .. } = &*self.fanout;
+        let mut places = push.target.cards.iter().zip(entries);
+        self.recipients.addresses().iter().filter_map(move |address| {
+            let entry = match address {
+                // both name the cards in one order
+                Address::Card(card) => places.find(|(of, _)| *of == card).map(|(_, entry)| entry),
+                Address::Room(_) => entries.first(),
+            };
+            Some((address, entry?))
+        })
+    }
+
+    /// It goes to the same clients as `other`, and they may get both as one.
     pub(super) fn is_for_those_of(&self, other: &Self) -> bool {
+        let is_alone = |fanout: &Fanout| fanout.is_stored() || fanout.push.deadline.is_some();
+        if is_alone(&self.fanout) || is_alone(&other.fanout) {
+            return false;
+        }
         let target = &self.fanout.push.target;
         let theirs = &other.fanout.push.target;
         self.recipients == other.recipients

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::group::ByKind;
-use crate::push::AddressKind;
+use crate::push::{AddressCounts, AddressKind};
 
 /// Locks are held for one look-up; this many keep threads out of each other's way.
 const STRIPES: usize = 64;
@@ -64,6 +64,12 @@ impl Index {
     /// Addresses of a kind with clients, by name, at most `limit` behind `after`; each with how many.
     pub(super) fn list(&self, kind: AddressKind, after: &str, limit: usize) -> Vec<(Arc<str>, u32)> {
         self.0.get(kind).list(after, limit)
+    }
+
+    /// How many clients each address has.
+    pub(super) fn counts(&self) -> AddressCounts {
+        let kinds = [AddressKind::Card, AddressKind::Room];
+        kinds.into_iter().flat_map(|kind| self.0.get(kind).counts(kind)).collect()
     }
 
     /// One client more, or less, of those at an address merges.
@@ -146,6 +152,15 @@ impl KindIndex {
         found.sort_unstable();
         found.truncate(limit);
         found
+    }
+
+    fn counts(&self, kind: AddressKind) -> Vec<(u64, u32)> {
+        let mut counts = Vec::with_capacity(self.groups.load(Ordering::Relaxed));
+        for stripe in &self.stripes {
+            let stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.extend(stripe.iter().map(|(name, holders)| (AddressCounts::hash(kind, name), holders.clients)));
+        }
+        counts
     }
 
     fn find(&self, name: &str) -> Holders {

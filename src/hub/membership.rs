@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::push::AddressKind;
+use crate::push::{Address, AddressKind};
 
 /// When a client became a member: in milliseconds since its node started. It fits where a membership has room anyway, and goes
 /// round after 49 days: a join of 49 days ago may count as a new one for a minute, which is the longest age that is asked for.
@@ -62,6 +62,8 @@ struct MoreMemberships {
     /// Behind the first card; none without one.
     cards: Vec<JoinedCard>,
     rooms: Vec<Membership>,
+    /// As which device it joined a card, where it said one.
+    devices: Vec<(Arc<str>, Box<str>)>,
 }
 
 impl Memberships {
@@ -86,6 +88,34 @@ impl Memberships {
     /// It joined a card as this app.
     pub(super) fn is_of_app(&self, app: &str) -> bool {
         self.cards().any(|joined| *joined.app == *app)
+    }
+
+    /// As [`Memberships::is_of_app`]; at a card it is the app of that card that counts.
+    pub(super) fn is_of_app_at(&self, app: &str, address: Option<&Address>) -> bool {
+        match address {
+            Some(Address::Card(card)) => self.joined(card).is_some_and(|joined| *joined.app == *app),
+            _ => self.is_of_app(app),
+        }
+    }
+
+    /// As which device it joined `card`.
+    pub(super) fn device(&self, card: &str) -> Option<&str> {
+        let mut devices = self.more.as_ref()?.devices.iter();
+        devices.find(|(of, _)| **of == *card).map(|(_, device)| &**device)
+    }
+
+    /// From now on it is in `card`, which it joined, as this device.
+    pub(super) fn set_device(&mut self, card: &str, device: &str) {
+        let Some(name) = self.joined(card).map(|joined| Arc::clone(joined.name())) else { return };
+        let devices = &mut self.more.get_or_insert_default().devices;
+        devices.retain(|(of, _)| **of != *card);
+        devices.push((name, device.into()));
+    }
+
+    fn forget_device(&mut self, card: &str) {
+        if let Some(more) = &mut self.more {
+            more.devices.retain(|(of, _)| **of != *card);
+        }
     }
 
     pub(super) fn add_card(&mut self, membership: Membership, app: &str) {
@@ -113,12 +143,14 @@ impl Memberships {
         let more = self.more.as_mut()?;
         let place = more.cards.iter().position(|joined| **joined.name() == *card)?;
         let taken = more.cards.remove(place);
+        self.forget_device(card);
         self.forget_none();
         Some(taken.membership)
     }
 
     pub(super) fn take_first_card(&mut self) -> Option<Membership> {
         let taken = self.card.take()?;
+        self.forget_device(taken.name());
         if let Some(more) = &mut self.more
             && !more.cards.is_empty()
         {
@@ -160,7 +192,11 @@ impl Memberships {
     }
 
     fn forget_none(&mut self) {
-        if self.more.as_ref().is_some_and(|more| more.cards.is_empty() && more.rooms.is_empty()) {
+        if self
+            .more
+            .as_ref()
+            .is_some_and(|more| more.cards.is_empty() && more.rooms.is_empty() && more.devices.is_empty())
+        {
             self.more = None;
         }
     }

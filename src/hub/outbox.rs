@@ -2,96 +2,14 @@
 
 mod collapse;
 
-use std::{collections::VecDeque, io, iter, rc::Rc};
-
-use bytes::Bytes;
-use bytestring::ByteString;
+use std::{collections::VecDeque, io, rc::Rc};
 
 use self::collapse::CollapseKeys;
-use super::{Limits, client::Sink};
-use crate::{config::Policy, wire::frame::Frame};
+use super::{Item, Limits, client::Sink};
+use crate::{config::Policy, push::Address};
 
 /// Waiting frames are gathered into one write of up to this: cheaper than `writev` for small frames.
 pub(super) const GATHER: usize = 16 * 1024;
-
-/// What waits as one: the frames of pushes, or a frame of another kind. One allocation for all connections of a shard.
-#[derive(Debug)]
-pub struct Item {
-    bytes: Bytes,
-    /// Pushes: may be dropped by policy. An answer, a ping or a close may not.
-    push: bool,
-    /// Where each push but the last ends in `bytes`.
-    ends: Box<[u32]>,
-    collapse_key: Option<ByteString>,
-}
-
-impl Item {
-    /// A push's frame.
-    pub fn push(frame: &Frame, collapse_key: Option<ByteString>) -> Rc<Self> {
-        Rc::new(Self { bytes: frame.bytes().clone(), push: true, ends: Box::default(), collapse_key })
-    }
-
-    /// The frames of pushes to the same connections, which leave together.
-    pub fn pushes<'a>(frames: impl Iterator<Item = &'a Frame> + Clone) -> Rc<Self> {
-        Self::frames(frames.map(|frame| (frame, 1)))
-    }
-
-    /// As [`Item::pushes`], with frames of several pushes: each with how many it is.
-    pub fn frames<'a>(frames: impl Iterator<Item = (&'a Frame, usize)> + Clone) -> Rc<Self> {
-        let mut those = frames.clone();
-        if let (Some((frame, count)), None) = (those.next(), those.next()) {
-            return Self::packed(frame, count);
-        }
-        let size = frames.clone().map(|(frame, _)| frame.bytes().len()).sum();
-        let mut bytes = Vec::with_capacity(size);
-        let mut ends = Vec::new();
-        for (frame, count) in frames {
-            bytes.extend_from_slice(frame.bytes());
-            // all of a frame's pushes end with it
-            ends.extend(iter::repeat_n(bytes.len() as u32, count));
-        }
-        ends.pop();
-        Rc::new(Self { bytes: bytes.into(), push: true, ends: ends.into(), collapse_key: None })
-    }
-
-    /// One frame of `count` pushes.
-    pub fn packed(frame: &Frame, count: usize) -> Rc<Self> {
-        // all of them end with it
-        let ends = vec![frame.bytes().len() as u32; count.saturating_sub(1)];
-        Rc::new(Self { bytes: frame.bytes().clone(), push: true, ends: ends.into(), collapse_key: None })
-    }
-
-    /// An answer, ping or close.
-    pub fn control(frame: &Frame) -> Rc<Self> {
-        Rc::new(Self { bytes: frame.bytes().clone(), push: false, ends: Box::default(), collapse_key: None })
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Sends it past the outbox, where nothing waits: what the kernel takes whole at once never stands there.
-    ///
-    /// # Errors
-    /// It was not sent whole: what [`Outbox::send_rest`] goes on with.
-    pub(super) fn send(&self, sink: &impl Sink) -> Result<(), io::Result<usize>> {
-        match sink.try_write(&self.bytes) {
-            Ok(taken) if taken == self.len() => Ok(()),
-            part => Err(part),
-        }
-    }
-
-    /// How many pushes it is.
-    fn push_count(&self) -> u64 {
-        self.pushes_within(self.len() as u32)
-    }
-
-    /// How many of them are whole in its first `written` bytes.
-    fn pushes_within(&self, written: u32) -> u64 {
-        let ended = self.ends.partition_point(|end| *end <= written) as u64;
-        u64::from(self.push) * (ended + u64::from(written as usize == self.len()))
-    }
-}
 
 /// What an outbox says to a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +29,16 @@ pub struct Offered {
     pub dropped: u64,
     /// Whether a waiting push of the same key was replaced.
     pub conflated: bool,
+}
+
+/// What a write did.
+pub(super) struct Flushed {
+    /// Pushes that left whole.
+    pub(super) pushes: u64,
+    /// Pushes that left no more, because their end had come.
+    pub(super) expired: u64,
+    /// Where it ended.
+    pub(super) result: io::Result<Written>,
 }
 
 /// Where a write ended.
@@ -165,11 +93,16 @@ impl Outbox {
     /// Lets `item` wait, as the policy allows. Never waits itself.
     pub fn offer(&mut self, item: &Rc<Item>, limits: &Limits) -> Offered {
         let mut offered = Offered { offer: Offer::Queued, dropped: 0, conflated: false };
-        if limits.policy == Policy::Conflate && item.push {
+        if limits.policy == Policy::Conflate && item.is_push() {
             offered.conflated = self.take_same_key(item);
         }
         while self.is_full_for(item, limits) {
             let dropped = if limits.policy == Policy::Disconnect { 0 } else { self.drop_oldest() };
+            if dropped == 0 && limits.policy != Policy::Disconnect && item.is_droppable() && self.has_stored() {
+                // what stands before it must not go
+                offered.dropped += item.push_count();
+                return offered;
+            }
             if dropped == 0 {
                 offered.offer = Offer::Slow;
                 return offered;
@@ -178,6 +111,37 @@ impl Outbox {
         }
         self.append(Rc::clone(item), limits);
         offered
+    }
+
+    /// Lets a push of a stream wait, if there is room; the policy is for others.
+    pub(super) fn offer_stored(&mut self, item: &Rc<Item>, limits: &Limits) -> bool {
+        let fits = !self.is_full_for(item, limits);
+        if fits {
+            self.append(Rc::clone(item), limits);
+        }
+        fits
+    }
+
+    fn has_stored(&self) -> bool {
+        self.items().any(|item| item.is_push() && !item.is_droppable())
+    }
+
+    fn items(&self) -> impl Iterator<Item = &Rc<Item>> {
+        self.front.iter().chain(self.rest.iter().flatten())
+    }
+
+    /// Takes away what waits of the stream of `address`, as far as it is not partly written.
+    pub(super) fn forget_stream(&mut self, address: &Address) {
+        for slot in &mut self.rest {
+            if let Some(item) = slot.take_if(|item| item.is_of_stream(address)) {
+                self.bytes -= item.len() as u32;
+                self.holes += 1;
+            }
+        }
+        self.trim();
+        if self.written == 0 && self.front.as_ref().is_some_and(|front| front.is_of_stream(address)) {
+            self.pop_front();
+        }
     }
 
     /// Ends it with a last frame: what waits behind a partly written item goes if `discard`. Returns the pushes lost.
@@ -209,7 +173,7 @@ impl Outbox {
             return;
         }
         if limits.policy == Policy::Conflate
-            && let Some(key) = &item.collapse_key
+            && let Some(key) = item.collapse_key()
         {
             let number = self.base.wrapping_add(self.rest.len() as u32);
             self.keys.insert(key, number);
@@ -222,8 +186,8 @@ impl Outbox {
 
     /// Takes a waiting push of the same key away: the new one goes to the end, so that what is delivered keeps its order.
     fn take_same_key(&mut self, item: &Item) -> bool {
-        let Some(key) = &item.collapse_key else { return false };
-        if self.written == 0 && self.front.as_ref().is_some_and(|front| front.collapse_key.as_ref() == Some(key)) {
+        let Some(key) = item.collapse_key() else { return false };
+        if self.written == 0 && self.front.as_ref().is_some_and(|front| front.collapse_key() == Some(key)) {
             self.pop_front();
             return true;
         }
@@ -235,13 +199,14 @@ impl Outbox {
     fn drop_oldest(&mut self) -> u64 {
         if self.written == 0
             && let Some(front) = &self.front
-            && front.push
+            && front.is_droppable()
         {
             let dropped = front.push_count();
             self.pop_front();
             return dropped;
         }
-        let mut pushes = self.rest.iter().map(|item| item.as_ref().map_or(0, |item| item.push_count())).enumerate();
+        let droppable = |item: &Rc<Item>| if item.is_droppable() { item.push_count() } else { 0 };
+        let mut pushes = self.rest.iter().map(|item| item.as_ref().map_or(0, droppable)).enumerate();
         let Some((place, dropped)) = pushes.find(|(_, count)| *count > 0) else { return 0 };
         self.remove_at(place);
         dropped
@@ -273,8 +238,20 @@ impl Outbox {
     fn compact(&mut self) {
         self.rest.retain(Option::is_some);
         (self.holes, self.base) = (0, 0);
-        let keys = self.rest.iter().flatten().map(|item| item.collapse_key.as_ref());
+        let keys = self.rest.iter().flatten().map(|item| item.collapse_key());
         self.keys.renumber(keys);
+    }
+
+    /// Lets `item` leave next, where nothing is partly written.
+    fn push_front(&mut self, item: Rc<Item>) {
+        self.bytes += item.len() as u32;
+        if let Some(second) = self.front.replace(item) {
+            self.base = self.base.wrapping_sub(1);
+            if let Some(key) = second.collapse_key() {
+                self.keys.insert(key, self.base);
+            }
+            self.rest.push_front(Some(second));
+        }
     }
 
     /// The front is gone: written, dropped or replaced.
@@ -296,7 +273,7 @@ impl Outbox {
     }
 
     fn forget_key(&mut self, item: &Item) {
-        if let Some(key) = &item.collapse_key {
+        if let Some(key) = item.collapse_key() {
             self.keys.remove(key);
         }
     }
@@ -309,45 +286,58 @@ impl Outbox {
         sink: &impl Sink,
         gather: &mut Vec<u8>,
         limits: &Limits,
-    ) -> (u64, io::Result<Written>) {
+        now: u64,
+    ) -> Flushed {
         self.append(Rc::clone(item), limits);
         let begun = self.advance(sent.unwrap_or(0));
-        let (pushes, result) = self.write(sink, gather);
-        (begun + pushes, result)
+        let flushed = self.write(sink, gather, now);
+        Flushed { pushes: begun + flushed.pushes, ..flushed }
     }
 
-    /// Writes what the kernel takes; many small frames leave in one write. Returns the pushes that left whole.
-    pub(super) fn write(&mut self, sink: &impl Sink, gather: &mut Vec<u8>) -> (u64, io::Result<Written>) {
-        let mut pushes = 0;
+    /// Writes what the kernel takes; many small frames leave in one write. A push whose end has come at `now` (milliseconds
+    /// since 1970) does not leave, unless a part of it has.
+    pub(super) fn write(&mut self, sink: &impl Sink, gather: &mut Vec<u8>, now: u64) -> Flushed {
+        let mut flushed = Flushed { pushes: 0, expired: 0, result: Ok(Written::All) };
         while let Some(front) = &self.front {
-            let first = &front.bytes[self.written as usize..];
+            if self.written == 0 && front.is_expired(now) {
+                let skipped = front.skipped();
+                flushed.expired += front.push_count();
+                self.pop_front();
+                if let Some(skipped) = skipped {
+                    self.push_front(skipped);
+                }
+                continue;
+            }
+            let first = &front.bytes()[self.written as usize..];
             let (tried, result) = if self.rest.is_empty() || first.len() >= GATHER {
                 (first.len(), sink.try_write(first))
             } else {
                 gather.clear();
                 gather.extend_from_slice(first);
                 for item in self.rest.iter().flatten() {
-                    if gather.len() + item.len() > GATHER {
+                    if gather.len() + item.len() > GATHER || item.is_expired(now) {
                         break;
                     }
-                    gather.extend_from_slice(&item.bytes);
+                    gather.extend_from_slice(item.bytes());
                 }
                 (gather.len(), sink.try_write(gather))
             };
             match result {
-                Ok(0) => return (pushes, Err(io::ErrorKind::WriteZero.into())),
+                Ok(0) => flushed.result = Err(io::ErrorKind::WriteZero.into()),
                 Ok(taken) => {
-                    pushes += self.advance(taken);
-                    if taken < tried {
-                        return (pushes, Ok(Written::Some));
+                    flushed.pushes += self.advance(taken);
+                    if taken == tried {
+                        continue;
                     }
+                    flushed.result = Ok(Written::Some);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (pushes, Ok(Written::Some)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (pushes, Err(error)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => flushed.result = Ok(Written::Some),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => flushed.result = Err(error),
             }
+            return flushed;
         }
-        (pushes, Ok(Written::All))
+        flushed
     }
 
     /// The kernel took `taken` bytes from the front on; how many pushes left whole.

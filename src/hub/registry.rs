@@ -1,7 +1,7 @@
 //! The clients of one shard, and what they are members of.
 
 use std::{
-    cell::{Ref, RefCell},
+    cell::{Ref, RefCell, RefMut},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
@@ -12,12 +12,14 @@ use hashbrown::HashSet;
 
 use super::{
     Client, ClientId, ClientInfo, ClientKey, ClientLookup, Core, Sink,
+    catch_up::StreamQuestions,
     fanout::Recipients,
     group::{ByKind, Groups},
     lookup,
     membership::{JoinTime, JoinedCard, Membership},
     presence::Presence,
     slab::Slab,
+    streams::GroupStreams,
 };
 use crate::{
     push::{Address, AddressKind},
@@ -29,6 +31,7 @@ pub(super) struct Registry<S> {
     shard: usize,
     clients: RefCell<Slab<Client<S>>>,
     groups: RefCell<Groups<S>>,
+    streams: RefCell<GroupStreams>,
     /// Once the node sends its clients away: what those that left since were members of.
     left: RefCell<Option<LeftAddresses>>,
 }
@@ -57,6 +60,7 @@ impl<S> Registry<S> {
             shard,
             clients: RefCell::new(Slab::new()),
             groups: RefCell::new(Groups::new()),
+            streams: RefCell::default(),
             left: RefCell::new(None),
         }
     }
@@ -200,7 +204,7 @@ impl<S> Registry<S> {
         if let Some(presence) = self.presence() {
             self.each_present_room(presence, client, |room| presence.exit(room, &membership.name));
         }
-        self.exit(AddressKind::Card, membership);
+        self.exit(client, AddressKind::Card, membership);
     }
 
     fn exit_room(&self, client: &Client<S>, membership: Membership) {
@@ -210,7 +214,7 @@ impl<S> Registry<S> {
         if let Some(presence) = self.presence_of(&membership.name) {
             self.each_card(client, |card| presence.exit(&membership.name, card));
         }
-        self.exit(AddressKind::Room, membership);
+        self.exit(client, AddressKind::Room, membership);
     }
 
     fn presence(&self) -> Option<&Presence> {
@@ -295,12 +299,13 @@ impl<S> Registry<S> {
         Membership { name, position, since: self.now() }
     }
 
-    fn exit(&self, kind: AddressKind, membership: Membership) {
+    fn exit(&self, client: &Client<S>, kind: AddressKind, membership: Membership) {
         let Membership { name, position, .. } = membership;
         let removed = self.groups.borrow_mut().remove(kind, &name, position);
         if let Some(moved) = removed.moved {
             moved.memberships.borrow_mut().set_position(kind, &name, position);
         }
+        self.leave_stream(client, kind, &name, removed.was_last);
         let mut left = self.left.borrow_mut();
         // a shard whose clients are sent away goes on to want their pushes: they wait for the clients' return
         self.core.index.leave(kind, &name, self.shard, removed.was_last && left.is_none());
@@ -308,6 +313,36 @@ impl<S> Registry<S> {
             left.names.get_mut(kind).insert(name);
         }
         self.count_groups();
+    }
+
+    /// It gets no more of the stream of an address that it is no member of any more, nor what waits of it.
+    fn leave_stream(&self, client: &Client<S>, kind: AddressKind, name: &str, was_last: bool) {
+        let mut streams = self.streams.borrow_mut();
+        // as nearly always
+        if streams.is_empty() {
+            return;
+        }
+        let address = kind.of(name);
+        if streams.get_mut(&address).is_some_and(|stream| stream.remove_follower(client.key())) {
+            client.set_behind(false);
+        }
+        if was_last {
+            streams.end(&address);
+        }
+        client.outbox.borrow_mut().forget_stream(&address);
+        if client.is_behind() {
+            // there may be room now for what it follows elsewhere
+            client.addresses().iter().for_each(|address| streams.set_due(address));
+        }
+    }
+
+    pub(super) fn streams(&self) -> RefMut<'_, GroupStreams> {
+        self.streams.borrow_mut()
+    }
+
+    /// Where the store is asked; `None`: there is none.
+    pub(super) fn catch_up(&self) -> Option<&StreamQuestions> {
+        self.core.catch_up.get()
     }
 
     pub(super) fn groups(&self) -> Ref<'_, Groups<S>> {

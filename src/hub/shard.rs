@@ -1,5 +1,7 @@
 //! The part of the hub that one worker thread owns, and its loop.
 
+mod stored;
+
 use std::{
     cell::RefCell,
     pin::pin,
@@ -8,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytestring::ByteString;
 use futures_util::FutureExt;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -131,6 +134,16 @@ impl<S: Sink> Shard<S> {
         self.registry.leave_all(client);
     }
 
+    /// A client acknowledges the stream of a card that it joined by itself, as this device: no Ping follows its pushes.
+    pub fn set_device(&self, client: &Client<S>, card: &str, device: &str) {
+        client.memberships.borrow_mut().set_device(card, device);
+    }
+
+    /// As which device it joined a card.
+    pub fn device(&self, client: &Client<S>, card: &str) -> Option<ByteString> {
+        client.memberships.borrow().device(card).map(ByteString::from)
+    }
+
     /// Lets an answer wait for `client`, whatever the policy; its task, which calls this, writes it. One that lets even
     /// answers pile up is ended.
     pub fn answer(&self, client: &Rc<Client<S>>, frame: Frame) {
@@ -155,11 +168,21 @@ impl<S: Sink> Shard<S> {
 
     /// Writes what waits for `client`, as far as its socket takes it.
     pub fn flush(&self, client: &Client<S>) -> Flush {
-        self.writer.flush(client)
+        let flush = self.writer.flush(client);
+        if client.is_behind() && flush == Flush::Empty {
+            self.feed();
+        }
+        flush
     }
 
     /// Offers a burst to all clients it is for.
     pub fn deliver(&self, burst: Burst, budget: &mut WriteBudget<'_>) {
+        if burst.is_stored() {
+            return burst.into_parts().for_each(|part| self.deliver_stored(part, budget));
+        }
+        if burst.is_expired(self.writer.now()) {
+            return self.drop_expired(burst);
+        }
         let recipients = burst.recipients();
         let offers = self.writer.offers();
         let target = burst.target();
@@ -191,6 +214,12 @@ impl<S: Sink> Shard<S> {
         burst.trace(self.writer.offers() - offers);
         self.writer.publish_waiting();
         burst.done(found);
+    }
+
+    /// The time of a push is over: nobody gets it, and it is done.
+    fn drop_expired(&self, burst: Burst) {
+        self.writer.count_expired(burst.len());
+        burst.done(FoundClients { any: true, sent_away: false });
     }
 
     /// The client of this shard that a target excludes by its id.
@@ -236,7 +265,7 @@ impl<S: Sink> Shard<S> {
                 return is_first;
             }
             if is_first {
-                let item = Item::push(fanout.frame(client.dialect), None);
+                let item = Item::push(fanout.frame(client.dialect), None, fanout.push().deadline);
                 self.writer.offer(client, &item, 1, budget);
             }
         }
@@ -349,6 +378,13 @@ impl<S: Sink> Shard<S> {
         self.registry.keys()
     }
 
+    /// The time that the ends of pushes are compared with until the next turn or tick, in milliseconds since 1970: for tests that
+    /// have a clock of their own.
+    #[doc(hidden)]
+    pub fn set_now(&self, millis: u64) {
+        self.writer.set_now(millis);
+    }
+
     /// Adds what was counted since to the metrics; [`Shard::run`] does so after each turn.
     pub fn publish_counts(&self) {
         self.writer.publish_counts();
@@ -369,20 +405,27 @@ impl<S: Sink> Shard<S> {
                         }
                         self.gather_for(&mut inbox).await;
                     }
-                    _ = clock.tick() => tick(self),
+                    _ = clock.tick() => self.tick(&mut tick),
                 }
             }
             let more_writes = self.turn(&mut inbox);
             let more_sweeps = self.sweep();
+            self.feed();
             self.publish_counts();
             self.writer.turn_is_over();
             if more_writes || more_sweeps || !inbox.is_empty() {
                 tokio::task::yield_now().await;
                 if clock.tick().now_or_never().is_some() {
-                    tick(self);
+                    self.tick(&mut tick);
                 }
             }
         }
+    }
+
+    fn tick(&self, tick: &mut impl FnMut(&Self)) {
+        self.writer.look_at_clock();
+        tick(self);
+        self.feed_again();
     }
 
     /// `[outbox] write_delay`: takes parts for that long, and writes none. No job waits for it.
@@ -401,6 +444,7 @@ impl<S: Sink> Shard<S> {
                     Some(NextWork::Disconnect(part)) => self.disconnect(part),
                     Some(NextWork::Presence(change)) => self.tell_presence(&change),
                     Some(NextWork::Lookup(lookup)) => self.answer_lookup(lookup),
+                    Some(NextWork::Stream(answer)) => self.take_answer(&answer, &mut WriteBudget::none()),
                     None => {}
                 },
             }
@@ -428,6 +472,11 @@ impl<S: Sink> Shard<S> {
                     NextWork::Disconnect(part) => self.disconnect(part),
                     NextWork::Presence(change) => self.tell_presence(&change),
                     NextWork::Lookup(lookup) => self.answer_lookup(lookup),
+                    NextWork::Stream(answer) => {
+                        let mut budget = WriteBudget::until_next(left, inbox);
+                        self.take_answer(&answer, &mut budget);
+                        left = budget.left();
+                    }
                 }
             } else if left == 0 {
                 return self.writer.has_writes();

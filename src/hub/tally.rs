@@ -46,6 +46,7 @@ tally! {
     conflated => drops[DropReason::Conflated];
     evicted => drops[DropReason::Slow];
     closed => drops[DropReason::Closed];
+    expired => drops[DropReason::Expired];
 }
 
 fn flush(here: &Cell<u64>, shared: &Counter) {

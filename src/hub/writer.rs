@@ -6,12 +6,14 @@ use std::{
     io,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    time::SystemTime,
 };
 
 use super::{
-    Client, Core, Flush, Item, Limits, Offer, Sink, Work,
+    Client, ClientKey, Core, Flush, Item, Limits, Offer, Sink, Work,
     client::ClientState,
-    outbox::{GATHER, Written},
+    lookup::millis,
+    outbox::{Flushed, GATHER, Written},
     tally::{Tally, add},
 };
 use crate::{
@@ -35,6 +37,10 @@ pub(super) struct ShardWriter<S> {
     looks: Cell<u64>,
     /// Clients whose kernel buffer was full at their last flush.
     blocked: Cell<usize>,
+    /// Clients that are behind in a stream and had their last waiting frame written.
+    drained: RefCell<Vec<ClientKey>>,
+    /// Milliseconds since 1970, as of the last look: a turn's begin, or a tick.
+    now: Cell<u64>,
 }
 
 /// How many writes a shard may still do at once, where nothing waits before.
@@ -77,6 +83,8 @@ impl<S: Sink> ShardWriter<S> {
             offers: Cell::new(0),
             looks: Cell::new(0),
             blocked: Cell::new(0),
+            drained: RefCell::default(),
+            now: Cell::new(millis(SystemTime::now())),
         }
     }
 
@@ -100,8 +108,62 @@ impl<S: Sink> ShardWriter<S> {
     }
 
     pub(super) fn begin_turn(&self) {
+        self.look_at_clock();
         self.offers.set(0);
         self.looks.set(0);
+    }
+
+    /// The time that the ends of pushes are compared with, in milliseconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    pub(super) fn look_at_clock(&self) {
+        self.set_now(millis(SystemTime::now()));
+    }
+
+    pub(super) fn set_now(&self, millis: u64) {
+        self.now.set(millis);
+    }
+
+    /// So many pushes were offered to nobody, because their end had come.
+    pub(super) fn count_expired(&self, pushes: u64) {
+        add(&self.tally.expired, pushes);
+    }
+
+    /// Clients that are behind in a stream and to whom more can be sent, since the last call.
+    pub(super) fn take_drained(&self) -> Vec<ClientKey> {
+        self.drained.take()
+    }
+
+    /// Whether a client that is behind is sent more: half of its outbox is for pushes that come meanwhile.
+    pub(super) fn has_room_to_catch_up(&self, client: &Client<S>) -> bool {
+        let waiting = client.waiting();
+        waiting == 0 || !client.blocked.get() && waiting <= self.limits().max_bytes / 2
+    }
+
+    /// Offers a push of a stream; `false`: there is no room for it, and nothing else was to make any.
+    pub(super) fn offer_stored(&self, client: &Rc<Client<S>>, item: &Rc<Item>, budget: &mut WriteBudget<'_>) -> bool {
+        self.offers.set(self.offers.get() + 1);
+        if client.is_ending() {
+            add(&self.tally.gone, 1);
+            return true;
+        }
+        if client.is_drained() && self.spend(budget) {
+            add(&self.tally.queued, 1);
+            match item.send(&client.sink) {
+                Ok(()) => add(&self.tally.deliveries, 1),
+                Err(part) => self.send_rest(client, item, part),
+            }
+            return true;
+        }
+        self.write_if_full(client, item);
+        let fits = client.outbox.borrow_mut().offer_stored(item, self.limits());
+        if fits {
+            self.schedule_write(client);
+            add(&self.tally.queued, 1);
+        }
+        fits
     }
 
     /// Offers what is `pushes` pushes, and writes it now where nothing waits before and the budget has room.
@@ -131,9 +193,10 @@ impl<S: Sink> ShardWriter<S> {
     #[cold]
     fn send_rest(&self, client: &Client<S>, item: &Rc<Item>, sent: io::Result<usize>) {
         let mut gather = self.gather.borrow_mut();
-        let written = client.outbox.borrow_mut().send_rest(item, sent, &client.sink, &mut gather, self.limits());
+        let now = self.now.get();
+        let flushed = client.outbox.borrow_mut().send_rest(item, sent, &client.sink, &mut gather, self.limits(), now);
         drop(gather);
-        if self.count_write(client, written) != Flush::Empty {
+        if self.count_write(client, flushed) != Flush::Empty {
             client.wake();
         }
     }
@@ -169,16 +232,24 @@ impl<S: Sink> ShardWriter<S> {
 
     /// Writes what waits for `client`, as far as its socket takes it.
     pub(super) fn flush(&self, client: &Client<S>) -> Flush {
-        let written = client.outbox.borrow_mut().write(&client.sink, &mut self.gather.borrow_mut());
-        self.count_write(client, written)
+        let flushed = client.outbox.borrow_mut().write(&client.sink, &mut self.gather.borrow_mut(), self.now.get());
+        self.count_write(client, flushed)
     }
 
     /// Counts the pushes that left whole, and notes where the write ended.
-    fn count_write(&self, client: &Client<S>, (pushes, result): (u64, io::Result<Written>)) -> Flush {
+    fn count_write(&self, client: &Client<S>, Flushed { pushes, expired, result }: Flushed) -> Flush {
         add(&self.tally.deliveries, pushes);
+        if expired > 0 {
+            add(&self.tally.expired, expired);
+        }
         self.set_blocked(client, matches!(result, Ok(Written::Some)));
         match result {
-            Ok(Written::All) => Flush::Empty,
+            Ok(Written::All) => {
+                if client.is_behind() {
+                    self.drained.borrow_mut().push(client.key());
+                }
+                Flush::Empty
+            }
             Ok(Written::Some) => Flush::Blocked,
             Err(_) => {
                 client.lose();
@@ -189,13 +260,7 @@ impl<S: Sink> ShardWriter<S> {
 
     fn enqueue(&self, client: &Rc<Client<S>>, item: &Rc<Item>) -> Offer {
         let limits = self.limits();
-        // full only because nobody wrote yet is not slow
-        if !client.blocked.get()
-            && client.outbox.borrow().is_full_for(item, limits)
-            && self.flush(client) != Flush::Empty
-        {
-            client.wake();
-        }
+        self.write_if_full(client, item);
         let offered = client.outbox.borrow_mut().offer(item, limits);
         add(&self.tally.dropped, offered.dropped);
         add(&self.tally.conflated, offered.conflated.into());
@@ -203,6 +268,14 @@ impl<S: Sink> ShardWriter<S> {
             self.end(client, &Close::SlowConsumer.into());
         }
         offered.offer
+    }
+
+    /// An outbox that is full only because nobody wrote yet is not slow.
+    fn write_if_full(&self, client: &Client<S>, item: &Item) {
+        let is_full = !client.blocked.get() && client.outbox.borrow().is_full_for(item, self.limits());
+        if is_full && self.flush(client) != Flush::Empty {
+            client.wake();
+        }
     }
 
     /// The shard's loop writes next for `client`, unless its task does.

@@ -67,7 +67,7 @@ async fn run(mut pushes: mpsc::Receiver<ClientPush>, max_publishes: usize, submi
                 for (outcome, answer) in submitter.push_each(drafts).into_iter().zip(answers) {
                     in_flight.push(async move {
                         // a client that left hears nothing
-                        let _ = answer.send(outcome.await.map_err(client_error));
+                        let _ = answer.send(outcome.await.map(|receipt| receipt.id).map_err(client_error));
                     });
                 }
             }

@@ -20,6 +20,7 @@ use crate::{
     lifecycle::{Phase, Phases},
     push::{ClientSelector, Disconnect, NameRule, PushId, Target},
     queue::{Destination, Publisher, record},
+    store::Store,
     telemetry::{
         Metrics,
         labels::{DisconnectLabels, PushOutcome},
@@ -115,15 +116,23 @@ pub(crate) struct Disconnects(Arc<DisconnectsCore>);
 struct DisconnectsCore {
     names: NameRule,
     publisher: Publisher,
+    store: Option<Store>,
     phases: Phases,
     metrics: Arc<Metrics>,
 }
 
 impl Disconnects {
-    /// Orders go to all nodes through `publisher`.
-    pub(crate) fn new(config: &Config, publisher: Publisher, phases: Phases, metrics: &Arc<Metrics>) -> Self {
+    /// Orders go to all nodes through `publisher`. What they revoke is in `store` before that, so that a restart does not forget
+    /// it; without one it is forgotten with the process.
+    pub(crate) fn new(
+        config: &Config,
+        publisher: Publisher,
+        store: Option<Store>,
+        phases: Phases,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let names = NameRule { max: config.push.max_name };
-        Self(Arc::new(DisconnectsCore { names, publisher, phases, metrics: Arc::clone(metrics) }))
+        Self(Arc::new(DisconnectsCore { names, publisher, store, phases, metrics: Arc::clone(metrics) }))
     }
 
     /// Publishes an order for a caller who waits until `deadline` (`None`: for ever); its id.
@@ -159,6 +168,11 @@ impl Disconnects {
         }
         if self.0.phases.now() == Phase::Draining {
             return Err(Refusal::draining());
+        }
+        if order.revoke
+            && let (Some(store), ClientSelector::Subject(subject)) = (&self.0.store, &order.selector)
+        {
+            store.revoke(subject, order.second()).await?;
         }
         self.0.publisher.publish(Destination::Live, record::encode_disconnect(&order)).await?;
         Ok(order.id)

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Options of the design that are not built yet: refused by name, never ignored.
-pub(super) const NOT_BUILT: [&str; 4] = ["offline", "ttl", "deliver_at", "idempotency_key"];
+pub(super) const NOT_BUILT: [&str; 1] = ["deliver_at"];
 
 /// A push that is not checked yet and has no id. Empty texts are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,16 +27,30 @@ pub(crate) struct Draft {
     /// `None`: an empty text.
     pub content: Option<Content>,
     pub collapse_key: ByteString,
+    pub options: PushOptions,
+}
+
+/// How long a push is good, and what a retry of it does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PushOptions {
+    /// It is stored, for those who are away too.
+    pub offline: bool,
+    /// Seconds after which it leaves for no socket. Not checked yet.
+    pub ttl: Option<u64>,
+    /// By which a retry is known; empty: by nothing. Not checked yet.
+    pub idempotency_key: ByteString,
 }
 
 impl Draft {
     /// What a gRPC caller or another NSQ client wrote.
     pub(super) fn of(request: PushRequest) -> Result<Self, Refusal> {
-        let given = [request.offline, request.ttl != 0, request.deliver_at != 0, !request.idempotency_key.is_empty()];
-        if let Some((option, _)) = NOT_BUILT.into_iter().zip(given).find(|(_, given)| *given) {
-            return Err(Refusal::not_built(option));
+        let PushRequest { from, to, app_id, room, everyone, exclude, content, data, json, .. } = request;
+        let PushRequest { collapse_key, offline, ttl, deliver_at, idempotency_key, .. } = request;
+        if deliver_at != 0 {
+            return Err(Refusal::not_built("deliver_at"));
         }
-        let PushRequest { from, to, app_id, room, everyone, exclude, content, data, json, collapse_key, .. } = request;
+        // 0 is what protobuf makes of an option that is left out
+        let ttl = (ttl != 0).then_some(ttl);
         Ok(Self {
             from: from.into(),
             to: texts(to),
@@ -46,6 +60,7 @@ impl Draft {
             exclude: exclude.map_or(Ok(None), excluded)?,
             content: Some(one_content(content, data.into(), json)?),
             collapse_key: collapse_key.into(),
+            options: PushOptions { offline, ttl, idempotency_key: idempotency_key.into() },
         })
     }
 
@@ -54,17 +69,19 @@ impl Draft {
         !self.to.is_empty() || !self.room.is_empty() || !self.app.is_empty() || self.everyone
     }
 
-    /// The push that it asks for.
-    pub(super) fn with(self, id: PushId) -> Push {
-        let Self { from, to, app, room, everyone, exclude, content, collapse_key } = self;
+    /// The push that it asks for, without an end yet, and its options.
+    pub(super) fn with(self, id: PushId) -> (Push, PushOptions) {
+        let Self { from, to, app, room, everyone, exclude, content, collapse_key, options } = self;
         let given = |text: ByteString| (!text.is_empty()).then_some(text);
-        Push {
+        let push = Push {
             id,
             from,
             target: Target { cards: to, room: given(room), app: given(app), everyone, exclude },
             content: content.unwrap_or_else(|| "".into()),
             collapse_key: given(collapse_key),
-        }
+            deadline: None,
+        };
+        (push, options)
     }
 }
 

@@ -10,12 +10,14 @@ mod exposition;
 mod hosts;
 mod json;
 mod openapi;
+mod option_headers;
 mod paced_stream;
 mod path;
 mod queries;
 mod query;
 mod read_timer;
 mod routes;
+mod streams;
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -10,6 +10,8 @@ use crate::{
 
 /// Bytes of a dialect's push frame beside content, sender and room: header, envelope, id, time.
 const ENVELOPE: usize = 256;
+/// Bytes that the frame of a stored push has more beside its card: `card`, `seq` and `prev`, and the Ping behind it.
+const STORED: usize = 128;
 
 /// `[push]`, and what an outbox can hold.
 #[derive(Clone, Debug)]
@@ -32,10 +34,10 @@ impl LimitCheck {
         &self.limits
     }
 
-    /// A push that may go on, each of its cards once.
-    pub(super) fn check(&self, mut push: Push) -> Result<Push, Refusal> {
+    /// A push that may go on, each of its cards once; `offline`: it is to be stored.
+    pub(super) fn check(&self, mut push: Push, offline: bool) -> Result<Push, Refusal> {
         self.check_names(&push)?;
-        self.check_size(&push)?;
+        self.check_size(&push, offline)?;
         push.target.name_each_once();
         Ok(push)
     }
@@ -82,7 +84,7 @@ impl LimitCheck {
         Ok(())
     }
 
-    fn check_size(&self, push: &Push) -> Result<(), Refusal> {
+    fn check_size(&self, push: &Push, offline: bool) -> Result<(), Refusal> {
         let bytes = push.content.len();
         let outbox = self.outbox;
         if bytes > self.limits.max_content {
@@ -97,8 +99,12 @@ impl LimitCheck {
         }
         // exact lengths are counted only where escapes could matter
         let room = push.target.room.as_deref().unwrap_or_default();
-        if (bytes + push.from.len() + room.len()) * 6 + ENVELOPE > outbox {
-            let frame = escaped(&push.content.to_text()) + escaped(&push.from) + escaped(room) + ENVELOPE;
+        let cards = if offline { &push.target.cards[..] } else { &[] };
+        let longest = cards.iter().map(|card| card.len()).max().unwrap_or_default();
+        let envelope = ENVELOPE + if offline { STORED } else { 0 };
+        if (bytes + push.from.len() + room.len() + longest) * 6 + envelope > outbox {
+            let card = cards.iter().map(|card| escaped(card)).max().unwrap_or_default();
+            let frame = escaped(&push.content.to_text()) + escaped(&push.from) + escaped(room) + card + envelope;
             if frame > outbox {
                 let message = format!("`content` makes a frame of {frame} bytes; a connection's outbox holds {outbox}");
                 return Err(Refusal::new(RefusalKind::PushTooLarge, message));
@@ -139,6 +145,8 @@ fn escaped(text: &str) -> usize {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         ingress::draft::Draft,
@@ -146,7 +154,16 @@ mod tests {
     };
 
     fn limits() -> LimitCheck {
-        LimitCheck::new(PushLimits { max_content: 1000, max_cards: 20, max_name: 8, max_batch: 10 }, 2000)
+        LimitCheck::new(
+            PushLimits {
+                max_content: 1000,
+                max_cards: 20,
+                max_name: 8,
+                max_batch: 10,
+                max_ttl: Duration::from_secs(3600),
+            },
+            2000,
+        )
     }
 
     fn draft(to: &[&str], content: &str) -> Draft {
@@ -154,7 +171,8 @@ mod tests {
     }
 
     fn check(draft: Draft) -> Result<Push, Refusal> {
-        limits().check(draft.with(PushId::generate()))
+        let (push, options) = draft.with(PushId::generate());
+        limits().check(push, options.offline)
     }
 
     fn without(target: Target, cards: &[&str]) -> Push {
@@ -171,7 +189,7 @@ mod tests {
         let twenty: Vec<_> = (0..20).map(|n| n.to_string()).collect();
         let twenty: Vec<_> = twenty.iter().map(String::as_str).collect();
         for target in [room(), everyone(), Target { app: some("web"), ..Target::default() }] {
-            assert_eq!(limits().check(without(target.clone(), &twenty)).unwrap().target.cards, target.cards);
+            assert_eq!(limits().check(without(target.clone(), &twenty), false).unwrap().target.cards, target.cards);
         }
         let twice = "which says something else; leave one of them out";
         for (push, message) in [
@@ -194,7 +212,7 @@ mod tests {
             (without(room(), &["123456789"]), "`exclude.cards[0]` has 9 bytes".into()),
             (without(room(), &["a"; 21]), "`exclude.cards` names more than 20 cards".into()),
         ] {
-            let refusal = limits().check(push).unwrap_err();
+            let refusal = limits().check(push, false).unwrap_err();
             assert_eq!(refusal.kind, RefusalKind::BadField);
             assert!(refusal.message.starts_with(&message), "{} should start with {message}", refusal.message);
         }
@@ -202,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_content_is_held_to_its_bounds_in_each_of_its_forms() {
-        let check = |content: Content| limits().check(Push { content, ..Push::to("a", "") });
+        let check = |content: Content| limits().check(Push { content, ..Push::to("a", "") }, false);
         let nested = |depth: usize| Content::Json(format!("{}{}", "[".repeat(depth), "]".repeat(depth)).into());
         let quoted = format!("[\"{}\"]", "[\\\"".repeat(200));
         for content in [nested(128), Content::Json(quoted.into()), Content::Binary(vec![0xff; 1000].into())] {
@@ -248,6 +266,16 @@ mod tests {
             assert_eq!(refusal.kind, kind);
             assert!(refusal.message.starts_with(message), "{} should start with {message}", refusal.message);
         }
+    }
+
+    #[test]
+    fn a_stored_push_leaves_room_for_its_place_in_the_frame() {
+        // 290 escaped characters and the envelope are 1996 bytes
+        let push = || Push::to("\"card\"", &"\u{1}".repeat(290));
+        assert!(limits().check(push(), false).is_ok());
+        let refusal = limits().check(push(), true).unwrap_err();
+        assert_eq!(refusal.message, "`content` makes a frame of 2136 bytes; a connection's outbox holds 2000");
+        assert!(limits().check(Push::to("card", &"\u{1}".repeat(260)), true).is_ok());
     }
 
     #[test]

@@ -250,7 +250,7 @@ mod tests {
         let config = config::load(None, env).unwrap();
         let (metrics, (tasks, _deaths), phases) = (Arc::new(Metrics::new()), Tasks::new(), Phases::new());
         let mut queue = queue::embedded::open(&config.queue, &tasks, &metrics).await.unwrap();
-        let admission = Admission::new(&config, queue.publisher, phases.clone(), &metrics);
+        let admission = Admission::new(&config, queue.publisher, None, phases.clone(), &metrics);
         // what is in flight in a drain is published all the same
         phases.enter(Phase::Draining);
 
@@ -258,7 +258,7 @@ mod tests {
             let to = vec!["card".into(), "card".into()];
             Bytes::from(PushRequest { to, content: content.into(), ..Default::default() }.encode_to_vec())
         };
-        // what is not built is refused here as elsewhere, never ignored
+        // what this node has not is refused here as elsewhere, never ignored
         let asking = |option: PushRequest| {
             Bytes::from(PushRequest { to: vec!["card".into()], content: "x".into(), ..option }.encode_to_vec())
         };
@@ -269,8 +269,9 @@ mod tests {
             (Bytes::from(PushRequest::default().encode_to_vec()), 1, 4),
             (push("too often"), config.queue.max_attempts + 1, 5),
             (asking(PushRequest { offline: true, ..Default::default() }), 1, 6),
-            (asking(PushRequest { ttl: 60, ..Default::default() }), 1, 7),
+            (asking(PushRequest { deliver_at: 60, ..Default::default() }), 1, 7),
             (push("first"), 2, 1),
+            (asking(PushRequest { ttl: 60, ..Default::default() }), 1, 8),
         ]
         .map(|(record, attempts, n)| RawJob {
             job: Job::detached(record, attempts),
@@ -281,20 +282,23 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
 
         let mut published = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..4 {
             let job = tokio::time::timeout(Duration::from_secs(30), queue.jobs.next()).await.unwrap().unwrap();
             let Ok(Record::Push(push)) = record::decode(job.record.clone()) else { panic!("no push") };
             published.push(push);
             job.finish();
         }
         let contents: Vec<_> = published.iter().map(|push| push.content.to_text()).collect();
-        assert_eq!(contents, ["first", "second", "first"]);
+        assert_eq!(contents, ["first", "second", "first", "x"]);
         assert_eq!(published[0].target.cards, ["card"]);
         assert_eq!(published[0].id, published[2].id, "a redelivery keeps its id");
         assert_ne!(published[0].id, published[1].id);
         assert_eq!(published[0].id.millis(), 1_700_000_000_000);
+        let ends: Vec<_> = published.iter().map(|push| push.deadline).collect();
+        assert_eq!(ends, [None, None, None, Some(1_700_000_060_000)], "a ttl counts from when nsqd got the push");
         let count = |outcome| metrics.pushes.get_or_create(&PushLabels { source: "nsq", outcome }).get();
-        assert_eq!((count("accepted"), count("bad_field"), count("given_up"), count("not_built")), (3, 2, 1, 2));
+        let counts = ["accepted", "bad_field", "given_up", "no_store", "not_built"].map(count);
+        assert_eq!(counts, [4, 2, 1, 1, 1]);
         tasks.stop(Duration::from_secs(10)).await;
     }
 }

@@ -5,19 +5,26 @@ use tokio::sync::watch;
 use crate::{
     lifecycle::{Phase, Phases},
     queue::QueueState,
+    store::StoreState,
 };
 
 /// Whether this node should get requests now; a cheap clone.
 #[derive(Clone)]
 pub(crate) struct NodeReadiness {
     queue: watch::Receiver<QueueState>,
+    /// `None`: there is no store.
+    store: Option<watch::Receiver<StoreState>>,
     phases: Phases,
 }
 
 impl NodeReadiness {
-    /// It follows from the queue's state and the process's phase.
-    pub(crate) fn new(queue: watch::Receiver<QueueState>, phases: Phases) -> Self {
-        Self { queue, phases }
+    /// It follows from the states of the queue and the store, and the process's phase.
+    pub(crate) fn new(
+        queue: watch::Receiver<QueueState>,
+        store: Option<watch::Receiver<StoreState>>,
+        phases: Phases,
+    ) -> Self {
+        Self { queue, store, phases }
     }
 
     /// Why this node should get no requests now; `Ok` when it should.
@@ -30,21 +37,25 @@ impl NodeReadiness {
             Phase::Leaving | Phase::Draining => return Err("the node is draining".into()),
             Phase::Serving => {}
         }
-        match &*self.queue.borrow() {
-            QueueState::Ready => Ok(()),
-            QueueState::NotReady(reason) => Err(format!("the queue is not ready: {reason}")),
+        if let QueueState::NotReady(reason) = &*self.queue.borrow() {
+            return Err(format!("the queue is not ready: {reason}"));
+        }
+        match self.store.as_ref().map(|store| store.borrow()).as_deref() {
+            Some(StoreState::NotReady(reason)) => Err(format!("the store is not ready: {reason}")),
+            Some(StoreState::Ready) | None => Ok(()),
         }
     }
 
     /// To wait for changes from now on.
     pub(crate) fn watch(&self) -> NodeReadinessWatch {
-        NodeReadinessWatch { queue: self.queue.clone(), phase: self.phases.watch() }
+        NodeReadinessWatch { queue: self.queue.clone(), store: self.store.clone(), phase: self.phases.watch() }
     }
 }
 
 /// What somebody who waits for changes has seen of them.
 pub(crate) struct NodeReadinessWatch {
     queue: watch::Receiver<QueueState>,
+    store: Option<watch::Receiver<StoreState>>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -53,7 +64,18 @@ impl NodeReadinessWatch {
     pub(crate) async fn changed(&mut self) {
         tokio::select! {
             gone = self.queue.changed() => if gone.is_err() { std::future::pending::<()>().await },
+            () = store_changed(&mut self.store) => {}
             gone = self.phase.changed() => if gone.is_err() { std::future::pending::<()>().await },
         }
+    }
+}
+
+async fn store_changed(store: &mut Option<watch::Receiver<StoreState>>) {
+    let gone = match store {
+        Some(store) => store.changed().await.is_err(),
+        None => true,
+    };
+    if gone {
+        std::future::pending::<()>().await;
     }
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use tonic::Code;
 
-use crate::queue::PublishError;
+use crate::{queue::PublishError, store::StoreError};
 
 /// Every kind of refusal; docs/errors.md says what causes each and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +15,7 @@ pub enum RefusalKind {
     BadField,
     UnknownField,
     NotBuilt,
+    NoStore,
     NoKey,
     WrongKey,
     NoScope,
@@ -22,8 +23,10 @@ pub enum RefusalKind {
     ForeignOrigin,
     ForeignHost,
     NoSuchRoute,
+    NotFound,
     WrongMethod,
     Conflict,
+    IdempotencyConflict,
     TooSlow,
     BodyTooLarge,
     PushTooLarge,
@@ -39,12 +42,13 @@ pub enum RefusalKind {
 
 impl RefusalKind {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::BadJson,
         Self::NotUtf8,
         Self::BadField,
         Self::UnknownField,
         Self::NotBuilt,
+        Self::NoStore,
         Self::NoKey,
         Self::WrongKey,
         Self::NoScope,
@@ -52,8 +56,10 @@ impl RefusalKind {
         Self::ForeignOrigin,
         Self::ForeignHost,
         Self::NoSuchRoute,
+        Self::NotFound,
         Self::WrongMethod,
         Self::Conflict,
+        Self::IdempotencyConflict,
         Self::TooSlow,
         Self::BodyTooLarge,
         Self::PushTooLarge,
@@ -76,6 +82,7 @@ impl RefusalKind {
             Self::BadField => "bad_field",
             Self::UnknownField => "unknown_field",
             Self::NotBuilt => "not_built",
+            Self::NoStore => "no_store",
             Self::NoKey => "no_key",
             Self::WrongKey => "wrong_key",
             Self::NoScope => "no_scope",
@@ -83,8 +90,10 @@ impl RefusalKind {
             Self::ForeignOrigin => "foreign_origin",
             Self::ForeignHost => "foreign_host",
             Self::NoSuchRoute => "no_such_route",
+            Self::NotFound => "not_found",
             Self::WrongMethod => "wrong_method",
             Self::Conflict => "conflict",
+            Self::IdempotencyConflict => "idempotency_conflict",
             Self::TooSlow => "too_slow",
             Self::BodyTooLarge => "body_too_large",
             Self::PushTooLarge => "push_too_large",
@@ -102,13 +111,13 @@ impl RefusalKind {
     /// The HTTP status, which is also `code` in the body (and in each reply of a batch).
     pub fn http(self) -> u16 {
         match self {
-            Self::BadJson | Self::NotUtf8 | Self::BadField | Self::UnknownField | Self::NotBuilt => 400,
+            Self::BadJson | Self::NotUtf8 | Self::BadField | Self::UnknownField | Self::NotBuilt | Self::NoStore => 400,
             Self::NoKey | Self::WrongKey => 401,
             Self::NoScope | Self::NotAdmitted | Self::ForeignOrigin | Self::ForeignHost => 403,
-            Self::NoSuchRoute => 404,
+            Self::NoSuchRoute | Self::NotFound => 404,
             Self::WrongMethod => 405,
             Self::TooSlow => 408,
-            Self::Conflict => 409,
+            Self::Conflict | Self::IdempotencyConflict => 409,
             Self::BodyTooLarge | Self::PushTooLarge => 413,
             Self::WrongType => 415,
             Self::Full | Self::Rate => 429,
@@ -126,7 +135,8 @@ impl RefusalKind {
             Self::NoKey | Self::WrongKey => Code::Unauthenticated,
             Self::NoScope | Self::NotAdmitted => Code::PermissionDenied,
             Self::NoSuchRoute => Code::Unimplemented,
-            Self::Conflict => Code::FailedPrecondition,
+            Self::Conflict | Self::NoStore => Code::FailedPrecondition,
+            Self::IdempotencyConflict => Code::AlreadyExists,
             Self::NotUtf8 | Self::Internal => Code::Internal,
             Self::Full | Self::Rate | Self::BodyTooLarge => Code::ResourceExhausted,
             Self::TooSlow | Self::DeadlinePassed => Code::DeadlineExceeded,
@@ -135,6 +145,7 @@ impl RefusalKind {
             | Self::UnknownField
             | Self::ForeignOrigin
             | Self::ForeignHost
+            | Self::NotFound
             | Self::WrongMethod
             | Self::WrongType => return None,
         })
@@ -212,6 +223,26 @@ impl From<PublishError> for Refusal {
             // the backend says which bound it met, and to try again later
             RefusalKind::Full => "",
             _ => "; it may still arrive: try again later",
+        };
+        Self::new(kind, format!("{error}{advice}"))
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let (kind, advice) = match error {
+            // the store says which bound it met, and to try again later
+            StoreError::Full(_) => (RefusalKind::Full, ""),
+            StoreError::TooLarge { .. } => {
+                (RefusalKind::PushTooLarge, "; send a shorter content to fewer cards, or without `offline`")
+            }
+            StoreError::Unavailable(_) => (
+                RefusalKind::Unavailable,
+                "; the push may have been stored all the same: try again later, with the same `idempotency_key`",
+            ),
+            StoreError::OtherBody => {
+                (RefusalKind::IdempotencyConflict, "; give each push a key of its own, and a retry all that it said")
+            }
         };
         Self::new(kind, format!("{error}{advice}"))
     }

@@ -6,7 +6,8 @@ use crate::{
     telemetry::{Metrics, labels::CallerLabels},
 };
 
-/// Every path for callers with a key, of HTTP and of gRPC, with the scope that it needs; `{…}` in it stands for a name.
+/// Every path for callers with a key, of HTTP and of gRPC, with the scope that it needs; `{…}` in it stands for a name. The method
+/// DELETE of a path is in [`DELETE_SCOPES`].
 pub const SCOPES: &[(&str, Scope)] = &[
     ("/push", Scope::Push),
     ("/proto.Rpc/Push", Scope::Push),
@@ -31,19 +32,50 @@ pub const SCOPES: &[(&str, Scope)] = &[
     ("/rooms/{room}", Scope::Query),
     ("/cards", Scope::Query),
     ("/cards/{card}", Scope::Query),
+    ("/cards/{card}/stream", Scope::Query),
+    ("/rooms/{room}/stream", Scope::Query),
     ("/disconnect", Scope::Disconnect),
     ("/proto.Rpc/Disconnect", Scope::Disconnect),
     ("/metrics", Scope::Metrics),
     ("/proto.Rpc/Events", Scope::Events),
 ];
 
+/// Every path whose DELETE is for callers with a key. Who may push to a card or a room may take back what is stored for it.
+pub const DELETE_SCOPES: &[(&str, Scope)] = &[
+    ("/cards/{card}/stream", Scope::Push),
+    ("/cards/{card}/stream/{seq}", Scope::Push),
+    ("/cards/{card}/devices/{device}", Scope::Push),
+    ("/rooms/{room}/stream", Scope::Push),
+    ("/rooms/{room}/stream/{seq}", Scope::Push),
+];
+
+/// What a caller calls, by its path as the tables have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call<'a> {
+    /// By the method DELETE.
+    Delete(&'a str),
+    /// By another.
+    Other(&'a str),
+}
+
+impl Call<'_> {
+    /// The scope that it needs; `None`: it is nobody's.
+    fn scope(self) -> Option<Scope> {
+        let (table, path) = match self {
+            Self::Delete(path) => (DELETE_SCOPES, path),
+            Self::Other(path) => (SCOPES, path),
+        };
+        table.iter().find(|(known, _)| *known == path).map(|(_, scope)| *scope)
+    }
+}
+
 /// Under which `caller` a request is counted that has none: no key can be named so.
 const NOBODY: &str = "(nobody)";
 
-/// The caller of this path, as the table has it, by an `Authorization` header's value or gRPC's metadata `authorization`. A path that is not in the table
-/// is nobody's. Who is refused is counted, and not logged: anybody can cause that.
+/// Who makes this call, by an `Authorization` header's value or gRPC's metadata `authorization`. One that is not in the tables is
+/// nobody's. Who is refused is counted, and not logged: anybody can cause that.
 pub(super) fn caller_of(
-    path: &str,
+    call: Call<'_>,
     authorization: Option<&[u8]>,
     keys: &Keys,
     metrics: &Metrics,
@@ -53,8 +85,7 @@ pub(super) fn caller_of(
         count(metrics, NOBODY, &refusal);
         refusal
     })?;
-    let scope = SCOPES.iter().find(|(known, _)| *known == path).map(|(_, scope)| *scope);
-    let scope = scope.ok_or_else(Refusal::no_such_call)?;
+    let scope = call.scope().ok_or_else(Refusal::no_such_call)?;
     if caller.may(scope) {
         return Ok(caller);
     }

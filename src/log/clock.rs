@@ -17,7 +17,7 @@ impl LogClock {
     /// Goes on from the log's last anchor if the machine has run since; else from the wall clock.
     pub(super) fn new(last: Option<TimeAnchor>) -> Self {
         let uptime = uptime().unwrap_or(0);
-        let boot = boot().unwrap_or_default();
+        let boot = boot_id().unwrap_or_default();
         let same_run = |last: &TimeAnchor| last.uptime > 0 && last.boot == boot && last.uptime <= uptime;
         let time = match last.filter(same_run) {
             Some(last) => last.time + (uptime - last.uptime),
@@ -48,7 +48,7 @@ fn uptime() -> Option<u64> {
 }
 
 /// Linux's id of this start of the machine.
-fn boot() -> Option<[u8; 16]> {
+pub(crate) fn boot_id() -> Option<[u8; 16]> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     u128::from_str_radix(&digits, 16).ok().map(u128::to_be_bytes)

@@ -29,8 +29,8 @@ pub(crate) trait Disk: Send + 'static {
     fn name(&self, file: u32) -> String;
 }
 
-/// An open file of a log.
-pub(crate) trait DiskFile: Send {
+/// An open file of a log; it may be read while it is written elsewhere in it.
+pub(crate) trait DiskFile: Send + Sync + 'static {
     /// Its length in bytes.
     fn len(&self) -> io::Result<u64>;
 

@@ -16,8 +16,9 @@ use super::{
 
 const OWN_FOLDER: u32 = 0o700;
 const OWN_FILE: u32 = 0o600;
-/// How the names of our files begin; the second is of versions before the log, the third the folder of the events' log.
-const OWN_NAMES: [&[u8]; 3] = [b"log.", b"queue.", b"events"];
+/// How the names of our files begin; the second is of versions before the log, the others the folders of the events' and the
+/// store's logs.
+const OWN_NAMES: [&[u8]; 4] = [b"log.", b"queue.", b"events", b"streams"];
 /// A predecessor that was killed a moment ago may still hold the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 

@@ -1,11 +1,12 @@
 //! The log's files: those that hold a segment, and free ones.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use super::{
     LogOptions,
     control::Floor,
     disk::{Disk, DiskFile},
+    reader::OpenSegments,
     recovery::{FoundFree, FoundSegment},
 };
 
@@ -20,7 +21,7 @@ pub(super) struct SegmentFile<F> {
     /// The number of its first entry.
     first_number: u64,
     file: u32,
-    pub(super) handle: F,
+    pub(super) handle: Arc<F>,
     /// Of the file, in bytes.
     pub(super) len: u64,
     /// Behind the last entry.
@@ -30,7 +31,7 @@ pub(super) struct SegmentFile<F> {
 /// A file without one.
 pub(super) struct FreeFile<F> {
     file: u32,
-    handle: F,
+    handle: Arc<F>,
     pub(super) len: u64,
     /// From its beginning on so many bytes may be other than zero.
     used: u64,
@@ -46,6 +47,8 @@ pub(super) struct Segments<D: Disk> {
     live: VecDeque<SegmentFile<D::File>>,
     /// The one that was released first comes first.
     free: VecDeque<FreeFile<D::File>>,
+    /// Those of `live` for who reads beside the log's owner.
+    open: OpenSegments<D::File>,
     floor: Floor,
     next_id: u32,
     next_file: u32,
@@ -65,7 +68,7 @@ impl<D: Disk> Segments<D> {
             id: found.id,
             first_number: found.first_number,
             file: found.file,
-            handle: found.handle,
+            handle: Arc::new(found.handle),
             len: found.len,
             end: found.end,
         });
@@ -74,10 +77,17 @@ impl<D: Disk> Segments<D> {
         let free = free.into_iter().map(|found| {
             let used = if found.is_blank { 0 } else { found.len };
             let has_floor = found.segment > 0 && Some(found.segment) == floor_in;
-            FreeFile { file: found.file, handle: found.handle, len: found.len, used, has_floor }
+            FreeFile { file: found.file, handle: Arc::new(found.handle), len: found.len, used, has_floor }
         });
         let floor = Floor { segment: floor.segment.max(1), number: floor.number.max(1) };
-        Self { disk, options, live: live.collect(), free: free.collect(), floor, next_id, next_file }
+        let live: VecDeque<_> = live.collect();
+        let open = OpenSegments::default();
+        live.iter().for_each(|segment: &SegmentFile<D::File>| open.add(segment.id, &segment.handle, segment.len));
+        Self { disk, options, live, free: free.collect(), open, floor, next_id, next_file }
+    }
+
+    pub(super) fn open(&self) -> &OpenSegments<D::File> {
+        &self.open
     }
 
     pub(super) fn options(&self) -> LogOptions {
@@ -148,7 +158,7 @@ impl<D: Disk> Segments<D> {
             let _ = self.disk.remove(file);
             return Err(error);
         }
-        self.free.push_front(FreeFile { file, handle, len, used: 0, has_floor: false });
+        self.free.push_front(FreeFile { file, handle: Arc::new(handle), len, used: 0, has_floor: false });
         Ok(())
     }
 
@@ -172,6 +182,7 @@ impl<D: Disk> Segments<D> {
     /// `file` is the head from now on.
     pub(super) fn begin(&mut self, file: FreeFile<D::File>, first_number: u64) {
         let FreeFile { file, handle, len, .. } = file;
+        self.open.add(self.next_id, &handle, len);
         self.live.push_back(SegmentFile { id: self.next_id, first_number, file, handle, len, end: 0 });
         self.next_id += 1;
     }
@@ -181,6 +192,7 @@ impl<D: Disk> Segments<D> {
         self.floor = floor;
         while let Some(released) = self.live.pop_front_if(|segment| segment.id < floor.segment) {
             let SegmentFile { id, file, handle, len, .. } = released;
+            self.open.remove(id);
             self.free.push_back(FreeFile { file, handle, len, used: len, has_floor: id + 1 == self.next_id });
         }
         self.remove_surplus();
@@ -212,7 +224,7 @@ impl<D: Disk> Segments<D> {
     pub(super) fn tidy(&mut self) -> io::Result<bool> {
         let Some(dirty) = self.free.iter_mut().find(|free| free.used > 0 && !free.has_floor) else { return Ok(false) };
         let from = dirty.used.saturating_sub(4 * ZEROS.len() as u64);
-        fill(&dirty.handle, from..dirty.used)?;
+        fill(&*dirty.handle, from..dirty.used)?;
         dirty.used = from;
         if from == 0 {
             dirty.handle.sync_data()?;
@@ -223,7 +235,7 @@ impl<D: Disk> Segments<D> {
     pub(super) fn displaced(&self) -> Option<String> {
         let head = self.live.back().map(|head| (head.file, &head.handle));
         let (file, handle) = head.or_else(|| self.free.front().map(|free| (free.file, &free.handle)))?;
-        self.disk.displaced(file, handle)
+        self.disk.displaced(file, &**handle)
     }
 }
 

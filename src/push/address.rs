@@ -23,6 +23,16 @@ pub enum AddressKind {
     Room,
 }
 
+impl AddressKind {
+    /// The address of this kind and name.
+    pub fn of(self, name: &str) -> Address {
+        match self {
+            Self::Card => Address::Card(name.into()),
+            Self::Room => Address::Room(name.into()),
+        }
+    }
+}
+
 impl Address {
     /// Its kind.
     pub fn kind(&self) -> AddressKind {

@@ -13,6 +13,9 @@ const SET_BACK: u64 = 1000;
 pub struct PushId(u128);
 
 impl PushId {
+    /// Of no push.
+    pub const NIL: Self = Self(0);
+
     /// A new id of this moment, larger than any that this process made before, unless the clock was set back since.
     pub fn generate() -> Self {
         use std::sync::{Mutex, PoisonError};
@@ -34,6 +37,11 @@ impl PushId {
     /// From `millis` since 1970 and any `chance`, of which the low 80 bits count: the same for the same arguments.
     pub fn from_parts(millis: u64, chance: u128) -> Self {
         Self((u128::from(millis) << 80) | (chance & ((1 << 80) - 1)))
+    }
+
+    /// From what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        ulid::Ulid::from_string(text).ok().map(|id| Self(id.0))
     }
 
     /// From the record's form.
@@ -92,5 +100,7 @@ mod tests {
         assert_eq!(PushId::from_bytes(id.to_bytes()), id);
         assert_eq!(id.millis(), 1_700_000_000_000);
         assert_eq!(id.to_string().len(), 26);
+        assert_eq!(PushId::parse(&id.to_string()), Some(id));
+        assert_eq!([PushId::parse(""), PushId::parse("no id"), PushId::parse(&"0".repeat(27))], [None; 3]);
     }
 }

@@ -28,7 +28,12 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{BackendControl, Destination, Jobs, OpenError, PublishError, Queue, QueueState, waiter::Acknowledgement};
+use super::{
+    BackendControl, Destination, Jobs, OpenError, PublishError, Queue, QueueState,
+    clients_before::ClientsNote,
+    replay_hold::{HoldEnd, ReplayHold, StopNote},
+    waiter::Acknowledgement,
+};
 use crate::{
     bundles, config,
     lifecycle::{Deadline, Service, Tasks},
@@ -42,6 +47,9 @@ use records::Records;
 use shared::SharedRecords;
 use writer::Writer;
 
+/// The number of a log's first entry.
+const FIRST: u64 = 1;
+
 /// Opens the queue on the log in `[data] dir`.
 ///
 /// # Errors
@@ -53,14 +61,16 @@ pub async fn open(config: &config::QueueConfig, tasks: &Tasks, metrics: &Arc<Met
         Ok(Folder::open(&dir)?)
     };
     let options = LogOptions { segment_bytes: config.segment_bytes };
-    open_on(folder, options, QueueLimits::of(config), tasks, metrics).await
+    let note = ClientsNote::in_own_folder(&config.dir);
+    open_on(folder, options, QueueLimits::of(config), Some(note), tasks, metrics).await
 }
 
-/// On any disk: tests have one that forgets what was not synced.
+/// On any disk: tests have one that forgets what was not synced. `note`: where the clients of the process before stand.
 async fn open_on<D: Disk>(
     disk: impl FnOnce() -> Result<D, OpenError> + Send + 'static,
     options: LogOptions,
     limits: QueueLimits,
+    note: Option<ClientsNote>,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
 ) -> Result<Queue, OpenError> {
@@ -76,30 +86,35 @@ async fn open_on<D: Disk>(
         match log {
             Ok((log, restored)) => {
                 let backlog = restored.total.records;
-                let hold = Some(limits.replay_hold).filter(|hold| backlog > 0 && !hold.is_zero());
-                if let Some(hold) = hold {
+                // in a folder that nobody else has any more
+                let stop_note = note.map(|note| StopNote::after(note, limits.replay_hold, restored.found <= FIRST));
+                let plan = stop_note.as_ref().and_then(StopNote::plan).cloned();
+                if let Some(plan) = &plan {
                     tracing::info!(
                         records = backlog,
-                        time = ?hold,
-                        "a backlog is held for [queue] replay_hold, so that clients rejoin first"
+                        time = ?plan.time,
+                        addresses = plan.addresses(),
+                        "pushes are held for [queue] replay_hold, so that clients rejoin first"
                     );
                 }
                 let now = std::time::Instant::now();
-                let records = Records::new(limits.clone(), restored, hold.is_some());
+                let records = Records::new(limits.clone(), restored, plan.is_some());
                 let shared = Arc::new(SharedRecords::new(limits, records, jobs, ready, metrics));
                 shared.unlock(shared.lock());
-                let writer = Writer::new(shared.clone(), log, hold.map(|hold| now + hold));
-                let _ = opened.send(Ok((shared, backlog > 0)));
+                let writer = Writer::new(shared.clone(), log, plan.as_ref().map(|plan| now + plan.time));
+                let _ = opened.send(Ok((shared, stop_note, backlog > 0 || plan.is_some())));
                 writer.run();
             }
             Err(error) => drop(opened.send(Err(error))),
         }
     });
     let thread = thread.map_err(|error| OpenError(format!("cannot start the queue's thread: {error}")))?;
-    let (shared, backlog) = match opening.await {
+    let (shared, stop_note, backlog) = match opening.await {
         Ok(opened) => opened?,
         Err(_) => return Err(OpenError("the queue's thread panicked while it opened the log".into())),
     };
+    let missing = stop_note.as_ref().and_then(StopNote::plan).and_then(|plan| plan.missing.clone());
+    let hold = missing.map(|missing| ReplayHold { missing, end: HoldEnd::Embedded(HeldRecords(shared.clone())) });
     let service = tasks.service();
     let control = Control { shared: shared.clone(), service: service.clone() };
     let closing = shared.clone();
@@ -123,6 +138,8 @@ async fn open_on<D: Disk>(
         control: super::Control {
             state,
             backlog: watch::channel(backlog).1,
+            hold,
+            stop_note,
             backend: BackendControl::Embedded(control),
         },
     })
@@ -202,7 +219,25 @@ pub(crate) struct Control {
     service: Service,
 }
 
+/// Records that are held after a start.
+pub(crate) struct HeldRecords(Arc<SharedRecords>);
+
+impl HeldRecords {
+    pub(crate) fn are_held(&self) -> bool {
+        self.0.lock().records.are_held()
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.end_hold();
+    }
+}
+
 impl Control {
+    /// Nothing is handed out yet, since clients are missing.
+    pub(crate) fn is_held(&self) -> bool {
+        self.shared.lock().records.are_held()
+    }
+
     pub(crate) async fn stop_jobs(&self) {
         self.shared.stop_jobs();
     }

@@ -10,6 +10,7 @@
 
 mod acker;
 mod admin;
+mod channel_hold;
 mod channels;
 mod consumer;
 mod discovery;
@@ -30,11 +31,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     admin::{Admin, NsqdAddress},
+    channel_hold::{ChannelHold, HoldScope},
     consumer::TopicContext,
     health::Health,
     topics::Topics,
 };
-use super::{BackendControl, Control as QueueControl, OpenError, Publisher as QueuePublisher, Queue};
+use super::{
+    BackendControl, Control as QueueControl, OpenError, Publisher as QueuePublisher, Queue,
+    clients_before::ClientsNote,
+    replay_hold::{HoldEnd, ReplayHold, StopNote},
+};
 use crate::{
     config,
     lifecycle::{Backoff, Deadline, Service, Tasks},
@@ -42,6 +48,7 @@ use crate::{
 };
 
 pub(crate) use acker::Acker;
+pub(crate) use channel_hold::HoldSignals;
 pub use channels::forget_node;
 pub(crate) use publisher::Publisher;
 pub(crate) use raw::{Origin, RawControl};
@@ -99,7 +106,19 @@ pub async fn open(
     if let Err(error) = channels::create_everywhere(&nsq.admin, config, node.as_str()).await {
         tracing::debug!(error, "nsq: not every nsqd has the node's channel yet");
     }
-    let live = TopicContext::new(&nsq, "live", &nsq.topics.live, node.as_str(), Some(backlog), config.max_in_flight)?;
+    // clients of a node that is alone come back to it
+    let is_alone = members.borrow().len() <= 1;
+    let note = || ClientsNote::of_node(&config.dir, node.as_str());
+    let stop_note = is_alone.then(|| StopNote::after(note(), config.replay_hold, false));
+    let plan = stop_note.as_ref().and_then(StopNote::plan);
+    let missing = plan.and_then(|plan| plan.missing.clone());
+    let time = plan.map_or(config.replay_hold, |plan| plan.time);
+    let scope = if is_alone { HoldScope::All } else { HoldScope::Old };
+    let channel_hold = ChannelHold::new(scope, time, missing.is_some(), backlog);
+    let end = HoldEnd::Nsq(channel_hold.signals().clone());
+    let hold = ReplayHold { missing: missing.unwrap_or_default(), end };
+    let own = Some(channel_hold.clone());
+    let live = TopicContext::new(&nsq, "live", &nsq.topics.live, node.as_str(), own, config.max_in_flight)?;
     // a raw push is published before it is finished, so that more in flight than may be published would only be refused
     let max_raw = config.max_in_flight.min(config.max_publishes.div_ceil(2));
     let raw = TopicContext::new(&nsq, "raw", &nsq.topics.raw, &config.channel, None, max_raw)?;
@@ -109,6 +128,7 @@ pub async fn open(
     let connections = tasks.service();
     let publisher = publisher::start(&nsq, members, &connections);
     let backend = Control {
+        hold: channel_hold,
         publisher: publisher.clone(),
         live: live.consumers.clone(),
         raw: [&raw].into_iter().chain(&tags).map(|topic| topic.consumers.clone()).collect(),
@@ -117,7 +137,13 @@ pub async fn open(
     let queue = Queue {
         publisher: QueuePublisher::Nsq(publisher),
         jobs: discovery::start(live, &connections),
-        control: QueueControl { state, backlog: has_backlog, backend: BackendControl::Nsq(backend) },
+        control: QueueControl {
+            state,
+            backlog: has_backlog,
+            hold: Some(hold),
+            stop_note,
+            backend: BackendControl::Nsq(backend),
+        },
     };
     let start = |topic: TopicContext| {
         let name = topic.name.clone();
@@ -199,6 +225,7 @@ impl TopicConsumers {
 
 /// See [`super::Control`].
 pub(crate) struct Control {
+    hold: ChannelHold,
     publisher: Publisher,
     live: TopicConsumers,
     /// Of the raw topic and of the tags'.
@@ -207,6 +234,11 @@ pub(crate) struct Control {
 }
 
 impl Control {
+    /// Nothing is handed out yet, since clients are missing.
+    pub(crate) fn is_held(&self) -> bool {
+        self.hold.is_on()
+    }
+
     pub(crate) async fn stop_jobs(&self) {
         for raw in &self.raw {
             raw.stop().await;

@@ -4,6 +4,7 @@ mod commands;
 mod pending;
 mod rates;
 mod rooms;
+mod streams;
 mod upstream;
 
 use std::{
@@ -47,6 +48,8 @@ pub(super) struct Connection {
     ignores_input: bool,
     /// The peer's close frame came: before ours, or in answer to it.
     peer_closed: bool,
+    /// It answered one: its Pongs say what it has of its streams.
+    answers_pings: bool,
     _permit: Permit,
 }
 
@@ -95,6 +98,7 @@ impl Connection {
             state: ConnectionState::Early,
             ignores_input: false,
             peer_closed: false,
+            answers_pings: false,
             _permit: permit,
         });
     }

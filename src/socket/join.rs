@@ -52,10 +52,8 @@ pub(super) type JoinDecision = Result<Grant, JoinError>;
 pub(super) enum Grant {
     /// Join.
     Join {
-        card: ByteString,
-        app: ByteString,
-        /// It takes frames of several pushes.
-        merge: bool,
+        /// As this: card and app are those that it was decided it may have.
+        request: JoinRequest,
         /// `None`: nobody asked for one.
         identity: Option<Arc<Identity>>,
     },
@@ -135,9 +133,8 @@ impl Authorizer {
 }
 
 impl VerifiedJoins {
-    fn authorize(&self, request: JoinRequest, session: &Session) -> Authorization {
-        let JoinRequest { card, app, token, merge } = request;
-        let of_join = token.filter(|token| !token.is_empty());
+    fn authorize(&self, mut request: JoinRequest, session: &Session) -> Authorization {
+        let of_join = request.token.take().filter(|token| !token.is_empty());
         let of_handshake = session.token();
         if of_join.is_some() && of_handshake.is_some() && of_join != of_handshake {
             let error = refused("tokens_differ", "join and handshake bring different tokens; leave one out");
@@ -148,28 +145,31 @@ impl VerifiedJoins {
         if token.is_none() {
             if let Some(identity) = session.identity() {
                 let holds = self.verifier.check(&identity).map_err(JoinError::from);
-                return Authorization::Decided(holds.and_then(|()| join_as(names, identity, card, app, merge)));
+                return Authorization::Decided(holds.and_then(|()| join_as(names, identity, request)));
             }
             if self.anonymous == AnonymousClients::Allowed {
-                return Authorization::Decided(anyone(names, JoinRequest { card, app, token, merge }));
+                return Authorization::Decided(anyone(names, request));
             }
         }
-        self.verify(token, card, app, session, move |identity, card, app| join_as(names, identity, card, app, merge))
+        let (card, app) = (request.card.clone(), request.app.clone());
+        self.verify(token, card, app, session, move |identity| join_as(names, identity, request))
     }
 
     fn log_in(&self, token: Option<ByteString>, session: &Session) -> Authorization {
         let names = self.names;
         let token = token.or_else(|| session.token());
-        self.verify(token, ByteString::new(), ByteString::new(), session, move |identity, card, app| {
-            match join_as(names, identity, card, app, false)? {
-                Grant::Join { card, app, identity: Some(identity), .. } => Ok(Grant::Login { card, app, identity }),
+        self.verify(token, ByteString::new(), ByteString::new(), session, move |identity| {
+            match join_as(names, identity, JoinRequest::default())? {
+                Grant::Join { request: JoinRequest { card, app, .. }, identity: Some(identity) } => {
+                    Ok(Grant::Login { card, app, identity })
+                }
                 grant => Ok(grant),
             }
         })
     }
 
     fn refresh(&self, token: ByteString, card: ByteString, app: ByteString, session: &Session) -> Authorization {
-        self.verify(Some(token), card, app, session, |identity, card, app| {
+        self.verify(Some(token), card.clone(), app.clone(), session, move |identity| {
             check_bounds(&identity, &card, &app)?;
             Ok(Grant::Refresh(identity))
         })
@@ -182,42 +182,35 @@ impl VerifiedJoins {
         card: ByteString,
         app: ByteString,
         session: &Session,
-        decide: impl FnOnce(Arc<Identity>, ByteString, ByteString) -> JoinDecision + 'static,
+        decide: impl FnOnce(Arc<Identity>) -> JoinDecision + 'static,
     ) -> Authorization {
-        let presented = Presented {
-            token,
-            card: card.clone(),
-            app: app.clone(),
-            address: session.address,
-            headers: session.headers.clone(),
-        };
+        let presented = Presented { token, card, app, address: session.address, headers: session.headers.clone() };
         match self.verifier.verify(presented) {
-            Verification::Decided(verified) => Authorization::Decided(
-                verified.map_err(JoinError::from).and_then(|identity| decide(identity, card, app)),
-            ),
-            Verification::Pending(verified) => {
-                Authorization::Pending(Box::pin(async move { decide(verified.await?, card, app) }))
+            Verification::Decided(verified) => {
+                Authorization::Decided(verified.map_err(JoinError::from).and_then(decide))
             }
+            Verification::Pending(verified) => Authorization::Pending(Box::pin(async move { decide(verified.await?) })),
         }
     }
 }
 
 /// Whom nobody asks who he is.
 fn anyone(names: NameRule, request: JoinRequest) -> JoinDecision {
-    check_names(names, &request.card, &request.app)?;
-    Ok(Grant::Join { card: request.card, app: request.app, merge: request.merge, identity: None })
+    check_names(names, &request)?;
+    Ok(Grant::Join { request, identity: None })
 }
 
-/// As what `identity` joins that asks for `card` and `app`; empty ones are those that it names itself.
-fn join_as(names: NameRule, identity: Arc<Identity>, card: ByteString, app: ByteString, merge: bool) -> JoinDecision {
+/// As what `identity` joins that asks for a card and an app; empty ones are those that it names itself.
+fn join_as(names: NameRule, identity: Arc<Identity>, request: JoinRequest) -> JoinDecision {
     let own = |asked: ByteString, own: &Option<ByteString>| {
         if asked.is_empty() { own.clone().unwrap_or_default() } else { asked }
     };
-    let card = own(card, &identity.card);
-    let app = own(app, &identity.app);
-    check_names(names, &card, &app)?;
-    check_bounds(&identity, &card, &app)?;
-    Ok(Grant::Join { card, app, merge, identity: Some(identity) })
+    let card = own(request.card, &identity.card);
+    let app = own(request.app, &identity.app);
+    let request = JoinRequest { card, app, ..request };
+    check_names(names, &request)?;
+    check_bounds(&identity, &request.card, &request.app)?;
+    Ok(Grant::Join { request, identity: Some(identity) })
 }
 
 fn check_bounds(identity: &Identity, card: &str, app: &str) -> Result<(), ClientError> {
@@ -235,9 +228,11 @@ fn check_bounds(identity: &Identity, card: &str, app: &str) -> Result<(), Client
     }
 }
 
-fn check_names(names: NameRule, card: &ByteString, app: &ByteString) -> Result<(), ClientError> {
-    names.check(card).map_err(|error| bad_name("card_id", &error))?;
-    names.check_optional(app).map_err(|error| bad_name("app_id", &error))
+fn check_names(names: NameRule, request: &JoinRequest) -> Result<(), ClientError> {
+    names.check(&request.card).map_err(|error| bad_name("card_id", &error))?;
+    names.check_optional(&request.app).map_err(|error| bad_name("app_id", &error))?;
+    let device = request.device.as_ref().map_or(Ok(()), |device| names.check(device));
+    device.map_err(|error| bad_name("device", &error))
 }
 
 pub(super) fn bad_name(field: &str, error: &NameError) -> ClientError {

@@ -19,11 +19,12 @@ use super::{
 };
 use crate::{
     hub::{Fanout, Part, Recipients},
-    push::{Address, Push},
+    push::{Address, Epoch, Push},
     telemetry::labels::CloseLabels,
     wire::{
         close::Close,
         dialect::{ClientError, Dialect, JoinRequest},
+        stream_ping::StreamPing,
     },
 };
 
@@ -104,7 +105,11 @@ impl TestClient {
         loop {
             let mut header = [0; 2];
             timeout(PATIENCE, self.0.read_exact(&mut header)).await.expect("a frame").unwrap();
-            let mut payload = vec![0; header[1].into()];
+            let length = match header[1] {
+                126 => timeout(PATIENCE, self.0.read_u16()).await.expect("its length").unwrap(),
+                short => u16::from(short),
+            };
+            let mut payload = vec![0; length.into()];
             timeout(PATIENCE, self.0.read_exact(&mut payload)).await.expect("its payload").unwrap();
             if header[0] & 0xF != 9 {
                 return (header[0] & 0xF, payload);
@@ -131,7 +136,7 @@ impl TestClient {
 }
 
 fn as_asked(request: JoinRequest) -> JoinDecision {
-    Ok(Grant::Join { card: request.card, app: request.app, merge: false, identity: None })
+    Ok(Grant::Join { request, identity: None })
 }
 
 /// A join, and where its decision is awaited.
@@ -304,7 +309,7 @@ async fn the_end_of_a_connection_drops_the_decision_that_its_join_waits_for() {
         one.setup.drain.send_replace(Some(plan.clone()));
         tokio::select! {
             () = plan.pace(0) => {}
-            told = timeout(PATIENCE, plan.told(1)) => told.unwrap(),
+            closed = timeout(PATIENCE, plan.closed(1)) => closed.unwrap(),
         }
         timeout(PATIENCE, decide.closed()).await.expect("the decision was dropped");
         drained.is_closed_with(Close::Drain).await;
@@ -315,6 +320,80 @@ async fn the_end_of_a_connection_drops_the_decision_that_its_join_waits_for() {
         one.connect(Dialect::Gopusher).await.is_closed_with(Close::Drain).await;
     };
     LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn who_was_told_to_leave_is_served_until_then_and_nobody_waits_for_who_left_earlier() {
+    let test = async {
+        let one = OneWorker::for_anyone(&[]).await;
+        let mut stays = one.connect(Dialect::OxipushV1).await;
+        stays.ask_to_join("alice").await;
+        stays.has_joined("alice", "").await;
+        let mut leaves = one.connect(Dialect::OxipushV1).await;
+        leaves.ask_to_join("bob").await;
+        leaves.has_joined("bob", "").await;
+        let began = tokio::time::Instant::now();
+        let plan = DrainPlan::new(Duration::from_secs(600));
+        one.setup.drain.send_replace(Some(plan.clone()));
+        let served = async {
+            let told = stays.frame().await;
+            assert!(String::from_utf8(told.1).unwrap().starts_with(r#"{"event":"drain","data":{"reconnect_in_ms":"#));
+            one.push("alice", &["still"]).await;
+            let pushed = stays.frame().await;
+            assert!(String::from_utf8(pushed.1).unwrap().contains(r#""content":"still""#));
+            // both go by themselves, long before their time
+            for client in [&mut stays, &mut leaves] {
+                client.send(8, &1000_u16.to_be_bytes()).await;
+            }
+        };
+        let closed = async {
+            tokio::select! {
+                () = plan.pace(0) => {}
+                () = plan.closed(1) => {}
+            }
+        };
+        timeout(PATIENCE, async { tokio::join!(served, closed) }).await.expect("the end of the drain");
+        assert!(began.elapsed() < PATIENCE);
+        assert_eq!((one.closes("1000"), one.closes("3000")), (2, 0));
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn the_clients_of_a_card_leave_together() {
+    let test = async {
+        let one = OneWorker::for_anyone(&[]).await;
+        let mut delays = Vec::new();
+        let mut clients = Vec::new();
+        for card in ["alice", "bob", "alice", "bob", "alice"] {
+            let mut client = one.connect(Dialect::OxipushV1).await;
+            client.ask_to_join(card).await;
+            client.has_joined(card, "").await;
+            clients.push(client);
+        }
+        let plan = DrainPlan::new(Duration::from_secs(600));
+        one.setup.drain.send_replace(Some(plan.clone()));
+        let told = async {
+            for client in &mut clients {
+                let (_, text) = client.frame().await;
+                delays.push(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["data"].clone());
+            }
+        };
+        tokio::select! {
+            () = plan.pace(0) => {}
+            told = timeout(PATIENCE, told) => told.unwrap(),
+        }
+        assert!(delays[0] == delays[2] && delays[0] == delays[4] && delays[1] == delays[3], "{delays:?}");
+        assert_ne!(delays[0], delays[1]);
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[test]
+fn few_clients_leave_soon_and_many_over_the_whole_jitter() {
+    let jitter = |clients| drain::jitter(clients, Duration::from_secs(5)).as_millis();
+    assert_eq!([0, 1, 700, 5000, 100_000, usize::MAX].map(jitter), [0, 1, 700, 5000, 5000, 5000]);
+    assert_eq!(drain::jitter(1000, Duration::ZERO), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
@@ -328,6 +407,33 @@ async fn time_runs_on_for_a_join_that_waits() {
         let (_, mut decide) = waits.next().await;
         client.is_closed_with(Close::NotJoined).await;
         timeout(PATIENCE, decide.closed()).await.expect("the decision was dropped");
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test]
+async fn without_a_store_what_needs_one_is_refused_by_name_and_a_made_up_pong_does_nothing() {
+    let test = async {
+        let one = OneWorker::for_anyone(&[]).await;
+        let mut client = one.connect(Dialect::OxipushV1).await;
+        let refused = async |client: &mut TestClient, text: &str, field: &str| {
+            client.text(text).await;
+            let (_, payload) = client.frame().await;
+            let told: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+            assert_eq!(told["data"]["code"], "unsupported", "{told}");
+            assert!(told["data"]["message"].as_str().unwrap().contains(field), "{told}");
+        };
+        let join = r#"{"event":"join","data":{"card_id":"alice","device":"phone"}}"#;
+        refused(&mut client, join, "`device`").await;
+        assert_eq!(one.setup.hub.connections("alice"), 0);
+        client.ask_to_join("alice").await;
+        client.has_joined("alice", "").await;
+        client.send(10, &StreamPing::new("alice", Epoch::random(), 3).frame().bytes()[2..]).await;
+        refused(&mut client, r#"{"event":"ack","data":{"card":"alice","seq":0}}"#, "`ack`").await;
+        let subscribe = r#"{"event":"subscribe","data":{"room":"r","resume":{"epoch":"0a1b2c3d","seq":1}}}"#;
+        refused(&mut client, subscribe, "`resume`").await;
+        client.text(r#"{"event":"ping"}"#).await;
+        client.reads(r#"{"event":"pong"}"#).await;
     };
     LocalSet::new().run_until(test).await;
 }

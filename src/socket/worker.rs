@@ -13,7 +13,7 @@ use super::{
     client_socket::ClientSocket, heartbeat::Heartbeat, join::Authorizer, live::LiveConfig, rooms::RoomRules,
     upstream::Upstream,
 };
-use crate::{hub::Shard, push::NameRule, telemetry::Metrics};
+use crate::{hub::Shard, push::NameRule, store::Store, telemetry::Metrics};
 
 /// Bytes that one read takes from a socket at most.
 const READ: usize = 16 * 1024;
@@ -26,6 +26,8 @@ pub(super) struct Worker {
     pub(super) names: NameRule,
     pub(super) rooms: RoomRules,
     pub(super) upstream: Upstream,
+    /// `None`: nothing is stored for clients.
+    pub(super) store: Option<Store>,
     /// `[socket] max_message`, in bytes.
     pub(super) max_message: usize,
     pub(super) live: LiveConfig,
@@ -57,6 +59,7 @@ impl Worker {
             names,
             rooms,
             upstream,
+            store: None,
             max_message: config.max_message,
             live,
             metrics: Arc::clone(metrics),
@@ -65,6 +68,11 @@ impl Worker {
             opened_while_draining: Notify::new(),
             started: Instant::now(),
         }
+    }
+
+    /// With the streams of this store.
+    pub(super) fn keeping(self, store: Option<Store>) -> Self {
+        Self { store, ..self }
     }
 
     /// Since the worker started.

@@ -58,9 +58,17 @@ label_values! {
     /// What became of a push that was not refused; a refusal counts under its own word.
     PushOutcome in "pushes" by "outcome" {
         Accepted = "accepted",
+        Replayed = "replayed",
         CallerLeft = "caller_left",
         GivenUp = "given_up",
         ToNobody = "to_nobody",
+    }
+
+    /// An option that a push had.
+    PushOption in "push_options" by "option" {
+        Offline = "offline",
+        Ttl = "ttl",
+        IdempotencyKey = "idempotency_key",
     }
 
     /// What a refused request spoke.
@@ -100,6 +108,15 @@ label_values! {
         Undecodable = "undecodable",
         Void = "void",
         Presence = "presence",
+        PushedOut = "pushed_out",
+        Wakeups = "wakeups",
+    }
+
+    /// What became of a push that was to be stored.
+    AppendOutcome in "store_appends" by "outcome" {
+        Stored = "stored",
+        Refused = "refused",
+        Failed = "failed",
     }
 
     /// Whom the pushes of a merge window were for.

@@ -14,9 +14,10 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DisconnectLabels, DropReason,
-    EventOutcome, EventRequestOutcome, GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome, LineDropReason,
-    MergeTarget, NsqSide, OfferOutcome, PushLabels, RefusedConnectLabels, ReloadOutcome, RequestLabels,
+    AppendOutcome, CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DisconnectLabels,
+    DropReason, EventOutcome, EventRequestOutcome, GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome,
+    LineDropReason, MergeTarget, NsqSide, OfferOutcome, PushLabels, PushOption, RefusedConnectLabels, ReloadOutcome,
+    RequestLabels,
 };
 
 /// A counter of 64 bits.
@@ -72,6 +73,7 @@ metrics! {
     revocations: Gauge = Gauge::default(), "revocations", "Subjects whose earlier tokens are refused";
     forgotten_revocations: Counter = Counter::default(), "forgotten_revocations", "Revocations that made room for newer ones before their time";
     pushes: Family<PushLabels, Counter> = Family::default(), "pushes", "Pushes that came in, by source and outcome";
+    push_options: Family<PushOption, Counter> = Family::default(), "push_options", "Admitted pushes with an option, by option (offline, ttl, idempotency_key)";
     disconnects: Family<DisconnectLabels, Counter> = Family::default(), "disconnects", "Orders to end clients that came in, by source and outcome";
     callers: Family<CallerLabels, Counter> = Family::default(), "callers", "Pushes by caller and outcome, and requests that a caller's key does not admit";
     requests: Family<RequestLabels, Counter> = Family::default(), "requests", "Refused HTTP and gRPC requests, by protocol and status";
@@ -92,6 +94,11 @@ metrics! {
     queue_syncs: Counter = Counter::default(), "queue_syncs", "Embedded queue: fsyncs of the log";
     queue_rebuilds: Family<NsqSide, Counter> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
     queue_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]), "queue_seconds", "nsq: time from nsqd's stamp of a message to its hand-out";
+    store_entries: Gauge = Gauge::default(), "store_entries", "Stored pushes, counted in each stream that has them";
+    store_bytes: Gauge = Gauge::default(), "store_bytes", "Bytes that they take in the store's log";
+    store_streams: Gauge = Gauge::default(), "store_streams", "Streams: cards and rooms with stored pushes or cursors";
+    store_devices: Gauge = Gauge::default(), "store_devices", "Devices and apps that have a cursor in a card's stream";
+    store_appends: Family<AppendOutcome, Counter> = Family::default(), "store_appends", "Pushes that were to be stored, by outcome (stored, refused, failed)";
     events: Family<EventOutcome, Counter> = Family::default(), "events", "Events for the back end, by outcome (accepted, delivered, refused, full, unread, failed, lost)";
     event_requests: Family<EventRequestOutcome, Counter> = Family::default(), "event_requests", "Requests to the webhook of events, by outcome (taken, refused, failed)";
     events_waiting: Gauge = Gauge::default(), "events_waiting", "Messages of clients on the disk that the back end has not acknowledged";

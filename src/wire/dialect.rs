@@ -18,7 +18,7 @@ use super::{
     close::{Close, Ending},
     frame::Frame,
 };
-use crate::push::{Content, Push, PushId};
+use crate::push::{Address, Content, Epoch, Push, PushId, Resume, StreamPosition};
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,15 @@ pub enum Command {
     Push(ClientPushRequest),
     /// Tell the back end something.
     Message(ClientMessage),
+    /// It has all of a card's stream up to `seq`.
+    Ack {
+        /// The card.
+        card: ByteString,
+        /// Where it stands.
+        seq: u64,
+        /// Of which numbering that is, if it says so.
+        epoch: Option<Epoch>,
+    },
     /// The dialect's own ping.
     Ping,
     /// Nothing to do and nothing to answer (gopusher's `read`).
@@ -62,6 +71,10 @@ pub struct JoinRequest {
     pub token: Option<ByteString>,
     /// It takes frames of several pushes, and waits for them (`[rooms] merge_window`).
     pub merge: bool,
+    /// By which it is known again, and acknowledges what the card's stream brings.
+    pub device: Option<ByteString>,
+    /// From where it goes on in the card's stream.
+    pub resume: Option<Resume>,
 }
 
 /// A room that a client subscribes to or unsubscribes from; its name is not checked yet.
@@ -71,6 +84,8 @@ pub struct RoomRequest {
     pub room: ByteString,
     /// gpush's private topics, which need a login: the room `private-` and the name.
     pub private: bool,
+    /// From where it goes on in the room's stream.
+    pub resume: Option<Resume>,
 }
 
 /// A push that a client makes itself; nothing of it is checked yet.
@@ -106,6 +121,8 @@ pub struct Subscribed<'a> {
     pub room: &'a str,
     /// Who is there, in a room with presence.
     pub presence: Option<&'a PresentCards>,
+    /// Where the client stands in the room's stream; `None`: the room has none.
+    pub stream: Option<StreamPosition>,
 }
 
 /// The cards that have clients in a room, on one node.
@@ -151,6 +168,30 @@ pub struct Joined<'a> {
     pub expires_in: Option<Duration>,
 }
 
+/// Where a push stands in a stream, for those who are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamMark<'a> {
+    /// Whose stream.
+    pub address: &'a Address,
+    /// Its number.
+    pub seq: u64,
+    /// The number of the push before it that was for the same client.
+    pub prev: u64,
+}
+
+/// What a client is told of its place in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamState<'a> {
+    /// Whose stream.
+    pub address: &'a Address,
+    /// Which numbering.
+    pub epoch: Epoch,
+    /// It has all up to this.
+    pub seq: u64,
+    /// So many wait behind that.
+    pub waiting: u64,
+}
+
 /// An error that a dialect tells its client: docs/errors.md is the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientError {
@@ -166,16 +207,18 @@ pub struct ClientError {
 
 impl ClientError {
     /// Every `code` that a client may see.
-    pub const CODES: [&str; 22] = [
+    pub const CODES: [&str; 24] = [
         "bad_json",
         "unknown_event",
         "bad_name",
         "bad_content",
         "not_joined",
         "not_subscribed",
+        "bad_ack",
         "card_full",
         "too_many_cards",
         "too_many_rooms",
+        "too_many_devices",
         "wrong_room",
         "not_pushed",
         "busy",
@@ -233,6 +276,21 @@ trait DialectCodec {
 
     /// One frame that delivers several pushes, for clients that merge.
     fn pushes<'a>(&self, _pushes: impl Iterator<Item = &'a Push> + Clone) -> Option<Frame> {
+        None
+    }
+
+    /// The frame that delivers a push of a stream.
+    fn stored(&self, push: &Push, _mark: &StreamMark<'_>) -> Frame {
+        self.push(push)
+    }
+
+    /// Said of a stream once the client is in it.
+    fn stream(&self, _state: &StreamState<'_>) -> Option<Frame> {
+        None
+    }
+
+    /// Said where the numbers of a stream began anew.
+    fn reset(&self, _state: &StreamState<'_>) -> Option<Frame> {
         None
     }
 
@@ -417,6 +475,21 @@ impl Dialect {
     /// One frame that delivers all of `pushes` to clients that merge, where the dialect has such frames.
     pub fn pushes<'a>(self, pushes: impl Iterator<Item = &'a Push> + Clone) -> Option<Frame> {
         codec!(self.pushes(pushes))
+    }
+
+    /// The frame that delivers a push of a stream.
+    pub fn stored(self, push: &Push, mark: &StreamMark<'_>) -> Frame {
+        codec!(self.stored(push, mark))
+    }
+
+    /// Said of a stream once the client is in it, where the dialect has a word for it.
+    pub fn stream(self, state: &StreamState<'_>) -> Option<Frame> {
+        codec!(self.stream(state))
+    }
+
+    /// Said where the numbers of a stream began anew, where the dialect has a word for it.
+    pub fn reset(self, state: &StreamState<'_>) -> Option<Frame> {
+        codec!(self.reset(state))
     }
 
     /// Said before the client's first byte, where the dialect greets.

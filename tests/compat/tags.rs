@@ -23,14 +23,22 @@ async fn records_on_a_tags_topic_are_pushes_and_bad_ones_are_only_counted() {
         ("app_gpusher", record("app_gpusher", json!({"type": 1, "uuid": "liangjf", "content": "user"}))),
         ("app_gpusher", b"{".to_vec()),
         ("app_gpusher", record("app_tv", json!({"type": 2, "content": "of another topic"}))),
-        ("app_gpusher", record("app_gpusher", json!({"type": 1, "uuid": "liangjf", "content": "x", "expireTime": 60}))),
+        (
+            "app_gpusher",
+            record("app_gpusher", json!({"type": 1, "uuid": "liangjf", "content": "for a minute", "expireTime": 60})),
+        ),
+        // with nsqd there is no store
+        (
+            "app_gpusher",
+            record("app_gpusher", json!({"type": 1, "uuid": "liangjf", "content": "x", "offlinePush": true})),
+        ),
         ("app_tv", record("app_tv", json!({"type": 2, "content": "app"}))),
     ] {
         nsqd.publish(topic, record).await;
     }
-    assert_eq!(web.content().await, "user");
+    assert_eq!((web.content().await, web.content().await), ("user".into(), "for a minute".into()));
     assert_eq!(tv.content().await, "app");
-    for (outcome, number) in [("accepted", 2.0), ("bad_json", 1.0), ("bad_field", 1.0), ("not_built", 1.0)] {
+    for (outcome, number) in [("accepted", 3.0), ("bad_json", 1.0), ("bad_field", 1.0), ("no_store", 1.0)] {
         node.metric_reaches("oxipush_pushes_total", &[("source", "nsq"), ("outcome", outcome)], number).await;
     }
     web.silent().await;

@@ -116,7 +116,7 @@ async fn a_refusal_has_its_word_in_the_details_and_in_each_reply() {
     node.ready().await;
     let mut peer = Raw::connect(&node).await;
     let key = ("authorization", "Bearer secret");
-    let option = oxipush::internals::proto::rpc::PushRequest { ttl: 5, ..push("a", "x") };
+    let option = oxipush::internals::proto::rpc::PushRequest { deliver_at: 5, ..push("a", "x") };
     for (path, headers, sent, code, reason) in [
         ("/proto.Rpc/Push", vec![key], framed(&push("", "x")), Code::InvalidArgument, "bad_field"),
         (

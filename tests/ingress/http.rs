@@ -91,11 +91,10 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
             Method::POST,
             "/push",
             &[],
-            r#"{"to":["a"],"content":"x","offline":true}"#,
+            r#"{"to":["a"],"content":"x","deliver_at":5}"#,
             400,
-            "`offline` is not supported yet",
+            "`deliver_at` is not supported yet",
         ),
-        (Method::POST, "/push", &[], r#"{"to":["a"],"content":"x","ttl":5}"#, 400, "`ttl` is not supported yet"),
         (Method::POST, "/push", &[], r#"{"to":["a"],"content":"x","content":"y"}"#, 400, "`content` is given twice"),
         (
             Method::POST,
@@ -118,8 +117,7 @@ async fn every_refusal_has_its_status_and_names_what_was_wrong() {
         (Method::POST, "/push//", &[], GOOD, 404, "there is no such path"),
         (Method::POST, "/push?ttl=5", &[], GOOD, 400, "`ttl` is no parameter"),
         (Method::POST, "/push/batch?ttl=5", &[], "[]", 400, "`ttl` is no parameter"),
-        (Method::POST, "/push", &[("idempotency-key", "k")], GOOD, 400, "`idempotency-key` is not supported yet"),
-        (Method::POST, "/push", &[("ttl", "5")], GOOD, 400, "`ttl` is not supported yet"),
+        (Method::POST, "/push", &[("ttl", "5")], GOOD, 400, "the header `TTL` is not read"),
         (Method::POST, "/push", &[], r#"{"to":["a"],"content":null}"#, 400, "`content` is null"),
         (Method::POST, "/push", &[], r#"{"to":["a"]}"#, 400, "`content` is missing"),
         (
@@ -296,7 +294,7 @@ async fn in_a_batch_each_push_is_answered_and_a_bad_one_costs_only_itself() {
     let batch = json!([
         {"to": ["a"], "content": "1"},
         {"to": ["a"], "content": null},
-        {"to": ["a"], "content": "3", "offline": true},
+        {"to": ["a"], "content": "3", "deliver_at": 5},
         5,
         {"to": ["a"], "content": "5", "from": null},
     ]);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use nix::sys::signal::Signal;
 use oxipush::internals::{
     config::Scope,
-    ingress::SCOPES,
+    ingress::{DELETE_SCOPES, SCOPES},
     proto::{
         DESCRIPTORS,
         rpc::{Exclude, IsOnlineRequest, PushBatchRequest, PushRequest, rpc_client::RpcClient},
@@ -97,11 +97,12 @@ async fn every_call_is_for_callers_with_its_scope_and_nobody_else() {
     cases.extend(Scope::ALL.map(|scope| (format!("Bearer of-{}", scope.word()), Some(scope), "no_scope")));
     let mut peer = Raw::connect(&node).await;
     let mut tried = 0;
-    for &(path, needed) in SCOPES {
+    let paths: BTreeSet<&str> = SCOPES.iter().chain(DELETE_SCOPES).map(|(path, _)| *path).collect();
+    let of = |table: &[(&str, Scope)], path| table.iter().find(|(known, _)| *known == path).map(|(_, scope)| *scope);
+    for path in paths {
         let allow = ask(&node, Method::TRACE, path, "", "").await.headers.get("allow").cloned();
         for (authorization, has, word) in &cases {
             let case = format!("{path} with {authorization:?}");
-            let good = *has == Some(needed);
             if path.starts_with("/proto.Rpc/") || path.starts_with("/order.Proxy/") {
                 let headers: Vec<_> = [("authorization", authorization.as_str())]
                     .into_iter()
@@ -110,7 +111,7 @@ async fn every_call_is_for_callers_with_its_scope_and_nobody_else() {
                 let mut call = peer.call(path, &headers).await.unwrap();
                 call.send(framed(&PushRequest::default()), true);
                 let end = call.end().await;
-                let status = match (good, has) {
+                let status = match (of(SCOPES, path) == *has, has) {
                     (true, _) => None,
                     (false, None) => Some(Code::Unauthenticated as i32),
                     (false, Some(_)) => Some(Code::PermissionDenied as i32),
@@ -128,6 +129,9 @@ async fn every_call_is_for_callers_with_its_scope_and_nobody_else() {
             }
             for method in allow.as_ref().expect("a route that is served").to_str().unwrap().split(", ") {
                 let head = method == "HEAD";
+                let table = if method == "DELETE" { DELETE_SCOPES } else { SCOPES };
+                let needed = of(table, path).expect("a scope");
+                let good = *has == Some(needed);
                 let answer = ask(&node, method.parse().unwrap(), path, authorization, "{}").await;
                 match has {
                     _ if good => assert!(![401, 403].contains(&answer.status), "{case}: {answer:?}"),
@@ -145,7 +149,7 @@ async fn every_call_is_for_callers_with_its_scope_and_nobody_else() {
             }
         }
     }
-    assert!(tried >= SCOPES.len() * cases.len());
+    assert!(tried >= (SCOPES.len() + DELETE_SCOPES.len()) * cases.len());
     assert!(metric(&node, "oxipush_callers_total", &[("caller", "query"), ("outcome", "no_scope")]).await > 0.0);
     assert!(metric(&node, "oxipush_callers_total", &[("caller", "(nobody)"), ("outcome", "wrong_key")]).await > 0.0);
     node.stop().await;
@@ -163,9 +167,15 @@ async fn the_table_of_scopes_has_every_call_that_there_is_and_no_other() {
         service.method.iter().map(move |method| format!("/{package}.{}/{}", service.name(), method.name()))
     });
     let there: BTreeSet<String> = http.chain(grpc).collect();
-    let known: BTreeSet<String> = SCOPES.iter().map(|(path, _)| (*path).to_owned()).collect();
+    let known: BTreeSet<String> = SCOPES.iter().chain(DELETE_SCOPES).map(|(path, _)| (*path).to_owned()).collect();
     assert_eq!(known, there);
-    assert_eq!(known.len(), SCOPES.len(), "one of them stands there twice");
+    for table in [SCOPES, DELETE_SCOPES] {
+        let paths: BTreeSet<&str> = table.iter().map(|(path, _)| *path).collect();
+        assert_eq!(paths.len(), table.len(), "one of them stands there twice");
+    }
+    let deletes = api["paths"].as_object().unwrap().iter().filter(|(_, path)| path["delete"].is_object());
+    let deletes: BTreeSet<&str> = deletes.map(|(path, _)| path.as_str()).collect();
+    assert_eq!(deletes, DELETE_SCOPES.iter().map(|(path, _)| *path).collect());
     // what is not in it is nobody's, whatever the key
     let mut peer = Raw::connect(&node).await;
     for (key, status) in [("of-ops", Code::Unimplemented), ("wrong", Code::Unauthenticated)] {

@@ -109,6 +109,7 @@ pub fn dialect(text: &str) {
             target: Target::cards(vec!["c".into()]),
             content: text.clone().into(),
             collapse_key: None,
+            deadline: None,
         };
         let frame = dialect.push(&push);
         match dialect {

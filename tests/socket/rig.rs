@@ -70,7 +70,7 @@ pub fn start(overrides: &[(&str, &str)]) -> Rig {
     let (_, backlog) = watch::channel(false);
     let handed_out = Jobs::detached(bundles);
     let revoke = Box::new(|_, _| {});
-    let dispatch = Dispatch::start(&config, handed_out, hub.clone(), backlog, revoke, &tasks, &metrics);
+    let dispatch = Dispatch::start(&config, handed_out, None, hub.clone(), backlog, revoke, &tasks, &metrics);
     Rig { address, hub, metrics, jobs: Some(jobs), clients, dispatch, tasks, deaths }
 }
 
@@ -82,6 +82,7 @@ pub fn push(cards: &[&str], content: &str) -> Push {
         target: Target::cards(cards.iter().map(|card| (*card).into()).collect()),
         content: content.into(),
         collapse_key: None,
+        deadline: None,
     }
 }
 

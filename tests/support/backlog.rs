@@ -18,6 +18,7 @@ pub fn push(card: &str, content: &str) -> Push {
         target: Target::cards(vec![card.into()]),
         content: content.into(),
         collapse_key: None,
+        deadline: None,
     }
 }
 

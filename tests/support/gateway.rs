@@ -120,6 +120,19 @@ impl Node {
         panic!("{name}{labels:?} is {last} after 30 s, not {least}");
     }
 
+    /// Waits until a metric is at most `most`.
+    pub async fn metric_falls_to(&self, name: &str, labels: &[(&str, &str)], most: f64) {
+        let mut last = f64::INFINITY;
+        for _ in 0..600 {
+            last = self.metric(name, labels).await;
+            if last <= most {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{name}{labels:?} is {last} after 30 s, not {most}");
+    }
+
     /// Drains and ends it.
     pub async fn stop(mut self) -> Option<tempfile::TempDir> {
         if let Some(stop) = self.stop.take() {

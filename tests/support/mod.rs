@@ -11,4 +11,5 @@ pub mod nsq;
 pub mod ports;
 pub mod process;
 pub mod proxy;
+pub mod stream;
 pub mod token;

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
+
 use super::gateway::settings;
 
 /// A running `oxipush`; killed when dropped.
@@ -89,8 +91,13 @@ impl Process {
 
     /// SIGTERM.
     pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Any signal.
+    pub fn signal(&self, signal: Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal");
+        nix::sys::signal::kill(pid, signal).expect("a signal");
     }
 
     /// Waits for its end, 60 s at most, and gives the exit code (`None`: a signal).

@@ -187,6 +187,7 @@ fn request(sender: &Sender, shared: &Shared, targets: &[Target], push: &Push) ->
     let mut request = PushRequest {
         from: "pushbench".into(),
         content: String::from_utf8(content).unwrap_or_default(),
+        offline: sender.offline,
         ..PushRequest::default()
     };
     match &targets[push.target as usize] {

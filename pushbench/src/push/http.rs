@@ -70,7 +70,8 @@ pub(super) fn run(sender: &Sender, shared: &Arc<Shared>, source: Source) -> Resu
             &sender.address.host,
             &sender.address.path,
             sender.key.as_deref(),
-        ),
+        )
+        .stored(sender.offline),
         targets: super::targets(shared),
         content: Vec::new(),
         latency: histogram(),

@@ -6,11 +6,11 @@ use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Clients;
-use crate::{Result, address::Address, frame, http, ledger::Account};
+use crate::{Result, address::Address, frame, http, ledger::Account, place::Place};
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     Connecting,
     Upgrading,
     Joining,
@@ -18,26 +18,28 @@ pub(super) enum Phase {
     Closed,
 }
 
-pub(super) struct Connection {
-    pub(super) number: u32,
-    pub(super) slow: bool,
-    pub(super) phase: Phase,
-    pub(super) stream: Option<TcpStream>,
+pub(crate) struct Connection {
+    pub(crate) number: u32,
+    pub(crate) slow: bool,
+    pub(crate) phase: Phase,
+    pub(crate) stream: Option<TcpStream>,
     /// The beginning of a frame whose end has not come.
-    pub(super) rest: Vec<u8>,
+    pub(crate) rest: Vec<u8>,
     out: Vec<u8>,
-    pub(super) account: Account,
+    pub(crate) account: Account,
+    /// In the stream whose pushes it is owed.
+    pub(crate) place: Place,
     /// It left and comes back.
-    pub(super) rejoining: bool,
-    pub(super) tries: u8,
+    pub(crate) rejoining: bool,
+    pub(crate) tries: u8,
     /// Answers that still come before it has all that it joins.
-    pub(super) answers: usize,
+    pub(crate) answers: usize,
     /// When it last sent its own heartbeat.
-    pub(super) beat: u64,
+    pub(crate) beat: u64,
 }
 
 impl Connection {
-    pub(super) fn new(number: u32, slow: bool) -> Self {
+    pub(crate) fn new(number: u32, slow: bool) -> Self {
         Self {
             number,
             slow,
@@ -46,6 +48,7 @@ impl Connection {
             rest: Vec::new(),
             out: Vec::new(),
             account: Account::default(),
+            place: Place::default(),
             rejoining: false,
             tries: 0,
             answers: 0,
@@ -53,14 +56,15 @@ impl Connection {
         }
     }
 
-    pub(super) fn opened(&mut self, stream: TcpStream) {
+    pub(crate) fn opened(&mut self, stream: TcpStream) {
+        self.place = Place::default();
         self.stream = Some(stream);
         self.phase = Phase::Connecting;
         self.rest = Vec::new();
         self.out = Vec::new();
     }
 
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.stream {
             Some(stream) => stream.read(buffer),
             None => Err(ErrorKind::NotConnected.into()),
@@ -68,12 +72,12 @@ impl Connection {
     }
 
     /// Writes, or keeps for [`Connection::flush`] what the kernel does not take.
-    pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.extend_from_slice(bytes);
         self.flush()
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
         while !self.out.is_empty() {
             match stream.write(&self.out) {
@@ -88,7 +92,7 @@ impl Connection {
 }
 
 /// Begins to connect, from a loopback address of its own where the target is on loopback.
-pub(super) fn connect(address: &Address, number: u32, receive_buffer: Option<usize>) -> Result<TcpStream> {
+pub(crate) fn connect(address: &Address, number: u32, receive_buffer: Option<usize>) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address.socket), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -107,7 +111,7 @@ pub(super) fn connect(address: &Address, number: u32, receive_buffer: Option<usi
 }
 
 /// The request that asks for a WebSocket.
-pub(super) fn upgrade(clients: &Clients) -> Vec<u8> {
+pub(crate) fn upgrade(clients: &Clients) -> Vec<u8> {
     let protocol = clients
         .profile
         .subprotocol()
@@ -124,7 +128,7 @@ pub(super) fn upgrade(clients: &Clients) -> Vec<u8> {
 }
 
 /// Whether the server switched protocols, and the length of its answer, once all of it is there.
-pub(super) fn upgraded(bytes: &[u8]) -> Option<Result<usize, String>> {
+pub(crate) fn upgraded(bytes: &[u8]) -> Option<Result<usize, String>> {
     let end = http::head_end(bytes)?;
     let head = String::from_utf8_lossy(&bytes[..end]);
     let line = head.lines().next().unwrap_or("");

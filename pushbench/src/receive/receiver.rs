@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Result, frame, layout, ledger,
     marker::Marker,
+    place::{Mark, Step},
     profile::{Answer, Member},
     shared::{Shared, ns},
 };
@@ -290,6 +291,9 @@ impl Receiver {
             }
             at = end;
         }
+        if self.clients.offline {
+            self.follow(index, payload);
+        }
         self.received.frames += u64::from(markers > 0);
         self.received.items += markers;
         if markers == 0 {
@@ -308,6 +312,15 @@ impl Receiver {
             }
         }
         delivered
+    }
+
+    /// Looks whether a frame of a stream is the next one.
+    fn follow(&mut self, index: usize, payload: &[u8]) {
+        let place = &mut self.connections[index].place;
+        match Mark::find(payload) {
+            Some(mark) => self.received.gaps += u64::from(place.take(mark) == Step::Gap),
+            None => place.told(payload),
+        }
     }
 
     fn delivery(&mut self, index: usize, marker: Marker, now: u64) -> u64 {

@@ -131,7 +131,7 @@ impl Server {
 }
 
 impl Latency {
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let Self { p50, p90, p99, p999, max, .. } = self;
         format!("p50 {p50:.2} ms, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.2}")
     }

@@ -9,7 +9,7 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{Item, Offer, Outbox, Policy, Sink, Written};
+use super::{Flushed, Item, Offer, Outbox, Policy, Sink, Written};
 use crate::{hub::Limits, wire::frame::Frame};
 
 #[derive(Default)]
@@ -37,7 +37,7 @@ fn limits(policy: Policy, max_bytes: usize) -> Limits {
 /// A push whose bytes tell which it is: `size` times its number.
 fn push(number: u8, size: usize, key: Option<u8>) -> Rc<Item> {
     let frame = Frame::from_encoded(vec![number; size].into());
-    Item::push(&frame, key.map(|key| key.to_string().into()))
+    Item::push(&frame, key.map(|key| key.to_string().into()), None)
 }
 
 /// As [`push`], several that wait as one.
@@ -181,11 +181,14 @@ fn run(steps: Vec<Step>, policy: Policy) {
             Step::Send(sizes, room) if outbox.is_empty() => {
                 pipe.room.set(room);
                 let item = run_of(number, &sizes);
-                let (pushes, written) = match item.send(&pipe) {
-                    Ok(()) => (item.push_count(), Ok(Written::All)),
-                    Err(part) => outbox.send_rest(&item, part, &pipe, &mut Vec::new(), &limits),
+                let pushes = match item.send(&pipe) {
+                    Ok(()) => item.push_count(),
+                    Err(part) => {
+                        let flushed = outbox.send_rest(&item, part, &pipe, &mut Vec::new(), &limits, 0);
+                        assert_eq!(matches!(flushed.result, Ok(Written::All)), outbox.is_empty());
+                        flushed.pushes
+                    }
                 };
-                assert_eq!(matches!(written, Ok(Written::All)), outbox.is_empty());
                 model.offer(Waiting { number, size: item.len(), key: None, pushes: sizes }, &limits);
                 model.write(room);
                 left += pushes;
@@ -198,8 +201,8 @@ fn run(steps: Vec<Step>, policy: Policy) {
             }
             Step::Write { room } => {
                 pipe.room.set(room);
-                let (pushes, written) = outbox.write(&pipe, &mut Vec::new());
-                assert_eq!(matches!(written, Ok(Written::All)), outbox.is_empty());
+                let Flushed { pushes, result, .. } = outbox.write(&pipe, &mut Vec::new(), 0);
+                assert_eq!(matches!(result, Ok(Written::All)), outbox.is_empty());
                 model.write(room);
                 left += pushes;
                 assert_eq!(left, model.left);
@@ -211,7 +214,7 @@ fn run(steps: Vec<Step>, policy: Policy) {
         assert_eq!(outbox.pushes(), waiting as u64 - begun);
     }
     pipe.room.set(usize::MAX);
-    assert!(matches!(outbox.write(&pipe, &mut Vec::new()), (_, Ok(Written::All))));
+    assert!(matches!(outbox.write(&pipe, &mut Vec::new(), 0).result, Ok(Written::All)));
     model.write(usize::MAX);
     assert_eq!(*pipe.bytes.borrow(), model.sent);
     assert!(outbox.rest.capacity() == 0 && !outbox.keys.own_memory(), "an empty outbox owns memory");
@@ -235,7 +238,7 @@ fn conflation_costs_the_same_however_many_keys_wait() {
     for round in 0..40_u32 {
         for key in 0..5000_u32 {
             let frame = Frame::from_encoded(round.to_be_bytes().to_vec().into());
-            let offered = outbox.offer(&Item::push(&frame, Some(key.to_string().into())), &limits);
+            let offered = outbox.offer(&Item::push(&frame, Some(key.to_string().into()), None), &limits);
             assert_eq!(offered.conflated, round > 0);
         }
     }
@@ -259,11 +262,11 @@ fn an_end_keeps_the_rest_of_a_frame_that_was_begun() {
         outbox.offer(&push(number, 4, None), &limits);
     }
     pipe.room.set(2);
-    let _ = outbox.write(&pipe, &mut Vec::new());
+    let _ = outbox.write(&pipe, &mut Vec::new(), 0);
     let close = Item::control(&Frame::from_encoded(vec![9].into()));
     assert_eq!(outbox.end(close, true, &limits), 2);
     pipe.room.set(100);
-    let _ = outbox.write(&pipe, &mut Vec::new());
+    let _ = outbox.write(&pipe, &mut Vec::new(), 0);
     assert_eq!(*pipe.bytes.borrow(), [1, 1, 1, 1, 9]);
 }
 
@@ -274,10 +277,10 @@ fn an_end_counts_the_pushes_of_a_run_that_was_begun_as_those_that_leave() {
     outbox.offer(&run_of(1, &[2, 2, 2]), &limits);
     outbox.offer(&run_of(2, &[2, 2]), &limits);
     pipe.room.set(3);
-    assert_eq!(outbox.write(&pipe, &mut Vec::new()).0, 1);
+    assert_eq!(outbox.write(&pipe, &mut Vec::new(), 0).pushes, 1);
     let close = Item::control(&Frame::from_encoded(vec![9].into()));
     assert_eq!((outbox.end(close, true, &limits), outbox.pushes()), (2, 2));
     pipe.room.set(100);
-    assert_eq!(outbox.write(&pipe, &mut Vec::new()).0, 2);
+    assert_eq!(outbox.write(&pipe, &mut Vec::new(), 0).pushes, 2);
     assert_eq!(*pipe.bytes.borrow(), [1, 1, 1, 1, 1, 1, 9]);
 }

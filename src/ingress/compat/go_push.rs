@@ -88,9 +88,12 @@ pub(in crate::ingress) fn refusal_of<T>(outcomes: &[Result<T, Refusal>]) -> Opti
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    const LIMITS: PushLimits = PushLimits { max_content: 1000, max_cards: 10, max_name: 8, max_batch: 3 };
+    const LIMITS: PushLimits =
+        PushLimits { max_content: 1000, max_cards: 10, max_name: 8, max_batch: 3, max_ttl: Duration::from_secs(3600) };
 
     fn contents(push: FormPush) -> Vec<Option<Content>> {
         push.drafts.into_iter().map(|draft| draft.unwrap().content).collect()

@@ -104,9 +104,12 @@ pub(in crate::ingress) fn refusal_body(refusal: &Refusal) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    const LIMITS: PushLimits = PushLimits { max_content: 1000, max_cards: 10, max_name: 16, max_batch: 3 };
+    const LIMITS: PushLimits =
+        PushLimits { max_content: 1000, max_cards: 10, max_name: 16, max_batch: 3, max_ttl: Duration::from_secs(3600) };
 
     fn draft(body: &str) -> Result<Draft, Refusal> {
         TopicPush::read(body.as_bytes())?.draft(&LIMITS)

@@ -12,7 +12,7 @@ use crate::{
     auth::identity::TokenSigner,
     config::{Config, GpusherConfig, PushLimits, SecretDigest, TokenConfig},
     ingress::{
-        draft::Draft,
+        draft::{Draft, PushOptions},
         refusal::{Refusal, RefusalKind},
     },
     push::{Content, NameRule},
@@ -97,7 +97,7 @@ impl GpusherRefusal {
     /// The status: gpusher says 200 where its table has a word, and 400 for what is not JSON; what it never says (too many, away) has
     /// its own.
     pub(in crate::ingress) fn is_said_with_200(&self) -> bool {
-        matches!(self.refusal.kind, RefusalKind::BadField | RefusalKind::NotBuilt)
+        matches!(self.refusal.kind, RefusalKind::BadField | RefusalKind::NoStore)
     }
 }
 
@@ -144,12 +144,18 @@ pub(in crate::ingress) fn push(
     if expire_time > LONGEST_EXPIRE_TIME {
         return Err(GpusherRefusal::plain(GpusherCode::BadExpireTime, "`expireTime` is more than a week"));
     }
-    if expire_time > 0 {
-        return Err(GpusherRefusal::near(GpusherCode::BadExpireTime, Refusal::not_built("expireTime")));
+    let longest = limits.max_ttl.as_secs();
+    if expire_time > longest {
+        let refusal =
+            Refusal::field("expireTime", format_args!("is {expire_time}; at most {longest} ([store] max_ttl)"));
+        return Err(GpusherRefusal::near(GpusherCode::BadExpireTime, refusal));
     }
-    if offline_push {
-        return Err(Refusal::not_built("offlinePush").into());
+    if offline_push && kind != 1 {
+        return Err(Refusal::field("offlinePush", "needs `type` 1: a push is stored for one `uuid`").into());
     }
+    // 0 is none, as gpusher has it
+    let ttl = (expire_time > 0).then_some(expire_time);
+    let options = PushOptions { offline: offline_push, ttl, ..PushOptions::default() };
     let app = config.app_of(tag).filter(|_| topic.is_none_or(|topic| topic == tag));
     let app = app.ok_or_else(|| GpusherRefusal::near(GpusherCode::NoTag, unknown_tag(tag, topic)))?;
     let content = Some(Content::Text(content));
@@ -158,10 +164,10 @@ pub(in crate::ingress) fn push(
             let name = NameRule { max: limits.max_name };
             name.check(&uuid)
                 .map_err(|error| GpusherRefusal::near(GpusherCode::NoUuid, Refusal::field("uuid", error)))?;
-            Ok(Draft { to: vec![uuid], app: app.into(), content, ..Draft::default() })
+            Ok(Draft { to: vec![uuid], app: app.into(), content, options, ..Draft::default() })
         }
-        2 => Ok(Draft { app: app.into(), content, ..Draft::default() }),
-        _ => Ok(Draft { everyone: true, content, ..Draft::default() }),
+        2 => Ok(Draft { app: app.into(), content, options, ..Draft::default() }),
+        _ => Ok(Draft { everyone: true, content, options, ..Draft::default() }),
     }
 }
 
@@ -314,7 +320,8 @@ mod tests {
     use super::*;
     use crate::config;
 
-    const LIMITS: PushLimits = PushLimits { max_content: 1000, max_cards: 10, max_name: 16, max_batch: 3 };
+    const LIMITS: PushLimits =
+        PushLimits { max_content: 1000, max_cards: 10, max_name: 16, max_batch: 3, max_ttl: Duration::from_secs(3600) };
 
     fn config(settings: &[(&str, &str)]) -> Config {
         let tags = [("GPUSHER__TAGS", "app_gpusher, app_tv:tv")];
@@ -339,6 +346,20 @@ mod tests {
         assert_eq!((app.to.len(), &*app.app, app.everyone), (0, "tv", false), "keys in any case, uuid optional");
         let all = of("app_gpusher", r#"{"type":3,"uuid":"ignored","content":"hi"}"#);
         assert_eq!((all.to.len(), &*all.app, all.everyone), (0, "", true));
+    }
+
+    #[test]
+    fn an_expire_time_is_its_ttl_and_an_offline_push_is_stored_for_its_user() {
+        let of = |kind: u8, options: &str| {
+            let body = format!(r#"{{"type":{kind},"uuid":"liangjf","content":"hi",{options}}}"#);
+            read(&format!(r#"{{"tag":"app_gpusher","body":{body}}}"#)).unwrap().options
+        };
+        let options = |offline, ttl| PushOptions { offline, ttl, ..PushOptions::default() };
+        assert_eq!(of(1, r#""expireTime":3600,"offlinePush":false"#), options(false, Some(3600)));
+        assert_eq!(of(1, r#""expireTime":3600,"offlinePush":true"#), options(true, Some(3600)));
+        assert_eq!(of(1, r#""expireTime":0,"offlinePush":true"#), options(true, None));
+        assert_eq!(of(2, r#""expireTime":5"#), options(false, Some(5)));
+        assert_eq!(of(3, r#""expireTime":5,"offlinePush":false"#), options(false, Some(5)));
     }
 
     #[test]
@@ -379,15 +400,21 @@ mod tests {
                 true,
             ),
             (
-                r#"{"tag":"app_gpusher","body":{"type":3,"content":"x","expireTime":3600}}"#,
+                r#"{"tag":"app_gpusher","body":{"type":3,"content":"x","expireTime":3601}}"#,
                 105,
-                "`expireTime` is not supported yet",
+                "`expireTime` is 3601; at most 3600 ([store] max_ttl)",
+                true,
+            ),
+            (
+                r#"{"tag":"app_gpusher","body":{"type":2,"content":"x","offlinePush":true}}"#,
+                100,
+                "`offlinePush` needs `type` 1",
                 true,
             ),
             (
                 r#"{"tag":"app_gpusher","body":{"type":3,"content":"x","offlinePush":true}}"#,
                 100,
-                "`offlinePush` is not supported yet",
+                "`offlinePush` needs `type` 1",
                 true,
             ),
             (

@@ -35,7 +35,7 @@ use crate::{
     auth::{Caller, Keys},
     ingress::{
         refusal::{Refusal, RefusalKind},
-        scopes,
+        scopes::{self, Call},
     },
     telemetry::Metrics,
 };
@@ -95,7 +95,7 @@ impl<S> Intercepted<S> {
         let caller = match &self.keys {
             Some(keys) => {
                 let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-                Some(scopes::caller_of(request.uri().path(), authorization, keys, &self.metrics)?)
+                Some(scopes::caller_of(Call::Other(request.uri().path()), authorization, keys, &self.metrics)?)
             }
             None => None,
         };

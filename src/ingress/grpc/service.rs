@@ -16,7 +16,7 @@ use crate::{
     auth::Caller,
     events::Events,
     ingress::{
-        admission::{Admission, PushSource, Submitter},
+        admission::{Admission, PushSource, Receipt, Submitter},
         disconnects::{DisconnectDraft, Disconnects},
         draft::Draft,
         limits::too_many_pushes,
@@ -28,7 +28,6 @@ use crate::{
         IsOnlineRequest, PushBatchReply, PushBatchRequest, PushReply, PushRequest, SystemReply, SystemRequest,
         disconnect_request::Selector, rpc_server::Rpc,
     },
-    push::PushId,
     telemetry::Metrics,
 };
 
@@ -56,8 +55,8 @@ impl Rpc for RpcService {
 
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushReply>, Status> {
         let submitter = self.submitter(&request);
-        let id = submitter.push(Draft::of(request.into_inner())).await?;
-        Ok(Response::new(reply(Ok(id))))
+        let receipt = submitter.push(Draft::of(request.into_inner())).await?;
+        Ok(Response::new(reply(Ok(receipt))))
     }
 
     async fn push_batch(&self, request: Request<PushBatchRequest>) -> Result<Response<PushBatchReply>, Status> {
@@ -203,9 +202,11 @@ fn replies(
     outcomes.map(|outcome| Either::Left(outcome.map(|outcome| Ok(reply(outcome))))).chain(end).collect()
 }
 
-fn reply(outcome: Result<PushId, Refusal>) -> PushReply {
+fn reply(outcome: Result<Receipt, Refusal>) -> PushReply {
     match outcome {
-        Ok(id) => PushReply { code: 0, message: "ok".into(), id: id.to_string(), reason: String::new() },
+        Ok(Receipt { id, replayed }) => {
+            PushReply { code: 0, message: "ok".into(), id: id.to_string(), reason: String::new(), replayed }
+        }
         Err(Refusal { kind, message, .. }) => {
             let code = kind.grpc().unwrap_or(Code::InvalidArgument);
             PushReply {
@@ -213,6 +214,7 @@ fn reply(outcome: Result<PushId, Refusal>) -> PushReply {
                 message: message.into_owned(),
                 id: String::new(),
                 reason: kind.name().into(),
+                replayed: false,
             }
         }
     }

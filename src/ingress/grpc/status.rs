@@ -40,6 +40,7 @@ pub(super) fn count(metrics: &Metrics, code: Code) {
         Code::Unavailable => "UNAVAILABLE",
         Code::Internal => "INTERNAL",
         Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
         Code::FailedPrecondition => "FAILED_PRECONDITION",
         _ => "other",
     };

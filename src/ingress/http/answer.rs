@@ -15,7 +15,10 @@ use actix_web::{
 };
 use bytes::Bytes;
 
-use crate::{ingress::refusal::Refusal, ingress::refusal::RefusalKind, push::PushId};
+use crate::ingress::{
+    admission::Receipt,
+    refusal::{Refusal, RefusalKind},
+};
 
 /// JSON with status 200.
 pub(super) fn json(body: String) -> HttpResponse {
@@ -29,14 +32,14 @@ pub(super) fn typed(content_type: &'static str, body: impl Into<Bytes>) -> HttpR
 }
 
 /// The answer to an accepted push, or order.
-pub(super) fn accepted(id: PushId) -> HttpResponse {
-    let mut body = String::with_capacity(64);
-    write_accepted(&mut body, id);
+pub(super) fn accepted(receipt: Receipt) -> HttpResponse {
+    let mut body = String::with_capacity(80);
+    write_accepted(&mut body, receipt);
     json(body)
 }
 
 /// The answer to a batch: how many pushes failed, and a reply for each. When all failed with one status, it is the answer's.
-pub(super) fn replies(outcomes: &[Result<PushId, Refusal>]) -> HttpResponse {
+pub(super) fn replies(outcomes: &[Result<Receipt, Refusal>]) -> HttpResponse {
     let refusals: Vec<&Refusal> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     let pushes = outcomes.len();
     let failed = refusals.len();
@@ -66,7 +69,7 @@ pub(super) fn replies(outcomes: &[Result<PushId, Refusal>]) -> HttpResponse {
             body.push(',');
         }
         match outcome {
-            Ok(id) => write_accepted(&mut body, *id),
+            Ok(receipt) => write_accepted(&mut body, *receipt),
             Err(refusal) => write_refused(&mut body, refusal),
         }
     }
@@ -74,9 +77,10 @@ pub(super) fn replies(outcomes: &[Result<PushId, Refusal>]) -> HttpResponse {
     finish(answer, body)
 }
 
-fn write_accepted(body: &mut String, id: PushId) {
+fn write_accepted(body: &mut String, Receipt { id, replayed }: Receipt) {
     write_top(body, 0, None, "ok");
-    let _ = write!(body, r#","id":"{id}"}}"#);
+    let _ = write!(body, r#","id":"{id}""#);
+    body.push_str(if replayed { r#","replayed":true}"# } else { "}" });
 }
 
 fn write_refused(body: &mut String, refusal: &Refusal) {

@@ -143,14 +143,17 @@ impl<'de> Expected<'de> for BatchSeed<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
         hub::ClientId,
-        ingress::draft::NOT_BUILT,
+        ingress::draft::{NOT_BUILT, PushOptions},
         push::{Content, Exclude},
     };
 
-    const LIMITS: PushLimits = PushLimits { max_content: 1000, max_cards: 3, max_name: 8, max_batch: 2 };
+    const LIMITS: PushLimits =
+        PushLimits { max_content: 1000, max_cards: 3, max_name: 8, max_batch: 2, max_ttl: Duration::from_secs(3600) };
 
     fn read(body: &str) -> Result<Draft, Refusal> {
         push(Bytes::copy_from_slice(body.as_bytes()), &LIMITS, UnknownFields::Refuse)
@@ -249,7 +252,7 @@ mod tests {
             (r#"{"to":null,"content":"x"}"#, "`to` names no card"),
             (r#"{"to":[],"content":"x","appID":"web"}"#, "`to` names no card"),
             (r#"{"content":"x"}"#, "nobody is named"),
-            (r#"{"to":["a"],"content":"x","ttl":5}"#, "`ttl` is not supported yet"),
+            (r#"{"to":["a"],"content":"x","deliver_at":5}"#, "`deliver_at` is not supported yet"),
             (r#"{"to":["a"],"to":["b"]}"#, "`to` is given twice"),
             (r#"{"to":"a"}"#, "`to` is a string"),
             (r#"{"everyone":true,"exclude":{"x":1}}"#, "`exclude.x` is no field"),
@@ -326,9 +329,9 @@ mod tests {
             ("{\"to\":[\"a\"],\"content\":\"x\",\"to\":[]}", RefusalKind::BadField, "`to` is given twice"),
             ("{\"to\":[\"a\"],\"content\":\"x\",\"app\":1}", RefusalKind::UnknownField, "`app` is no field"),
             (
-                "{\"to\":[\"a\"],\"content\":\"x\",\"offline\":true}",
+                "{\"to\":[\"a\"],\"content\":\"x\",\"deliver_at\":true}",
                 RefusalKind::NotBuilt,
-                "`offline` is not supported yet",
+                "`deliver_at` is not supported yet",
             ),
             ("{\"room\":5,\"content\":\"x\"}", RefusalKind::BadField, "`room` is a number; it must be a string"),
             (
@@ -397,6 +400,41 @@ mod tests {
                 let refusal = with(option, something).unwrap_err();
                 assert_eq!(refusal, Refusal::not_built(option), "{something}");
             }
+        }
+    }
+
+    #[test]
+    fn the_options_of_a_push_are_read_and_held_to_their_types() {
+        let with = |options: &str| read(&format!(r#"{{"to":["a"],"content":"x",{options}}}"#));
+        let options = |offline, ttl, key: &str| PushOptions { offline, ttl, idempotency_key: key.into() };
+        for (given, read) in [
+            (r#""offline":true,"ttl":60,"idempotency_key":"order-17""#, options(true, Some(60), "order-17")),
+            (r#""offline":null,"ttl":null,"idempotency_key":null"#, PushOptions::default()),
+            (r#""offline":false"#, PushOptions::default()),
+            (r#""ttl":6e1"#, options(false, Some(60), "")),
+            // their bounds are checked later, as those of other protocols are
+            (r#""ttl":0"#, options(false, Some(0), "")),
+            (r#""ttl":18446744073709551616"#, options(false, Some(u64::MAX), "")),
+        ] {
+            assert_eq!(with(given).unwrap().options, read, "{given}");
+        }
+        let right = "it must be a whole number of seconds from 1 to 3600 ([store] max_ttl)";
+        for (given, message) in [
+            (r#""ttl":-5"#, format!("`ttl` is -5; {right}")),
+            (r#""ttl":1.5"#, format!("`ttl` is 1.5; {right}")),
+            (r#""ttl":1e300"#, format!("`ttl` is 1{}; {right}", "0".repeat(300))),
+            (r#""ttl":"60""#, format!("`ttl` is a string; {right}")),
+            (r#""ttl":true"#, format!("`ttl` is a boolean; {right}")),
+            (r#""ttl":[60]"#, format!("`ttl` is a list; {right}")),
+            (r#""ttl":1,"ttl":2"#, "`ttl` is given twice".into()),
+            (r#""offline":1"#, "`offline` is a number; it must be true or false".into()),
+            (r#""offline":"yes""#, "`offline` is a string; it must be true or false".into()),
+            (r#""idempotency_key":"""#, "`idempotency_key` is empty; give it 1 to 255 characters".into()),
+            (r#""idempotency_key":17"#, "`idempotency_key` is a number; it must be a string".into()),
+            (r#""idempotencyKey":"k""#, "`idempotencyKey` is no field; write `idempotency_key`".into()),
+        ] {
+            let refusal = with(given).unwrap_err();
+            assert!(refusal.message.starts_with(&message), "{given}: {}", refusal.message);
         }
     }
 

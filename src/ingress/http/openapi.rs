@@ -24,6 +24,7 @@ pub(super) fn description(config: &Config, mut listen: SocketAddr) -> String {
         .replace("\"__MAX_CARDS__\"", &limits.max_cards.to_string())
         .replace("\"__MAX_NAME__\"", &limits.max_name.to_string())
         .replace("\"__MAX_BATCH__\"", &limits.max_batch.to_string())
+        .replace("\"__MAX_TTL__\"", &limits.max_ttl.as_secs().to_string())
         .replace("__VERSION__", env!("CARGO_PKG_VERSION"));
     let mut api: Value = serde_json::from_str(&text).expect("invariant: openapi.json is JSON");
     for operations in api["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {
@@ -67,7 +68,7 @@ mod tests {
             let methods: Vec<_> = operations.keys().map(|method| method.to_uppercase()).collect();
             assert_eq!(methods.join(", "), allow, "{path}");
             let open = matches!(route, Route::Open(_));
-            for operation in operations.values() {
+            for (method, operation) in operations {
                 assert_eq!(operation["security"] == json!([]), open, "{path}: security");
                 let mut statuses = vec!["200", "403"];
                 if !open {
@@ -76,6 +77,12 @@ mod tests {
                 match route {
                     Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch | KeyedRoute::Disconnect) => {
                         statuses.extend(["400", "408", "413", "415", "429", "503"]);
+                    }
+                    Route::Keyed(KeyedRoute::Stream(_)) => {
+                        statuses.extend(["400", "404"]);
+                        if method == "delete" {
+                            statuses.extend(["429", "503"]);
+                        }
                     }
                     Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushStats)) => {}
                     Route::Keyed(KeyedRoute::Compat(_)) => {

@@ -78,12 +78,18 @@ fn parameters<const N: usize>(
 
 /// What has a body takes no parameters: an option that stood here would be ignored.
 pub(super) fn none(query: &str) -> Result<(), Refusal> {
+    refuse_first(query, "what is asked for stands in the body")
+}
+
+/// A path that says all takes no parameters.
+pub(super) fn no_parameters(query: &str) -> Result<(), Refusal> {
+    refuse_first(query, "the path says all")
+}
+
+fn refuse_first(query: &str, advice: &str) -> Result<(), Refusal> {
     let Some(pair) = query.split('&').find(|pair| !pair.is_empty()) else { return Ok(()) };
     let key: String = decoded(pair.split('=').next().unwrap_or_default())?.chars().take(64).collect();
-    Err(Refusal::new(
-        RefusalKind::UnknownField,
-        format!("`{key}` is no parameter; what is asked for stands in the body"),
-    ))
+    Err(Refusal::new(RefusalKind::UnknownField, format!("`{key}` is no parameter; {advice}")))
 }
 
 /// A key or value of the query, where `+` is a space.

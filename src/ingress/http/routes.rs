@@ -20,19 +20,20 @@ use super::{
     compat::{self, CompatRoute},
     exposition,
     hosts::Hosts,
-    json, openapi, path,
+    json, openapi, option_headers, path,
     queries::{self, QueryRoute},
     query,
+    streams::{self, StreamRoute},
 };
 use crate::{
     auth::Caller,
     config::{Config, GpusherConfig, UnknownFields},
     ingress::{
         Api,
-        admission::{PushSource, Submitter},
+        admission::{PushSource, Receipt, Submitter},
         compat::gpusher::{GpusherRefusal, TokenIssuer, TokenRequest},
         refusal::{Refusal, RefusalKind},
-        scopes,
+        scopes::{self, Call},
     },
     telemetry::{
         Metrics,
@@ -63,6 +64,7 @@ pub(super) enum KeyedRoute {
     Batch,
     Disconnect,
     Query(QueryRoute),
+    Stream(StreamRoute),
     Metrics,
     Compat(CompatRoute),
 }
@@ -70,7 +72,7 @@ pub(super) enum KeyedRoute {
 const PAGE_ROUTE: Route = Route::Open(OpenRoute::Page);
 
 /// Each path with its route and the methods for `Allow`; `{…}` in it stands for a name.
-pub(super) const ROUTES: [(&str, Route, &str); 21] = [
+pub(super) const ROUTES: [(&str, Route, &str); 26] = [
     ("/push", Route::Keyed(KeyedRoute::Push), "POST"),
     ("/push/batch", Route::Keyed(KeyedRoute::Batch), "POST"),
     ("/disconnect", Route::Keyed(KeyedRoute::Disconnect), "POST"),
@@ -81,6 +83,11 @@ pub(super) const ROUTES: [(&str, Route, &str); 21] = [
     ("/rooms/{room}", Route::Keyed(KeyedRoute::Query(QueryRoute::Room)), "GET, HEAD"),
     ("/cards", Route::Keyed(KeyedRoute::Query(QueryRoute::Cards)), "GET, HEAD"),
     ("/cards/{card}", Route::Keyed(KeyedRoute::Query(QueryRoute::Card)), "GET, HEAD"),
+    ("/cards/{card}/stream", Route::Keyed(KeyedRoute::Stream(StreamRoute::OfCard)), "DELETE, GET, HEAD"),
+    ("/cards/{card}/stream/{seq}", Route::Keyed(KeyedRoute::Stream(StreamRoute::EntryOfCard)), "DELETE"),
+    ("/cards/{card}/devices/{device}", Route::Keyed(KeyedRoute::Stream(StreamRoute::Device)), "DELETE"),
+    ("/rooms/{room}/stream", Route::Keyed(KeyedRoute::Stream(StreamRoute::OfRoom)), "DELETE, GET, HEAD"),
+    ("/rooms/{room}/stream/{seq}", Route::Keyed(KeyedRoute::Stream(StreamRoute::EntryOfRoom)), "DELETE"),
     ("/push/all", Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushAll)), "PATCH, POST, PUT"),
     ("/push/room", Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushRoom)), "PATCH, POST, PUT"),
     ("/stats", Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushStats)), "GET, HEAD"),
@@ -93,9 +100,6 @@ pub(super) const ROUTES: [(&str, Route, &str); 21] = [
     ("/openapi.json", Route::Open(OpenRoute::OpenApi), "GET, HEAD"),
     ("/", PAGE_ROUTE, "GET, HEAD"),
 ];
-
-/// Options of a push that other services take as a header; refused, so that none is ignored.
-const OPTION_HEADERS: [&str; 2] = ["idempotency-key", "ttl"];
 
 /// The page for trying out.
 const PAGE: &str = include_str!("page.html");
@@ -265,8 +269,9 @@ impl Handlers {
             Route::Open(route) => Ok(self.serve_open(route)),
             Route::Keyed(route) => {
                 let authorization = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
-                let caller = scopes::caller_of(known, authorization, &self.api.keys, &self.metrics)?;
-                self.serve_keyed(route, &caller, request, payload).await
+                let call = if method == Method::DELETE { Call::Delete(known) } else { Call::Other(known) };
+                let caller = scopes::caller_of(call, authorization, &self.api.keys, &self.metrics)?;
+                self.serve_keyed(route, known, &caller, request, payload).await
             }
         }
     }
@@ -283,6 +288,7 @@ impl Handlers {
     async fn serve_keyed(
         &self,
         route: KeyedRoute,
+        known: &str,
         caller: &Caller,
         request: &HttpRequest,
         payload: &mut web::Payload,
@@ -294,6 +300,7 @@ impl Handlers {
             KeyedRoute::Query(route) => {
                 queries::answer(route, &self.api.queries, caller, request, self.unknown_fields()).await
             }
+            KeyedRoute::Stream(route) => streams::answer(route, known, &self.api.streams, caller, request).await,
             KeyedRoute::Metrics => Ok(exposition::answer(request, &self.metrics)),
             KeyedRoute::Compat(route) => self.serve_compat(route, caller, request, payload).await,
         }
@@ -308,6 +315,7 @@ impl Handlers {
         let unknown = self.unknown_fields();
         let body = self.body(request, payload, unknown).await;
         let draft = body.and_then(|body| json::push(body, &self.api.admission.limits(), unknown));
+        let draft = draft.and_then(|draft| option_headers::apply(request.headers(), draft));
         self.submitter(caller).push(draft).await.map(answer::accepted)
     }
 
@@ -319,6 +327,7 @@ impl Handlers {
     ) -> Result<HttpResponse, Refusal> {
         let unknown = self.unknown_fields();
         let body = self.body(request, payload, unknown).await?;
+        option_headers::none(request.headers())?;
         let drafts = json::batch(body, &self.api.admission.limits(), unknown)?;
         Ok(answer::replies(&self.submitter(caller).push_all(drafts).await))
     }
@@ -330,8 +339,10 @@ impl Handlers {
         payload: &mut web::Payload,
     ) -> Result<HttpResponse, Refusal> {
         let body = self.body(request, payload, UnknownFields::Refuse).await;
+        let body = body.and_then(|body| option_headers::none(request.headers()).map(|()| body));
         let draft = body.and_then(json::disconnect);
-        self.api.disconnects.submit(PushSource::Http, caller, None, draft).await.map(answer::accepted)
+        let id = self.api.disconnects.submit(PushSource::Http, caller, None, draft).await?;
+        Ok(answer::accepted(Receipt::new(id)))
     }
 
     pub(super) fn submitter(&self, caller: &Caller) -> Submitter {
@@ -353,11 +364,7 @@ impl Handlers {
         if unknown == UnknownFields::Refuse {
             query::none(request.query_string())?;
         }
-        let option = |name: &header::HeaderName| OPTION_HEADERS.into_iter().find(|option| name == option);
-        match request.headers().keys().find_map(option) {
-            Some(option) => Err(Refusal::not_built(option)),
-            None => Ok(body),
-        }
+        Ok(body)
     }
 
     fn page(&self) -> HttpResponse {
@@ -413,19 +420,20 @@ fn is_preflight(request: &HttpRequest) -> bool {
 fn preflight(allow: &'static str) -> HttpResponse {
     HttpResponse::NoContent()
         .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, allow))
-        .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type"))
+        .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, idempotency-key"))
         .insert_header((header::ACCESS_CONTROL_MAX_AGE, 600))
         .finish()
 }
 
 fn status(code: u16) -> &'static str {
-    const KNOWN: [(u16, &str); 11] = [
+    const KNOWN: [(u16, &str); 12] = [
         (400, "400"),
         (401, "401"),
         (403, "403"),
         (404, "404"),
         (405, "405"),
         (408, "408"),
+        (409, "409"),
         (413, "413"),
         (415, "415"),
         (429, "429"),

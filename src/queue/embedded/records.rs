@@ -136,6 +136,8 @@ pub(super) struct Records<W> {
     /// In `ready`, and the log was told of their hand-outs: at most as many as can be handed out.
     foretold: usize,
     hand_outs: HandOuts,
+    /// The log's thread is to release the hold before its time.
+    hold_ends: bool,
     /// See [`QueueProgress`].
     handed: u64,
     finished: Vec<u64>,
@@ -175,6 +177,7 @@ impl<W> Records<W> {
             untold_ready: 0,
             foretold: 0,
             hand_outs: if held { HandOuts::Held } else { HandOuts::On },
+            hold_ends: false,
             handed,
             finished: Vec::new(),
             void: Vec::new(),
@@ -359,8 +362,27 @@ impl<W> Records<W> {
         }
     }
 
+    /// Nothing is handed out before the replay hold is over.
+    pub(super) fn are_held(&self) -> bool {
+        self.hand_outs == HandOuts::Held
+    }
+
+    /// The replay hold is to be released before its time.
+    pub(super) fn end_hold(&mut self) {
+        if self.are_held() {
+            self.hold_ends = true;
+            self.wake = true;
+        }
+    }
+
+    /// Whether [`Records::end_hold`] asks for it.
+    pub(super) fn hold_ends(&self) -> bool {
+        self.hold_ends
+    }
+
     /// Hand-outs begin.
     pub(super) fn release_hold(&mut self) {
+        self.hold_ends = false;
         if self.hand_outs == HandOuts::Held {
             self.hand_outs = HandOuts::On;
         }
@@ -368,6 +390,7 @@ impl<W> Records<W> {
 
     /// Nothing is handed out any more.
     pub(super) fn stop_hand_outs(&mut self) {
+        self.hold_ends = false;
         self.hand_outs = HandOuts::Off;
     }
 
@@ -384,7 +407,8 @@ impl<W> Records<W> {
     pub(super) fn due_at(&self, now: Instant) -> Option<Instant> {
         let can_be_told = self.room() > 0 && self.hand_outs == HandOuts::On;
         let blocked = can_be_told && (self.untold_ready > 0 || !self.carried.is_empty());
-        if self.closing || !self.admitted.is_empty() || blocked || self.wants_reading(false).is_some() {
+        if self.closing || self.hold_ends || !self.admitted.is_empty() || blocked || self.wants_reading(false).is_some()
+        {
             return Some(now);
         }
         let delayed = self.delayed.first_key_value().filter(|_| can_be_told);

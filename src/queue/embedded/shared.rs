@@ -190,6 +190,13 @@ impl SharedRecords {
         self.unlock(locked);
     }
 
+    /// Who the replay hold is for is back: the log's thread ends it.
+    pub(super) fn end_hold(&self) {
+        let mut locked = self.lock();
+        locked.records.end_hold();
+        self.wake(locked);
+    }
+
     pub(super) fn stop_jobs(&self) {
         let mut locked = self.lock();
         locked.records.stop_hand_outs();

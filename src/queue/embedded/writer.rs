@@ -45,7 +45,7 @@ pub(super) struct Writer<D: Disk> {
     /// When the disk must have what only the kernel has.
     sync_by: Option<Instant>,
     expire_at: Option<Instant>,
-    /// Until then a backlog is held.
+    /// Until then nothing is handed out.
     hold_until: Option<Instant>,
     /// The log failed: when it is tried again.
     retry_at: Option<Instant>,
@@ -85,7 +85,7 @@ struct WrittenTurn {
 }
 
 impl<D: Disk> Writer<D> {
-    /// With a log that was just opened; `hold_until`: a backlog is held until then.
+    /// With a log that was just opened; `hold_until`: nothing is handed out until then.
     pub(super) fn new(shared: Arc<SharedRecords>, log: Log<D>, hold_until: Option<Instant>) -> Self {
         let now = Instant::now();
         let expire_at = shared.limits.max_age.map(|_| now);
@@ -165,7 +165,7 @@ impl<D: Disk> Writer<D> {
         let now = Instant::now();
         let mut locked = self.shared.lock();
         let records = &mut locked.records;
-        if self.hold_until.is_some_and(|until| until <= now) {
+        if self.hold_until.is_some_and(|until| until <= now || records.hold_ends()) {
             self.hold_until = None;
             // what is too old by now is not handed out
             self.expire_at = self.expire_at.map(|_| now);

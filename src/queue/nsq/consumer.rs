@@ -6,7 +6,7 @@ mod tokio_nsq_consumer;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,12 +18,13 @@ use tokio::{
 use tokio_nsq::{NSQChannel, NSQConsumerConfig, NSQConsumerConfigSources, NSQEvent, NSQMessage, NSQTopic};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
-use self::{health_check::HealthCheck, tokio_nsq_consumer::TokioNsqConsumer};
+use self::{health_check::HealthCheck, hold::ConsumerHold, tokio_nsq_consumer::TokioNsqConsumer};
 use super::{
     CONNECT, LIVED, NsqContext, TopicConsumers,
     acker::{Acker, Generation, requeue_delay},
     admin::NsqdAddress,
     backoff,
+    channel_hold::ChannelHold,
     health::PartHealth,
     liveness::LivenessConnection,
 };
@@ -53,24 +54,22 @@ pub(super) struct TopicContext {
     pub(super) channel: String,
     /// Both in tokio-nsq's form.
     checked: (Arc<NSQTopic>, Arc<NSQChannel>),
-    /// The channel is this node's alone; where to say that it had a backlog.
-    own: Option<watch::Sender<bool>>,
+    /// The channel is this node's alone; how it is held after the start.
+    own: Option<ChannelHold>,
     /// When it was opened.
     started: Instant,
-    /// When `[queue] replay_hold` is over: counted from the moment in which the first nsqd was reached.
-    hold: Arc<OnceLock<Instant>>,
     /// Tells this process's consumers from others.
     client_id: String,
 }
 
 impl TopicContext {
-    /// `own`: where to say that the channel had a backlog, if it is this node's alone.
+    /// `own`: how the channel is held after the start, if it is this node's alone.
     pub(super) fn new(
         nsq: &NsqContext,
         group: &str,
         name: &str,
         channel: &str,
-        own: Option<watch::Sender<bool>>,
+        own: Option<ChannelHold>,
         max_in_flight: usize,
     ) -> Result<Self, OpenError> {
         let bad_topic = || OpenError(format!("NSQ takes no topic {name:?}; correct [queue] topic"));
@@ -85,7 +84,6 @@ impl TopicContext {
             checked: (NSQTopic::new(name).ok_or_else(bad_topic)?, NSQChannel::new(channel).ok_or_else(bad_channel)?),
             own,
             started: Instant::now(),
-            hold: Arc::default(),
             client_id: format!("{}-{:016x}", nsq.node, fastrand::u64(..)),
         })
     }
@@ -109,8 +107,8 @@ pub(super) struct Consumer {
     stopping: Option<TaskTrackerToken>,
     /// The stop paused the channel.
     paused: bool,
-    /// Until then the channel's backlog is held.
-    hold_until: Option<Instant>,
+    /// What is held after the start.
+    hold: Option<ConsumerHold>,
     /// When it is tried once more to unpause the channel; nothing waits for that.
     unpause_at: Option<Instant>,
     /// When a pause of the channel can be no hold's any more; `None`: no hold paused it.
@@ -138,7 +136,7 @@ impl Consumer {
             jobs: Some(jobs),
             stopping: Some(stopping),
             paused: false,
-            hold_until: None,
+            hold: None,
             unpause_at: None,
             hold_pauses_until: watch::Sender::new(None),
             closing,
@@ -264,6 +262,8 @@ impl Consumer {
         let closing = self.closing.clone();
         let stopped = self.topic.consumers.stopped.clone();
         let permits = self.topic.consumers.permits.clone();
+        let signals = self.topic.own.as_ref().map(|hold| hold.signals().clone()).unwrap_or_default();
+        self.hold_without_http();
         let mut number = 0;
         let end = loop {
             // cancel-safe: consume is a channel read; a permit that was waited for is only lost in its turn
@@ -273,13 +273,13 @@ impl Consumer {
                 () = stopped.cancelled(), if self.jobs.is_some() => self.stop(number).await,
                 event = consumer.next_event(), if self.waiting.len() < MAX_WAITING => match event {
                     Some(NSQEvent::Message(message)) => {
-                        self.notice_backlog(&message);
-                        self.waiting.push_back(message);
+                        self.receive(message, number);
                         self.hand_out(number);
                     }
                     Some(NSQEvent::Healthy()) => {
                         // what came over an earlier connection cannot be answered any more
                         self.waiting.clear();
+                        self.forget_held();
                         number = self.generation.begin();
                     }
                     Some(NSQEvent::Unhealthy() | NSQEvent::Ok()) => {}
@@ -290,8 +290,14 @@ impl Consumer {
                     self.hand_out(number);
                 }
                 () = sleep_until(self.unpause_at.unwrap_or(late)), if self.unpause_at.is_some() => self.unpause().await,
-                () = sleep_until(self.hold_until.unwrap_or(late)), if self.hold_until.is_some() => {
+                () = sleep_until(self.hold.as_ref().map_or(late, |hold| hold.until)), if self.hold.is_some() => {
                     self.release(number).await;
+                }
+                () = signals.all_back(), if self.hold.as_ref().is_some_and(ConsumerHold::is_of_all) => {
+                    self.release(number).await;
+                }
+                () = signals.somebody(), if self.hold.as_ref().is_some_and(ConsumerHold::waits_for_somebody) => {
+                    self.let_new_ones_pass().await;
                 }
                 () = liveness.gone() => break ConsumerEnd::Lost("is gone; start it"),
                 () = missed.notified() => break ConsumerEnd::Lost(
@@ -307,12 +313,13 @@ impl Consumer {
         }
         self.generation.end();
         self.waiting.clear();
+        self.forget_held();
         consumer.end();
         end
     }
 
     fn hands_out(&self) -> bool {
-        self.jobs.is_some() && self.hold_until.is_none()
+        self.jobs.is_some() && !self.hold.as_ref().is_some_and(ConsumerHold::is_of_all)
     }
 
     /// Hands out what waits, as far as permits are there.
@@ -324,7 +331,7 @@ impl Consumer {
             return;
         };
         let mut bundle = Vec::new();
-        while self.hold_until.is_none() && !self.waiting.is_empty() {
+        while self.hands_out() && !self.waiting.is_empty() {
             let Ok(permit) = self.topic.consumers.permits.clone().try_acquire_owned() else { break };
             let Some(mut message) = self.waiting.pop_front() else { break };
             let waited = since(message.timestamp);
@@ -349,7 +356,7 @@ impl Consumer {
     /// Pauses the own channel, so that what waits does so there; a shared one goes on for the other nodes.
     async fn stop(&mut self, number: u64) {
         self.jobs = None;
-        self.hold_until = None;
+        self.drop_hold();
         self.unpause_at = None;
         if self.topic.own.is_some()
             && let Some(http) = &self.nsqd.http

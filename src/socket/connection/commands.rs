@@ -8,15 +8,16 @@ use std::{
 
 use bytestring::ByteString;
 
-use super::Connection;
+use super::{Connection, streams::StreamBegin};
 use crate::{
     auth::identity::Identity,
     events::EventKind,
+    push::Address,
     socket::join::{Authorization, Grant, JoinDecision, JoinError},
     telemetry::labels::{ClientErrorLabels, PeerCloseCode},
     wire::{
         close::{CloseCode, Ending},
-        dialect::{ClientError, Command, Joined},
+        dialect::{ClientError, Command, JoinRequest, Joined},
         frame::{Frame, Message},
     },
 };
@@ -38,7 +39,8 @@ impl Connection {
             Message::Text(text) => self.run(dialect.parse(&text)),
             Message::Binary(bytes) => self.run(dialect.parse_binary(&bytes)),
             Message::Ping(payload) => self.answer(Frame::pong(&payload)),
-            Message::Pong(_) | Message::Close(_) => {}
+            Message::Pong(payload) => self.ack_by_pong(&payload),
+            Message::Close(_) => {}
         }
     }
 
@@ -47,6 +49,9 @@ impl Connection {
             Command::Join(request) => {
                 if let Err(ending) = self.admit_join() {
                     return self.end(&ending);
+                }
+                if let Err(error) = self.check_streams(request.device.is_some(), request.resume.is_some()) {
+                    return self.answer_error(&error);
                 }
                 let session = self.client.sink.session.as_deref();
                 self.decide(self.worker.authorizer.authorize(request, session));
@@ -59,6 +64,11 @@ impl Connection {
             Command::Logout => self.log_out(),
             Command::Push(push) => self.push(push),
             Command::Message(message) => self.message(message),
+            Command::Ack { card, seq, epoch } => {
+                if let Err(error) = self.ack(&card, seq, epoch) {
+                    self.answer_error(&error);
+                }
+            }
             Command::Ping => self.answer(self.client.dialect().pong()),
             Command::Nothing => {}
             Command::ClientError(error) => self.answer_error(&error),
@@ -126,18 +136,22 @@ impl Connection {
     /// Does what a client may do of what it asked for, and answers it.
     pub(super) fn do_decided(&mut self, decision: JoinDecision) {
         match decision {
-            Ok(Grant::Join { card, app, merge, identity }) => {
+            Ok(Grant::Join { request, identity }) => {
                 // at its first join only: a member of something must not change in the middle of a window
-                if !self.client.sink.liveness.joined.get() && merge {
+                if !self.client.sink.liveness.joined.get() && request.merge {
                     self.worker.shard.set_merges(&self.client, true);
                 }
                 let expires_in = identity.and_then(|identity| self.prove(identity));
-                if let Err(error) = self.check_card_limits(&card) {
-                    return self.answer_error(&error);
-                }
-                self.enter_card(&card, &app);
+                let begin = match self.check_card_limits(&request.card).and_then(|()| self.enter_card(&request)) {
+                    Ok(begin) => begin,
+                    Err(error) => return self.answer_error(&error),
+                };
+                let JoinRequest { card, app, .. } = request;
                 let client = &self.worker.shard.id(&self.client);
                 self.answer_if(self.client.dialect().joined(&Joined { card: &card, app: &app, client, expires_in }));
+                if let Some(begin) = begin {
+                    self.tell_begin(&Address::Card(card), begin);
+                }
             }
             Ok(Grant::Refresh(identity)) => {
                 let expires_in = self.prove(identity);
@@ -151,7 +165,10 @@ impl Connection {
                         return self.answer_error(&error);
                     }
                 }
-                self.enter_card(&card, &app);
+                let request = JoinRequest { card, app, ..JoinRequest::default() };
+                if let Err(error) = self.enter_card(&request) {
+                    return self.answer_error(&error);
+                }
                 self.answer_if(self.client.dialect().logged_in());
             }
             Err(JoinError::Told(error)) => self.answer_error(&error),
@@ -159,14 +176,16 @@ impl Connection {
         }
     }
 
-    fn enter_card(&self, card: &str, app: &str) {
-        let is_new = !self.client.has_joined(card);
-        self.worker.shard.join(&self.client, card, app);
+    /// Where it begins in the card's stream, if it is to be told that.
+    fn enter_card(&self, request: &JoinRequest) -> Result<Option<StreamBegin>, ClientError> {
+        let is_new = !self.client.has_joined(&request.card);
+        let begin = self.put_into_card(request)?;
         self.worker.heartbeat.joined(&self.client);
         self.worker.metrics.joins.inc();
         if is_new {
-            self.tell(EventKind::Joined, Some((card, app)), None);
+            self.tell(EventKind::Joined, Some((&request.card, &request.app)), None);
         }
+        Ok(begin)
     }
 
     /// The client is who it says, from now on, and loses what that may not have; for how long.
@@ -252,6 +271,7 @@ impl Connection {
     fn answer_close(&mut self, code: Option<CloseCode>) {
         self.ignores_input = true;
         self.peer_closed = true;
+        self.ack_by_close();
         self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
     }
 }

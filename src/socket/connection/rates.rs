@@ -9,8 +9,12 @@ use crate::{
         close::{Close, Ending},
         dialect::ClientError,
         frame::Message,
+        stream_ping::StreamPing,
     },
 };
+
+/// One in so many Pongs of streams is counted.
+const COUNTED_STREAM_PONGS: u8 = 16;
 
 /// Pings and pongs that are not forgotten yet: one is for each that came, less the rate for each second that passed. Its two
 /// numbers fit where a connection has room anyway. The clock goes round after 18 hours, which then forgets too little once.
@@ -44,6 +48,7 @@ impl Connection {
         let settings = self.worker.live.now();
         let now = self.worker.elapsed();
         let admitted = match message {
+            Message::Pong(payload) if self.is_free_of_charge(payload) => true,
             Message::Ping(_) | Message::Pong(_) => {
                 let rate = settings.config.max_messages_per_second;
                 self.control_frames.admits(now, rate, settings.message_burst)
@@ -51,6 +56,15 @@ impl Connection {
             _ => self.messages.take(1, now, settings.messages).is_ok(),
         };
         if admitted { Ok(()) } else { Err(too_many(&settings)) }
+    }
+
+    /// Whether a Pong is not counted that may say what the client has of a stream: the gateway's own Pings asked for it, one
+    /// behind each stored push. One in 16 is counted all the same, by chance, since Pongs can be made up.
+    fn is_free_of_charge(&self, pong: &[u8]) -> bool {
+        self.worker.store.is_some()
+            && StreamPing::of_payload(pong).is_some()
+            && self.client.is_joined()
+            && fastrand::u8(..COUNTED_STREAM_PONGS) != 0
     }
 
     /// Counts a join, which is a message already, as the messages that it costs; the first of a client is always admitted.

@@ -2,24 +2,32 @@
 
 use bytestring::ByteString;
 
-use super::Connection;
+use super::{Connection, streams::StreamBegin};
 use crate::{
     events::EventKind,
-    push::PRIVATE_TOPICS,
+    push::{Address, PRIVATE_TOPICS},
     socket::join::{bad_name, refused},
     wire::dialect::{ClientError, RoomRequest, Subscribed},
 };
 
 impl Connection {
     pub(super) fn subscribe(&mut self, request: RoomRequest) {
-        let room = match self.admit_room(request) {
+        let resume = request.resume;
+        let room = match self.check_streams(false, resume.is_some()).and_then(|()| self.admit_room(request)) {
             Ok(room) => room,
             Err(error) => return self.answer_error(&error),
         };
         let is_new = self.worker.shard.subscribe(&self.client, &room);
+        // who subscribes again goes on where it is, unless it asks for another place
+        let begin = if is_new || resume.is_some() { self.begin_room(&room, resume) } else { None };
         let presence = self.worker.shard.present(&room);
-        let subscribed = Subscribed { room: &room, presence: presence.as_ref() };
+        let stream = begin.map(StreamBegin::position);
+        let subscribed = Subscribed { room: &room, presence: presence.as_ref(), stream };
         self.answer_if(self.client.dialect().subscribed(&subscribed));
+        // how much waits is of use only to who asked
+        if let Some(begin) = begin.filter(|_| resume.is_some()) {
+            self.tell_begin(&Address::Room(room.clone()), begin);
+        }
         if is_new {
             self.tell(EventKind::Subscribed, None, Some(&room));
         }
@@ -49,7 +57,7 @@ impl Connection {
 
     /// The room's own name.
     fn room_of(&self, request: RoomRequest) -> Result<ByteString, ClientError> {
-        let RoomRequest { room, private } = request;
+        let RoomRequest { room, private, .. } = request;
         if private && self.identity().is_none() {
             return Err(ClientError::new("not_joined", "log in before you use private topics"));
         }

@@ -85,7 +85,7 @@ fn room(data: Option<&RawValue>) -> Result<RoomRequest, ClientError> {
     if room.is_empty() {
         return Err(ClientError::new("bad_name", "data.room is empty; name a room"));
     }
-    Ok(RoomRequest { room: room.into_owned().into(), private: false })
+    Ok(RoomRequest { room: room.into_owned().into(), private: false, resume: None })
 }
 
 /// A frame of these pushes, of about `length` bytes.
@@ -129,7 +129,7 @@ mod tests {
 
     fn push(content: Content) -> Push {
         let target = Target { room: Some("r".into()), ..Target::default() };
-        Push { id: PushId::from_parts(1, 1), from: "".into(), target, content, collapse_key: None }
+        Push { id: PushId::from_parts(1, 1), from: "".into(), target, content, collapse_key: None, deadline: None }
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn rooms_are_joined_and_left() {
-        let room = |name: &str| RoomRequest { room: name.into(), private: false };
+        let room = |name: &str| RoomRequest { room: name.into(), private: false, resume: None };
         let parse = |text: &str| Dialect::GoPush.parse(&text.into());
         let joined = parse(r#"{"type":"JOIN","data":{"room":"默认房间"}}"#);
         assert_eq!(joined, Command::Subscribe(room("默认房间")));

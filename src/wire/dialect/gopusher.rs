@@ -137,12 +137,14 @@ impl<'a> GopusherMessage<'a> {
             app: join.app_id.unwrap_or_default().into(),
             token: join.token.map(ByteString::from),
             merge: false,
+            device: None,
+            resume: None,
         })
     }
 
     fn room(&self) -> serde_json::Result<RoomRequest> {
         let GopusherRoom { room } = self.data()?;
-        Ok(RoomRequest { room: room.into(), private: false })
+        Ok(RoomRequest { room: room.into(), private: false, resume: None })
     }
 
     fn push(&self) -> serde_json::Result<ClientPushRequest> {
@@ -329,6 +331,7 @@ mod tests {
             target: Target::cards(vec!["c".into()]),
             content: content.into(),
             collapse_key: None,
+            deadline: None,
         }))
     }
 

@@ -99,7 +99,7 @@ fn parse(text: &str) -> Result<Command, ClientError> {
         None => 0,
     };
     let topic = go_json::text(topic)?;
-    let room = |private| RoomRequest { room: topic.clone().into_owned().into(), private };
+    let room = |private| RoomRequest { room: topic.clone().into_owned().into(), private, resume: None };
     match code {
         // those are the names of private topics' rooms
         1 | 2 if topic.starts_with(PRIVATE_TOPICS) => {
@@ -141,7 +141,7 @@ mod tests {
                 error("not_joined")
             }
             Command::Subscribe(RoomRequest { room, .. }) => {
-                GPUSH.subscribed(&Subscribed { room: &room, presence: None })
+                GPUSH.subscribed(&Subscribed { room: &room, presence: None, stream: None })
             }
             Command::Unsubscribe(RoomRequest { room, .. }) => GPUSH.unsubscribed(&room),
             Command::Login(token) => {
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn topics_and_tokens_are_read_from_either_kind_of_frame() {
-        let room = |name: &str, private| RoomRequest { room: name.into(), private };
+        let room = |name: &str, private| RoomRequest { room: name.into(), private, resume: None };
         let subscribed = Command::Subscribe(room("test", false));
         assert_eq!(GPUSH.parse(&r#"{"code":1,"topic":"test"}"#.into()), subscribed);
         assert_eq!(GPUSH.parse_binary(&Bytes::from_static(br#"{"code":1,"topic":"test"}"#)), subscribed);

@@ -1,17 +1,19 @@
 //! The subprotocol `oxipush.v1`: `{"event":…,"data":…}` both ways.
 
+mod streams;
+
 use std::{borrow::Cow, io::Write as _, time::Duration};
 
 use bytestring::ByteString;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
     ClientError, ClientMessage, ClientPushRequest, Command, DialectCodec, JoinRequest, Joined, JsonObject,
-    MAX_REFERENCE, PresenceChange, RoomRequest, Subscribed,
+    MAX_REFERENCE, PresenceChange, PresentCards, RoomRequest, StreamMark, StreamState, Subscribed,
 };
 use crate::{
-    push::{Content, Push, PushId},
+    push::{Content, Push, PushId, Resume},
     wire::{
         close::Ending,
         frame::{Frame, json_string},
@@ -34,11 +36,7 @@ impl DialectCodec for OxipushV1 {
     }
 
     fn push(&self, push: &Push) -> Frame {
-        Frame::text_in_place(push.content.len() + push.from.len() + 128, |json| {
-            json.extend_from_slice(br#"{"event":"push","data":"#);
-            write_push(json, push);
-            json.push(b'}');
-        })
+        one_push(push, None)
     }
 
     fn pushes<'a>(&self, pushes: impl Iterator<Item = &'a Push> + Clone) -> Option<Frame> {
@@ -47,10 +45,22 @@ impl DialectCodec for OxipushV1 {
             json.extend_from_slice(br#"{"event":"pushes","data":"#);
             for (nth, push) in pushes.enumerate() {
                 json.push(if nth == 0 { b'[' } else { b',' });
-                write_push(json, push);
+                write_push(json, push, None);
             }
             json.extend_from_slice(b"]}");
         }))
+    }
+
+    fn stored(&self, push: &Push, mark: &StreamMark<'_>) -> Frame {
+        one_push(push, Some(mark))
+    }
+
+    fn stream(&self, state: &StreamState<'_>) -> Option<Frame> {
+        Some(streams::state("stream", state))
+    }
+
+    fn reset(&self, state: &StreamState<'_>) -> Option<Frame> {
+        Some(streams::state("reset", state))
     }
 
     fn joined(&self, joined: &Joined<'_>) -> Option<Frame> {
@@ -78,20 +88,16 @@ impl DialectCodec for OxipushV1 {
     }
 
     fn subscribed(&self, subscribed: &Subscribed<'_>) -> Option<Frame> {
-        let Some(present) = subscribed.presence else { return Some(named("subscribed", "room", subscribed.room)) };
         Some(Frame::text_in_place(subscribed.room.len() + 128, |json| {
             json.extend_from_slice(br#"{"event":"subscribed","data":{"room":"#);
             json_string(json, subscribed.room);
-            json.extend_from_slice(br#","presence":{"node":"#);
-            json_string(json, &present.node);
-            write(json, format_args!(r#","count":{},"cards":["#, present.count));
-            for (nth, card) in present.cards.iter().enumerate() {
-                if nth > 0 {
-                    json.push(b',');
-                }
-                json_string(json, card);
+            if let Some(stream) = &subscribed.stream {
+                write(json, format_args!(r#","epoch":"{}","seq":{}"#, stream.epoch, stream.seq));
             }
-            json.extend_from_slice(b"]}}}");
+            if let Some(present) = subscribed.presence {
+                write_presence(json, present);
+            }
+            json.extend_from_slice(b"}}");
         }))
     }
 
@@ -157,17 +163,17 @@ struct V1Message<'a> {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct V1Join {
+struct V1Join<'a> {
     #[serde(default)]
     card_id: Option<String>,
     #[serde(default)]
     app_id: Option<String>,
-    #[serde(default)]
-    device: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    device: Option<&'a RawValue>,
     #[serde(default)]
     token: Option<String>,
-    #[serde(default)]
-    resume: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    resume: Option<&'a RawValue>,
     #[serde(default)]
     merge: Option<bool>,
 }
@@ -187,7 +193,15 @@ struct V1Leave {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct V1Room {
+struct V1Subscribe<'a> {
+    room: String,
+    #[serde(borrow, default)]
+    resume: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct V1Unsubscribe {
     room: String,
 }
 
@@ -219,17 +233,21 @@ impl<'a> V1Message<'a> {
                 let V1Leave { card_id } = self.data_or_default()?;
                 Ok(Command::Leave(card_id.map(ByteString::from)))
             }
-            "subscribe" => self.data().map(|room| Command::Subscribe(room_request(room))),
-            "unsubscribe" => self.data().map(|room| Command::Unsubscribe(room_request(room))),
+            "subscribe" => {
+                let V1Subscribe { room, resume } = self.data()?;
+                Ok(Command::Subscribe(room_request(room, streams::resume(resume)?)))
+            }
+            "unsubscribe" => self.data().map(|V1Unsubscribe { room }| Command::Unsubscribe(room_request(room, None))),
             "push" => self.data().and_then(push),
             "message" => {
                 let data = self.data.ok_or_else(|| self.without_data())?;
                 Ok(Command::Message(ClientMessage { data: data.get().into(), reference: reference(self.reference)? }))
             }
+            "ack" => self.data().and_then(streams::ack),
             "ping" => Ok(Command::Ping),
-            "ack" => Err(unsupported("this gateway has no offline pushes yet; do not send `ack`")),
             _ => {
-                let message = "unknown event; send join, refresh, leave, subscribe, unsubscribe, push, message or ping";
+                let message =
+                    "unknown event; send join, refresh, leave, subscribe, unsubscribe, push, message, ack or ping";
                 Err(ClientError::new("unknown_event", message))
             }
         }
@@ -253,28 +271,25 @@ impl<'a> V1Message<'a> {
             "refresh" => "a token in data.token",
             "subscribe" | "unsubscribe" => "a room in data.room",
             "push" => "content, and a room or cards, in data",
+            "ack" => "a card and a seq in data",
             _ => "data",
         };
         ClientError::new("bad_json", format!("bad JSON: {} brings {needs}", self.event))
     }
 }
 
-fn room_request(room: V1Room) -> RoomRequest {
-    RoomRequest { room: room.room.into(), private: false }
+fn room_request(room: String, resume: Option<Resume>) -> RoomRequest {
+    RoomRequest { room: room.into(), private: false, resume }
 }
 
-fn join(join: V1Join) -> Result<Command, ClientError> {
-    if join.device.is_some() {
-        return Err(unsupported("this gateway has no offline pushes yet; leave `device` out of join"));
-    }
-    if join.resume.is_some() {
-        return Err(unsupported("this gateway has no offline pushes yet; leave `resume` out of join"));
-    }
+fn join(join: V1Join<'_>) -> Result<Command, ClientError> {
     Ok(Command::Join(JoinRequest {
         card: join.card_id.unwrap_or_default().into(),
         app: join.app_id.unwrap_or_default().into(),
         token: join.token.map(ByteString::from),
         merge: join.merge.unwrap_or_default(),
+        device: streams::device(join.device)?,
+        resume: streams::resume(join.resume)?,
     }))
 }
 
@@ -304,12 +319,24 @@ fn reference(raw: Option<&RawValue>) -> Result<Option<ByteString>, ClientError> 
     Ok(Some(raw.into()))
 }
 
+/// `push`: a live one, or one of a stream.
+fn one_push(push: &Push, mark: Option<&StreamMark<'_>>) -> Frame {
+    let name = mark.map_or(0, |mark| mark.address.name().len() + 48);
+    Frame::text_in_place(push.content.len() + push.from.len() + name + 128, |json| {
+        json.extend_from_slice(br#"{"event":"push","data":"#);
+        write_push(json, push, mark);
+        json.push(b'}');
+    })
+}
+
 /// A push as the data of `push`, and as one of the data of `pushes`.
-fn write_push(json: &mut Vec<u8>, push: &Push) {
+fn write_push(json: &mut Vec<u8>, push: &Push, mark: Option<&StreamMark<'_>>) {
     write(json, format_args!(r#"{{"id":"{}","from":"#, push.id));
     json_string(json, &push.from);
     write(json, format_args!(r#","ts":{}"#, push.id.millis()));
-    if let Some(room) = &push.target.room {
+    if let Some(mark) = mark {
+        streams::write_mark(json, mark);
+    } else if let Some(room) = &push.target.room {
         json.extend_from_slice(br#","room":"#);
         json_string(json, room);
     }
@@ -320,6 +347,20 @@ fn write_push(json: &mut Vec<u8>, push: &Push) {
         bytes @ Content::Binary(_) => write(json, format_args!(r#""{}","encoding":"base64""#, bytes.to_text())),
     }
     json.push(b'}');
+}
+
+/// Who is in a room, among the fields of `subscribed`.
+fn write_presence(json: &mut Vec<u8>, present: &PresentCards) {
+    json.extend_from_slice(br#","presence":{"node":"#);
+    json_string(json, &present.node);
+    write(json, format_args!(r#","count":{},"cards":["#, present.count));
+    for (nth, card) in present.cards.iter().enumerate() {
+        if nth > 0 {
+            json.push(b',');
+        }
+        json_string(json, card);
+    }
+    json.extend_from_slice(b"]}");
 }
 
 /// An event whose data is one name.
@@ -341,10 +382,6 @@ fn write(json: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     json.write_fmt(text).expect("invariant: a Vec takes every write");
 }
 
-fn unsupported(message: &'static str) -> ClientError {
-    ClientError::new("unsupported", message)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -357,19 +394,19 @@ mod tests {
         wire::dialect::Dialect,
     };
 
-    fn parse(text: &str) -> Command {
+    pub(super) fn parse(text: &str) -> Command {
         Dialect::OxipushV1.parse(&text.into())
     }
 
-    fn error_of(text: &str) -> ClientError {
+    pub(super) fn error_of(text: &str) -> ClientError {
         match parse(text) {
             Command::ClientError(error) => error,
             other => panic!("{text} gave {other:?}"),
         }
     }
 
-    /// The JSON of a short or middle-sized frame.
-    fn json_of(frame: &Frame) -> Value {
+    /// The text of a frame.
+    pub(super) fn text_of(frame: &Frame) -> String {
         let bytes = frame.bytes();
         assert_eq!(bytes[0], 0x81);
         let (header, length) = match bytes[1] {
@@ -378,7 +415,12 @@ mod tests {
             short => (2, usize::from(short)),
         };
         assert_eq!(bytes.len(), header + length);
-        serde_json::from_slice(&bytes[header..]).unwrap()
+        String::from_utf8(bytes[header..].to_vec()).unwrap()
+    }
+
+    /// Its JSON.
+    pub(super) fn json_of(frame: &Frame) -> Value {
+        serde_json::from_str(&text_of(frame)).unwrap()
     }
 
     #[test]
@@ -394,18 +436,6 @@ mod tests {
         assert_eq!(parse(r#"{"event":"leave"}"#), Command::Leave(None));
         assert_eq!(parse(r#"{"event":"leave","data":{"card_id":"c"}}"#), Command::Leave(Some("c".into())));
         assert_eq!(parse(r#"{"event":"ping","data":{}}"#), Command::Ping);
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        for field in ["device", "resume"] {
-            let error = error_of(&format!(r#"{{"event":"join","data":{{"card_id":"c","{field}":"x"}}}}"#));
-            assert_eq!(error.code, "unsupported");
-            assert!(error.message.contains(field), "{}", error.message);
-        }
-        let error = error_of(r#"{"event":"ack","data":{"card":"c","seq":1}}"#);
-        assert_eq!(error.code, "unsupported");
-        assert!(error.message.contains("ack"), "{}", error.message);
     }
 
     #[test]
@@ -456,6 +486,7 @@ mod tests {
                 target: Target::cards(vec!["c".into()]),
                 content: "\"".repeat(size).into(),
                 collapse_key: None,
+                deadline: None,
             };
             let data = json!({
                 "id": push.id.to_string(), "from": "the \"boss\"", "ts": 1_700_000_000_123_u64, "content": push.content.to_text(),

@@ -16,6 +16,7 @@ use crate::{
     ingress::{
         draft::{Draft, NOT_BUILT},
         limits::nobody,
+        options::bad_ttl,
         refusal::{Refusal, RefusalKind},
     },
 };
@@ -37,7 +38,7 @@ impl<'de> Expected<'de> for PushSeed<'_> {
 
     fn object<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Output, A::Error> {
         let mut draft = Draft::default();
-        let mut seen = 0_u8;
+        let mut seen = 0_u16;
         // the first error is the one that is told
         let mut refusal = None;
         while let Some(key) = map.next_key_seed(KeySeed)? {
@@ -105,12 +106,25 @@ impl PushSeed<'_> {
                 let content = map.next_value_seed(ContentSeed { body, unknown })?;
                 return Ok(content.map(|content| draft.content = Some(content)));
             }
+            PushField::Offline => {
+                let offline = map.next_value_seed(ValueSeed(BooleanSeed { field: name }))?;
+                return Ok(offline.map(|offline| draft.options.offline = offline));
+            }
+            PushField::Ttl => {
+                let ttl = map.next_value_seed(ValueSeed(TtlSeed { limits }))?;
+                return Ok(ttl.map(|ttl| draft.options.ttl = ttl));
+            }
+            PushField::IdempotencyKey => &mut draft.options.idempotency_key,
             PushField::From => &mut draft.from,
             PushField::Room => &mut draft.room,
             PushField::App => &mut draft.app,
             PushField::CollapseKey => &mut draft.collapse_key,
         };
         Ok(match map.next_value_seed(ValueSeed(TextSeed { body }))? {
+            // a key that came out empty does not turn a push into one that may come twice
+            Ok(given) if given.is_empty() && matches!(field, PushField::IdempotencyKey) => {
+                Err(Refusal::field(name, "is empty; give it 1 to 255 characters, or leave it out"))
+            }
             Ok(given) => {
                 *text = given;
                 Ok(())
@@ -132,11 +146,25 @@ enum PushField {
     Exclude,
     Content,
     CollapseKey,
+    Offline,
+    Ttl,
+    IdempotencyKey,
 }
 
 impl PushField {
-    const ALL: [Self; 8] =
-        [Self::From, Self::To, Self::Room, Self::App, Self::Everyone, Self::Exclude, Self::Content, Self::CollapseKey];
+    const ALL: [Self; 11] = [
+        Self::From,
+        Self::To,
+        Self::Room,
+        Self::App,
+        Self::Everyone,
+        Self::Exclude,
+        Self::Content,
+        Self::CollapseKey,
+        Self::Offline,
+        Self::Ttl,
+        Self::IdempotencyKey,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -148,11 +176,33 @@ impl PushField {
             Self::Exclude => "exclude",
             Self::Content => "content",
             Self::CollapseKey => "collapse_key",
+            Self::Offline => "offline",
+            Self::Ttl => "ttl",
+            Self::IdempotencyKey => "idempotency_key",
         }
     }
 
-    fn bit(self) -> u8 {
-        1 << self as u8
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+/// A `ttl`, whole seconds; null is none.
+struct TtlSeed<'b> {
+    limits: &'b PushLimits,
+}
+
+impl Expected<'_> for TtlSeed<'_> {
+    type Output = Result<Option<u64>, Refusal>;
+
+    fn other(self, kind: &'static str) -> Self::Output {
+        if kind == "null" { Ok(None) } else { Err(bad_ttl(kind, self.limits)) }
+    }
+
+    fn number(self, number: f64) -> Self::Output {
+        // what is larger is refused by its bound, which is far below
+        let is_whole = number.fract() == 0.0 && (0.0..=u64::MAX as f64).contains(&number);
+        if is_whole { Ok(Some(number as u64)) } else { Err(bad_ttl(number, self.limits)) }
     }
 }
 
@@ -178,7 +228,9 @@ fn no_field(name: &str) -> Refusal {
     let mut known = PushField::ALL.into_iter().map(PushField::name).chain(NOT_BUILT);
     let advice = match known.find(|known| plain(known) == plain(name)) {
         Some(known) => format!("write `{known}`"),
-        None => "a push has from, to, room, appID, everyone, exclude, content and collapse_key".into(),
+        None => "a push has from, to, room, appID, everyone, exclude, content, collapse_key, offline, ttl and \
+                 idempotency_key"
+            .into(),
     };
     Refusal::new(RefusalKind::UnknownField, format!("`{name}` is no field; {advice}"))
 }
@@ -210,6 +262,9 @@ impl Visitor<'_> for KeySeed {
             "exclude" => Key::Known(PushField::Exclude),
             "content" => Key::Known(PushField::Content),
             "collapse_key" => Key::Known(PushField::CollapseKey),
+            "offline" => Key::Known(PushField::Offline),
+            "ttl" => Key::Known(PushField::Ttl),
+            "idempotency_key" => Key::Known(PushField::IdempotencyKey),
             _ => match NOT_BUILT.into_iter().find(|option| *option == name) {
                 Some(option) => Key::NotBuilt(option),
                 None => Key::Unknown(name.chars().take(64).collect()),

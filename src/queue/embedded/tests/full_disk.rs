@@ -18,7 +18,7 @@ async fn open(disk: &TestDisk) -> Log {
     let limits =
         QueueLimits::of(&config::QueueConfig { max_in_flight: 100_000, ..super::config(Path::new("nowhere")) });
     let disk = disk.powered();
-    Log::of(async |tasks, metrics| embedded::open_on(move || Ok(disk), SEGMENTS, limits, tasks, metrics).await)
+    Log::of(async |tasks, metrics| embedded::open_on(move || Ok(disk), SEGMENTS, limits, None, tasks, metrics).await)
         .await
         .unwrap()
 }

@@ -32,7 +32,7 @@ async fn open_on(
     metrics: &Arc<Metrics>,
 ) -> Result<Queue, OpenError> {
     let disk = disk.powered();
-    embedded::open_on(move || Ok(disk), SEGMENTS, limits, tasks, metrics).await
+    embedded::open_on(move || Ok(disk), SEGMENTS, limits, None, tasks, metrics).await
 }
 
 /// On a disk, with everything in flight at once.

@@ -58,6 +58,7 @@ pub fn encode(push: &Push) -> Bytes {
             .and_then(|exclude| exclude.client)
             .map_or_else(Bytes::new, |client| Bytes::copy_from_slice(&client)),
         collapse_key: push.collapse_key.as_ref().map(|key| key.as_bytes().clone()).unwrap_or_default(),
+        deadline: push.deadline.unwrap_or_default(),
         disconnect: None,
         id: Bytes::copy_from_slice(&push.id.to_bytes()),
     };
@@ -143,6 +144,7 @@ pub fn decode(record: Bytes) -> Result<Record, RecordError> {
         target,
         content: content(record.content, record.content_kind)?,
         collapse_key: optional(record.collapse_key, "collapse_key")?,
+        deadline: Some(record.deadline).filter(|deadline| *deadline > 0),
     }))
 }
 

@@ -6,8 +6,10 @@ use crate::push::PushId;
 mod tag {
     pub(super) const TO: u64 = 2;
     pub(super) const APP: u64 = 3;
+    pub(super) const COLLAPSE_KEY: u64 = 5;
     pub(super) const ROOM: u64 = 6;
     pub(super) const EVERYONE: u64 = 7;
+    pub(super) const DEADLINE: u64 = 11;
     pub(super) const DISCONNECT: u64 = 14;
     pub(super) const ID: u64 = 15;
 }
@@ -19,6 +21,10 @@ pub struct RecordPeek<'a> {
     pub id: PushId,
     /// What it selects its clients by.
     pub selection: PeekedSelection<'a>,
+    /// A push's key by which a newer one takes its place; empty: none.
+    pub collapse_key: &'a [u8],
+    /// A push's [`Push::deadline`](crate::push::Push::deadline).
+    pub deadline: Option<u64>,
 }
 
 /// As [`crate::push::Selection`], with names that nobody has proven to be UTF-8.
@@ -69,7 +75,9 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
     let mut rest: &[u8] = &[];
     let mut room: &[u8] = &[];
     let mut app: &[u8] = &[];
+    let mut collapse_key: &[u8] = &[];
     let mut everyone = false;
+    let mut deadline = 0;
     let mut disconnect = false;
     let mut id: &[u8] = &[];
     let mut fields = Fields(record);
@@ -83,7 +91,9 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
             // the last of a field holds
             (tag::APP, Value::Bytes(name)) => app = name,
             (tag::ROOM, Value::Bytes(name)) => room = name,
+            (tag::COLLAPSE_KEY, Value::Bytes(key)) => collapse_key = key,
             (tag::EVERYONE, Value::Varint(value)) => everyone = value != 0,
+            (tag::DEADLINE, Value::Varint(value)) => deadline = value,
             (tag::DISCONNECT, Value::Bytes(_)) => disconnect = true,
             (tag::ID, Value::Bytes(bytes)) => id = bytes,
             _ => {}
@@ -102,7 +112,8 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
     } else {
         return None;
     };
-    Some(RecordPeek { id: PushId::from_bytes(id.try_into().ok()?), selection })
+    let deadline = (deadline > 0).then_some(deadline);
+    Some(RecordPeek { id: PushId::from_bytes(id.try_into().ok()?), selection, collapse_key, deadline })
 }
 
 /// The fields of a protobuf message, in order; a `None` in it: they cannot be read on from there.
@@ -173,7 +184,7 @@ mod tests {
     use super::*;
     use crate::{
         push::{ClientSelector, Disconnect, Push, Selection, Target},
-        queue::record::{Record, decode, encode, encode_disconnect},
+        record::{Record, decode, encode, encode_disconnect},
     };
 
     /// What [`peek`] says, as far as decoding says something else.
@@ -196,7 +207,14 @@ mod tests {
                 _ => false,
             },
         };
-        (!agrees || record.id() != peeked.id).then(|| format!("{peeked:?} is {record:?}"))
+        let same_rest = match &record {
+            Record::Push(push) => {
+                let key = push.collapse_key.as_deref().unwrap_or_default();
+                key.as_bytes() == peeked.collapse_key && push.deadline == peeked.deadline
+            }
+            Record::Disconnect(_) => true,
+        };
+        (!agrees || !same_rest || record.id() != peeked.id).then(|| format!("{peeked:?} is {record:?}"))
     }
 
     fn push() -> impl Strategy<Value = Push> {
@@ -207,8 +225,10 @@ mod tests {
             proptest::option::of("[a-c]{1,2}"),
             any::<bool>(),
             name(),
+            proptest::option::of("[a-c]{1,2}"),
+            proptest::option::of(1..u64::MAX),
         )
-            .prop_map(|(cards, room, app, everyone, content)| {
+            .prop_map(|(cards, room, app, everyone, content, key, deadline)| {
                 let target = Target {
                     cards: cards.into_iter().map(Into::into).collect(),
                     room: room.map(Into::into),
@@ -216,7 +236,7 @@ mod tests {
                     everyone,
                     ..Target::default()
                 };
-                Push { target, ..Push::to("", &content) }
+                Push { target, collapse_key: key.map(Into::into), deadline, ..Push::to("", &content) }
             })
     }
 
@@ -251,6 +271,7 @@ mod tests {
         let selector = ClientSelector::Card("alice".into());
         let order = Disconnect { id: PushId::generate(), selector, code: 3504, reason: None, revoke: false, at: 1 };
         let bytes = encode_disconnect(&order);
-        assert_eq!(peek(&bytes), Some(RecordPeek { id: order.id, selection: PeekedSelection::Disconnect }));
+        let selection = PeekedSelection::Disconnect;
+        assert_eq!(peek(&bytes), Some(RecordPeek { id: order.id, selection, collapse_key: b"", deadline: None }));
     }
 }
