@@ -1,6 +1,6 @@
 //! Reads from the store what shards ask for, and tells them what changed there.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -86,8 +86,13 @@ impl CatchUp {
             let read = |place: &PagePlace| store.read(&place.address, place.epoch, place.after, entries, bytes);
             pages.into_iter().map(|(place, shards)| (read(&place), place, shards)).collect::<Vec<_>>()
         });
-        // an error: the runtime ends
-        for (page, place, shards) in read.await.unwrap_or_default() {
+        let read = match read.await {
+            Ok(read) => read,
+            Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
+            // the runtime ends
+            Err(_) => return,
+        };
+        for (page, place, shards) in read {
             self.answer_page(page, place, shards).await;
         }
     }

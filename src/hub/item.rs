@@ -133,7 +133,7 @@ impl Item {
     /// Sends it past the outbox, where nothing waits: what the kernel takes whole at once never stands there.
     ///
     /// # Errors
-    /// It was not sent whole: what [`Outbox::send_rest`] goes on with.
+    /// It was not sent whole: what [`super::Outbox::send_rest`] goes on with.
     pub(super) fn send(&self, sink: &impl Sink) -> Result<(), io::Result<usize>> {
         match sink.try_write(&self.bytes) {
             Ok(taken) if taken == self.len() => Ok(()),

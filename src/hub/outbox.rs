@@ -113,9 +113,11 @@ impl Outbox {
         offered
     }
 
-    /// Lets a push of a stream wait, if there is room; the policy is for others.
+    /// Lets a push of a stream wait, if there is room; the policy is for others. An eighth is left for answers and Pings: without
+    /// room for them the client would be too slow.
     pub(super) fn offer_stored(&mut self, item: &Rc<Item>, limits: &Limits) -> bool {
-        let fits = !self.is_full_for(item, limits);
+        let most = limits.max_bytes - limits.max_bytes / 8;
+        let fits = self.is_empty() || self.bytes() + item.len() <= most;
         if fits {
             self.append(Rc::clone(item), limits);
         }

@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     push::{Address, AddressKind},
-    wire::dialect::{Dialect, PresentCards},
+    wire::{
+        close::Close,
+        dialect::{Dialect, PresentCards},
+    },
 };
 
 pub(super) struct Registry<S> {
@@ -329,7 +332,10 @@ impl<S> Registry<S> {
         if was_last {
             streams.end(&address);
         }
-        client.outbox.borrow_mut().forget_stream(&address);
+        // where the node sends it away, what waits leaves first
+        if client.label() != Close::Drain.label() {
+            client.outbox.borrow_mut().forget_stream(&address);
+        }
         if client.is_behind() {
             // there may be room now for what it follows elsewhere
             client.addresses().iter().for_each(|address| streams.set_due(address));

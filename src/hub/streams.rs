@@ -12,6 +12,9 @@ use hashbrown::{HashMap, hash_map::Entry};
 use super::{ClientKey, index};
 use crate::push::{Address, Epoch, PushId, StreamEntry, StreamPosition};
 
+/// Of how many apps a group remembers the newest push.
+const SEEN_APPS: usize = 32;
+
 /// The streams of the addresses that a shard has clients of. An address to which nothing was ever stored is not in it.
 #[derive(Default)]
 pub(super) struct GroupStreams {
@@ -240,6 +243,10 @@ impl GroupStream {
         match self.seen.apps.iter_mut().find(|(known, _)| **known == *app) {
             Some((_, newest)) => *newest = seq,
             None => self.seen.apps.push((app.into(), seq)),
+        }
+        if self.seen.apps.len() > SEEN_APPS {
+            // a smaller `prev` is no gap
+            self.seen.apps.remove(0);
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Liveness {
     pub(super) opened: Cell<u32>,
     pub(super) last_read: Cell<u32>,
     pub(super) last_ping: Cell<u32>,
+    /// How many Pings it was sent, as far as that can be counted.
+    pub(super) pings: Cell<u8>,
     /// The tick of its one valid entry in the wheel.
     pub(super) due: Cell<u32>,
     /// Its close may take until then, or before that a message that began; 0: none did.

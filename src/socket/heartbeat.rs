@@ -9,6 +9,9 @@ use crate::{
     wire::{close::Close, frame::Frame},
 };
 
+/// What answers Pings has answered one within this.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// The times of one worker, in ticks.
 pub(super) struct Heartbeat {
     wheel: Wheel,
@@ -93,6 +96,15 @@ impl Heartbeat {
         if ends_at != 0 && !liveness.closing.get() && liveness.due.get() > ends_at {
             self.put(client, ends_at + 1);
         }
+    }
+
+    /// A Ping was sent to it, and for longer than an answer takes no Pong came.
+    pub(super) fn leaves_pings_unanswered(&self, client: &Client<ClientSocket>) -> bool {
+        let liveness = &client.sink.liveness;
+        let answer = self.ticks(ANSWER);
+        // since the first of them
+        let since = u32::from(liveness.pings.get().saturating_sub(1)) * self.ping;
+        liveness.pings.get() > 0 && since + (self.wheel.now() - liveness.last_ping.get()) > answer
     }
 
     /// No message is incomplete.
@@ -183,6 +195,7 @@ impl Heartbeat {
         if now >= ping_at {
             shard.broadcast(client, &self.frame);
             liveness.last_ping.set(now);
+            liveness.pings.set(liveness.pings.get().saturating_add(1));
             ping_at = now + self.ping;
         }
         let mut next = ping_at.min(last_read + self.idle + 1);

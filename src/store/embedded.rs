@@ -224,7 +224,8 @@ impl EmbeddedStore {
         let mut locked = self.shared.lock();
         let attached = locked.streams.attach(address_ref(address), reader, unix_seconds());
         if locked.streams.has_unsaved() {
-            self.shared.save(locked);
+            // a kill must not make a new reader of one that was there
+            self.shared.save_now(locked);
         }
         attached
     }

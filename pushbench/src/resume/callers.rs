@@ -19,7 +19,7 @@ use crate::{
     shared::Shared,
 };
 
-/// Cards that one push names: [push] max_cards of a gateway that nobody configured.
+/// Cards that one push names: `[push] max_cards` of a gateway that nobody configured.
 pub(super) const BLOCK: usize = 1000;
 
 /// How many pushes were stored.

@@ -204,10 +204,12 @@ impl Connection {
         }
     }
 
-    /// The client closes in order. One that answers no pings has what was written: nothing else tells.
+    /// The client closes in order. One that leaves Pings unanswered has what was written: nothing else tells. Of one that had no time
+    /// to answer nothing is known, and all comes again.
     pub(super) fn ack_by_close(&self) {
         let Some(store) = &self.worker.store else { return };
-        if self.answers_pings || self.client.is_ending() || !self.client.is_drained() {
+        let answers_none = !self.answers_pings && self.worker.heartbeat.leaves_pings_unanswered(&self.client);
+        if !answers_none || self.client.is_ending() || !self.client.is_drained() {
             return;
         }
         for (card, app) in self.client.cards() {

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::{entry::DeviceForm, streams::AssignedPlace};
 use crate::{
     push::{Address, Epoch, Push, PushId},
+    record,
     store::{Appended, Claim, Claimed, StoreError},
 };
 
@@ -19,6 +20,20 @@ pub(super) struct WaitingAppend {
     pub(super) record: Bytes,
     pub(super) claim: Option<Claim>,
     pub(super) answer: StoreAnswer<Appended>,
+}
+
+impl WaitingAppend {
+    /// It is the retry of a push that the log may have: it goes on under that one's id, and ends when that one would.
+    pub(super) fn go_on_as(&mut self, id: PushId) {
+        let push = &mut self.push;
+        if push.id == id {
+            return;
+        }
+        let before = push.id.millis();
+        push.deadline = push.deadline.map(|end| end.saturating_sub(before).saturating_add(id.millis()));
+        push.id = id;
+        self.record = record::encode(push);
+    }
 }
 
 /// See the module.

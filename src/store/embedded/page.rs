@@ -47,7 +47,15 @@ impl EmbeddedStore {
         let mut size = 0;
         let mut is_whole = !more;
         for (seq, place) in places {
-            let Some((push, len)) = self.push_at(of, epoch, seq, place)? else { continue };
+            let found = match self.push_at(of, epoch, seq, place) {
+                // what is before it can be read
+                Err(_) if last.is_some() => {
+                    is_whole = false;
+                    break;
+                }
+                found => found?,
+            };
+            let Some((push, len)) = found else { continue };
             if !page.entries.is_empty() && size + len > bytes {
                 is_whole = false;
                 break;

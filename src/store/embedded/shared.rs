@@ -154,7 +154,7 @@ impl SharedStore {
         admitted
     }
 
-    fn admit(&self, locked: &mut LockedStore, append: WaitingAppend, now: u64) -> Result<(), StoreError> {
+    fn admit(&self, locked: &mut LockedStore, mut append: WaitingAppend, now: u64) -> Result<(), StoreError> {
         let bytes = append.record.len();
         let limit = self.limits.largest();
         if bytes > limit {
@@ -172,7 +172,9 @@ impl SharedStore {
                     locked.followers.entry(claim.key).or_default().push(append.answer);
                     return Ok(());
                 }
-                Some((ClaimState::Pending, _)) | None => {}
+                // nobody knows whether the log has the first try
+                Some((ClaimState::Pending, id)) => append.go_on_as(id),
+                None => {}
             }
         }
         if locked.appends >= self.limits.max_appends {
@@ -244,6 +246,12 @@ impl SharedStore {
             locked.save_by = Some(Instant::now() + SAVE_AFTER);
             self.wake(locked);
         }
+    }
+
+    /// They are written at once.
+    pub(super) fn save_now(&self, mut locked: MutexGuard<'_, LockedStore>) {
+        locked.save_by = Some(Instant::now());
+        self.wake(locked);
     }
 
     pub(super) fn begin_close(&self) {
@@ -350,7 +358,10 @@ impl SharedStore {
         for order in &orders {
             if let Some(claim) = order.claim() {
                 let (claims, uses) = locked.streams.claims();
-                claims.failed(claim.key, uses);
+                match error {
+                    StoreError::Unavailable(_) => claims.unknown(claim.key),
+                    _ => claims.failed(claim.key, uses),
+                }
                 followers.extend(locked.followers.remove(&claim.key).unwrap_or_default());
             }
             appends += u64::from(matches!(order, StoreOrder::Append(_)));

@@ -256,8 +256,12 @@ impl<D: Disk> StoreWriter<D> {
                 Err(error) => return Err(error.into()),
             }
         }
-        if tells {
+        // a cursor that is told behind the end of its device would bring that back
+        let forgets = planned.iter().any(|planned| matches!(planned.order, StoreOrder::ForgetDevice { .. }));
+        if tells && !forgets {
             self.tell_again(&mut written.again)?;
+        } else if tells {
+            self.shared.lock().save_again();
         }
         self.release(written.places.first().map(|place| place.segment))?;
         let sync_is_due = self.sync_by.is_some_and(|by| by <= Instant::now());

@@ -41,6 +41,8 @@ pub(in crate::store::embedded) struct Claims {
     untold: Vec<[u8; 16]>,
 }
 
+/// So many times of keys that are gone may stand in the order.
+const SLACK: usize = 1024;
 const FULL: &str =
     "too many idempotency keys are remembered ([store] max_idempotency_keys): try again later, or without one";
 
@@ -107,8 +109,19 @@ impl Claims {
     /// The log has not taken it: nobody has the key.
     pub(in crate::store::embedded) fn failed(&mut self, key: [u8; 16], uses: &mut SegmentUses) {
         if let Some(known) = self.known.remove(&key) {
-            // where its time stands in the order, nothing is found any more
             uses.remove(known.segment);
+        }
+        // keys that fail again and again must not fill it
+        if self.order.len() > 2 * self.known.len() + SLACK {
+            let known = &self.known;
+            self.order.retain(|(deadline, key)| known.get(key).is_some_and(|known| known.deadline == *deadline));
+        }
+    }
+
+    /// The log may have it: a retry goes on under the same id.
+    pub(in crate::store::embedded) fn unknown(&mut self, key: [u8; 16]) {
+        if let Some(known) = self.known.get_mut(&key).filter(|known| known.state == ClaimState::Writing) {
+            known.state = ClaimState::Pending;
         }
     }
 

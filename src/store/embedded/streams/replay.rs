@@ -3,7 +3,7 @@
 //! Each push names the seq before it in its stream: where that is missing, the stream gets a new epoch, so that its readers are
 //! told. Where damage may have taken the newest push of a stream, which nothing names, numbers are left out: none is given twice.
 
-use super::{StreamIndex, clean::places, devices::Device};
+use super::{StreamIndex, clean::places, devices::Device, stream::IndexedStream};
 use crate::{
     log::{Damage, Entry},
     push::Epoch,
@@ -174,6 +174,9 @@ impl StreamReplay {
         let slot = self.slot(form.address, form.epoch, now);
         let StreamIndex { slots, uses, .. } = &mut self.streams;
         let Some(stream) = slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+        if form.epoch != stream.epoch {
+            cut_back(stream);
+        }
         stream.epoch = form.epoch;
         if form.head >= stream.head {
             stream.restore_head(form.head, form.head_id, form.burned);
@@ -200,7 +203,11 @@ impl StreamReplay {
     /// All streams that are known by now have other epochs, or leave numbers out.
     fn renew(&mut self, renewed: RenewedForm) {
         for stream in self.streams.slots.iter_mut().flatten() {
-            stream.epoch = renewed.epoch(stream.epoch);
+            let epoch = renewed.epoch(stream.epoch);
+            if epoch != stream.epoch {
+                cut_back(stream);
+            }
+            stream.epoch = epoch;
             stream.burned = stream.burned.saturating_add(renewed.skipped);
         }
     }
@@ -242,9 +249,7 @@ impl StreamReplay {
                 stream.burned += u32::try_from((chain.known + 1).saturating_sub(next)).unwrap_or(0);
                 broken.push((slot, StreamIndex::form(stream).bytes()));
             }
-            if !stream.devices().is_empty() {
-                stream.devices_mut().iter_mut().for_each(|device| device.cut_back(head));
-            }
+            cut_back(stream);
             self.streams.expire(slot, now);
             self.streams.trim(slot, now);
         }
@@ -256,5 +261,13 @@ impl StreamReplay {
         self.streams.take_drops();
         broken.retain(|(slot, _)| self.streams.stream(*slot).is_some());
         RestoredStreams { streams: self.streams, renewed, broken, lost, unknown: self.unknown, is_cut }
+    }
+}
+
+/// The numbers begin anew behind the head: nobody has what comes there.
+fn cut_back(stream: &mut IndexedStream) {
+    let head = stream.head;
+    if !stream.devices().is_empty() {
+        stream.devices_mut().iter_mut().for_each(|device| device.cut_back(head));
     }
 }

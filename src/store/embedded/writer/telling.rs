@@ -20,6 +20,8 @@ const CURSOR_BYTES: usize = 32 << 10;
 pub(super) struct ToldAgain {
     /// With the stream that it is about, and its segment.
     pub(super) notices: Vec<(Option<u32>, u32)>,
+    /// What of it an open found: it is told again until the disk has it.
+    found: Vec<(u8, Vec<u8>, Option<u32>)>,
     cursors: Vec<(UnsavedCursors, u32)>,
     claims: Vec<(ClaimForm, u32)>,
     begun: Option<u32>,
@@ -50,6 +52,7 @@ impl<D: Disk> StoreWriter<D> {
                 }
             }
         }
+        again.found = notices;
         Ok(())
     }
 
@@ -97,7 +100,7 @@ impl<D: Disk> StoreWriter<D> {
 
     /// The disk has what was told again.
     pub(super) fn settle_again(&self, again: ToldAgain) {
-        let ToldAgain { notices, cursors, claims, begun, revocations } = again;
+        let ToldAgain { notices, cursors, claims, begun, revocations, found: _ } = again;
         let mut locked = self.shared.lock();
         let most = self.shared.limits.max_revocations;
         let streams = &mut locked.streams;
@@ -119,7 +122,8 @@ impl<D: Disk> StoreWriter<D> {
     }
 
     /// The disk may not have it.
-    pub(super) fn not_told(&self, again: ToldAgain) {
+    pub(super) fn not_told(&mut self, again: ToldAgain) {
+        self.notices.splice(0..0, again.found);
         let mut locked = self.shared.lock();
         for (cursors, _) in again.cursors {
             locked.streams.saved(cursors, None);
