@@ -148,6 +148,7 @@ fn the_lines_that_tell_of_the_log_stand_there_as_they_are_written() {
     let folders = [
         "src/queue/embedded",
         "src/queue/embedded/writer",
+        "src/store",
         "src/store/embedded",
         "src/store/embedded/writer",
         "src/log",
