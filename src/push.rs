@@ -17,7 +17,7 @@ pub use address::{Address, AddressKind, PRIVATE_TOPICS};
 pub use address_counts::AddressCounts;
 pub use content::{Content, MAX_DEPTH, is_nested_deeper_than};
 pub use disconnect::{ClientSelector, Disconnect};
-pub use id::PushId;
+pub use id::{PushId, unix_millis};
 pub use name::{NameError, NameRule};
 pub use pattern::Patterns;
 pub use stream::{Epoch, PageEntry, Resume, StoredPush, StreamEntry, StreamPage, StreamPosition};

@@ -1,9 +1,7 @@
 //! What of a bundle was dropped: a line for each reason, not for each push.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::{
-    push::Disconnect,
+    push::{Disconnect, unix_millis},
     queue::Job,
     telemetry::{
         Metrics,
@@ -85,8 +83,4 @@ pub(super) fn drop_job(job: Job, reason: DropReason, metrics: &Metrics) {
 pub(super) fn count_drop(reason: DropReason, metrics: &Metrics) {
     metrics.drops.get_or_create(&reason).inc();
     metrics.jobs.get_or_create(&JobOutcome::Dropped).inc();
-}
-
-fn unix_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }

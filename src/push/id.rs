@@ -8,6 +8,11 @@ use std::{
 /// Milliseconds that the clock may go back for ids to grow all the same, as it does when it is slewed; more is a clock set back.
 const SET_BACK: u64 = 1000;
 
+/// Now, by the wall clock, in milliseconds since 1970.
+pub fn unix_millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
+}
+
 /// 128 bits: 48 of milliseconds since 1970, 80 of chance; shown as 26 characters of Crockford's base 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PushId(u128);
@@ -20,7 +25,7 @@ impl PushId {
     pub fn generate() -> Self {
         use std::sync::{Mutex, PoisonError};
         static LAST: Mutex<PushId> = Mutex::new(PushId(0));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
+        let now = unix_millis();
         let chance = u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..));
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
         *last = last.next(now, chance);

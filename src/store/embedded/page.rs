@@ -7,13 +7,13 @@ use bytes::Bytes;
 use super::{
     EmbeddedStore,
     entry::{AddressRef, MOVED, PUSH, PushForm},
-    shared::{unix_millis, unix_seconds},
+    shared::unix_seconds,
     streams::PagePlan,
     writer::address_ref,
 };
 use crate::{
     log::Place,
-    push::{Address, Epoch, PageEntry, Push, StreamPage},
+    push::{Address, Epoch, PageEntry, Push, StreamPage, unix_millis},
     record::{self, Record},
 };
 

@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use hashbrown::HashMap;
@@ -17,7 +17,7 @@ use super::{
     streams::{ClaimState, StoreDrops, StreamIndex},
 };
 use crate::{
-    push::PushId,
+    push::{PushId, unix_millis},
     record,
     store::{Appended, Claim, Claimed, NewPush, StoreError, StoreState},
     telemetry::{
@@ -31,11 +31,6 @@ const SAVE_AFTER: Duration = Duration::from_secs(1);
 
 /// What a push that waits costs beside its bytes, about.
 const OVERHEAD: usize = 256;
-
-/// Milliseconds since 1970.
-pub(super) fn unix_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
-}
 
 /// Seconds since 1970.
 pub(super) fn unix_seconds() -> u32 {
