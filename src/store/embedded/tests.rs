@@ -6,12 +6,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{limits::StoreLimits, open_on, shared::unix_millis};
+use super::{limits::StoreLimits, open_on};
 use crate::{
     config,
     lifecycle::{Deadline, Tasks},
     log::{LogOptions, tests::disk::TestDisk},
-    push::{Address, Epoch, Push, Resume, StoredPush, StreamPage, Target},
+    push::{Address, Epoch, Push, Resume, StoredPush, StreamPage, Target, unix_millis},
     store::{
         Appended, Attached, Claim, Claimed, DeviceKey, NewPush, OpenStore, Reader, Store, StoreControl, StoreError,
         StoreState, StoredPushes,
