@@ -32,6 +32,10 @@ cluster:
 cluster-long:
     ulimit -n $(ulimit -Hn); OXIPUSH_CLUSTER_CLIENTS=3000 OXIPUSH_CLUSTER_OUTAGE=30 cargo test --release --test cluster -- --nocapture --test-threads=1
 
+# three nodes with so many clients, a rolling restart, and each fault so often, with ledgers (CI: 300, 1)
+cluster-chaos clients="3000" rounds="10":
+    ulimit -n $(ulimit -Hn); OXIPUSH_FLEET={{clients}} OXIPUSH_FLEET_LANES=8 OXIPUSH_FAULT_ROUNDS={{rounds}} cargo test --release --test cluster_live --test cluster_stored -- --nocapture --test-threads=1
+
 # the bars of docs/performance.md on a machine that does nothing else; or only the named rows
 bench *rows:
     scripts/bench {{rows}}

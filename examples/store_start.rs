@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let metrics = Arc::new(Metrics::new());
     let before = memory();
     let since = Instant::now();
-    let opened = store::open(&config, &tasks, &metrics).await?.ok_or("the configuration has no store")?;
+    let opened = store::open(&config, None, &tasks, &metrics).await?.ok_or("the configuration has no store")?;
     let OpenStore { store, stored, control } = opened;
     // nobody is there to be told
     drop(stored);

@@ -53,6 +53,62 @@ start_nsqd() {
     until_ready "http://$nsqd_http/ping" "$nsqd_pid" "$folder/log"
 }
 
+# start_redis FOLDER: a redis-server as docker-compose.yml has it; sets $redis_pid, $redis_url
+start_redis() {
+    local folder=$1 ports
+    command -v redis-server >/dev/null || { echo "$0: redis-server is missing: scripts/tools installs it" >&2; exit 1; }
+    mkdir -p "$folder"
+    read -ra ports <<<"$(free_ports 1)"
+    redis-server --bind 127.0.0.1 --port "${ports[0]}" --dir "$folder" --save '' --appendonly yes --appendfsync always \
+        --maxmemory-policy noeviction >"$folder/log" 2>&1 &
+    redis_pid=$!
+    started+=("$redis_pid")
+    redis_url=redis://127.0.0.1:${ports[0]}
+    until redis-cli -p "${ports[0]}" ping >/dev/null 2>&1; do
+        kill -0 "$redis_pid" 2>/dev/null || { tail -n 20 "$folder/log" >&2; exit 1; }
+        sleep 0.1
+    done
+}
+
+# start_etcd FOLDER: sets $etcd_url
+start_etcd() {
+    local folder=$1 ports pid
+    command -v etcd >/dev/null || { echo "$0: etcd is missing: scripts/tools installs it" >&2; exit 1; }
+    mkdir -p "$folder"
+    read -ra ports <<<"$(free_ports 2)"
+    etcd_url=http://127.0.0.1:${ports[0]}
+    local peers=http://127.0.0.1:${ports[1]}
+    etcd --data-dir "$folder/data" --listen-client-urls "$etcd_url" --advertise-client-urls "$etcd_url" \
+        --listen-peer-urls "$peers" --initial-advertise-peer-urls "$peers" --initial-cluster "default=$peers" >"$folder/log" 2>&1 &
+    pid=$!
+    started+=("$pid")
+    until_ready "$etcd_url/health" "$pid" "$folder/log"
+}
+
+# start_cluster NAME NODES KEY=VALUE…: so many gateways with one nsqd, an etcd and a redis-server; sets $pids (the gateways', nsqd's
+# and Redis's), $addresses (clients of all of them, pushes of the first) and $first_http
+start_cluster() {
+    local folder=$work/$1 nodes=$2 node sockets= gateways= ports all=()
+    shift 2
+    rm -rf "$folder"
+    start_nsqd "$folder/nsqd"
+    start_etcd "$folder/etcd"
+    start_redis "$folder/redis"
+    for ((node = 1; node <= nodes; node++)); do
+        read -ra ports <<<"$(free_ports 1)"
+        start_gateway "$folder/gw-$node" OXIPUSH__NODE__ID="gw-$node" OXIPUSH__QUEUE__BACKEND=nsq \
+            OXIPUSH__QUEUE__NSQD="$nsqd_tcp" OXIPUSH__QUEUE__NSQD_HTTP="$nsqd_http" OXIPUSH__CLUSTER__ETCD="$etcd_url" \
+            OXIPUSH__CLUSTER__ALLOW_LOOPBACK=true OXIPUSH__SOCKET__ANONYMOUS=true OXIPUSH__REDIS__URL="$redis_url" \
+            OXIPUSH__PEERS__LISTEN="127.0.0.1:${ports[0]}" "$@"
+        sockets=$sockets${sockets:+,}${addresses[1]}
+        gateways=$gateways$gateway_pid,
+        [ "$node" = 1 ] && all=("${addresses[@]}")
+    done
+    addresses=(--ws "$sockets" "${all[@]:2}")
+    first_http=${all[3]}
+    pids=$gateways$nsqd_pid,$redis_pid
+}
+
 # start_gateway FOLDER [KEY=VALUE…]: a gateway that leaves its file descriptors to clients; sets $gateway_pid and $addresses, what pushbench wants to know of it
 start_gateway() {
     local folder=$1 ports

@@ -2,7 +2,9 @@
 
 pub(crate) mod identity;
 mod keys;
+mod peer_key;
 
 pub(crate) use crate::config::Scope;
 pub use crate::push::Patterns;
 pub(crate) use keys::{Caller, KeyError, Keys, OutOfBounds, PushDenial};
+pub(crate) use peer_key::PeerKey;

@@ -13,6 +13,7 @@ mod addresses;
 mod etcd;
 mod members;
 mod node;
+mod peers;
 mod readiness;
 mod reaper;
 mod registration;
@@ -30,19 +31,23 @@ use crate::{
 
 use etcd::Etcd;
 use members::NodeSenders;
+pub use node::Node;
 use node::NodeStatus;
+pub use peers::{Gathered, NodeLoad, OthersPresent, Peers, PeersConfigError};
 use readiness::Readiness;
 use registration::Registration;
 
 /// Where the node's listeners really listen.
 #[derive(Clone, Copy, Debug)]
 pub struct Listeners {
-    /// `[socket] listen`.
+    /// `[socket] listen`. Of a node without the role `socket` as it is configured, and nobody listens there.
     pub socket: SocketAddr,
     /// `[http] listen`.
     pub http: SocketAddr,
     /// `[grpc] listen`.
     pub grpc: SocketAddr,
+    /// `[peers] listen`.
+    pub peers: Option<SocketAddr>,
 }
 
 /// The node's place in the cluster.
@@ -51,6 +56,10 @@ pub struct Cluster {
     pub details: watch::Receiver<Vec<String>>,
     /// Ids of the nodes that are registered, sorted; the last known ones while etcd is away. Without etcd: this node.
     pub members: watch::Receiver<Vec<String>>,
+    /// Those of them that hold clients, and so read a channel of their own.
+    pub readers: watch::Receiver<Vec<String>>,
+    /// The same nodes with what they say of themselves, sorted by id. Without etcd: none.
+    pub nodes: watch::Receiver<Arc<[Node]>>,
     state: ClusterState,
 }
 
@@ -65,10 +74,15 @@ pub struct ClusterError(pub String);
 
 enum ClusterState {
     /// No `[cluster] etcd`: the senders keep the receivers' channels open.
-    Alone { _details: watch::Sender<Vec<String>>, _members: watch::Sender<Vec<String>> },
+    Alone {
+        _details: watch::Sender<Vec<String>>,
+        _members: watch::Sender<Vec<String>>,
+        _readers: watch::Sender<Vec<String>>,
+        _nodes: watch::Sender<Arc<[Node]>>,
+    },
     Registered {
         status: watch::Sender<NodeStatus>,
-        /// Whether another node takes clients.
+        /// Whether other nodes serve that do what this one does.
         other: watch::Receiver<bool>,
         unready_after: Duration,
         registration: Service,
@@ -96,23 +110,32 @@ impl Cluster {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, ClusterError> {
         let id = config.node.id.as_str();
+        let roles = config.node.roles;
         if config.cluster.etcd.is_empty() {
             let (_details, details) = watch::channel(Vec::new());
             let (_members, members) = watch::channel(vec![id.to_owned()]);
-            return Ok(Self { details, members, state: ClusterState::Alone { _details, _members } });
+            let readers = if roles.has_socket() { vec![id.to_owned()] } else { Vec::new() };
+            let (_readers, readers) = watch::channel(readers);
+            let (_nodes, nodes) = watch::channel(Arc::default());
+            let state = ClusterState::Alone { _details, _members, _readers, _nodes };
+            return Ok(Self { details, members, readers, nodes, state });
         }
-        let addresses = addresses::advertised(&config.cluster, listeners).await.map_err(ClusterError)?;
+        let addresses = addresses::advertised(&config.cluster, listeners, roles).await.map_err(ClusterError)?;
         let etcd = Etcd::new(&config.cluster, metrics);
-        let reads_channel = forget_node.is_some();
+        let reads_channel = forget_node.is_some() && roles.has_socket();
         let (detail_sender, details) = watch::channel(Vec::new());
         let (member_sender, members) = watch::channel(Vec::new());
+        let (reader_sender, readers) = watch::channel(Vec::new());
+        let (node_sender, nodes) = watch::channel(Arc::default());
         let (status, statuses) = watch::channel(NodeStatus::FIRST);
         let (other_sender, other) = watch::channel(false);
         let mut registration =
-            Registration::new(etcd.clone(), id, &addresses, reads_channel, statuses, detail_sender, members.clone());
+            Registration::new(etcd.clone(), id, &addresses, reads_channel, statuses, detail_sender, members.clone())
+                .with_roles(roles.names());
         registration.join().await.map_err(ClusterError)?;
         tracing::info!(
             node = id,
+            roles = %roles,
             socket = addresses.socket,
             http = addresses.http,
             grpc = addresses.grpc,
@@ -122,7 +145,14 @@ impl Cluster {
         let service = tasks.service();
         tasks.spawn_until_done("cluster addresses", addresses.check(registration.notes(), config.cluster.timeout));
         service.spawn("cluster registration", registration.run(service.stopping().clone()));
-        let senders = NodeSenders { ids: member_sender, other: other_sender, own: id.to_owned() };
+        let senders = NodeSenders {
+            ids: member_sender,
+            nodes: node_sender,
+            readers: reader_sender,
+            other: other_sender,
+            own: id.to_owned(),
+            roles,
+        };
         tasks.spawn("cluster members", members::run(etcd.clone(), senders, tasks.cancelled()));
         if let Some(forget_node) = forget_node {
             let reaper = reaper::Reaper::new(etcd, forget_node, config, metrics);
@@ -135,7 +165,7 @@ impl Cluster {
             registration: service,
             revoke_timeout: config.cluster.timeout * 2 + Duration::from_secs(1),
         };
-        Ok(Self { details, members, state })
+        Ok(Self { details, members, readers, nodes, state })
     }
 
     /// From here on the registered phase follows `phases`, and the state of the queue: while that does not work, and another

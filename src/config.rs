@@ -13,18 +13,24 @@ mod ini;
 mod key;
 mod named;
 mod origin;
+mod peers;
 mod reader;
+mod redis;
 mod reload;
+mod roles;
 mod source;
 mod store;
 mod subnet;
 mod tables;
 
+pub use self::redis::RedisUrl;
 pub use events::{EventKind, EventKinds};
 pub use gpusher::TagApp;
 pub use host::{HostPort, HostPortError};
 pub use key::{KeyConfig, LONGEST_SECRET, Scope, SecretDigest};
+pub use peers::{PeersConfig, PeersTls};
 pub use reload::{ConfigChanges, LIVE_KEYS, LoadedConfig};
+pub use roles::{INGRESS, NodeRoles, SOCKET};
 pub use source::{ConfigError, DEFAULTS, EffectiveSetting, environment, load, settings};
 pub use store::{StreamBounds, StreamRule};
 pub use subnet::Subnet;
@@ -46,10 +52,12 @@ pub struct Config {
     pub verify: VerifyConfig,
     pub push: PushLimits,
     pub queue: QueueConfig,
+    pub redis: RedisConfig,
     pub store: StoreConfig,
     pub events: EventsConfig,
     pub drain: DrainConfig,
     pub cluster: ClusterConfig,
+    pub peers: PeersConfig,
     pub log: LogConfig,
 }
 
@@ -64,7 +72,7 @@ macro_rules! section {
 
 section! {
     /// `[node]`.
-    NodeConfig { id: NodeId, workers: usize, shutdown_timeout: Duration }
+    NodeConfig { id: NodeId, roles: NodeRoles, workers: usize, shutdown_timeout: Duration }
 }
 section! {
     /// `[socket]`.
@@ -163,13 +171,14 @@ section! {
     }
 }
 section! {
-    /// `[queue]`, with `[data]` and the tags of `[gpusher]`.
+    /// `[queue]`, with `[data]`, the tags of `[gpusher]` and the roles of `[node]`.
     QueueConfig {
         backend: Backend, topic: String, channel: String, raw_key: Option<String>, nsqd: Vec<String>, nsqd_http: Vec<String>, lookupd: Vec<String>,
         lookup_interval: Duration, lookup_timeout: Duration, processors: usize, max_in_flight: usize, max_publishes: usize,
-        publish_timeout: Duration, return_after: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
+        publish_timeout: Duration, copies: usize, return_after: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
         requeue_delay: Duration, job_timeout: Duration, sync: Sync, max_bytes: u64, max_age: Duration, memory_bytes: usize,
         replay_hold: Duration, copy_window: usize, dir: PathBuf, segment_bytes: u32, tag_topics: Vec<String>,
+        roles: NodeRoles,
     }
 }
 section! {
@@ -177,8 +186,16 @@ section! {
     StoreConfig {
         backend: StoreBackend, ttl: Duration, max_ttl: Duration, max_entries: usize, max_stream_bytes: u64, max_age: Option<Duration>,
         max_bytes: u64, max_streams: usize, max_devices: usize, device_idle: Duration, new_device: StreamStart, new_app: StreamStart,
-        max_appends: usize, memory_bytes: usize, page_entries: usize, page_bytes: usize, max_pages: usize, sweep_interval: Duration,
+        timeout: Duration, max_appends: usize, memory_bytes: usize, page_entries: usize, page_bytes: usize, max_pages: usize, sweep_interval: Duration,
         idempotency_ttl: Duration, max_idempotency_keys: usize, streams: Vec<StreamRule>,
+    }
+}
+section! {
+    /// `[redis]`. Without `urls` there is none.
+    RedisConfig {
+        urls: Vec<RedisUrl>, user: String, password: Secret, sentinel_master: Option<String>, sentinel_user: String,
+        sentinel_password: Secret, cluster: bool, tls_ca: Option<PathBuf>, tls_cert: Option<PathBuf>, tls_key: Option<PathBuf>,
+        prefix: String, timeout: Duration, check_interval: Duration, max_backoff: Duration, max_in_flight: usize,
     }
 }
 section! {
@@ -191,8 +208,9 @@ section! {
         etcd: Vec<String>, user: String, password: Secret, tls_ca: Option<PathBuf>, tls_cert: Option<PathBuf>,
         tls_key: Option<PathBuf>, prefix: String, lease: Duration, max_backoff: Duration, timeout: Duration,
         advertise_socket: Option<String>, advertise_http: Option<String>, advertise_grpc: Option<String>,
+        advertise_peers: Option<String>,
         allow_loopback: bool, weight: u32, gopusher_key: Option<String>, channel_grace: Duration,
-        unready_after: Duration,
+        unready_after: Duration, client_url: Option<String>, load_interval: Duration,
     }
 }
 section! {
@@ -300,6 +318,8 @@ pub enum StoreBackend {
     Auto,
     /// A log of this node.
     Embedded,
+    /// A Redis that all nodes share.
+    Redis,
     /// Nothing: `offline` and idempotency keys are refused.
     None,
 }
@@ -386,7 +406,7 @@ mod tests {
             "OXIPUSH__QUEUE__TOPC: there is no such key; did you mean topic?",
             "did you mean [socket]?",
             "[socket] listen: \"8080\" is not an address",
-            "[node] roles: \"sockets\" is not all: nodes with a part",
+            "[node] roles: \"sockets\" is not ingress, socket, both, or empty for all",
             "[node] id: \"a:b\" cannot name an NSQ channel",
             "[outbox] max_bytes: \"12\" is not a size",
             "[queue] max_in_flight: \"70000\" is not a whole number from 1 to 2500",

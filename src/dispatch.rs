@@ -21,6 +21,7 @@ use crate::{
     config,
     hub::Hub,
     lifecycle::{Deadline, Service, Tasks},
+    push::Rebalance,
     queue::Jobs,
     store::{Store, StoredPushes},
     telemetry::Metrics,
@@ -42,6 +43,24 @@ const REQUEUE: Duration = Duration::from_secs(1);
 /// Refuses tokens of a subject that were issued before a time (in seconds since 1970), on this node and from now on.
 pub type Revoke = Box<dyn Fn(ByteString, u64) + Send + Sync>;
 
+/// Sends clients of this node away, if the order is for it.
+pub type SendClientsAway = Box<dyn Fn(&Rebalance) + Send + Sync>;
+
+/// Who carries out the orders that come through the queue and are no work for the hub.
+pub struct NodeOrders {
+    /// Of a disconnect that revokes.
+    pub revoke: Revoke,
+    /// Of each rebalance, whichever node it is for.
+    pub rebalance: SendClientsAway,
+}
+
+/// Where nobody is sent away.
+impl From<Revoke> for NodeOrders {
+    fn from(revoke: Revoke) -> Self {
+        Self { revoke, rebalance: Box::new(|_| {}) }
+    }
+}
+
 /// The running processors.
 pub struct Dispatch {
     /// Ends by itself once the jobs' end was reached and each job in flight is finished or requeued; told to stop, it gives
@@ -54,7 +73,7 @@ pub struct Dispatch {
 
 impl Dispatch {
     /// Starts `[queue] processors` processors on `jobs`, and on what the store takes. Where there was a `backlog` when the first
-    /// job comes, it is offered at a pace that outboxes can follow. What a disconnect revokes is told to `revoke`.
+    /// job comes, it is offered at a pace that outboxes can follow. What is ordered is told to `orders`.
     #[expect(clippy::too_many_arguments, reason = "each is another part of the gateway")]
     pub fn start(
         config: &config::Config,
@@ -62,7 +81,7 @@ impl Dispatch {
         stored: Option<(Store, StoredPushes)>,
         hub: Hub,
         backlog: watch::Receiver<bool>,
-        revoke: Revoke,
+        orders: impl Into<NodeOrders>,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -99,7 +118,7 @@ impl Dispatch {
             reading.spawn_until_done("stream sweep", sweep.run(stopping.clone()));
             stored
         });
-        let intake = Intake::new(config, lanes, completions, Arc::clone(&in_flight), revoke, metrics);
+        let intake = Intake::new(config, lanes, completions, Arc::clone(&in_flight), orders.into(), metrics);
         let pace = Pace::new(config, hub, Arc::clone(&in_flight));
         // jobs that were taken and not yet dispatched are requeued by their drop
         service.spawn_until_done(

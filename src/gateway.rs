@@ -2,8 +2,11 @@
 
 mod clients_return;
 mod descriptors;
+mod held_clients;
+mod peers;
 mod presence;
 mod reload;
+mod revocations;
 
 use std::{
     future::Future,
@@ -13,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::OptionFuture;
 use socket2::{Domain, Socket, Type};
 use tokio::{
     sync::{mpsc, watch},
@@ -24,17 +28,19 @@ use crate::{
         Keys,
         identity::{IdentityConfigError, Verifier},
     },
-    cluster::{Cluster, ClusterError, ForgetNode, Listeners},
+    cluster::{Cluster, ClusterError, ForgetNode, Listeners, Peers, PeersConfigError},
     config::{self, Backend, Config},
     dispatch::{Dispatch, Revoke},
     events::{Events, EventsConfigError, EventsControl},
     hub::{ClientPush, Hub},
     ingress::{
         self, Api, admission::Admission, disconnects::Disconnects, grpc::GrpcListener, http::HttpListener,
-        queries::Queries, readiness::NodeReadiness, streams::Streams,
+        nodes::Nodes, peers::PeerListener, queries::Queries, readiness::NodeReadiness, rebalances::Rebalances,
+        streams::Streams,
     },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopics},
+    redis_client::{RedisClient, RedisOpenError},
     socket::{ClientListener, Upstream},
     store::{self, OpenStore, Store, StoreControl, StoreOpenError, StoredPushes},
     telemetry::Metrics,
@@ -42,6 +48,7 @@ use crate::{
 };
 
 use descriptors::DescriptorPlan;
+use held_clients::HeldClients;
 pub use reload::GatewayReload;
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
@@ -74,7 +81,8 @@ pub struct Gateway {
     also: FurtherListeners,
     cluster: Cluster,
     hub: Hub,
-    clients: ClientListener,
+    /// `None`: it holds no clients.
+    clients: Option<ClientListener>,
     /// What clients push themselves.
     client_pushes: mpsc::Receiver<ClientPush>,
     /// Who comes into rooms and leaves them; `None`: no room has presence.
@@ -94,6 +102,7 @@ pub struct Gateway {
     admission: Admission,
     http: HttpListener,
     grpc: GrpcListener,
+    peers: Option<PeerListener>,
     reload: GatewayReload,
 }
 
@@ -115,6 +124,9 @@ pub enum BuildError {
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
+    /// Redis cannot be used.
+    #[error("[redis] {0}")]
+    Redis(#[from] RedisOpenError),
     /// The store cannot be opened.
     #[error("[store] {0}")]
     Store(#[from] StoreOpenError),
@@ -127,6 +139,9 @@ pub enum BuildError {
     /// The node cannot be part of its cluster.
     #[error("[cluster] {0}")]
     Cluster(#[from] ClusterError),
+    /// The other nodes cannot be asked as configured.
+    #[error(transparent)]
+    Peers(#[from] PeersConfigError),
 }
 
 impl Gateway {
@@ -137,12 +152,13 @@ impl Gateway {
     /// [`BuildError`].
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new());
+        held_clients::show_roles(&config, &metrics);
         let descriptors = plan_descriptors(&config);
         let loaded = watch::Sender::new(config.clone());
         let config = descriptors.bounded(config);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
-        let (socket_listener, socket) = listen("socket", "listen", config.socket.listen, config.socket.backlog)?;
+        let (socket_listener, socket) = listen_for("listen", Some(config.socket.listen), &config)?.unzip();
         let (http_listener, http) = listen("http", "listen", config.http.listen, BACKLOG)?;
         let (grpc_listener, grpc) = listen("grpc", "listen", config.grpc.listen, BACKLOG)?;
         let (http_also, http_also_at) = listen_also("http", &config.http.also)?;
@@ -150,49 +166,68 @@ impl Gateway {
         let (go_push_listener, go_push) = listen_for("go_push_listen", config.socket.go_push_listen, &config)?.unzip();
         let (gpush_listener, gpush) = listen_for("gpush_listen", config.socket.gpush_listen, &config)?.unzip();
         let also = FurtherListeners { go_push, gpush, http: http_also_at, grpc: grpc_also_at };
-        let listeners = Listeners { socket, http, grpc };
+        let (peer_listener, peers_at) = peers::bind(&config)?.unzip();
+        let listeners = Listeners { socket: socket.unwrap_or(config.socket.listen), http, grpc, peers: peers_at };
+        // before the node's id is claimed: a Redis that must not be used costs the cluster nothing
+        let redis: Option<RedisClient> = start_redis(&config, &tasks, &metrics).await?;
         let cluster = Cluster::join(&config, listeners, forget_node(&config.queue), &tasks, &metrics).await?;
+        let peers = Peers::new(&config, cluster.nodes.clone(), &metrics)?;
         let (queue, raw) = open_queue(&config, &cluster, &tasks, &metrics).await?;
-        let state = queue.control.state.clone();
+        let (state, queue_notes) = (queue.control.state.clone(), queue.control.notes.clone());
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let (events, events_control) = Events::start(&config, &queue.publisher, &tasks, &metrics).await?;
-        let (stored, store_control) = match store::open(&config, &tasks, &metrics).await? {
+        let (stored, store_control) = match store::open(&config, redis.as_ref(), &tasks, &metrics).await? {
             Some(OpenStore { store, stored, control }) => (Some((store, stored)), Some(control)),
             None => (None, None),
         };
         let store = stored.as_ref().map(|(store, _)| store.clone());
         let store_state = store_control.as_ref().map(StoreControl::state);
+        // a store that all nodes share makes none of them less ready than the others
+        let own_store_state = store_state.clone().filter(|_| !store.as_ref().is_some_and(Store::is_shared));
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
         let presence = hub.watch_presence(&config.rooms, config.node.id.as_str());
+        let peer_listener = peers::listener(peer_listener, &config, &hub, &phases, &metrics)?;
         let (pushes, client_pushes) = mpsc::channel(config.queue.max_publishes);
         let upstream = Upstream { pushes, events: events.clone() };
-        let disconnects = Disconnects::new(&config, queue.publisher.clone(), store.clone(), phases.clone(), &metrics);
-        let admission = Admission::new(&config, queue.publisher, store.clone(), phases.clone(), &metrics);
+        let disconnects = Disconnects::new(&config, queue.publisher.clone(), store.clone(), phases.clone(), &metrics)
+            .asking(&config, peers.clone(), &hub);
+        let nodes = Nodes::new(&config, listeners, cluster.nodes.clone(), phases.clone(), hub.clone(), peers.clone());
+        let rebalances = Rebalances::new(nodes.clone(), queue.publisher.clone(), phases.clone(), &metrics);
+        let admission = Admission::new(&config, queue.publisher, store.clone(), phases.clone(), &tasks, &metrics);
         let keys = Keys::new(&config, &metrics);
         let api = Api {
+            roles: config.node.roles,
             keys: keys.clone(),
             admission: admission.clone(),
             disconnects,
-            queries: Queries::new(&config, hub.clone(), &metrics),
+            queries: Queries::new(&config, hub.clone(), peers.clone(), &metrics),
+            rebalances,
+            nodes,
             streams: Streams::new(&config, store.clone(), &metrics),
             events: events.clone(),
-            readiness: NodeReadiness::new(state, store_state, phases.clone()),
+            readiness: NodeReadiness::new(state, own_store_state, phases.clone()),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
-        let revoke = revoke(verifier.clone(), store.as_ref());
-        let clients =
-            ClientListener::new(socket_listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
+        if let Some(verifier) = &verifier {
+            revocations::follow(store.as_ref(), store_state.clone(), verifier, &tasks).await;
+        }
+        let revoke = revoke(verifier.clone());
+        let clients = socket_listener.map(|listener| {
+            ClientListener::new(listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
                 .sending_to(upstream)
                 .keeping(store)
+                .asking(peers.clone())
                 .accepting_at_most(descriptors.socket)
                 .beside("go_push", go_push_listener)
-                .beside("gpush", gpush_listener);
-        let details = cluster.details.clone();
-        let http = HttpListener::new(http_listener, &config, api.clone(), details, socket, &metrics).and_at(http_also);
+                .beside("gpush", gpush_listener)
+        });
+        let details = vec![cluster.details.clone(), queue_notes];
+        let http = HttpListener::new(http_listener, &config, api.clone(), details, listeners.socket, &metrics)
+            .and_at(http_also);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics).and_at(grpc_also);
         let reload = GatewayReload {
             descriptors,
-            clients: clients.reload(),
+            clients: clients.as_ref().map(ClientListener::reload),
             http: http.reload(),
             keys: keys.clone(),
             verifier,
@@ -225,6 +260,7 @@ impl Gateway {
             admission,
             http,
             grpc,
+            peers: peer_listener,
             reload,
         })
     }
@@ -269,8 +305,13 @@ impl Gateway {
         if let Some(changes) = self.presence {
             presence::start(changes, self.hub.clone(), self.told.clone(), tasks);
         }
-        let dispatch = Dispatch::start(config, self.jobs, self.stored, self.hub, backlog, self.revoke, tasks, metrics);
-        let clients = self.clients.serve(tasks);
+        let held = self.clients.map(|clients| {
+            let orders = held_clients::orders(self.revoke, &clients, &config.node.id, self.reload.config.subscribe());
+            HeldClients {
+                dispatch: Dispatch::start(config, self.jobs, self.stored, self.hub, backlog, orders, tasks, metrics),
+                clients: clients.serve(tasks),
+            }
+        });
         let raw = self.raw.map(|raw| ingress::nsq::start(config, raw, &self.keys, &self.admission, tasks));
         let client_pushes = ingress::client_pushes::start(
             self.client_pushes,
@@ -281,6 +322,7 @@ impl Gateway {
         );
         let http = self.http.serve(tasks);
         let grpc = self.grpc.serve(tasks);
+        let peers = self.peers.map(|peers| peers.serve(tasks));
         self.phases.enter(Phase::Serving);
         let outcome = tokio::select! {
             () = stop => Ok(()),
@@ -304,17 +346,21 @@ impl Gateway {
         if let Some(raw) = raw {
             raw.drain(deadline).await;
         }
-        dispatch.stop_merging(deadline).await;
-        // what comes for a client that was told to go is kept for the next process, and put back once no more jobs are handed out
-        let jitter = clients.jitter(config.drain.reconnect_jitter, deadline);
-        // the next process waits for those that were there last
-        self.queue.note_clients(hub.address_counts(), jitter);
-        let told = clients.drain(config.drain.rate, jitter, deadline).await;
+        let told = match &held {
+            Some(held) => held.send_away(&config.drain, &mut self.queue, &hub, deadline).await,
+            None => 0,
+        };
         client_pushes.stop(deadline).await;
         let _ = deadline.timeout(self.queue.stop_jobs()).await;
-        dispatch.drain(deadline).await;
-        let cut = clients.gone(deadline).await;
-        tokio::join!(http.stop(deadline), grpc.stop(deadline), clients.stop(deadline));
+        let (cut, workers) = match held {
+            Some(held) => held.end_jobs(deadline).await,
+            None => (0, None),
+        };
+        let stop_workers = OptionFuture::from(workers.map(|workers| workers.stop(deadline)));
+        tokio::join!(http.stop(deadline), grpc.stop(deadline), stop_workers);
+        if let Some(peers) = peers {
+            peers.stop(deadline).await;
+        }
         self.events_control.close(deadline.granting(LAST_MOMENT)).await;
         // dispatch tells no more
         if let Some(store) = self.store_control {
@@ -334,15 +380,22 @@ impl Gateway {
     }
 }
 
-/// Where dispatch tells what is revoked; what the store has kept of an earlier process is refused from now on. Without a
-/// verifier nobody has a token.
-fn revoke(verifier: Option<Verifier>, store: Option<&Store>) -> Revoke {
+/// Where dispatch tells what is revoked. Without a verifier nobody has a token.
+fn revoke(verifier: Option<Verifier>) -> Revoke {
     let Some(verifier) = verifier else { return Box::new(|_, _| {}) };
-    let mut kept = store.map(Store::revocations).unwrap_or_default();
-    // where there are too many, the oldest make room
-    kept.sort_unstable_by_key(|(_, second)| *second);
-    kept.into_iter().for_each(|(subject, second)| verifier.revoke(subject, second));
     Box::new(move |subject, second| verifier.revoke(subject, second))
+}
+
+/// The connection to Redis, if the configuration names one.
+async fn start_redis(
+    config: &Config,
+    tasks: &Tasks,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<RedisClient>, RedisOpenError> {
+    if config.redis.urls.is_empty() {
+        return Ok(None);
+    }
+    RedisClient::start(&config.redis, tasks, metrics).await.map(Some)
 }
 
 /// Raises the limit of open files, and says what is missing.
@@ -368,9 +421,8 @@ async fn open_queue(
     match config.queue.backend {
         Backend::Embedded => Ok((queue::embedded::open(&config.queue, tasks, metrics).await?, None)),
         Backend::Nsq => {
-            let members = cluster.members.clone();
-            let (queue, raw) = queue::nsq::open(&config.queue, &config.node.id, members, tasks, metrics).await?;
-            Ok((queue, Some(raw)))
+            let readers = cluster.readers.clone();
+            Ok(queue::nsq::open(&config.queue, &config.node.id, readers, tasks, metrics).await?)
         }
     }
 }
@@ -387,12 +439,13 @@ fn forget_node(config: &config::QueueConfig) -> Option<ForgetNode> {
     }))
 }
 
-/// The clients' listener of one dialect, if it has one.
+/// One of the clients' listeners, if it has an address, and the node holds clients.
 fn listen_for(
     key: &'static str,
     address: Option<SocketAddr>,
     config: &Config,
 ) -> Result<Option<(TcpListener, SocketAddr)>, BuildError> {
+    let address = address.filter(|_| config.node.roles.has_socket());
     address.map(|address| listen("socket", key, address, config.socket.backlog)).transpose()
 }
 

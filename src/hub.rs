@@ -9,6 +9,7 @@ mod client;
 mod client_id;
 mod client_push;
 mod disconnect;
+mod ended;
 mod fanout;
 mod group;
 mod index;
@@ -38,9 +39,9 @@ use tokio::sync::mpsc;
 use crate::{
     bundles::{self, Bundles},
     config,
-    push::{Address, AddressCounts, AddressKind, Patterns},
+    push::{Address, AddressCounts, AddressKind, NameSample, Patterns},
     telemetry::{Metrics, labels::DropReason},
-    wire::dialect::PresenceChange,
+    wire::dialect::{PresenceChange, PresentCards},
 };
 
 pub use burst::Burst;
@@ -49,6 +50,7 @@ pub use client::{Client, Flush, Sink};
 pub use client_id::ClientId;
 pub use client_push::ClientPush;
 pub use disconnect::{DisconnectPart, DisconnectRun, Work};
+pub use ended::EndedOrders;
 pub use fanout::{Audience, Completion, Fanout, Outcome, Part, Recipients};
 pub use item::Item;
 pub use lookup::{ClientInfo, ClientLookup};
@@ -94,6 +96,8 @@ struct Core {
     process: ProcessNumber,
     /// Set where rooms have presence.
     presence: OnceLock<Presence>,
+    /// Set where other nodes ask for it.
+    ended: OnceLock<Arc<EndedOrders>>,
     started: Instant,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -175,6 +179,7 @@ impl Hub {
                 catch_up: OnceLock::new(),
                 process: ProcessNumber::draw(),
                 presence: OnceLock::new(),
+                ended: OnceLock::new(),
                 started: Instant::now(),
                 limits,
                 metrics: Arc::clone(metrics),
@@ -236,6 +241,28 @@ impl Hub {
             rooms: self.core.index.groups(AddressKind::Room),
             workers: self.workers(),
         }
+    }
+
+    /// Which cards, or rooms, have clients, for the count of those of several nodes. It looks at all of them.
+    pub fn name_sample(&self, kind: AddressKind) -> NameSample {
+        self.core.index.sample(kind)
+    }
+
+    /// From now on it is remembered how many clients each of the last `max` orders has ended. Only the first call of this counts.
+    pub fn remember_orders(&self, max: usize) {
+        let _ = self.core.ended.set(Arc::new(EndedOrders::new(max)));
+    }
+
+    /// How many clients the last orders have ended; `None`: that is not remembered.
+    pub fn ended_orders(&self) -> Option<&Arc<EndedOrders>> {
+        self.core.ended.get()
+    }
+
+    /// Which cards have clients in a room, for the count of those of several nodes, and some of their names; `None`: it has no
+    /// presence.
+    pub fn present(&self, room: &str) -> Option<(PresentCards, NameSample)> {
+        let presence = self.core.presence.get()?;
+        Some((presence.present(room)?, presence.sample(room)))
     }
 
     /// Bytes that may wait for one connection.

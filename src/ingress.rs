@@ -9,27 +9,35 @@ pub(crate) mod draft;
 pub(crate) mod grpc;
 pub(crate) mod http;
 mod limits;
+pub(crate) mod nodes;
 pub(crate) mod nsq;
 mod options;
+pub(crate) mod peers;
 pub(crate) mod queries;
 pub(crate) mod readiness;
+pub(crate) mod rebalances;
 pub(crate) mod refusal;
 pub(crate) mod scopes;
 pub(crate) mod streams;
 mod timed_stream;
 mod turns;
+mod wakes;
 
 use admission::Admission;
 use disconnects::Disconnects;
+use nodes::Nodes;
 use queries::Queries;
 use readiness::NodeReadiness;
+use rebalances::Rebalances;
 use streams::Streams;
 
-use crate::{auth::Keys, events::Events};
+use crate::{auth::Keys, config::NodeRoles, events::Events};
 
 /// What HTTP and gRPC serve from; a cheap clone.
 #[derive(Clone)]
 pub(crate) struct Api {
+    /// What the node does.
+    pub roles: NodeRoles,
     /// Who may push and ask.
     pub keys: Keys,
     /// Where pushes go.
@@ -38,6 +46,10 @@ pub(crate) struct Api {
     pub disconnects: Disconnects,
     /// What can be asked.
     pub queries: Queries,
+    /// The cluster's nodes, and where clients connect.
+    pub nodes: Nodes,
+    /// Where orders to move clients to other nodes go.
+    pub rebalances: Rebalances,
     /// What is stored.
     pub streams: Streams,
     /// What back ends are told.

@@ -80,12 +80,13 @@ mod log;
 mod push;
 mod queue;
 mod record;
+mod redis_client;
 mod socket;
 mod store;
 mod telemetry;
 mod wire;
 
-/// What prost and tonic generate of proto/; used at the edges only (ingress, record, cli, cluster/etcd).
+/// What prost and tonic generate of proto/; used at the edges only (ingress, record, cli, cluster).
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod proto {
     /// `package proto`: the gRPC API.
@@ -104,6 +105,10 @@ mod proto {
     pub mod etcd {
         tonic::include_proto!("etcdserverpb");
     }
+    /// `package oxipush.peers`: what the nodes of one cluster ask each other.
+    pub mod peers {
+        tonic::include_proto!("oxipush.peers");
+    }
     /// The descriptors of the first three, for gRPC reflection.
     pub const DESCRIPTORS: &[u8] = tonic::include_file_descriptor_set!("descriptor");
 }
@@ -113,7 +118,7 @@ mod proto {
 #[allow(missing_docs)]
 pub mod internals {
     pub mod proto {
-        pub use crate::proto::{DESCRIPTORS, order, rpc};
+        pub use crate::proto::{DESCRIPTORS, order, peers, rpc};
     }
     pub mod auth {
         pub use crate::auth::{Patterns, identity::*};
@@ -122,13 +127,16 @@ pub mod internals {
         pub use crate::bundles::{Bundles, channel};
     }
     pub mod cluster {
-        pub use crate::cluster::{Cluster, ClusterError, ForgetNode, Listeners};
+        pub use crate::cluster::{
+            Cluster, ClusterError, ForgetNode, Gathered, Listeners, Node, NodeLoad, OthersPresent, Peers,
+            PeersConfigError,
+        };
     }
     pub mod config {
         pub use crate::config::*;
     }
     pub mod dispatch {
-        pub use crate::dispatch::{Dispatch, Revoke};
+        pub use crate::dispatch::{Dispatch, NodeOrders, Revoke, SendClientsAway};
     }
     pub mod events {
         pub use crate::events::{Event, EventError, EventKind, Events, EventsConfigError, EventsControl};
@@ -165,8 +173,11 @@ pub mod internals {
             pub use crate::record::*;
         }
     }
+    pub mod redis_client {
+        pub use crate::redis_client::*;
+    }
     pub mod socket {
-        pub use crate::socket::{ClientListener, ClientServer, Upstream};
+        pub use crate::socket::{ClientListener, ClientServer, Rebalancer, Upstream};
     }
     pub mod store {
         pub use crate::store::*;

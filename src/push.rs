@@ -6,7 +6,9 @@ mod content;
 mod disconnect;
 mod id;
 mod name;
+mod name_sample;
 mod pattern;
+mod rebalance;
 mod stream;
 
 use std::collections::HashSet;
@@ -19,8 +21,10 @@ pub use content::{Content, MAX_DEPTH, is_nested_deeper_than};
 pub use disconnect::{ClientSelector, Disconnect};
 pub use id::{PushId, unix_millis};
 pub use name::{NameError, NameRule};
+pub use name_sample::NameSample;
 pub use pattern::Patterns;
-pub use stream::{Epoch, PageEntry, Resume, StoredPush, StreamEntry, StreamPage, StreamPosition};
+pub use rebalance::Rebalance;
+pub use stream::{Epoch, PageEntry, PagePlace, Resume, StoredPush, StreamEntry, StreamPage, StreamPosition};
 
 /// One accepted request to deliver content to a target.
 #[derive(Clone, Debug, PartialEq, Eq)]

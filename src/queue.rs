@@ -11,13 +11,18 @@ pub(crate) mod nsq;
 mod replay_hold;
 mod waiter;
 
-use std::{iter, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::Either;
 use tokio::sync::watch;
 
-use crate::{bundles::Bundles, lifecycle::Deadline, log, push::AddressCounts};
+use crate::{
+    bundles::{self, Bundles},
+    lifecycle::Deadline,
+    log,
+    push::AddressCounts,
+};
 
 // its users know it by this path too
 pub(crate) use crate::record;
@@ -102,10 +107,12 @@ impl Publisher {
 }
 
 /// Who takes a record from the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// Every node, each for its own clients.
     Live,
+    /// The node of this id alone. nsq only.
+    Node(Arc<str>),
     /// The back end: events, in its own topic. nsq only.
     Events,
 }
@@ -140,6 +147,12 @@ pub struct Jobs {
 impl Jobs {
     /// Jobs of no backend: for tests of what comes behind the queue.
     pub fn detached(bundles: Bundles<Job>) -> Self {
+        Self { bundles }
+    }
+
+    /// Those of a node that takes none.
+    pub(crate) fn none() -> Self {
+        let (_, bundles) = bundles::channel(1);
         Self { bundles }
     }
 
@@ -279,6 +292,8 @@ impl Drop for Job {
 pub struct Control {
     /// Whether it can be used.
     pub state: watch::Receiver<QueueState>,
+    /// Lines for `/readyz`: what is wrong though it can be used.
+    pub notes: watch::Receiver<Vec<String>>,
     /// Whether jobs waited when it was opened, or wait for `[queue] replay_hold` since; known once the state was ready.
     pub backlog: watch::Receiver<bool>,
     pub(crate) hold: Option<ReplayHold>,

@@ -8,7 +8,10 @@ use prost::Message;
 
 use crate::{
     proto::record as message,
-    push::{ClientSelector, Content, Disconnect, Exclude, Push, PushId, Selection, Target},
+    push::{
+        ClientSelector, Content, Disconnect, Epoch, Exclude, Push, PushId, Rebalance, Selection, StoredPush,
+        StreamEntry, Target,
+    },
 };
 
 pub use peek::{PeekedCards, PeekedSelection, RecordPeek, peek};
@@ -19,8 +22,12 @@ pub use peek::{PeekedCards, PeekedSelection, RecordPeek, peek};
 pub enum Record {
     /// A push.
     Push(Push),
+    /// A push that the store has, on its way to the clients that are there.
+    Stored(Box<StoredPush>),
     /// An order to end clients.
     Disconnect(Box<Disconnect>),
+    /// An order to a node to send clients away.
+    Rebalance(Box<Rebalance>),
 }
 
 impl Record {
@@ -28,7 +35,9 @@ impl Record {
     pub fn id(&self) -> PushId {
         match self {
             Self::Push(push) => push.id,
+            Self::Stored(stored) => stored.push.id,
             Self::Disconnect(order) => order.id,
+            Self::Rebalance(order) => order.id,
         }
     }
 }
@@ -40,8 +49,34 @@ const BINARY: u32 = 2;
 
 /// Encodes `push`.
 pub fn encode(push: &Push) -> Bytes {
+    message_of(push, &[]).encode_to_vec().into()
+}
+
+/// Encodes a push that the store has.
+pub fn encode_stored(stored: &StoredPush) -> Bytes {
+    message_of(&stored.push, &stored.entries).encode_to_vec().into()
+}
+
+/// The record, published on once more.
+pub fn with_hop(record: &Bytes) -> Bytes {
+    let hops = peek(record).map_or(0, |peek| peek.hops).saturating_add(1);
+    // the last of a field holds
+    let last = message::Record { hops, ..Default::default() };
+    [record, last.encode_to_vec().as_slice()].concat().into()
+}
+
+fn message_of(push: &Push, entries: &[StreamEntry]) -> message::Record {
     let exclude = push.target.exclude.as_deref();
-    let record = message::Record {
+    let entry = |entry: &StreamEntry| message::StreamEntry {
+        epoch: entry.epoch.to_u32(),
+        seq: entry.seq,
+        previous: entry.previous,
+        previous_id: match entry.previous {
+            0 => Bytes::new(),
+            _ => Bytes::copy_from_slice(&entry.previous_id.to_bytes()),
+        },
+    };
+    message::Record {
         from: push.from.as_bytes().clone(),
         to: bytes_of(&push.target.cards),
         room: push.target.room.as_ref().map(|room| room.as_bytes().clone()).unwrap_or_default(),
@@ -61,8 +96,10 @@ pub fn encode(push: &Push) -> Bytes {
         deadline: push.deadline.unwrap_or_default(),
         disconnect: None,
         id: Bytes::copy_from_slice(&push.id.to_bytes()),
-    };
-    record.encode_to_vec().into()
+        streams: entries.iter().map(entry).collect(),
+        hops: 0,
+        rebalance: None,
+    }
 }
 
 fn bytes_of(names: &[ByteString]) -> Vec<Bytes> {
@@ -92,6 +129,17 @@ pub fn encode_disconnect(disconnect: &Disconnect) -> Bytes {
     record.encode_to_vec().into()
 }
 
+/// Encodes `rebalance`. A version that does not know such records finds that it names nobody, and drops it.
+pub fn encode_rebalance(rebalance: &Rebalance) -> Bytes {
+    let order = message::Rebalance { node: rebalance.node.as_bytes().clone(), keep: rebalance.keep, at: rebalance.at };
+    let record = message::Record {
+        rebalance: Some(Box::new(order)),
+        id: Bytes::copy_from_slice(&rebalance.id.to_bytes()),
+        ..Default::default()
+    };
+    record.encode_to_vec().into()
+}
+
 /// Why a record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
@@ -116,6 +164,9 @@ pub enum RecordError {
     /// It is a disconnect with a number that is no close code.
     #[error("the disconnect's close code is {0}")]
     BadCode(u32),
+    /// It is a stored push that does not have one place for each of its streams.
+    #[error("it has {0} places in {1} streams")]
+    BadPlaces(usize, usize),
 }
 
 /// Decodes a record.
@@ -128,6 +179,11 @@ pub fn decode(record: Bytes) -> Result<Record, RecordError> {
     if let Some(order) = record.disconnect {
         return disconnect(id, *order).map(|order| Record::Disconnect(Box::new(order)));
     }
+    if let Some(order) = record.rebalance {
+        let message::Rebalance { node, keep, at } = *order;
+        let order = Rebalance { id, node: text(node, "node")?, keep, at };
+        return Ok(Record::Rebalance(Box::new(order)));
+    }
     let target = Target {
         cards: texts(record.to, "to")?,
         room: optional(record.room, "room")?,
@@ -138,14 +194,36 @@ pub fn decode(record: Bytes) -> Result<Record, RecordError> {
     if target.selection() == Selection::Nobody {
         return Err(RecordError::NoTarget);
     }
-    Ok(Record::Push(Push {
+    let push = Push {
         id,
         from: text(record.from, "from")?,
         target,
         content: content(record.content, record.content_kind)?,
         collapse_key: optional(record.collapse_key, "collapse_key")?,
         deadline: Some(record.deadline).filter(|deadline| *deadline > 0),
-    }))
+    };
+    if record.streams.is_empty() {
+        return Ok(Record::Push(push));
+    }
+    let entries = record.streams.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+    let streams = match push.target.selection() {
+        Selection::Cards(cards) => cards.len(),
+        Selection::Room(_) => 1,
+        _ => 0,
+    };
+    if entries.len() != streams {
+        return Err(RecordError::BadPlaces(entries.len(), streams));
+    }
+    Ok(Record::Stored(Box::new(StoredPush { push, entries })))
+}
+
+fn entry(entry: &message::StreamEntry) -> Result<StreamEntry, RecordError> {
+    let previous_id = match entry.previous {
+        0 => PushId::NIL,
+        _ => PushId::from_bytes(sixteen(&entry.previous_id)?),
+    };
+    let message::StreamEntry { epoch, seq, previous, .. } = *entry;
+    Ok(StreamEntry { epoch: Epoch::from_u32(epoch), seq, previous, previous_id })
 }
 
 fn disconnect(id: PushId, order: message::Disconnect) -> Result<Disconnect, RecordError> {
@@ -234,6 +312,38 @@ mod tests {
         let id = Bytes::copy_from_slice(&PushId::generate().to_bytes());
         let record = message::Record { everyone: true, content_kind: 3, id, ..Default::default() };
         assert_eq!(decode(record.encode_to_vec().into()), Err(RecordError::BadContentKind(3)));
+    }
+
+    #[test]
+    fn a_stored_push_is_read_as_it_was_written_and_one_with_too_few_places_is_refused() {
+        let entry = |seq, previous| StreamEntry {
+            epoch: Epoch::from_u32(u32::MAX),
+            seq,
+            previous,
+            previous_id: if previous == 0 { PushId::NIL } else { PushId::generate() },
+        };
+        let two = Push { target: Target::cards(vec!["a".into(), "b".into()]), ..Push::to("a", "content") };
+        let room = Push { target: Target { room: Some("r".into()), ..Target::default() }, ..two.clone() };
+        for stored in [
+            StoredPush { push: two.clone(), entries: vec![entry(1, 0), entry(u64::MAX, 7)] },
+            StoredPush { push: room, entries: vec![entry(2, 1)] },
+        ] {
+            let record = encode_stored(&stored);
+            assert_eq!(peek(&record).map(|peek| (peek.is_stored, peek.hops)), Some((true, 0)));
+            let on = with_hop(&with_hop(&record));
+            assert_eq!(peek(&on).map(|peek| (peek.is_stored, peek.hops)), Some((true, 2)));
+            assert_eq!(decode(on), Ok(Record::Stored(Box::new(stored))));
+        }
+        let one = StoredPush { push: two, entries: vec![entry(1, 0)] };
+        assert_eq!(decode(encode_stored(&one)), Err(RecordError::BadPlaces(1, 2)));
+    }
+
+    #[test]
+    fn a_rebalance_is_read_as_it_was_written_and_no_look_takes_it_for_a_push() {
+        let order = Rebalance { id: PushId::generate(), node: "gw-1".into(), keep: 7, at: 1_700_000_000_000 };
+        let record = encode_rebalance(&order);
+        assert_eq!(peek(&record), None);
+        assert_eq!(decode(record), Ok(Record::Rebalance(Box::new(order))));
     }
 
     fn order(selector: ClientSelector) -> Disconnect {

@@ -1,7 +1,7 @@
 //! The clients' side: handshake, join, heartbeat, writes, close codes. The socket leaves HTTP after the handshake.
 //!
 //! This file starts the threads' servers; below it arrows point one way: http → connection → worker → heartbeat →
-//! client_socket → session, stream; http → credentials → handshake; and drain → worker.
+//! client_socket → session, stream; http → credentials → handshake; and rebalance → drain → worker.
 
 mod address;
 mod client_socket;
@@ -15,6 +15,8 @@ mod http;
 mod join;
 mod limit;
 mod live;
+mod presence;
+mod rebalance;
 mod rooms;
 mod session;
 mod stream;
@@ -39,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::identity::Verifier,
+    cluster::Peers,
     config::{self, Config},
     hub::Hub,
     lifecycle::{Deadline, Phases, Service, Tasks},
@@ -53,9 +56,11 @@ use http::HandshakeServer;
 use join::{Authorizer, VerifiedJoins};
 use limit::ConnectionLimit;
 use live::LiveConfig;
+use rebalance::RebalancePlan;
 use rooms::RoomRules;
 use worker::Worker;
 
+pub use rebalance::Rebalancer;
 pub use upstream::Upstream;
 
 /// The name of `[socket] listen` in [`ROUTES`](crate::wire::dialect::ROUTES).
@@ -71,6 +76,7 @@ pub struct ClientListener {
     /// By their names in [`ROUTES`](crate::wire::dialect::ROUTES).
     listeners: Vec<(&'static str, TcpListener)>,
     setup: WorkerSetup,
+    rebalancer: Rebalancer,
 }
 
 /// The serving workers.
@@ -78,6 +84,8 @@ pub struct ClientServer {
     hub: Hub,
     limit: Arc<ConnectionLimit>,
     drain: watch::Sender<Option<DrainPlan>>,
+    /// Its last clone ends what carries out rebalances.
+    _rebalancer: Rebalancer,
     service: Service,
 }
 
@@ -89,6 +97,8 @@ struct WorkerSetup {
     rooms: config::RoomsConfig,
     upstream: Upstream,
     store: Option<Store>,
+    store_retry: Duration,
+    peers: Option<Peers>,
     /// `None`: clients need not prove who they are.
     verifier: Option<Verifier>,
     /// The cookie that may carry a token.
@@ -97,6 +107,7 @@ struct WorkerSetup {
     limit: Arc<ConnectionLimit>,
     handshake_rates: Arc<HandshakeRates>,
     drain: watch::Sender<Option<DrainPlan>>,
+    rebalance: watch::Sender<Option<RebalancePlan>>,
     phases: Phases,
     metrics: Arc<Metrics>,
     /// Connections that may be open, on all workers together.
@@ -121,18 +132,21 @@ impl ClientListener {
             rooms: config.rooms.clone(),
             upstream: Upstream::nowhere(),
             store: None,
+            store_retry: config.store.sweep_interval,
+            peers: None,
             verifier,
             cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket, metrics),
             handshake_rates: Arc::new(HandshakeRates::new()),
             drain: watch::Sender::new(None),
+            rebalance: watch::Sender::new(None),
             phases,
             metrics: Arc::clone(metrics),
             max_open: usize::MAX,
             ended: (0..hub.workers()).map(|_| CancellationToken::new()).collect(),
             hub,
         };
-        Self { listeners: vec![(SOCKET, listener)], setup }
+        Self { listeners: vec![(SOCKET, listener)], setup, rebalancer: Rebalancer::new() }
     }
 
     /// With one more listener, if there is one, bound and non-blocking: for the paths that [`ROUTES`](crate::wire::dialect::ROUTES)
@@ -157,11 +171,23 @@ impl ClientListener {
         self
     }
 
+    /// Who is in a room is asked of these nodes, too; `None`: each node tells of its own.
+    #[must_use]
+    pub fn asking(mut self, peers: Option<Peers>) -> Self {
+        self.setup.peers = peers;
+        self
+    }
+
     /// With no more than these connections open, whatever becomes of them; others wait to be accepted.
     #[must_use]
     pub fn accepting_at_most(mut self, connections: usize) -> Self {
         self.setup.max_open = connections;
         self
+    }
+
+    /// What sends some of its clients to other nodes.
+    pub fn rebalancer(&self) -> Rebalancer {
+        self.rebalancer.clone()
     }
 
     /// What a reload changes of it.
@@ -174,8 +200,13 @@ impl ClientListener {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn serve(self, tasks: &Tasks) -> ClientServer {
-        let Self { listeners, setup } = self;
+        let Self { listeners, setup, rebalancer } = self;
         let service = tasks.service();
+        let rebalances = rebalancer.clone().run(setup.rebalance.clone(), setup.hub.clone());
+        let stopping = service.stopping().clone();
+        service.spawn("rebalances", async move {
+            stopping.run_until_cancelled(rebalances).await;
+        });
         for (shard, ended) in setup.ended.iter().cloned().enumerate() {
             let stopping = service.stopping().clone();
             service.spawn(format!("hub shard {shard}"), async move {
@@ -221,7 +252,7 @@ impl ClientListener {
                 }
             }
         });
-        ClientServer { hub: setup.hub, limit: setup.limit, drain: setup.drain, service }
+        ClientServer { hub: setup.hub, limit: setup.limit, drain: setup.drain, _rebalancer: rebalancer, service }
     }
 }
 
@@ -288,7 +319,7 @@ impl WorkerSetup {
         let rooms = RoomRules::new(&self.rooms);
         let upstream = self.upstream.clone();
         let worker = Worker::new(shard, self.live.clone(), authorizer, self.names, rooms, upstream, &self.metrics);
-        let worker = Rc::new(worker.keeping(self.store.clone()));
+        let worker = Rc::new(worker.keeping(self.store.clone(), self.store_retry).asking(self.peers.clone()));
         // both are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();
         let this = Rc::clone(&worker);
@@ -302,6 +333,12 @@ impl WorkerSetup {
         actix_rt::spawn(async move {
             let _guard = guard;
             draining.await;
+        });
+        let guard = ended.clone().drop_guard();
+        let leaving = rebalance::follow(Rc::clone(&worker), self.rebalance.subscribe());
+        actix_rt::spawn(async move {
+            let _guard = guard;
+            leaving.await;
         });
         Some(worker)
     }

@@ -1,19 +1,22 @@
 //! The seam of what outlasts a moment: stored pushes in streams, how far their readers are, idempotency keys, revocations.
 //!
-//! One backend, [`embedded`], keeps them on a log of this node.
+//! Two backends: [`embedded`] keeps them on a log of this node, [`redis`] in a Redis that all nodes share.
 
 pub(crate) mod embedded;
+pub(crate) mod redis;
 
 use std::{io, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
+use futures_util::future::{Either, ready};
 use tokio::sync::watch;
 
 use crate::{
     bundles::Bundles,
     config::{Config, StoreBackend},
     lifecycle::{Deadline, Tasks},
-    push::{Address, Epoch, Push, PushId, Resume, StoredPush, StreamPage, StreamPosition},
+    push::{Address, Epoch, PagePlace, Push, PushId, Resume, StoredPush, StreamPage, StreamPosition},
+    redis_client::RedisClient,
     telemetry::Metrics,
 };
 
@@ -22,6 +25,8 @@ use crate::{
 pub enum Store {
     /// On a log of this node.
     Embedded(embedded::EmbeddedStore),
+    /// In a Redis that all nodes share.
+    Redis(redis::RedisStore),
 }
 
 /// An open store.
@@ -54,7 +59,13 @@ impl StoredPushes {
 /// Watches and closes a store.
 pub struct StoreControl {
     state: watch::Receiver<StoreState>,
-    backend: embedded::EmbeddedControl,
+    backend: ControlledStore,
+}
+
+/// What is closed.
+enum ControlledStore {
+    Embedded(embedded::EmbeddedControl),
+    Redis(redis::RedisControl),
 }
 
 /// Whether the store can be used, with the reason when it cannot.
@@ -114,10 +125,16 @@ pub struct Claim {
 }
 
 /// What became of a push that is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Appended {
     /// It is.
-    New(PushId),
+    New {
+        /// Its id.
+        id: PushId,
+        /// Where nodes have the store together: what they are to be told of it, over the queue. Else this node is told of it by the
+        /// store.
+        wake: Option<Box<StoredPush>>,
+    },
     /// It was before, under the same idempotency key.
     Before(PushId),
 }
@@ -170,11 +187,23 @@ pub enum Attached {
 }
 
 /// Why nothing can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
     /// `[store] max_devices` read the card's stream, and none was away for long enough.
     #[error("the card has {0} devices already ([store] max_devices)")]
     TooManyDevices(usize),
+    /// The store does not answer now.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Streams that got pushes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamChanges {
+    /// These, with their newest pushes.
+    Some(Vec<(Address, StreamPosition)>),
+    /// More than is remembered: each stream may have.
+    Unknown,
 }
 
 /// A stream as a back end sees it.
@@ -209,9 +238,18 @@ pub struct DeviceInfo {
 ///
 /// # Errors
 /// What cannot be mended by waiting.
-pub async fn open(config: &Config, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Option<OpenStore>, StoreOpenError> {
+pub async fn open(
+    config: &Config,
+    redis: Option<&RedisClient>,
+    tasks: &Tasks,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<OpenStore>, StoreOpenError> {
     match config.store.backend {
         StoreBackend::Embedded => embedded::open(config, tasks, metrics).await.map(Some),
+        StoreBackend::Redis => {
+            let client = redis.ok_or_else(|| StoreOpenError("backend = redis needs [redis] url".into()))?;
+            Ok(Some(self::redis::open(config, client, tasks, metrics)))
+        }
         StoreBackend::Auto | StoreBackend::None => Ok(None),
     }
 }
@@ -224,7 +262,10 @@ impl StoreControl {
 
     /// Writes what is still to be written, then ends.
     pub async fn close(self, deadline: Deadline) {
-        self.backend.close(deadline).await;
+        match self.backend {
+            ControlledStore::Embedded(control) => control.close(deadline).await,
+            ControlledStore::Redis(control) => control.close(deadline).await,
+        }
     }
 }
 
@@ -237,12 +278,7 @@ impl Store {
         &self,
         push: NewPush,
     ) -> Result<impl Future<Output = Result<Appended, StoreError>> + Send + use<>, StoreError> {
-        match self {
-            Self::Embedded(store) => store
-                .append_all(vec![push])
-                .pop()
-                .unwrap_or_else(|| Err(StoreError::Unavailable("it is closed".into()))),
-        }
+        self.append_all(vec![push]).pop().unwrap_or_else(|| Err(StoreError::Unavailable("it is closed".into())))
     }
 
     /// As [`Store::append`] for each, in order: none leaves before the others came.
@@ -251,7 +287,12 @@ impl Store {
         pushes: Vec<NewPush>,
     ) -> Vec<Result<impl Future<Output = Result<Appended, StoreError>> + Send + use<>, StoreError>> {
         match self {
-            Self::Embedded(store) => store.append_all(pushes),
+            Self::Embedded(store) => {
+                store.append_all(pushes).into_iter().map(|outcome| outcome.map(Either::Left)).collect()
+            }
+            Self::Redis(store) => {
+                store.append_all(pushes).into_iter().map(|outcome| outcome.map(Either::Right)).collect()
+            }
         }
     }
 
@@ -265,7 +306,8 @@ impl Store {
         claim: Claim,
     ) -> Result<impl Future<Output = Result<Claimed, StoreError>> + Send + use<>, StoreError> {
         match self {
-            Self::Embedded(store) => store.claim(id, claim),
+            Self::Embedded(store) => store.claim(id, claim).map(Either::Left),
+            Self::Redis(store) => store.claim(id, claim).map(Either::Right),
         }
     }
 
@@ -273,16 +315,31 @@ impl Store {
     pub fn fulfil(&self, key: [u8; 16]) {
         match self {
             Self::Embedded(store) => store.fulfil(key),
+            Self::Redis(store) => store.fulfil(key),
         }
     }
 
-    /// Where a reader begins; a device that is new has a cursor from now on.
+    /// Nodes have it together: an answer takes its time, and what other nodes store is told over the queue.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Embedded(_) => false,
+            Self::Redis(_) => true,
+        }
+    }
+
+    /// Where a reader begins; a device that is new has a cursor from now on. Of a store that is not shared the answer is there
+    /// at once.
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn attach(&self, address: &Address, reader: Reader<'_>) -> Result<Attached, AttachError> {
+    pub fn attach(
+        &self,
+        address: &Address,
+        reader: Reader<'_>,
+    ) -> impl Future<Output = Result<Attached, AttachError>> + Send + use<> {
         match self {
-            Self::Embedded(store) => store.attach(address, reader),
+            Self::Embedded(store) => Either::Left(ready(store.attach(address, reader))),
+            Self::Redis(store) => Either::Right(store.attach(address, reader)),
         }
     }
 
@@ -290,6 +347,7 @@ impl Store {
     pub fn register(&self, card: &str, device: DeviceKey<'_>, seq: u64) {
         match self {
             Self::Embedded(store) => store.register(card, device, seq),
+            Self::Redis(store) => store.register(card, device, seq),
         }
     }
 
@@ -297,38 +355,53 @@ impl Store {
     pub fn ack(&self, card: &str, device: DeviceKey<'_>, epoch: Epoch, seq: u64) {
         match self {
             Self::Embedded(store) => store.ack(card, device, epoch, seq),
+            Self::Redis(store) => store.ack(card, device, epoch, seq),
         }
     }
 
-    /// The newest push of a stream; `None`: there is none.
-    pub fn head(&self, address: &Address) -> Option<StreamPosition> {
-        match self {
-            Self::Embedded(store) => store.head(address),
-        }
-    }
-
-    /// Reads on in a stream: at most so many pushes and, beyond the first, bytes. It reads the disk: not to be called where
-    /// others wait for the thread. `None`: there is no such stream any more.
+    /// The newest push of a stream; `None`: there is none. A shared store that does not have what is `known` of it was cut back: the
+    /// stream gets another epoch, in which this is the newest.
     ///
     /// # Errors
-    /// The disk cannot be read.
-    pub fn read(
+    /// A shared store does not answer.
+    pub async fn head(
         &self,
         address: &Address,
-        epoch: Epoch,
-        after: u64,
-        entries: usize,
-        bytes: usize,
-    ) -> io::Result<Option<StreamPage>> {
+        known: Option<StreamPosition>,
+    ) -> Result<Option<StreamPosition>, StoreError> {
         match self {
-            Self::Embedded(store) => store.read(address, epoch, after, entries, bytes),
+            // its own recovery sees to epochs
+            Self::Embedded(store) => Ok(store.head(address)),
+            Self::Redis(store) => store.head(address, known).await,
         }
     }
 
-    /// Streams that got pushes since the last call, at most so many. It has one caller.
-    pub fn take_changes(&self, most: usize) -> Vec<(Address, StreamPosition)> {
+    /// Reads on in streams: at each place at most so many pushes and, beyond the first, bytes. `None`: there is no such stream any
+    /// more; an error: it cannot be read now.
+    pub async fn read_pages(
+        &self,
+        places: Vec<PagePlace>,
+        entries: usize,
+        bytes: usize,
+    ) -> Vec<(PagePlace, io::Result<Option<StreamPage>>)> {
         match self {
-            Self::Embedded(store) => store.take_changes(most),
+            Self::Embedded(store) => store.read_pages(places, entries, bytes).await,
+            Self::Redis(store) => store.read_pages(places, entries, bytes).await,
+        }
+    }
+
+    /// Streams that got pushes since the last call, at most so many, of those that `is_wanted`. It has one caller.
+    ///
+    /// # Errors
+    /// A shared store does not answer.
+    pub async fn take_changes(
+        &self,
+        most: usize,
+        is_wanted: impl Fn(&Address) -> bool,
+    ) -> Result<StreamChanges, StoreError> {
+        match self {
+            Self::Embedded(store) => Ok(StreamChanges::Some(store.take_changes(most))),
+            Self::Redis(store) => store.take_changes(most, is_wanted).await,
         }
     }
 
@@ -339,6 +412,7 @@ impl Store {
     pub async fn delete_entry(&self, address: &Address, seq: u64) -> Result<bool, StoreError> {
         match self {
             Self::Embedded(store) => store.delete_entry(address, seq).await,
+            Self::Redis(store) => store.delete_entry(address, seq).await,
         }
     }
 
@@ -349,6 +423,7 @@ impl Store {
     pub async fn delete_stream(&self, address: &Address) -> Result<bool, StoreError> {
         match self {
             Self::Embedded(store) => store.delete_stream(address).await,
+            Self::Redis(store) => store.delete_stream(address).await,
         }
     }
 
@@ -359,13 +434,18 @@ impl Store {
     pub async fn forget_device(&self, card: &str, device: DeviceKey<'_>) -> Result<bool, StoreError> {
         match self {
             Self::Embedded(store) => store.forget_device(card, device).await,
+            Self::Redis(store) => store.forget_device(card, device).await,
         }
     }
 
-    /// What is known of a stream.
-    pub fn describe(&self, address: &Address) -> Option<StreamInfo> {
+    /// What is known of a stream; `None`: there is none.
+    ///
+    /// # Errors
+    /// A shared store does not answer.
+    pub async fn describe(&self, address: &Address) -> Result<Option<StreamInfo>, StoreError> {
         match self {
-            Self::Embedded(store) => store.describe(address),
+            Self::Embedded(store) => Ok(store.describe(address)),
+            Self::Redis(store) => store.describe(address).await,
         }
     }
 
@@ -376,13 +456,18 @@ impl Store {
     pub async fn revoke(&self, subject: &str, second: u64) -> Result<(), StoreError> {
         match self {
             Self::Embedded(store) => store.revoke(subject, second).await,
+            Self::Redis(store) => store.revoke(subject, second).await,
         }
     }
 
-    /// What was kept so by an earlier process.
-    pub fn revocations(&self) -> Vec<(ByteString, u64)> {
+    /// What was kept so by an earlier process, or by another node.
+    ///
+    /// # Errors
+    /// A shared store does not answer.
+    pub async fn revocations(&self) -> Result<Vec<(ByteString, u64)>, StoreError> {
         match self {
-            Self::Embedded(store) => store.revocations(),
+            Self::Embedded(store) => Ok(store.revocations()),
+            Self::Redis(store) => store.revocations().await,
         }
     }
 }

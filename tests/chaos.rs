@@ -80,10 +80,10 @@ async fn no_stored_push_is_lost_by_sigkills_at_any_moment() {
     let kills = number("OXIPUSH_CHAOS_KILLS", 12);
     let dir = tempfile::tempdir().unwrap();
     let (settings, at) = (settings(dir.path()), [free(), free(), free()]);
-    let (traffic, tasks) = Traffic::start(at, rhythm(kills > 100));
+    let (traffic, tasks) = Traffic::start(&[at], rhythm(kills > 100));
     let mut snapshots = 0;
     for kill in 0..kills {
-        traffic.begins();
+        traffic.begins(0);
         let mut process = spawn(&settings, at, None);
         // in its start, or in the flow
         if kill % 4 != 0 {
@@ -96,13 +96,13 @@ async fn no_stored_push_is_lost_by_sigkills_at_any_moment() {
             process.signal(Signal::SIGSTOP);
             sleep(Duration::from_millis(fastrand::u64(10..300))).await;
         }
-        traffic.dies(Instant::now());
+        traffic.dies(0, Instant::now());
         process.kill();
         if kill % 3 == 2 {
             snapshots += remove_snapshots(dir.path());
         }
     }
-    traffic.begins();
+    traffic.begins(0);
     let mut last = spawn(&settings, at, None);
     assert!(last.ready().await);
     sleep(Duration::from_millis(500)).await;
@@ -137,8 +137,8 @@ async fn no_stored_push_is_lost_by_frozen_processes_bad_disks_and_wrong_clocks()
     let dir = tempfile::tempdir().unwrap();
     let (settings, at) = (settings(&dir.path().join("data")), [free(), free(), free()]);
     let faults = Faults::new(dir.path());
-    let (traffic, tasks) = Traffic::start(at, rhythm(troubles > 20));
-    traffic.begins();
+    let (traffic, tasks) = Traffic::start(&[at], rhythm(troubles > 20));
+    traffic.begins(0);
     let mut process = spawn(&settings, at, Some(&faults));
     assert!(process.ready().await);
     for number in 0..troubles {
@@ -158,12 +158,12 @@ async fn no_stored_push_is_lost_by_frozen_processes_bad_disks_and_wrong_clocks()
                 sleep(lasts).await;
                 if number % 4 == 2 {
                     // it dies of something else meanwhile
-                    traffic.dies(begun);
+                    traffic.dies(0, begun);
                     process.kill();
                 }
                 faults.set(switch, 0);
                 if number % 4 == 2 {
-                    traffic.begins();
+                    traffic.begins(0);
                     process = spawn(&settings, at, Some(&faults));
                 }
             }
@@ -173,7 +173,7 @@ async fn no_stored_push_is_lost_by_frozen_processes_bad_disks_and_wrong_clocks()
                 process.terminate();
                 assert_eq!(process.ended().await, Some(0), "an orderly stop");
                 faults.set(Switch::ClockStep, 0);
-                traffic.begins();
+                traffic.begins(0);
                 process = spawn(&settings, at, Some(&faults));
             }
         }

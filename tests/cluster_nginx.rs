@@ -61,6 +61,17 @@ impl Fake {
         );
         (format!("/oxipush/nodes/{name}"), value)
     }
+
+    /// A node that does this alone; one without clients has no address for them.
+    fn with_role(&self, role: &str) -> (String, String) {
+        let (key, value) = self.node("serving");
+        let mut node: serde_json::Value = serde_json::from_str(&value).unwrap();
+        node["roles"] = serde_json::json!([role]);
+        if role == "ingress" {
+            node["socket"] = "".into();
+        }
+        (key, node.to_string())
+    }
 }
 
 struct Nginx {
@@ -70,7 +81,7 @@ struct Nginx {
 
 impl Nginx {
     fn start() -> Self {
-        let topology = Topology::start(&["--without", "gateway-1,gateway-2,nsqlookupd,nsqd-1,nsqd-2,nsqadmin"]);
+        let topology = Topology::start(&["--without", "gateway-1,gateway-2,nsqlookupd,nsqd-1,nsqd-2,nsqadmin,redis"]);
         let address = topology.at("nginx");
         Self { topology, address }
     }
@@ -154,6 +165,25 @@ async fn nginx_follows_the_nodes_phases_and_answers_503_without_any() {
     nginx.empty(8080).await;
     nginx.delete(&first);
     nginx.empty(8081).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_go_to_nodes_for_clients_and_pushes_to_nodes_for_pushes() {
+    let nginx = Nginx::start();
+    let (pushes, clients) = (Fake::start("pushes", false).await, Fake::start("clients", false).await);
+    nginx.put(pushes.with_role("ingress"));
+    nginx.serves(8081, "pushes").await;
+    nginx.empty(8080).await;
+    nginx.put(clients.with_role("socket"));
+    nginx.serves(8080, "clients").await;
+    for _ in 0..5 {
+        nginx.serves(8081, "pushes").await;
+    }
+    let text = nginx.upstreams();
+    assert_eq!((text.matches("; # pushes\n").count(), text.matches("; # clients\n").count()), (2, 1), "{text}");
+    nginx.delete(&pushes);
+    nginx.empty(8081).await;
+    nginx.serves(8080, "clients").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -673,7 +703,7 @@ fn the_cluster_script_says_what_is_wrong_and_leaves_nothing() {
 async fn a_closed_terminal_ends_every_process_of_the_cluster_script() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = cluster_script(folder.path());
-    command.args(["--without", "gateway-1,gateway-2,nsqlookupd,nsqd-1,nsqd-2,nsqadmin"]);
+    command.args(["--without", "gateway-1,gateway-2,nsqlookupd,nsqd-1,nsqd-2,nsqadmin,redis"]);
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut script = support::Process::start(&mut command, log.path().to_owned());
     until("it is up", || async { script.text().contains("Ctrl-C ends it.").then_some(()) }).await;

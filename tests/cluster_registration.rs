@@ -43,7 +43,7 @@ fn config(id: &str, etcd: &str, more: &[(&str, &str)]) -> Config {
 
 fn listeners() -> Listeners {
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    Listeners { socket: at(18080), http: at(18081), grpc: at(19002) }
+    Listeners { socket: at(18080), http: at(18081), grpc: at(19002), peers: None }
 }
 
 fn forget_node(config: &Config) -> ForgetNode {

@@ -494,6 +494,12 @@ async fn starts(page: &mut Browser, node: &Process) {
     page.evaluate(&start).await;
 }
 
+/// Closes it, and waits until it says so: that would be among what the next one takes.
+async fn closes(page: &mut Browser) {
+    page.evaluate("streams.close()").await;
+    page.until("taken.at(-1) === 'ended 1000' || taken.at(-1) === 'ended 1005'").await;
+}
+
 async fn has_taken(page: &mut Browser, contents: &[&str]) {
     page.until(&format!("JSON.stringify(taken.toSorted()) === {}", json!(json!(contents).to_string()))).await;
 }
@@ -515,7 +521,8 @@ async fn the_javascript_of_the_docs_takes_each_push_once_over_drains_kills_and_r
     post(&node, to("1")).await;
     post(&node, news("n0, before it was there")).await;
     let mut page = Browser::open(&node.url("/")).await;
-    page.until("document.readyState === 'complete'").await;
+    // the browser's empty page is complete, too
+    page.until("location.protocol === 'http:' && document.readyState === 'complete'").await;
     page.evaluate("localStorage.clear()").await;
     let class = format!("{}; globalThis.Streams = Streams; 0", javascript_of_the_docs());
     page.evaluate(&class).await;
@@ -554,13 +561,12 @@ async fn the_javascript_of_the_docs_takes_each_push_once_over_drains_kills_and_r
     page.until("taken.slice(-2).join() === '5,6'").await;
 
     // another page of the browser: what was acknowledged and written down does not come again
-    page.evaluate("streams.close()").await;
-    page.until("taken.at(-1) === 'ended 1000' || taken.at(-1) === 'ended 1005'").await;
+    closes(&mut page).await;
     post(&node, to("7")).await;
     starts(&mut page, &node).await;
     has_taken(&mut page, &["7"]).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    page.evaluate("streams.close()").await;
+    closes(&mut page).await;
     // and without what was written down, the acknowledgements hold
     page.evaluate("localStorage.clear()").await;
     post(&node, to("8")).await;

@@ -97,7 +97,7 @@ pub(crate) struct Load {
     /// Start this oxipush for the run, on free ports, with the variables OXIPUSH__… of this process
     #[arg(long, conflicts_with_all = ["ws", "http", "grpc", "pid"])]
     pub(crate) gateway: Option<PathBuf>,
-    /// Where clients connect, e.g. ws://127.0.0.1:8080/ws
+    /// Where clients connect, e.g. ws://127.0.0.1:8080/ws; several nodes with commas between take them in turn
     #[arg(long)]
     pub(crate) ws: Option<String>,
     /// Where pushes go over HTTP, e.g. http://127.0.0.1:8081

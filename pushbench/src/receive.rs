@@ -26,7 +26,10 @@ pub(crate) const SLICE: Duration = Duration::from_millis(100);
 pub(crate) struct Clients {
     pub(crate) profile: Profile,
     pub(crate) token: Option<String>,
+    /// Of the first node; its host and path are asked for at each.
     pub(crate) address: Address,
+    /// Of all nodes.
+    nodes: Vec<Address>,
     pub(crate) connections: u32,
     pub(crate) threads: u32,
     pub(crate) concurrency: u32,
@@ -43,7 +46,9 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn new(load: &Load) -> Result<Self> {
-        let mut address = Address::parse(load.ws.as_ref().ok_or("--ws is missing: where do clients connect?")?, "ws")?;
+        let listed = load.ws.as_ref().ok_or("--ws is missing: where do clients connect?")?;
+        let nodes = listed.split(',').map(|node| Address::parse(node, "ws")).collect::<Result<Vec<_>>>()?;
+        let mut address = nodes[0].clone();
         if address.path.is_empty() {
             address.path = load.profile.socket_path().into();
         }
@@ -51,6 +56,7 @@ impl Clients {
             profile: load.profile,
             token: load.token.clone(),
             address,
+            nodes,
             connections: load.connections,
             threads: load.threads.min(load.connections),
             concurrency: load.connect_concurrency,
@@ -60,6 +66,11 @@ impl Clients {
             churn: load.churn,
             offline: load.offline,
         })
+    }
+
+    /// Where the connection of this number goes: to each node in turn.
+    pub(crate) fn address_of(&self, number: u32) -> &Address {
+        &self.nodes[number as usize % self.nodes.len()]
     }
 
     /// Whether one frame may hold several pushes.

@@ -82,15 +82,7 @@ impl Keys {
         if let Some(open) = &known.open {
             return Ok(open.clone());
         }
-        let given = authorization.ok_or(KeyError::Missing)?;
-        let (scheme, secret) = given.split_at_checked(7).ok_or(KeyError::NotBearer)?;
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return Err(KeyError::NotBearer);
-        }
-        if secret.len() > LONGEST_SECRET {
-            return Err(KeyError::Unknown);
-        }
-        let digest = SecretDigest::of(secret);
+        let digest = SecretDigest::of(bearer(authorization)?);
         // 0: nobody's
         let mut place = 0_u64;
         for (at, (key, _)) in (1..).zip(&known.keys) {
@@ -110,6 +102,16 @@ impl Keys {
     pub(crate) fn raw(&self) -> Option<Caller> {
         self.known.load().raw.clone()
     }
+}
+
+/// The key of an `Authorization` header's value: what follows `Bearer `, if it is no longer than a key may be.
+pub(super) fn bearer(authorization: Option<&[u8]>) -> Result<&[u8], KeyError> {
+    let given = authorization.ok_or(KeyError::Missing)?;
+    let (scheme, secret) = given.split_at_checked(7).ok_or(KeyError::NotBearer)?;
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return Err(KeyError::NotBearer);
+    }
+    if secret.len() > LONGEST_SECRET { Err(KeyError::Unknown) } else { Ok(secret) }
 }
 
 impl KnownKeys {

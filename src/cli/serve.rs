@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::{check, failed, near, print, signals};
 use crate::{
     cluster::Listeners,
-    config::{self, Config, ConfigChanges, LoadedConfig, LogFormat},
+    config::{self, Config, ConfigChanges, LoadedConfig, LogFormat, NodeRoles},
     gateway::{FurtherListeners, Gateway, GatewayReload},
     telemetry,
 };
@@ -113,6 +113,7 @@ fn tell_changes(changes: &ConfigChanges, level: bool) {
 /// What is said at the start.
 struct Banner {
     node: String,
+    roles: NodeRoles,
     sources: String,
     page: bool,
     keys: bool,
@@ -123,8 +124,9 @@ impl Banner {
     fn new(config: &Config, sources: String) -> Self {
         Self {
             node: config.node.id.as_str().to_owned(),
+            roles: config.node.roles,
             sources,
-            page: config.http.page,
+            page: config.http.page && config.node.roles.is_all(),
             keys: !config.is_open(),
             json: config.log.format == LogFormat::Json,
         }
@@ -139,7 +141,9 @@ impl Banner {
             let gpush = listed(also.gpush.as_slice());
             let http_also = listed(&also.http);
             let grpc_also = listed(&also.grpc);
-            tracing::info!(version = env!("CARGO_PKG_VERSION"), node, socket = %at.socket, http = %at.http, grpc = %at.grpc,
+            let roles = self.roles.to_string();
+            let socket = if self.roles.has_socket() { at.socket.to_string() } else { String::new() };
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), node, roles, socket, http = %at.http, grpc = %at.grpc,
                 go_push, gpush, http_also, grpc_also, queue, config, "serving");
             return;
         }
@@ -149,26 +153,46 @@ impl Banner {
     }
 
     fn text(&self, at: &Listeners, also: &FurtherListeners, queue: &str) -> String {
-        let Self { node, sources, .. } = self;
+        let Self { node, roles, sources, .. } = self;
         let socket = near(at.socket);
         let http = near(at.http);
         let grpc = near(at.grpc);
+        let only = if roles.is_all() { String::new() } else { format!(", the role {roles} alone") };
+        let clients = self.clients(at, also);
+        let calls = if roles.has_ingress() { "push, queries, /metrics, /readyz" } else { "queries, /metrics, /readyz" };
         let mut text = format!(
-            "oxipush {version}, node {node}\n\
-             \n  clients  ws://{}/ws{}{}\
-             \n  HTTP     http://{}   (push, queries, /metrics, /readyz){}\
+            "oxipush {version}, node {node}{only}\n{clients}\
+             \n  HTTP     http://{}   ({calls}){}\
              \n  gRPC     http://{}   (proto.Rpc){}\
              \n  queue    {queue}\
-             \n  config   {sources}\n\nTry it:\n",
-            at.socket,
-            of_dialect("go-push", also.go_push, "/connect"),
-            of_dialect("gpush", also.gpush, "/ws"),
+             \n  config   {sources}\n",
             at.http,
             further(&also.http),
             at.grpc,
             further(&also.grpc),
             version = env!("CARGO_PKG_VERSION"),
         );
+        text.push_str(&self.advice(socket, http, grpc));
+        text.push_str("Ctrl-C stops it.\n");
+        text
+    }
+
+    /// The lines that tell where clients connect, if they do.
+    fn clients(&self, at: &Listeners, also: &FurtherListeners) -> String {
+        if !self.roles.has_socket() {
+            return String::new();
+        }
+        let go_push = of_dialect("go-push", also.go_push, "/connect");
+        let gpush = of_dialect("gpush", also.gpush, "/ws");
+        format!("\n  clients  ws://{}/ws{go_push}{gpush}", at.socket)
+    }
+
+    /// How to try it; nothing for a node that does a part of it.
+    fn advice(&self, socket: SocketAddr, http: SocketAddr, grpc: SocketAddr) -> String {
+        if !self.roles.is_all() {
+            return String::new();
+        }
+        let mut text = String::from("\nTry it:\n");
         if self.page {
             let _ = writeln!(text, "  open http://{http}/ in a browser and join as alice, or");
         }
@@ -183,7 +207,6 @@ impl Banner {
         let _ = writeln!(text, "  curl http://{http}/push{key} -d '{body}'");
         let url = if grpc.port() == 9002 { String::new() } else { format!(" --grpc http://{grpc}") };
         let _ = writeln!(text, "  oxipush push --to alice hello{url}");
-        text.push_str("Ctrl-C stops it.\n");
         text
     }
 }

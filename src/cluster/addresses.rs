@@ -8,51 +8,70 @@ use std::{
 use tokio::{net::TcpStream, sync::watch};
 use url::Host;
 
-use crate::config::{self, HostPort};
+use crate::config::{self, HostPort, NodeRoles};
 
 use super::Listeners;
 
 /// host:port of each listener, as others reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
+    /// Empty where nobody listens.
     pub(super) socket: String,
     pub(super) http: String,
     pub(super) grpc: String,
+    pub(super) peers: Option<String>,
     /// Those that the configuration names, with their key: the ones that can be wrong.
     configured: Vec<(&'static str, String)>,
 }
 
 /// # Errors
 /// An address that must not or cannot be advertised, and what to do.
-pub(super) async fn advertised(config: &config::ClusterConfig, listeners: Listeners) -> Result<Addresses, String> {
+pub(super) async fn advertised(
+    config: &config::ClusterConfig,
+    listeners: Listeners,
+    roles: NodeRoles,
+) -> Result<Addresses, String> {
     let mut configured = Vec::new();
-    let mut found = Vec::new();
-    let listed = [
-        ("socket", &config.advertise_socket, listeners.socket),
-        ("http", &config.advertise_http, listeners.http),
-        ("grpc", &config.advertise_grpc, listeners.grpc),
-    ];
-    for (name, given, listener) in listed {
-        let address = match given {
-            Some(given) => {
-                check(name, given)?;
-                configured.push((name, given.clone()));
-                given.clone()
-            }
-            None => SocketAddr::new(reachable(listener.ip()).await.ok_or_else(|| unknown(name))?, listener.port())
-                .to_string(),
-        };
-        if is_loopback(&address) && !config.allow_loopback {
-            return Err(format!(
-                "the {name} address {address} is a loopback one, which other machines cannot reach: set [{name}] listen to an \
-                 address of this host, or [cluster] advertise_{name} to how others reach it, or [cluster] allow_loopback = \
-                 true when all nodes are on this machine"
-            ));
-        }
-        found.push(address);
+    let allow_loopback = config.allow_loopback;
+    let mut socket = String::new();
+    if roles.has_socket() {
+        socket = address("socket", &config.advertise_socket, listeners.socket, allow_loopback, &mut configured).await?;
     }
-    let [socket, http, grpc] = found.try_into().expect("invariant: three listeners were looked at");
-    Ok(Addresses { socket, http, grpc, configured })
+    let http = address("http", &config.advertise_http, listeners.http, allow_loopback, &mut configured).await?;
+    let grpc = address("grpc", &config.advertise_grpc, listeners.grpc, allow_loopback, &mut configured).await?;
+    let peers = match listeners.peers {
+        Some(at) => Some(address("peers", &config.advertise_peers, at, allow_loopback, &mut configured).await?),
+        None => None,
+    };
+    Ok(Addresses { socket, http, grpc, peers, configured })
+}
+
+/// How others reach one listener, as `given` or found.
+async fn address(
+    name: &'static str,
+    given: &Option<String>,
+    listener: SocketAddr,
+    allow_loopback: bool,
+    configured: &mut Vec<(&'static str, String)>,
+) -> Result<String, String> {
+    let address = match given {
+        Some(given) => {
+            check(name, given)?;
+            configured.push((name, given.clone()));
+            given.clone()
+        }
+        None => {
+            SocketAddr::new(reachable(listener.ip()).await.ok_or_else(|| unknown(name))?, listener.port()).to_string()
+        }
+    };
+    if is_loopback(&address) && !allow_loopback {
+        return Err(format!(
+            "the {name} address {address} is a loopback one, which other machines cannot reach: set [{name}] listen to an \
+             address of this host, or [cluster] advertise_{name} to how others reach it, or [cluster] allow_loopback = \
+             true when all nodes are on this machine"
+        ));
+    }
+    Ok(address)
 }
 
 impl Addresses {

@@ -1,6 +1,6 @@
 //! The nodes that are registered, as etcd's watch tells them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -10,17 +10,23 @@ use super::{
     node::{self, Node},
 };
 use crate::{
+    config::{INGRESS, NodeRoles, SOCKET},
     lifecycle::Backoff,
-    proto::etcd::{KeyValue, event::Kind},
+    proto::etcd::event::Kind,
 };
 
 /// Where the nodes are told.
 pub(super) struct NodeSenders {
     /// Their ids.
     pub(super) ids: watch::Sender<Vec<String>>,
-    /// Whether one of them other than `own` takes clients.
+    /// What they say of themselves, sorted by id.
+    pub(super) nodes: watch::Sender<Arc<[Node]>>,
+    /// The ids of those that hold clients.
+    pub(super) readers: watch::Sender<Vec<String>>,
+    /// Whether others than `own` serve, and do all that it does.
     pub(super) other: watch::Sender<bool>,
     pub(super) own: String,
+    pub(super) roles: NodeRoles,
 }
 
 /// Tells the nodes until cancelled; while etcd is away the last known ones stay.
@@ -55,7 +61,7 @@ async fn try_follow(
     let mut client = etcd.connect().await?;
     let got = etcd.call("read the nodes", client.get_all(&prefix)).await?;
     let mut nodes: KnownNodes =
-        got.kvs.iter().filter_map(|kv| Some((id(&prefix, &kv.key)?, takes_clients(kv)))).collect();
+        got.kvs.iter().filter_map(|kv| Some((id(&prefix, &kv.key)?, Node::parse(&kv.value)))).collect();
     senders.publish(&nodes);
     let next = got.header.map_or(0, |header| header.revision) + 1;
     let mut watch = etcd.call("watch the nodes", client.watch(&prefix, next)).await?;
@@ -71,7 +77,7 @@ async fn try_follow(
         for event in message.events {
             let Some((kv, id)) = event.kv.as_ref().and_then(|kv| Some((kv, id(&prefix, &kv.key)?))) else { continue };
             match event.kind() {
-                Kind::Put => nodes.insert(id, takes_clients(kv)),
+                Kind::Put => nodes.insert(id, Node::parse(&kv.value)),
                 Kind::Delete => nodes.remove(&id),
             };
         }
@@ -79,8 +85,8 @@ async fn try_follow(
     }
 }
 
-/// Ids, and whether each takes clients.
-type KnownNodes = BTreeMap<String, bool>;
+/// Nodes by their ids; `None`: what is written there is no node's.
+type KnownNodes = BTreeMap<String, Option<Node>>;
 
 impl NodeSenders {
     fn publish(&self, nodes: &KnownNodes) {
@@ -97,13 +103,26 @@ impl NodeSenders {
             }
             differs
         });
-        let other = nodes.iter().any(|(id, takes_clients)| *takes_clients && *id != self.own);
+        let known = || nodes.iter().filter_map(|(id, node)| Some((id, node.as_ref()?)));
+        let is_done = |role| known().any(|(id, node)| *id != self.own && node.is_serving() && node.has_role(role));
+        let other = (!self.roles.has_ingress() || is_done(INGRESS)) && (!self.roles.has_socket() || is_done(SOCKET));
+        // who cannot be read may hold clients
+        let holds = |node: &Option<Node>| node.as_ref().is_none_or(|node| node.has_role(SOCKET));
+        let readers: Vec<_> = nodes.iter().filter(|(_, node)| holds(node)).map(|(id, _)| id.clone()).collect();
+        // the id is the key's: a node may not pass for another one
+        let nodes: Arc<[Node]> = known().filter(|(id, node)| **id == node.id).map(|(_, node)| node.clone()).collect();
+        self.nodes.send_if_modified(|now| {
+            let differs = **now != *nodes;
+            *now = nodes;
+            differs
+        });
+        self.readers.send_if_modified(|now| {
+            let differs = *now != readers;
+            *now = readers;
+            differs
+        });
         self.other.send_if_modified(|now| std::mem::replace(now, other) != other);
     }
-}
-
-fn takes_clients(kv: &KeyValue) -> bool {
-    Node::parse(&kv.value).is_some_and(|node| node.takes_clients())
 }
 
 fn id(prefix: &str, key: &[u8]) -> Option<String> {

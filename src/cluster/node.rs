@@ -42,24 +42,35 @@ impl NodePhase {
     }
 }
 
-/// The value of `<prefix>/<id>`. confd's template reads it, so its names are promises.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Node {
-    pub(super) id: String,
-    /// host:port of each listener.
-    pub(super) socket: String,
-    pub(super) http: String,
-    pub(super) grpc: String,
-    pub(super) weight: u32,
-    pub(super) version: String,
+/// A node as it is registered: the value of `<prefix>/<id>`. confd's template reads it, so its names are promises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its `[node] id`.
+    pub id: String,
+    /// host:port of `[socket] listen`, as advertised.
+    pub socket: String,
+    /// host:port of `[http] listen`.
+    pub http: String,
+    /// host:port of `[grpc] listen`.
+    pub grpc: String,
+    /// host:port where other nodes ask it; `None`: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<String>,
+    /// What it does of all that a node can do; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+    /// Its share of the clients, beside those of the others.
+    pub weight: u32,
+    /// Its program's.
+    pub version: String,
     /// starting, serving, unready or draining.
-    pub(super) phase: String,
+    pub phase: String,
     /// Whether its queue works; nodes of before do not tell.
     #[serde(default)]
-    pub(super) ready: Option<bool>,
+    pub ready: Option<bool>,
     /// Another one for each process: tells a node's own key, whose lease it lost sight of, from that of another node of the same id.
     #[serde(default)]
-    pub(super) incarnation: String,
+    pub incarnation: String,
 }
 
 impl Node {
@@ -69,6 +80,8 @@ impl Node {
             socket: addresses.socket.clone(),
             http: addresses.http.clone(),
             grpc: addresses.grpc.clone(),
+            peers: addresses.peers.clone(),
+            roles: Vec::new(),
             weight,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: NodeStatus::FIRST.phase.name().to_owned(),
@@ -82,8 +95,13 @@ impl Node {
         self.ready = Some(status.ready);
     }
 
-    /// Whether clients of another node can go to it.
-    pub(super) fn takes_clients(&self) -> bool {
+    /// Whether it does this; a node that names no roles does all.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles.is_empty() || self.roles.iter().any(|one| one == role)
+    }
+
+    /// Whether clients and pushes that another node cannot serve may go to it.
+    pub fn is_serving(&self) -> bool {
         self.phase == NodePhase::Serving.name() && self.ready != Some(false)
     }
 

@@ -58,6 +58,12 @@ impl Registration {
         }
     }
 
+    /// Of a node that does this only; empty: all.
+    pub(super) fn with_roles(mut self, roles: Vec<String>) -> Self {
+        self.key.node.roles = roles;
+        self
+    }
+
     /// Where others add lines to the details.
     pub(super) fn notes(&self) -> watch::Sender<Vec<String>> {
         self.notes.clone()

@@ -310,7 +310,7 @@ pub(super) fn certificates(r: &mut SectionReader<'_>, section: &str, key: &str) 
 }
 
 /// What the file holds that a key names.
-fn file(r: &mut SectionReader<'_>, section: &str, key: &str) -> Option<String> {
+pub(super) fn file(r: &mut SectionReader<'_>, section: &str, key: &str) -> Option<String> {
     let path = r.path(section, key)?;
     match read(&path) {
         Ok(text) => Some(text),

@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 use super::{Config, identities, named::KEYS, reader::SectionReader};
 
 /// The least characters of a secret that listeners beyond loopback are kept by.
-const LEAST_SECRET: usize = 16;
+pub(super) const LEAST_SECRET: usize = 16;
 
 /// The longest secret, in bytes: what is longer is not hashed, so that a wrong key costs no more than that.
 pub const LONGEST_SECRET: usize = 512;
@@ -21,12 +21,14 @@ pub enum Scope {
     Disconnect,
     Metrics,
     Events,
+    Nodes,
     Admin,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Push, Self::Query, Self::Disconnect, Self::Metrics, Self::Events, Self::Admin];
+    pub const ALL: [Self; 7] =
+        [Self::Push, Self::Query, Self::Disconnect, Self::Metrics, Self::Events, Self::Nodes, Self::Admin];
 
     /// As config.ini and refusals write it.
     pub fn word(self) -> &'static str {
@@ -36,6 +38,7 @@ impl Scope {
             Self::Disconnect => "disconnect",
             Self::Metrics => "metrics",
             Self::Events => "events",
+            Self::Nodes => "nodes",
             Self::Admin => "admin",
         }
     }
@@ -167,7 +170,7 @@ fn secret(r: &mut SectionReader<'_>, section: &str) -> Option<(SecretDigest, Opt
 }
 
 /// The secret in a file, without the line end that editors leave.
-fn of_file(path: &Path) -> Result<String, String> {
+pub(super) fn of_file(path: &Path) -> Result<String, String> {
     let text = identities::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let secret = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     if secret.is_empty() {
@@ -328,7 +331,7 @@ mod tests {
             "[key.empty] scopes: a key without any opens nothing",
             "[key.two] secret: there are several keys: give only one",
             "[key.hex] sha256: it is not 64 hex digits",
-            "[key.words] scopes: \"pusj\" is not one of push, query, disconnect, metrics, events, admin",
+            "[key.words] scopes: \"pusj\" is not one of push, query, disconnect, metrics, events, nodes, admin",
             "[key.words] scope: there is no such key; did you mean scopes?",
             "[key.words] rate: \"-1\" is not a whole number",
             "[key.space] secret: the secret has a space, which no header carries everywhere",

@@ -103,7 +103,10 @@ pub(super) fn masked(section: &str, key: &str, value: &str) -> String {
     match (section, key) {
         _ if value.is_empty() => String::new(),
         ("auth", "keys") => value.split(',').map(|_| "***").collect::<Vec<_>>().join(", "),
-        ("cluster" | "gpusher", "password") | ("token" | "events", "secret") => "***".into(),
+        ("cluster" | "gpusher" | "redis", "password")
+        | ("redis", "sentinel_password")
+        | ("token" | "events", "secret")
+        | ("peers", "key") => "***".into(),
         (_, "secret" | "sha256") if named::KEYS.name_in(section).is_some() => "***".into(),
         // one line for each key
         ("token", "public_key") => value.lines().collect::<Vec<_>>().join("\\n"),

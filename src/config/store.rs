@@ -72,7 +72,12 @@ impl StoreConfig {
 
 pub(super) fn read(r: &mut SectionReader<'_>) -> StoreConfig {
     let s = "store";
-    let backends = [("embedded", StoreBackend::Embedded), ("none", StoreBackend::None), ("", StoreBackend::Auto)];
+    let backends = [
+        ("embedded", StoreBackend::Embedded),
+        ("redis", StoreBackend::Redis),
+        ("none", StoreBackend::None),
+        ("", StoreBackend::Auto),
+    ];
     let starts = [("oldest", StreamStart::Oldest), ("head", StreamStart::Head)];
     let mut store = StoreConfig {
         backend: r.choice(s, "backend", backends),
@@ -87,6 +92,7 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> StoreConfig {
         device_idle: r.time(s, "device_idle", SECOND, 10 * YEAR),
         new_device: r.choice(s, "new_device", starts),
         new_app: r.choice(s, "new_app", starts),
+        timeout: r.time(s, "timeout", MS * 10, HOUR),
         max_appends: r.number(s, "max_appends", 1, 1_000_000),
         memory_bytes: r.bytes(s, "memory_bytes", 64 * KIB, TIB),
         page_entries: r.number(s, "page_entries", 1, 10_000),
@@ -136,15 +142,21 @@ fn rule(r: &mut SectionReader<'_>, section: &str, others: StreamBounds) -> Strea
 /// What is wrong only beside other keys, and which backend an empty one is.
 pub(super) fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     let is_embedded = config.queue.backend == Backend::Embedded;
+    let has_redis = !config.redis.urls.is_empty();
+    let has_etcd = !config.cluster.etcd.is_empty();
     match config.store.backend {
         StoreBackend::Auto if is_embedded => config.store.backend = StoreBackend::Embedded,
+        StoreBackend::Auto if has_redis => config.store.backend = StoreBackend::Redis,
         StoreBackend::Auto => config.store.backend = StoreBackend::None,
-        StoreBackend::Embedded if !is_embedded => {
-            let what =
-                "the embedded store is of one node and needs [queue] backend = embedded: set none, or leave it empty";
+        StoreBackend::Embedded if !is_embedded || has_etcd => {
+            let what = "the embedded store is of one node and needs [queue] backend = embedded without [cluster] etcd: set redis, \
+                        or none, or leave it empty";
             r.reject("store", "backend", what);
         }
-        StoreBackend::Embedded | StoreBackend::None => {}
+        StoreBackend::Redis if !has_redis => {
+            r.reject("store", "backend", "redis needs [redis] url, which says where that is");
+        }
+        StoreBackend::Embedded | StoreBackend::Redis | StoreBackend::None => {}
     }
     if config.store.ttl > config.store.max_ttl {
         r.reject("store", "ttl", "it must be at most max_ttl");

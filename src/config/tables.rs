@@ -7,10 +7,11 @@ use std::{
 };
 
 use super::{
-    AuthConfig, Backend, ClusterConfig, Config, DrainConfig, GrpcConfig, HostPort, HttpConfig, HubConfig, LogConfig,
-    LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, RoomsConfig, Secret, SocketConfig,
-    Sync, UnknownFields, events, gpusher, identities, key,
+    AuthConfig, Backend, ClusterConfig, Config, DrainConfig, EventKinds, GrpcConfig, HostPort, HttpConfig, HubConfig,
+    LogConfig, LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, RoomsConfig, Secret,
+    SocketConfig, Sync, UnknownFields, events, gpusher, identities, key, peers,
     reader::{SectionReader, duration},
+    roles::{self, NodeRoles},
     store,
 };
 
@@ -40,13 +41,20 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
         verify: identities::verify(r, &push),
         push,
         queue: queue(r),
+        redis: super::redis::read(r),
         store: store::read(r),
         events: events::read(r),
         drain: drain(r),
         cluster: cluster(r),
+        peers: peers::read(r),
         log: log(r),
     };
     config.push.max_ttl = config.store.max_ttl;
+    config.queue.roles = config.node.roles;
+    if !config.node.roles.has_socket() {
+        // clients' events are told where they are
+        config.events.kinds = EventKinds::default();
+    }
     config.queue.tag_topics = config.gpusher.tags.iter().map(|known| known.tag.clone()).collect();
     // what stands in for a value that could not be read says nothing about the others
     if r.has_read_all() {
@@ -57,9 +65,13 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
 
 /// What is wrong only beside another key.
 fn together(r: &mut SectionReader<'_>, config: &mut Config) {
-    identities::decide_anonymous(r, config);
+    if config.node.roles.has_socket() {
+        identities::decide_anonymous(r, config);
+    }
     store::together(r, config);
     let config = &*config;
+    super::redis::together(r, config);
+    roles::together(r, config);
     for (section, key, address) in config.api_beyond_loopback().filter(|_| config.is_open()) {
         let what = format!(
             "{address} can be reached from other machines and anyone could push: set [auth] keys or a [key.NAME], listen on \
@@ -69,7 +81,9 @@ fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     }
     key::together(r, config);
     let clients = config.socket.listeners().map(|(key, address)| ("socket", key, address));
-    let listeners: Vec<_> = clients.chain(config.api_listeners()).collect();
+    let clients = clients.filter(|_| config.node.roles.has_socket());
+    let peers = config.peers.listen.map(|address| ("peers", "listen", address));
+    let listeners: Vec<_> = clients.chain(config.api_listeners()).chain(peers).collect();
     for (nth, (section, key, address)) in listeners.iter().enumerate() {
         let other = listeners[..nth].iter().find(|(_, _, other)| is_one_place(*other, *address));
         if let Some((other, of, at)) = other {
@@ -80,6 +94,7 @@ fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     gpusher::together(r, config);
     identities::together(r, config);
     events::together(r, config);
+    peers::together(r, config);
     if config.socket.ping_interval >= config.socket.idle_timeout {
         r.reject("socket", "ping_interval", "it must be less than idle_timeout, or idle peers are never asked");
     }
@@ -104,6 +119,9 @@ fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     if config.queue.backend == Backend::Nsq && config.queue.nsqd.is_empty() {
         r.reject("queue", "nsqd", "backend = nsq needs at least one nsqd (host:port)");
     }
+    if let Some(what) = copies_problem(&config.queue) {
+        r.reject("queue", "copies", what);
+    }
     if config.queue.nsqd_http.len() > config.queue.nsqd.len() {
         r.reject("queue", "nsqd_http", "it has more entries than nsqd; give the same nsqds in the same order");
     }
@@ -113,6 +131,23 @@ fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     if !config.cluster.etcd.is_empty() && config.queue.backend == Backend::Embedded {
         r.reject("cluster", "etcd", "several nodes need a queue they share: set [queue] backend = nsq");
     }
+}
+
+/// Why a push cannot have so many copies.
+fn copies_problem(queue: &QueueConfig) -> Option<&'static str> {
+    if queue.copies == 1 {
+        return None;
+    }
+    if queue.backend == Backend::Embedded {
+        return Some("the embedded queue has one log: take 1, or set backend = nsq");
+    }
+    if queue.nsqd.len() < queue.copies {
+        return Some("each copy needs an nsqd of its own: name one more in nsqd");
+    }
+    if queue.copy_window == 0 {
+        return Some("copies are told apart by copy_window, which is 0: clients would get each push twice");
+    }
+    None
 }
 
 /// Two listeners cannot have these at once.
@@ -137,7 +172,7 @@ fn drain_fits(r: &mut SectionReader<'_>, config: &Config) {
     let rate = config.drain.rate;
     let clients = config.socket.max_connections;
     let takes = Duration::from_secs((clients as u64).div_ceil(u64::from(rate.max(1))));
-    if rate > 0 && takes > left {
+    if rate > 0 && takes > left && config.node.roles.has_socket() {
         let what = format!(
             "{rate} in a second send {clients} connections ([socket] max_connections) away in {}, and [node] \
              shutdown_timeout leaves {}: take {} or more, 0 for all at once, or change one of those",
@@ -162,11 +197,9 @@ fn nsq_name(r: &mut SectionReader<'_>, key: &str, most: usize) -> String {
 
 fn node(r: &mut SectionReader<'_>) -> NodeConfig {
     let s = "node";
-    // nothing to choose yet, so that nothing is kept
-    let all = |text: &str| (text == "all").then_some(());
-    r.parse(s, "roles", "all: nodes with a part of the roles are not built yet", (), all);
     NodeConfig {
         id: node_id(r),
+        roles: roles::read(r),
         workers: r.number(s, "workers", 0, 64),
         shutdown_timeout: r.time(s, "shutdown_timeout", MS * 100, HOUR),
     }
@@ -337,6 +370,7 @@ fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
         max_in_flight: r.number(s, "max_in_flight", 1, 2500),
         max_publishes: r.number(s, "max_publishes", 1, 1_000_000),
         publish_timeout: r.time(s, "publish_timeout", MS * 10, HOUR),
+        copies: r.number(s, "copies", 1, 2),
         return_after: r.time(s, "return_after", MS * 10, HOUR),
         batch_bytes: r.bytes(s, "batch_bytes", 1, 4 * MIB),
         flush_interval: r.time(s, "flush_interval", MS, MS * 1000),
@@ -354,8 +388,10 @@ fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
         replay_hold: r.time(s, "replay_hold", Duration::ZERO, HOUR),
         copy_window: r.number(s, "copy_window", 0, 16_777_216),
         dir: data_dir(r),
-        // the bounds fit in 32 bits
         tag_topics: Vec::new(),
+        // those of [node], once they are read
+        roles: NodeRoles::ALL,
+        // the bounds fit in 32 bits
         segment_bytes: u32::try_from(r.size("data", "segment_bytes", 64 * KIB, 64 * MIB)).unwrap_or(u32::MAX),
     }
 }
@@ -377,6 +413,19 @@ fn drain(r: &mut SectionReader<'_>) -> DrainConfig {
 
 fn is_host_and_port(text: &str) -> bool {
     text.parse::<HostPort>().is_ok()
+}
+
+/// What `client_url` must be.
+const CLIENT_URL: &str =
+    "a ws:// or wss:// URL, with {node} in place of a node's id (say wss://{node}.push.example.org/ws)";
+
+fn client_url(text: &str) -> bool {
+    let rest = text.strip_prefix("ws://").or_else(|| text.strip_prefix("wss://"));
+    rest.is_some_and(|rest| {
+        // as its place in a URL takes any node's id
+        let rest = rest.replace("{node}", "node");
+        !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['{', '}', ' ', '"', '\\', '#'])
+    })
 }
 
 fn cluster(r: &mut SectionReader<'_>) -> ClusterConfig {
@@ -401,11 +450,15 @@ fn cluster(r: &mut SectionReader<'_>) -> ClusterConfig {
         advertise_socket: r.optional(s, "advertise_socket"),
         advertise_http: r.optional(s, "advertise_http"),
         advertise_grpc: r.optional(s, "advertise_grpc"),
+        advertise_peers: r.optional(s, "advertise_peers"),
         allow_loopback: r.switch(s, "allow_loopback"),
         weight: r.number(s, "weight", 1, 65_535),
         gopusher_key: r.optional(s, "gopusher_key"),
         channel_grace: r.time(s, "channel_grace", MS * 100, YEAR),
         unready_after: r.time(s, "unready_after", MS * 100, HOUR),
+        client_url: r
+            .unless_empty(s, "client_url", CLIENT_URL, None, |text| client_url(text).then(|| Some(text.to_owned()))),
+        load_interval: r.time(s, "load_interval", MS * 100, HOUR),
     }
 }
 

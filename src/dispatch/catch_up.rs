@@ -1,19 +1,19 @@
 //! Reads from the store what shards ask for, and tells them what changed there.
 
-use std::{collections::HashMap, panic, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{
     sync::mpsc,
-    task::spawn_blocking,
-    time::{MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config,
     hub::{Hub, StreamAnswer, StreamQuestion, StreamReader, Work},
-    push::{Address, Epoch, StreamPage},
-    store::{DeviceKey, Store},
+    push::{Address, PagePlace, StreamPage, StreamPosition},
+    store::{DeviceKey, Store, StoreError, StreamChanges},
 };
 
 /// Questions that are answered together: those for one place are read once.
@@ -28,6 +28,9 @@ pub(super) struct CatchUp {
     questions: mpsc::UnboundedReceiver<StreamQuestion>,
     page_entries: usize,
     page_bytes: usize,
+    /// Those for newest pushes that a shared store did not answer, and what is known there: at most one for each address of a shard.
+    unanswered: HashMap<(usize, Address), Option<StreamPosition>>,
+    again: Duration,
 }
 
 /// Tells the shards of streams that got pushes, from time to time: what was lost between the store and them is found so.
@@ -37,70 +40,103 @@ pub(super) struct StreamSweep {
     every: Duration,
 }
 
-/// A place in a stream that something is to be read behind.
-#[derive(PartialEq, Eq, Hash)]
-struct PagePlace {
+/// A question for the newest push of a stream.
+struct HeadQuestion {
+    shard: usize,
     address: Address,
-    epoch: Epoch,
-    after: u64,
+    known: Option<StreamPosition>,
 }
 
 impl CatchUp {
     pub(super) fn new(config: &config::StoreConfig, store: Store, hub: Hub) -> Self {
         let questions = hub.ask_store(config.max_pages);
-        Self { store, hub, questions, page_entries: config.page_entries, page_bytes: config.page_bytes }
+        Self {
+            store,
+            hub,
+            questions,
+            page_entries: config.page_entries,
+            page_bytes: config.page_bytes,
+            unanswered: HashMap::new(),
+            again: config.sweep_interval,
+        }
     }
 
     /// Answers until it is dropped.
     pub(super) async fn run(mut self) {
         let mut asked = Vec::with_capacity(TOGETHER);
-        while self.questions.recv_many(&mut asked, TOGETHER).await > 0 {
-            let mut pages = HashMap::new();
-            for question in asked.drain(..) {
-                match question {
-                    StreamQuestion::Page { shard, address, epoch, after } => {
-                        let place = PagePlace { address, epoch, after };
-                        pages.entry(place).or_insert_with(Vec::new).push(shard);
-                    }
-                    StreamQuestion::Head { shard, address } => self.answer_head(shard, address, true).await,
-                    StreamQuestion::Readers { card, readers } => {
-                        readers.iter().for_each(|reader| self.store.register(&card, key(reader), 0));
-                    }
-                }
+        let mut again = every(self.again);
+        loop {
+            // both cancel-safe: recv_many takes nothing until it ends
+            tokio::select! {
+                taken = self.questions.recv_many(&mut asked, TOGETHER) => if taken == 0 {
+                    return;
+                },
+                _ = again.tick(), if !self.unanswered.is_empty() => self.ask_again(&mut asked),
             }
-            if !pages.is_empty() {
-                self.answer_pages(pages).await;
+            let unanswered = self.unanswered.len();
+            self.answer_all(asked.drain(..)).await;
+            if !self.unanswered.is_empty() && self.unanswered.len() <= unanswered {
+                // the store answers: so do those that wait
+                again.reset_immediately();
             }
         }
     }
 
-    async fn answer_head(&self, shard: usize, address: Address, asked: bool) {
-        let head = self.store.head(&address);
-        self.answer(shard, StreamAnswer::Head { address, head, asked }).await;
+    /// Takes questions that were not answered as if they had come now.
+    fn ask_again(&mut self, asked: &mut Vec<StreamQuestion>) {
+        let some: Vec<_> = self.unanswered.keys().take(TOGETHER).cloned().collect();
+        for (shard, address) in some {
+            let known = self.unanswered.remove(&(shard, address.clone())).flatten();
+            asked.push(StreamQuestion::Head { shard, address, known });
+        }
     }
 
-    async fn answer_pages(&self, pages: HashMap<PagePlace, Vec<usize>>) {
-        let store = self.store.clone();
-        let (entries, bytes) = (self.page_entries, self.page_bytes);
-        let read = spawn_blocking(move || {
-            let read = |place: &PagePlace| store.read(&place.address, place.epoch, place.after, entries, bytes);
-            pages.into_iter().map(|(place, shards)| (read(&place), place, shards)).collect::<Vec<_>>()
-        });
-        let read = match read.await {
-            Ok(read) => read,
-            Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
-            // the runtime ends
-            Err(_) => return,
-        };
-        for (page, place, shards) in read {
+    async fn answer_all(&mut self, asked: impl Iterator<Item = StreamQuestion>) {
+        let mut pages: HashMap<PagePlace, Vec<usize>> = HashMap::new();
+        let mut heads = Vec::new();
+        for question in asked {
+            match question {
+                StreamQuestion::Page { shard, address, epoch, after } => {
+                    pages.entry(PagePlace { address, epoch, after }).or_default().push(shard);
+                }
+                StreamQuestion::Head { shard, address, known } => heads.push(HeadQuestion { shard, address, known }),
+                StreamQuestion::Readers { card, readers } => {
+                    readers.iter().for_each(|reader| self.store.register(&card, key(reader), 0));
+                }
+            }
+        }
+        self.answer_heads(heads).await;
+        if !pages.is_empty() {
+            self.answer_pages(pages).await;
+        }
+    }
+
+    async fn answer_heads(&mut self, questions: Vec<HeadQuestion>) {
+        let found = join_all(questions.iter().map(|question| self.store.head(&question.address, question.known))).await;
+        for (question, head) in questions.into_iter().zip(found) {
+            let HeadQuestion { shard, address, known } = question;
+            match head {
+                Ok(head) => self.answer(shard, StreamAnswer::Head { address, head, asked: true }).await,
+                Err(error) => {
+                    tracing::debug!(%error, "the newest push of a stream is asked for again");
+                    self.unanswered.insert((shard, address), known);
+                }
+            }
+        }
+    }
+
+    async fn answer_pages(&self, mut pages: HashMap<PagePlace, Vec<usize>>) {
+        let places = pages.keys().cloned().collect();
+        for (place, page) in self.store.read_pages(places, self.page_entries, self.page_bytes).await {
+            let shards = pages.remove(&place).unwrap_or_default();
             self.answer_page(page, place, shards).await;
         }
     }
 
-    async fn answer_page(&self, page: std::io::Result<Option<StreamPage>>, place: PagePlace, shards: Vec<usize>) {
+    async fn answer_page(&self, page: io::Result<Option<StreamPage>>, place: PagePlace, shards: Vec<usize>) {
         let PagePlace { address, after, .. } = place;
         let page = page.unwrap_or_else(|error| {
-            tracing::warn!(%error, "stored pushes cannot be read from the log; it is tried again");
+            tracing::warn!(%error, "stored pushes cannot be read; it is tried again");
             None
         });
         match page.map(Arc::new) {
@@ -110,10 +146,13 @@ impl CatchUp {
                 }
             }
             None => {
+                // there may be no such stream any more
+                let head = self.store.head(&address, None).await;
                 for shard in shards {
                     self.answer(shard, StreamAnswer::NoPage { address: address.clone(), after }).await;
-                    // there may be no such stream any more
-                    self.answer_head(shard, address.clone(), false).await;
+                    if let Ok(head) = head {
+                        self.answer(shard, StreamAnswer::Head { address: address.clone(), head, asked: false }).await;
+                    }
                 }
             }
         }
@@ -131,21 +170,31 @@ impl StreamSweep {
 
     /// Sweeps until it is told to stop.
     pub(super) async fn run(self, stopping: CancellationToken) {
-        let mut clock = interval(self.every);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut clock = every(self.every);
         loop {
             // both cancel-safe
             tokio::select! {
                 () = stopping.cancelled() => return,
                 _ = clock.tick() => {}
             }
-            stopping.run_until_cancelled(self.sweep()).await;
+            if let Some(Err(error)) = stopping.run_until_cancelled(self.sweep()).await {
+                tracing::debug!(%error, "the store is looked through again later");
+            }
         }
     }
 
-    async fn sweep(&self) {
+    async fn sweep(&self) -> Result<(), StoreError> {
         loop {
-            let changes = self.store.take_changes(SWEPT);
+            let is_wanted = |address: &Address| self.hub.shards(address) != 0;
+            let changes = match self.store.take_changes(SWEPT, is_wanted).await? {
+                StreamChanges::Some(changes) => changes,
+                StreamChanges::Unknown => {
+                    for shard in 0..self.hub.workers() {
+                        self.hub.send(shard, vec![Work::Stream(StreamAnswer::Unknown)]).await;
+                    }
+                    continue;
+                }
+            };
             let is_all = changes.len() < SWEPT;
             for (address, head) in changes {
                 let shards = self.hub.shards(&address);
@@ -155,10 +204,16 @@ impl StreamSweep {
                 }
             }
             if is_all {
-                return;
+                return Ok(());
             }
         }
     }
+}
+
+fn every(time: Duration) -> Interval {
+    let mut clock = interval(time);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    clock
 }
 
 fn key(reader: &StreamReader) -> DeviceKey<'_> {

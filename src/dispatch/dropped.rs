@@ -46,7 +46,7 @@ impl Dropped {
         drop_job(job, DropReason::Expired, metrics);
     }
 
-    /// A disconnect that is older than its life.
+    /// A disconnect, or a rebalance, that is older than its life.
     pub(super) fn void(&mut self, job: Job, metrics: &Metrics) {
         self.void += 1;
         drop_job(job, DropReason::Void, metrics);
@@ -63,9 +63,9 @@ impl Dropped {
         if void > 0 {
             let life = Disconnect::LIFE;
             tracing::warn!(
-                disconnects = void,
+                orders = void,
                 ?life,
-                "disconnects came too late: void; did the queue wait, are the clocks right?"
+                "disconnects or rebalances came too late: void; did the queue wait, are the clocks right?"
             );
         }
         if let Some(error) = error {

@@ -61,6 +61,16 @@ struct Told {
 struct JobTable {
     by_number: HashMap<u64, InFlightJob, RandomState>,
     window: CopyWindow,
+    /// Other messages of pushes in flight, which end as those do.
+    copies: HashMap<PushId, Vec<Job>, RandomState>,
+}
+
+impl JobTable {
+    /// The copies of a push that ends.
+    fn take_copies(&mut self, entry: WindowEntry) -> Vec<Job> {
+        // mostly there are none at all
+        if self.copies.is_empty() { Vec::new() } else { self.copies.remove(&entry.id()).unwrap_or_default() }
+    }
 }
 
 struct InFlightJob {
@@ -75,7 +85,9 @@ struct InFlightJob {
 pub(super) enum Begun {
     /// It is in flight under this number.
     InFlight(u64),
-    /// It is a copy of one that is in flight, whose end it must wait for.
+    /// It is another message of a push that is in flight, and ends as that does.
+    Joined,
+    /// It is a copy of one that is in flight, and may be the same message.
     CopyOfInFlight(Job),
     /// It is a copy of one that was finished.
     CopyOfFinished(Job),
@@ -94,7 +106,7 @@ impl InFlight {
             Backend::Embedded => 0,
         });
         Arc::new(Self {
-            jobs: Mutex::new(JobTable { by_number: HashMap::default(), window }),
+            jobs: Mutex::new(JobTable { by_number: HashMap::default(), window, copies: HashMap::default() }),
             told: Mutex::new(Told { completions, batch: Vec::new(), done: Vec::new() }),
             has_all: AtomicBool::new(false),
             ended: Notify::new(),
@@ -116,6 +128,11 @@ impl InFlight {
         let mut jobs = self.lock();
         let window_entry = match jobs.window.begin(id) {
             Seen::New(entry) => entry,
+            // nsqd never handed it out before
+            Seen::InFlight if job.attempts == 1 => {
+                jobs.copies.entry(id).or_default().push(job);
+                return Begun::Joined;
+            }
             Seen::InFlight => return Begun::CopyOfInFlight(job),
             Seen::Finished => return Begun::CopyOfFinished(job),
         };
@@ -131,9 +148,12 @@ impl InFlight {
         let mut jobs = self.lock();
         let in_flight = jobs.by_number.remove(&number)?;
         jobs.window.give_back(in_flight.window_entry);
+        let copies = jobs.take_copies(in_flight.window_entry);
         drop(jobs);
         self.in_flight.dec();
         self.tell_if_ended();
+        // they come at once, and one of them is in flight then
+        drop(copies);
         Some(in_flight.job)
     }
 
@@ -203,6 +223,7 @@ impl InFlight {
     /// `done` is empty before and after, as `batch` is after.
     fn complete(&self, batch: &mut Vec<Completion>, done: &mut Vec<Job>) {
         let mut others = Vec::new();
+        let mut ended = 0_u64;
         let mut jobs = self.lock();
         for Completion { number, outcome } in batch.drain(..) {
             // none: it took longer than job_timeout, and was requeued
@@ -218,7 +239,9 @@ impl InFlight {
                 Outcome::Offered => {}
             }
             jobs.window.finish(in_flight.window_entry);
+            ended += 1;
             done.push(in_flight.job);
+            done.append(&mut jobs.take_copies(in_flight.window_entry));
         }
         drop(jobs);
         for (number, outcome, in_flight) in others {
@@ -228,8 +251,8 @@ impl InFlight {
                 self.requeue(in_flight);
             }
         }
-        self.in_flight.dec_by(done.len() as i64);
-        self.finished.inc_by(done.len() as u64);
+        self.in_flight.dec_by(ended as i64);
+        self.finished.inc_by(ended);
         done.iter().for_each(|job| trace(job, "a push is finished"));
         queue::finish_all(done);
     }
@@ -265,23 +288,29 @@ impl InFlight {
     }
 
     fn requeue(&self, in_flight: InFlightJob) {
-        self.returned(in_flight.window_entry);
+        let copies = self.returned(in_flight.window_entry);
         trace(&in_flight.job, "a push is requeued");
         in_flight.job.requeue(self.requeue_delay);
+        copies.into_iter().for_each(|copy| copy.requeue(self.requeue_delay));
     }
 
     /// As a requeue, and no attempt is counted.
     fn put_back(&self, in_flight: InFlightJob, delay: Duration) {
-        self.returned(in_flight.window_entry);
+        let copies = self.returned(in_flight.window_entry);
         trace(&in_flight.job, "a push is put back into the queue");
         in_flight.job.put_back(delay);
+        copies.into_iter().for_each(|copy| copy.put_back(delay));
     }
 
-    /// The push is to come again, and is no copy then.
-    fn returned(&self, entry: WindowEntry) {
-        self.lock().window.give_back(entry);
+    /// The push is to come again, and is no copy then; its copies.
+    fn returned(&self, entry: WindowEntry) -> Vec<Job> {
+        let mut jobs = self.lock();
+        jobs.window.give_back(entry);
+        let copies = jobs.take_copies(entry);
+        drop(jobs);
         self.in_flight.dec();
         self.requeued.inc();
+        copies
     }
 
     fn lock(&self) -> MutexGuard<'_, JobTable> {

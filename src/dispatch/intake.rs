@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    BUNDLE, Revoke,
+    BUNDLE, NodeOrders,
     dropped::{Dropped, count_drop, drop_job},
     in_flight::{Begun, InFlight},
     lane::Lane,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config,
     hub::{Completion, DisconnectPart, DisconnectRun, Fanout, Part, Recipients},
-    push::{Address, ClientSelector, Disconnect, Push, PushId, Selection, StoredPush},
+    push::{Address, ClientSelector, Disconnect, Push, PushId, Rebalance, Selection, StoredPush},
     queue::{
         Job, Jobs,
         record::{self, PeekedSelection, Record},
@@ -36,7 +36,7 @@ pub(super) struct Intake {
     completions: mpsc::UnboundedSender<Completion>,
     in_flight: Arc<InFlight>,
     max_attempts: u32,
-    revoke: Revoke,
+    orders: NodeOrders,
     metrics: Arc<Metrics>,
 }
 
@@ -46,12 +46,12 @@ impl Intake {
         lanes: Vec<Lane>,
         completions: mpsc::UnboundedSender<Completion>,
         in_flight: Arc<InFlight>,
-        revoke: Revoke,
+        orders: NodeOrders,
         metrics: &Arc<Metrics>,
     ) -> Self {
         let ready = lanes.iter().map(|_| Vec::new()).collect();
         let metrics = Arc::clone(metrics);
-        Self { lanes, ready, completions, in_flight, max_attempts: config.max_attempts, revoke, metrics }
+        Self { lanes, ready, completions, in_flight, max_attempts: config.max_attempts, orders, metrics }
     }
 
     /// Takes jobs until their end.
@@ -149,7 +149,7 @@ impl Intake {
             dropped.expired(job, &self.metrics);
             return None;
         }
-        let lane = peeked.and_then(|peek| self.only_lane(peek.selection));
+        let lane = peeked.filter(|peek| !peek.is_stored).and_then(|peek| self.only_lane(peek.selection));
         let (Some(lane), Some(peek)) = (lane, peeked) else { return self.decode(job, now, dropped) };
         let id = peek.id;
         tracing::trace!(%id, attempts = job.attempts, "a push is taken from the queue");
@@ -181,7 +181,9 @@ impl Intake {
                 None
             }
             Ok(Record::Push(push)) => Some(self.begin_push(job, push, now)),
+            Ok(Record::Stored(stored)) => Some(self.begin_stored(job, *stored)),
             Ok(Record::Disconnect(order)) => self.begin_disconnect(job, *order, now, dropped),
+            Ok(Record::Rebalance(order)) => self.obey(job, &order, dropped),
             Err(error) => {
                 dropped.undecodable(job, &error, &self.metrics);
                 None
@@ -201,6 +203,14 @@ impl Intake {
         millis
     }
 
+    /// The store has it: once its parts are on their way the job is done, and a copy is known by its place.
+    fn begin_stored(&mut self, job: Job, stored: StoredPush) -> u64 {
+        let millis = stored.push.id.millis();
+        self.add_stored(stored);
+        job.finish();
+        millis
+    }
+
     fn begin_disconnect(&mut self, job: Job, order: Disconnect, now: Instant, dropped: &mut Dropped) -> Option<u64> {
         tracing::trace!(id = %order.id, attempts = job.attempts, "a disconnect is taken from the queue");
         let at = order.at;
@@ -209,7 +219,7 @@ impl Intake {
         if order.revoke
             && let ClientSelector::Subject(subject) = &order.selector
         {
-            (self.revoke)(subject.clone(), order.second());
+            (self.orders.revoke)(subject.clone(), order.second());
         }
         if order.age(SystemTime::now()) > Disconnect::LIFE {
             dropped.void(job, &self.metrics);
@@ -227,10 +237,22 @@ impl Intake {
         Some(at)
     }
 
+    /// Tells a rebalance, which says how many clients stay: a copy of it does no harm.
+    fn obey(&self, job: Job, order: &Rebalance, dropped: &mut Dropped) -> Option<u64> {
+        if order.age(SystemTime::now()) > Rebalance::LIFE {
+            dropped.void(job, &self.metrics);
+            return None;
+        }
+        (self.orders.rebalance)(order);
+        job.finish();
+        Some(order.at)
+    }
+
     /// The number under which the job is in flight; `None`: it is a copy, and dealt with.
     fn begin_job(&self, job: Job, id: PushId, now: Instant) -> Option<u64> {
         match self.in_flight.begin(job, id, now) {
             Begun::InFlight(number) => return Some(number),
+            Begun::Joined => count_drop(DropReason::Copy, &self.metrics),
             // finished now, it would be lost with the one in flight, should that be put back
             Begun::CopyOfInFlight(job) => {
                 count_drop(DropReason::Copy, &self.metrics);

@@ -116,8 +116,10 @@ impl Processor {
     fn decode(&mut self, number: u64, record: Bytes, dropped: &mut Dropped) -> u64 {
         let mut push = match record::decode(record) {
             Ok(Record::Push(push)) => push,
-            // intake found none that is no push
-            Ok(Record::Disconnect(_)) => return self.withdraw(number, &RecordError::NoTarget, dropped),
+            // intake gives only those that are none of these
+            Ok(Record::Stored(_) | Record::Disconnect(_) | Record::Rebalance(_)) => {
+                return self.withdraw(number, &RecordError::NoTarget, dropped);
+            }
             Err(error) => return self.withdraw(number, &error, dropped),
         };
         // admission did so already; a record of another origin must not deliver twice either
@@ -233,6 +235,7 @@ impl Router {
 
     /// A part of an order to each shard that may have clients of it.
     fn route_disconnect(&mut self, part: &DisconnectPart) {
+        part.run().tell(&self.hub);
         let shards = match &part.run().order().selector {
             ClientSelector::Card(card) => self.hub.shards(&Address::Card(card.clone())),
             ClientSelector::App(_) | ClientSelector::Subject(_) => self.all_shards(),

@@ -1,7 +1,8 @@
 //! The pushes that were dispatched last, so that a copy of one is known.
 //!
 //! nsqd hands a push out again when it did not hear of its end: after a SIGKILL it reads its files from the place that it had
-//! noted last, up to 2 s back. Who has no id to tell copies by would take each for a new push.
+//! noted last, up to 2 s back; and with `[queue] copies = 2` each push comes from two nsqds. Who has no id to tell copies by
+//! would take each for a new push.
 
 use std::hash::BuildHasher;
 
@@ -26,6 +27,12 @@ pub(super) enum Seen {
 pub(super) struct WindowEntry {
     slot: u32,
     id: PushId,
+}
+
+impl WindowEntry {
+    pub(super) fn id(&self) -> PushId {
+        self.id
+    }
 }
 
 /// At most `size` ids; a new one takes the place of the oldest.

@@ -74,12 +74,17 @@ impl DescriptorPlan {
     /// What is missing and what helps; `None`: nothing is.
     pub(super) fn shortage(&self, config: &Config) -> Option<String> {
         let bounded = self.bounded(config.clone());
-        let parts = [
+        let mut parts = [
             ("[socket] max_connections", config.socket.max_connections, bounded.socket.max_connections),
             ("[socket] max_refusals", config.socket.max_refusals, bounded.socket.max_refusals),
             ("[http] max_connections", config.http.max_connections, bounded.http.max_connections),
             ("[grpc] max_connections", config.grpc.max_connections, bounded.grpc.max_connections),
         ];
+        // what nobody connects to lacks nothing
+        if !config.node.roles.has_socket() {
+            parts[0].2 = parts[0].1;
+            parts[1].2 = parts[1].1;
+        }
         if parts.iter().all(|(_, configured, taken)| configured == taken) {
             return None;
         }
@@ -112,7 +117,7 @@ fn reserve(config: &Config) -> usize {
 }
 
 fn clients_wish(config: &Config) -> usize {
-    config.socket.max_connections + config.socket.max_refusals
+    if config.node.roles.has_socket() { config.socket.max_connections + config.socket.max_refusals } else { 0 }
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use crate::{
 #[derive(Clone)]
 pub struct GatewayReload {
     pub(super) descriptors: DescriptorPlan,
-    pub(super) clients: ClientReload,
+    /// `None`: the node holds no clients.
+    pub(super) clients: Option<ClientReload>,
     pub(super) http: HttpReload,
     pub(super) keys: Keys,
     /// `None`: clients prove nothing, which only a restart changes.
@@ -49,7 +50,9 @@ impl GatewayReload {
         self.keys.replace(&bounded);
         self.admission.replace_limits(&bounded);
         self.http.replace(&bounded);
-        self.clients.replace(&bounded.socket);
+        if let Some(clients) = &self.clients {
+            clients.replace(&bounded.socket);
+        }
         self.config.send_replace(config.clone());
         self.count(ReloadOutcome::Applied);
         Ok(())

@@ -22,12 +22,14 @@ pub enum StreamQuestion {
         /// The place.
         after: u64,
     },
-    /// What the newest push is, since one came that does not fit.
+    /// What the newest push is, since one came that does not fit, or may have been missed.
     Head {
         /// Who asks.
         shard: usize,
         /// Whose stream.
         address: Address,
+        /// What the shard was given of it. A store that does not have that any more was cut back.
+        known: Option<StreamPosition>,
     },
     /// Nothing is asked: a card's stream began while these were there, who have nothing of it.
     Readers {
@@ -68,6 +70,8 @@ pub enum StreamAnswer {
         /// It answers a [`StreamQuestion::Head`].
         asked: bool,
     },
+    /// What was appended for a while cannot be told: each stream has to be asked for.
+    Unknown,
 }
 
 /// Where shards ask.

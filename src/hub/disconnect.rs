@@ -5,15 +5,15 @@ use std::{
     collections::VecDeque,
     rc::Rc,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     vec,
 };
 
 use tokio::sync::mpsc;
 
-use super::{ClientKey, ClientLookup, Completion, Item, Outcome, Part, StreamAnswer};
+use super::{ClientKey, ClientLookup, Completion, Hub, Item, Outcome, Part, StreamAnswer, ended::EndedOrders};
 use crate::{
     push::Disconnect,
     wire::{
@@ -61,6 +61,10 @@ pub struct DisconnectRun {
     number: u64,
     /// A part was dropped on its way.
     lost: AtomicBool,
+    /// Clients that it has ended so far.
+    ended: AtomicU64,
+    /// Where that is told; nowhere, where no other node asks for it.
+    told: OnceLock<Arc<EndedOrders>>,
     completions: mpsc::UnboundedSender<Completion>,
 }
 
@@ -74,12 +78,21 @@ impl DisconnectRun {
             Some(reason) => Cow::Owned(reason.to_string()),
             None => Cow::Borrowed(close.text()),
         };
-        Arc::new(Self { order, ending: Ending { close, text }, number, lost: AtomicBool::new(false), completions })
+        let ending = Ending { close, text };
+        let (lost, ended, told) = (AtomicBool::new(false), AtomicU64::new(0), OnceLock::new());
+        Arc::new(Self { order, ending, number, lost, ended, told, completions })
     }
 
     /// The order.
     pub fn order(&self) -> &Disconnect {
         &self.order
+    }
+
+    /// How many clients it ends is for those to know who ask `hub`.
+    pub fn tell(&self, hub: &Hub) {
+        if let Some(orders) = hub.ended_orders() {
+            let _ = self.told.set(Arc::clone(orders));
+        }
     }
 }
 
@@ -89,6 +102,11 @@ impl Drop for DisconnectRun {
         tracing::trace!(id = %self.order.id, ?outcome, "a disconnect has been through the hub");
         // nobody listens any more: dispatch was stopped and the job requeued
         let _ = self.completions.send(Completion { number: self.number, outcome });
+        if outcome == Outcome::Offered
+            && let Some(orders) = self.told.get()
+        {
+            orders.note(self.order.id, *self.ended.get_mut());
+        }
     }
 }
 
@@ -169,6 +187,7 @@ impl Sweeps {
             return;
         }
         tracing::debug!(id = %sweep.part.run.order.id, clients = sweep.ended, "clients were disconnected");
+        sweep.part.run.ended.fetch_add(sweep.ended, Ordering::Relaxed);
         sweep.part.done();
     }
 }

@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::{client::Client, index};
-use crate::push::AddressKind;
+use crate::push::{Address, AddressKind};
 
 /// Something for each kind of address.
 #[derive(Default)]
@@ -42,6 +42,13 @@ impl<S> Groups<S> {
     /// The clients of an address.
     pub(super) fn clients(&self, kind: AddressKind, name: &str) -> &[Rc<Client<S>>] {
         self.0.get(kind).get(name).map_or(&[], Group::clients)
+    }
+
+    /// Those that have clients.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
+        let ByKind { cards, rooms } = &self.0;
+        let cards = cards.keys().map(|card| AddressKind::Card.of(card));
+        cards.chain(rooms.keys().map(|room| AddressKind::Room.of(room)))
     }
 
     /// Puts `client` into a group; its position there.

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::group::ByKind;
-use crate::push::{AddressCounts, AddressKind};
+use crate::push::{AddressCounts, AddressKind, NameSample};
 
 /// Locks are held for one look-up; this many keep threads out of each other's way.
 const STRIPES: usize = 64;
@@ -70,6 +70,11 @@ impl Index {
     pub(super) fn counts(&self) -> AddressCounts {
         let kinds = [AddressKind::Card, AddressKind::Room];
         kinds.into_iter().flat_map(|kind| self.0.get(kind).counts(kind)).collect()
+    }
+
+    /// The addresses of a kind that have clients, without their names.
+    pub(super) fn sample(&self, kind: AddressKind) -> NameSample {
+        self.0.get(kind).sample(kind)
     }
 
     /// One client more, or less, of those at an address merges.
@@ -161,6 +166,17 @@ impl KindIndex {
             counts.extend(stripe.iter().map(|(name, holders)| (AddressCounts::hash(kind, name), holders.clients)));
         }
         counts
+    }
+
+    /// A stripe at a time, so that no thread waits for all of it.
+    fn sample(&self, kind: AddressKind) -> NameSample {
+        let mut hashes = Vec::with_capacity(self.groups.load(Ordering::Relaxed));
+        for stripe in &self.stripes {
+            let stripe = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+            let names = stripe.iter().filter(|(_, holders)| holders.clients > 0);
+            hashes.extend(names.map(|(name, _)| NameSample::hash(kind, name)));
+        }
+        NameSample::from_parts(hashes, true)
     }
 
     fn find(&self, name: &str) -> Holders {

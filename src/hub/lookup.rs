@@ -1,6 +1,7 @@
 //! What back ends ask of a shard: which clients an address has.
 
 use std::{
+    borrow::Cow,
     net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -19,7 +20,7 @@ pub struct ClientInfo {
     /// The cards that it joined, each with its app.
     pub cards: Vec<(ByteString, ByteString)>,
     /// How it speaks.
-    pub dialect: &'static str,
+    pub dialect: Cow<'static, str>,
     /// Since when it is a member of the address, in milliseconds since 1970.
     pub since: u64,
     /// Bytes that wait for it.

@@ -12,15 +12,13 @@ use tokio::sync::mpsc;
 
 use super::index::shrink;
 use crate::{
-    push::Patterns,
+    push::{AddressKind, NameSample, Patterns},
     telemetry::Counter,
     wire::dialect::{PresenceChange, PresentCards},
 };
 
 /// Locks are held for one change; this many keep threads out of each other's way.
 const STRIPES: usize = 16;
-/// Cards that a client is told of as it subscribes.
-const CARDS_TOLD: usize = 100;
 
 type Clients = HashMap<Arc<str>, u32, RandomState>;
 type RoomStripe = HashMap<Arc<str>, Clients, RandomState>;
@@ -98,11 +96,20 @@ impl Presence {
         }
         let stripe = self.stripe(room);
         let cards = stripe.get(room);
+        let told = cards.into_iter().flat_map(HashMap::keys).take(PresentCards::MOST_CARDS);
         Some(PresentCards {
             node: self.node.clone(),
             count: cards.map_or(0, HashMap::len),
-            cards: cards.into_iter().flat_map(HashMap::keys).take(CARDS_TOLD).map(|card| (&**card).into()).collect(),
+            cards: told.map(|card| (&**card).into()).collect(),
+            missing: Vec::new(),
         })
+    }
+
+    /// The cards in `room`, without their names.
+    pub(super) fn sample(&self, room: &str) -> NameSample {
+        let stripe = self.stripe(room);
+        let cards = stripe.get(room).into_iter().flat_map(HashMap::keys).map(|card| &**card);
+        NameSample::of(AddressKind::Card, cards)
     }
 
     fn stripe(&self, room: &str) -> MutexGuard<'_, RoomStripe> {

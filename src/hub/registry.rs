@@ -22,7 +22,7 @@ use super::{
     streams::GroupStreams,
 };
 use crate::{
-    push::{Address, AddressKind},
+    push::{Address, AddressKind, NameSample},
     wire::{
         close::Close,
         dialect::{Dialect, PresentCards},
@@ -272,7 +272,7 @@ impl<S> Registry<S> {
         ClientInfo {
             id,
             cards: client.cards(),
-            dialect: client.dialect().label(),
+            dialect: client.dialect().label().into(),
             since: lookup::millis(SystemTime::now()).saturating_sub(age.as_millis() as u64),
             outbox: client.waiting(),
             address: client.sink.address(),
@@ -326,6 +326,9 @@ impl<S> Registry<S> {
             return;
         }
         let address = kind.of(name);
+        if streams.place(&address, client.key()) {
+            client.set_behind(false);
+        }
         if streams.get_mut(&address).is_some_and(|stream| stream.remove_follower(client.key())) {
             client.set_behind(false);
         }
@@ -359,6 +362,14 @@ impl<S> Registry<S> {
     /// everyone.
     pub(super) fn let_in(&self) -> Vec<Rc<Client<S>>> {
         self.clients.borrow().values().filter(|client| client.is_let_in()).cloned().collect()
+    }
+
+    pub(super) fn present_sample(&self, room: &str) -> Option<NameSample> {
+        self.presence_of(room).map(|presence| presence.sample(room))
+    }
+
+    pub(super) fn has_presence(&self, room: &str) -> bool {
+        self.presence_of(room).is_some()
     }
 
     pub(super) fn present(&self, room: &str) -> Option<PresentCards> {

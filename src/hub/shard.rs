@@ -1,6 +1,7 @@
 //! The part of the hub that one worker thread owns, and its loop.
 
 mod stored;
+mod stream_notices;
 
 use std::{
     cell::RefCell,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     bundles::Bundles,
-    push::{Address, AddressKind, ClientSelector, Disconnect, Filters, Target},
+    push::{Address, AddressKind, ClientSelector, Disconnect, Filters, NameSample, Target},
     wire::{
         close::Ending,
         dialect::{Dialect, PresenceChange, PresentCards},
@@ -121,6 +122,16 @@ impl<S: Sink> Shard<S> {
     /// Who is in `room`; `None`: it has no presence.
     pub fn present(&self, room: &str) -> Option<PresentCards> {
         self.registry.present(room)
+    }
+
+    /// The cards in `room`, to be counted beside those of other nodes; `None`: it has no presence.
+    pub fn present_sample(&self, room: &str) -> Option<NameSample> {
+        self.registry.present_sample(room)
+    }
+
+    /// Who is in `room` is told.
+    pub fn has_presence(&self, room: &str) -> bool {
+        self.registry.has_presence(room)
     }
 
     /// From now on it gets pushes to rooms and to everyone merged, or each by itself. In the middle of a window it may get one

@@ -10,7 +10,7 @@ use foldhash::fast::{FixedState, RandomState};
 use hashbrown::{HashMap, hash_map::Entry};
 
 use super::{ClientKey, index};
-use crate::push::{Address, Epoch, PushId, StreamEntry, StreamPosition};
+use crate::push::{Address, Epoch, PushId, StreamEntry, StreamPage, StreamPosition};
 
 /// Of how many apps a group remembers the newest push.
 const SEEN_APPS: usize = 32;
@@ -25,6 +25,8 @@ pub(super) struct GroupStreams {
     failed: Vec<Address>,
     /// Pages that were asked for and did not come yet.
     asked: usize,
+    /// Clients of which the store could not say yet where they begin, by their addresses.
+    unplaced: HashMap<Address, Vec<ClientKey>, RandomState>,
 }
 
 /// How far the clients of one address are.
@@ -52,6 +54,16 @@ pub(super) struct Follower {
     pub(super) position: u64,
     /// The newest push that it got, or said it has.
     pub(super) last: u64,
+}
+
+impl Follower {
+    /// Where a client begins is not known yet: it is sent nothing, and nothing is read for it.
+    const UNPLACED: Self = Self { position: u64::MAX, last: u64::MAX };
+
+    /// What it was sent: all up to this.
+    pub(super) fn sent(self) -> u64 {
+        if self == Self::UNPLACED { 0 } else { self.position }
+    }
 }
 
 /// The newest pushes that a group was sent, by whom they were for: what `prev` is made of.
@@ -87,7 +99,7 @@ pub(super) enum EntryStep {
 
 impl GroupStreams {
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.groups.is_empty() && self.unplaced.is_empty()
     }
 
     pub(super) fn get(&self, address: &Address) -> Option<&GroupStream> {
@@ -104,14 +116,54 @@ impl GroupStreams {
             Entry::Occupied(known) => (known.into_mut(), false),
             Entry::Vacant(new) => {
                 let start = StreamPosition { epoch, seq: 0, id: PushId::NIL };
-                (new.insert(GroupStream::at(start)), true)
+                (new.insert(GroupStream::of(start, self.unplaced.remove(address))), true)
             }
         }
     }
 
     /// The first client of an address stands at `head`.
     pub(super) fn begin_at(&mut self, address: &Address, head: StreamPosition) {
-        self.groups.entry(address.clone()).or_insert_with(|| GroupStream::at(head));
+        if !self.groups.contains_key(address) {
+            let unplaced = self.unplaced.remove(address);
+            self.groups.insert(address.clone(), GroupStream::of(head, unplaced));
+        }
+    }
+
+    /// Where a client begins in the stream of an address, if there is one, is told later.
+    /// `true`: it was level before.
+    pub(super) fn unplace(&mut self, address: &Address, client: ClientKey) -> bool {
+        if let Some(stream) = self.groups.get_mut(address) {
+            return stream.set_follower(client, Follower::UNPLACED);
+        }
+        let waiting = self.unplaced.entry(address.clone()).or_default();
+        let is_new = !waiting.contains(&client);
+        if is_new {
+            waiting.push(client);
+        }
+        is_new
+    }
+
+    pub(super) fn is_unplaced(&self, address: &Address, client: ClientKey) -> bool {
+        match self.groups.get(address) {
+            Some(stream) => stream.follower(client) == Some(Follower::UNPLACED),
+            None => self.unplaced.get(address).is_some_and(|waiting| waiting.contains(&client)),
+        }
+    }
+
+    /// It is known now, or the client is gone. Whether it was not.
+    pub(super) fn place(&mut self, address: &Address, client: ClientKey) -> bool {
+        if let Some(stream) = self.groups.get_mut(address) {
+            let is_unplaced = stream.follower(client) == Some(Follower::UNPLACED);
+            return is_unplaced && stream.remove_follower(client);
+        }
+        let Some(waiting) = self.unplaced.get_mut(address) else { return false };
+        let before = waiting.len();
+        waiting.retain(|key| *key != client);
+        let was_one = waiting.len() < before;
+        if waiting.is_empty() {
+            self.unplaced.remove(address);
+        }
+        was_one
     }
 
     /// The address has no clients any more, or no stream.
@@ -193,6 +245,27 @@ impl GroupStream {
         }
     }
 
+    /// With clients that begin somewhere else.
+    fn of(position: StreamPosition, unplaced: Option<Vec<ClientKey>>) -> Self {
+        let mut stream = Self::at(position);
+        let unplaced = unplaced.unwrap_or_default().into_iter();
+        stream.followers.extend(unplaced.map(|client| (client, Follower::UNPLACED)));
+        stream
+    }
+
+    /// The newest that the group was given or heard of: a store that has less was cut back.
+    pub(super) fn known(&self) -> StreamPosition {
+        if self.newest == self.position.seq {
+            return self.position;
+        }
+        StreamPosition { seq: self.newest, id: PushId::NIL, ..self.position }
+    }
+
+    /// The store ends before what was heard of.
+    pub(super) fn is_beyond(&self, page: &StreamPage) -> bool {
+        self.newest > page.head && page.end == page.head
+    }
+
     /// What those have that are level.
     pub(super) fn position(&self) -> StreamPosition {
         self.position
@@ -204,11 +277,15 @@ impl GroupStream {
     }
 
     /// A push came.
-    pub(super) fn take(&mut self, entry: &StreamEntry) -> EntryStep {
+    pub(super) fn take(&mut self, entry: &StreamEntry, id: PushId) -> EntryStep {
         self.is_gone = false;
         if entry.epoch != self.position.epoch {
             return EntryStep::Foreign;
         }
+        if entry.seq == self.position.seq && self.is_another(id) {
+            return EntryStep::Foreign;
+        }
+        // another one at an earlier place is found as the store is looked through
         if entry.seq <= self.position.seq {
             return EntryStep::Copy;
         }
@@ -216,8 +293,19 @@ impl GroupStream {
         if entry.previous != self.position.seq {
             return EntryStep::Later;
         }
+        if self.is_another(entry.previous_id) { EntryStep::Foreign } else { EntryStep::Offer }
+    }
+
+    /// What stands at the group's position is not what it had there.
+    pub(super) fn is_another(&self, id: PushId) -> bool {
         let is_known = self.position.id != PushId::NIL && self.position.seq > 0;
-        if is_known && entry.previous_id != self.position.id { EntryStep::Foreign } else { EntryStep::Offer }
+        is_known && id != self.position.id
+    }
+
+    /// The store has less than the group was given, or something else: it was cut back, unless this is late.
+    pub(super) fn is_cut_back(&self, head: StreamPosition) -> bool {
+        let StreamPosition { epoch, seq, .. } = self.position;
+        head.epoch == epoch && (head.seq < seq || head.seq == seq && self.is_another(head.id))
     }
 
     /// All that are level were offered this, which is for clients of `app`, or for all.

@@ -18,11 +18,12 @@ use super::{
     refusal::{Refusal, RefusalKind},
     scopes,
     turns::{PublishTurn, PublishTurns},
+    wakes::StoreWakes,
 };
 use crate::{
     auth::Caller,
     config::{Config, PushLimits},
-    lifecycle::{Phase, Phases},
+    lifecycle::{Phase, Phases, Tasks},
     push::{Push, PushId},
     queue::{Destination, PublishError, Publisher, record},
     store::{Appended, Claim, Claimed, NewPush, Store, StoreError},
@@ -75,15 +76,6 @@ impl Receipt {
     }
 }
 
-impl From<Appended> for Receipt {
-    fn from(appended: Appended) -> Self {
-        match appended {
-            Appended::New(id) => Self::new(id),
-            Appended::Before(id) => Self::replayed(id),
-        }
-    }
-}
-
 /// Admits pushes; a cheap clone.
 #[derive(Clone)]
 pub(crate) struct Admission(Arc<AdmissionCore>);
@@ -92,6 +84,7 @@ struct AdmissionCore {
     checks: ArcSwap<PushChecks>,
     publisher: Publisher,
     store: Option<Store>,
+    wakes: StoreWakes,
     idempotency_ttl: Duration,
     phases: Phases,
     metrics: Arc<Metrics>,
@@ -132,8 +125,10 @@ impl Admission {
         publisher: Publisher,
         store: Option<Store>,
         phases: Phases,
+        tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        let wakes = StoreWakes::start(config, store.as_ref(), &publisher, tasks, metrics);
         let accepted = PushSource::ALL.map(|source| {
             metrics
                 .pushes
@@ -142,7 +137,7 @@ impl Admission {
         let checks = ArcSwap::from_pointee(PushChecks::of(config, store.is_some()));
         let idempotency_ttl = config.store.idempotency_ttl;
         let metrics = metrics.clone();
-        Self(Arc::new(AdmissionCore { checks, publisher, store, idempotency_ttl, phases, metrics, accepted }))
+        Self(Arc::new(AdmissionCore { checks, publisher, store, wakes, idempotency_ttl, phases, metrics, accepted }))
     }
 
     /// The limits of one push, for parsers that stop early.
@@ -177,6 +172,19 @@ impl Admission {
         ];
         for (option, _) in given.into_iter().filter(|(_, given)| *given) {
             self.0.metrics.push_options.get_or_create(&option).inc();
+        }
+    }
+
+    /// The store has a push: nodes are told of it. The caller does not wait for that.
+    fn appended(&self, appended: Appended) -> Receipt {
+        match appended {
+            Appended::New { id, wake } => {
+                if let Some(stored) = wake {
+                    self.0.wakes.tell(*stored);
+                }
+                Receipt::new(id)
+            }
+            Appended::Before(id) => Receipt::replayed(id),
         }
     }
 
@@ -321,7 +329,8 @@ impl Submitter {
             }
             PushWay::Stored(claim) => {
                 trace_accepted(&push);
-                Ok(self.admission.store().append(NewPush { push, claim })?.await?.into())
+                let appended = self.admission.store().append(NewPush { push, claim })?.await?;
+                Ok(self.admission.appended(appended))
             }
             PushWay::Claimed(claim) => {
                 let claimed = self.admission.claim(push.id, claim)?;
@@ -413,7 +422,10 @@ impl Submitter {
                     SentPush::Published(id, published) => {
                         published.await.map(|()| Receipt::new(id)).map_err(Refusal::from)
                     }
-                    SentPush::Appended(appended) => appended.await.map(Receipt::from).map_err(Refusal::from),
+                    SentPush::Appended(appended) => match appended.await {
+                        Ok(appended) => Ok(waiting.submitter.admission.appended(appended)),
+                        Err(error) => Err(error.into()),
+                    },
                     SentPush::Later(later) => waiting.submitter.admission.publish_later(*later).await,
                 };
                 waiting.answer(outcome)

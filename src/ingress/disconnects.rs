@@ -1,5 +1,7 @@
 //! What every order to end clients passes, whichever way it comes in: checked, given an id and its time, published, counted.
 
+mod ended;
+
 use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -15,8 +17,9 @@ use super::{
 };
 use crate::{
     auth::Caller,
+    cluster::Peers,
     config::Config,
-    hub::ClientId,
+    hub::{ClientId, Hub},
     lifecycle::{Phase, Phases},
     push::{ClientSelector, Disconnect, NameRule, PushId, Target},
     queue::{Destination, Publisher, record},
@@ -27,6 +30,9 @@ use crate::{
     },
     wire::close::Close,
 };
+
+pub(crate) use ended::EndedConnections;
+use ended::EndedReport;
 
 /// The close codes that may be asked for.
 const MAY_BE_ASKED: [Close; 4] = [Close::TokenExpired, Close::Reconnect, Close::Refused, Close::Disconnected];
@@ -109,9 +115,20 @@ fn reach(selector: &ClientSelector) -> Target {
     }
 }
 
+/// An order that the queue has for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AcceptedOrder {
+    pub(crate) id: PushId,
+    /// What it has done so far; `None`: nodes do not ask each other.
+    pub(crate) ended: Option<EndedConnections>,
+}
+
 /// Takes orders to end clients; a cheap clone.
 #[derive(Clone)]
-pub(crate) struct Disconnects(Arc<DisconnectsCore>);
+pub(crate) struct Disconnects {
+    core: Arc<DisconnectsCore>,
+    report: Option<EndedReport>,
+}
 
 struct DisconnectsCore {
     names: NameRule,
@@ -132,10 +149,18 @@ impl Disconnects {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let names = NameRule { max: config.push.max_name };
-        Self(Arc::new(DisconnectsCore { names, publisher, store, phases, metrics: Arc::clone(metrics) }))
+        let core = DisconnectsCore { names, publisher, store, phases, metrics: Arc::clone(metrics) };
+        Self { core: Arc::new(core), report: None }
     }
 
-    /// Publishes an order for a caller who waits until `deadline` (`None`: for ever); its id.
+    /// Who gives an order is told what it has done on this node, whose clients `hub` has, and on `peers`.
+    #[must_use]
+    pub(crate) fn asking(self, config: &Config, peers: Option<Peers>, hub: &Hub) -> Self {
+        let report = peers.map(|peers| EndedReport::new(config, peers, hub.clone()));
+        Self { report, ..self }
+    }
+
+    /// Publishes an order for a caller who waits until `deadline` (`None`: for ever), and asks what it has done.
     ///
     /// # Errors
     /// Why it was refused; after `Unavailable` or `TimedOut` it may be carried out all the same.
@@ -145,13 +170,29 @@ impl Disconnects {
         caller: &Caller,
         deadline: Option<Instant>,
         draft: Result<DisconnectDraft, Refusal>,
+    ) -> Result<AcceptedOrder, Refusal> {
+        let id = self.submit_order(source, caller, deadline, draft).await?;
+        let ended = match &self.report {
+            Some(report) => Some(report.of(id).await),
+            None => None,
+        };
+        Ok(AcceptedOrder { id, ended })
+    }
+
+    async fn submit_order(
+        &self,
+        source: PushSource,
+        caller: &Caller,
+        deadline: Option<Instant>,
+        draft: Result<DisconnectDraft, Refusal>,
     ) -> Result<PushId, Refusal> {
-        let mut count = CountedOrder { metrics: &self.0.metrics, source, deadline, outcome: None };
+        let core = &self.core;
+        let mut count = CountedOrder { metrics: &core.metrics, source, deadline, outcome: None };
         let outcome = self.publish(caller, draft).await;
         if let Err(refusal) = &outcome
             && refusal.kind == RefusalKind::NotAdmitted
         {
-            scopes::count(&self.0.metrics, caller.name(), refusal);
+            scopes::count(&core.metrics, caller.name(), refusal);
         }
         count.outcome =
             Some(outcome.as_ref().map_or_else(|refusal| refusal.kind.name(), |_| PushOutcome::Accepted.word()));
@@ -162,19 +203,19 @@ impl Disconnects {
     }
 
     async fn publish(&self, caller: &Caller, draft: Result<DisconnectDraft, Refusal>) -> Result<PushId, Refusal> {
-        let order = draft?.check(self.0.names)?;
+        let order = draft?.check(self.core.names)?;
         if caller.is_bounded() {
             caller.admits(&reach(&order.selector)).map_err(|out| Refusal::not_admitted(caller, &out))?;
         }
-        if self.0.phases.now() == Phase::Draining {
+        if self.core.phases.now() == Phase::Draining {
             return Err(Refusal::draining());
         }
         if order.revoke
-            && let (Some(store), ClientSelector::Subject(subject)) = (&self.0.store, &order.selector)
+            && let (Some(store), ClientSelector::Subject(subject)) = (&self.core.store, &order.selector)
         {
             store.revoke(subject, order.second()).await?;
         }
-        self.0.publisher.publish(Destination::Live, record::encode_disconnect(&order)).await?;
+        self.core.publisher.publish(Destination::Live, record::encode_disconnect(&order)).await?;
         Ok(order.id)
     }
 }

@@ -1,23 +1,23 @@
 //! The gRPC API (proto/rpc.proto), gpush's (proto/order.proto), health and reflection, on `[grpc] listen`.
 
 mod budget;
-mod connection;
+pub(super) mod connection;
 mod control_frames;
 mod deadline;
 mod events;
 mod framing;
-mod incoming;
-mod interceptor;
+pub(super) mod incoming;
+pub(super) mod interceptor;
 mod order;
 mod peer;
-mod request;
+pub(super) mod request;
 mod response;
 mod service;
 mod status;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, service::Routes};
@@ -32,7 +32,7 @@ use crate::{
 };
 
 use connection::Connections;
-use incoming::ConnectionBounds;
+use incoming::{ConnectionBounds, GrpcConnection};
 use interceptor::Intercepted;
 use order::OrderService;
 use request::RequestLimits;
@@ -77,33 +77,14 @@ impl GrpcListener {
         let answer_time = self.config.queue.publish_timeout + LAST_WORDS;
         let routes = self.routes(HealthServer::new(HealthService::from_health_reporter(health)), &stopping);
         let connections = Connections::new(&self.config.grpc, routes, &stopping, &self.metrics);
-        let bounds = ConnectionBounds::of(&self.config);
-        let incoming = incoming::connections(self.listeners, self.config.grpc.max_connections, bounds, self.metrics);
-        service.spawn("grpc", async move {
-            let mut open = JoinSet::new();
-            let mut incoming = Box::pin(incoming.take_until(stopping.cancelled()));
-            loop {
-                // both cancel-safe: the stream keeps what it has begun
-                tokio::select! {
-                    Some(ended) = open.join_next() => log_panic(ended),
-                    stream = incoming.next() => match stream {
-                        Some(stream) => drop(open.spawn(connections.clone().serve(stream))),
-                        None => break,
-                    },
-                }
-            }
-            // new ones are refused from here on
-            drop(incoming);
-            let rest = async {
-                while let Some(ended) = open.join_next().await {
-                    log_panic(ended);
-                }
-            };
-            if stopping.is_cancelled() && tokio::time::timeout(answer_time, rest).await.is_err() {
-                tracing::warn!("some gRPC calls did not end in time");
-                open.abort_all();
-            }
-        });
+        let bounds = ConnectionBounds::of(&self.config, "grpc", self.config.grpc.max_connections);
+        let open = self.metrics.grpc_connections.clone();
+        let incoming = incoming::connections(self.listeners, bounds, open, self.metrics);
+        let serve = move |connection: GrpcConnection| {
+            let GrpcConnection { stream, guard, place } = connection;
+            connections.clone().serve(stream, guard, place)
+        };
+        service.spawn("grpc", serve_all(incoming, serve, stopping, answer_time));
         GrpcServer { service }
     }
 
@@ -130,8 +111,9 @@ impl GrpcListener {
         let v1 = reflection().build_v1().expect("invariant: the compiled-in descriptors are valid");
         let v1alpha = reflection().build_v1alpha().expect("invariant: the compiled-in descriptors are valid");
         let metrics = &self.metrics;
-        let mut routes = Routes::new(Intercepted::keyed(rpc, &self.api.keys, limits, metrics))
-            .add_service(Intercepted::keyed(order, &self.api.keys, limits, metrics))
+        let roles = self.api.roles;
+        let mut routes = Routes::new(Intercepted::keyed(rpc, &self.api.keys, roles, limits, metrics))
+            .add_service(Intercepted::keyed(order, &self.api.keys, roles, limits, metrics))
             .add_service(Intercepted::open(health, limits, metrics))
             .add_service(Intercepted::open(v1, limits, metrics))
             .add_service(Intercepted::open(v1alpha, limits, metrics));
@@ -146,6 +128,40 @@ impl GrpcServer {
     /// Answers what came in and ends, at the deadline at the latest.
     pub(crate) async fn stop(self, deadline: Deadline) {
         self.service.stop_within(deadline).await;
+    }
+}
+
+/// Serves what comes in until `stopping`; then what is open has `answer_time` to end.
+pub(super) async fn serve_all<F>(
+    incoming: impl Stream<Item = GrpcConnection> + Send + 'static,
+    serve: impl Fn(GrpcConnection) -> F,
+    stopping: CancellationToken,
+    answer_time: Duration,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut open = JoinSet::new();
+    let mut incoming = Box::pin(incoming.take_until(stopping.cancelled()));
+    loop {
+        // both cancel-safe: the stream keeps what it has begun
+        tokio::select! {
+            Some(ended) = open.join_next() => log_panic(ended),
+            connection = incoming.next() => match connection {
+                Some(connection) => drop(open.spawn(serve(connection))),
+                None => break,
+            },
+        }
+    }
+    // new ones are refused from here on
+    drop(incoming);
+    let rest = async {
+        while let Some(ended) = open.join_next().await {
+            log_panic(ended);
+        }
+    };
+    if stopping.is_cancelled() && tokio::time::timeout(answer_time, rest).await.is_err() {
+        tracing::warn!("some gRPC calls did not end in time");
+        open.abort_all();
     }
 }
 

@@ -9,6 +9,7 @@ mod exposition;
 
 mod hosts;
 mod json;
+mod nodes;
 mod openapi;
 mod option_headers;
 mod paced_stream;
@@ -16,6 +17,7 @@ mod path;
 mod queries;
 mod query;
 mod read_timer;
+mod rebalance;
 mod routes;
 mod streams;
 
@@ -85,13 +87,12 @@ impl HttpReload {
 }
 
 impl HttpListener {
-    /// On a listener that is bound and non-blocking. `details` are lines that `/readyz` shows beside the queue's state (the
-    /// cluster's); `socket` is where clients connect, for the page.
+    /// On a listener that is bound and non-blocking. `details` are lines that `/readyz` shows beside the queue's state; `socket` is where clients connect, for the page.
     pub(crate) fn new(
         listener: TcpListener,
         config: &Config,
         api: Api,
-        details: watch::Receiver<Vec<String>>,
+        details: Vec<watch::Receiver<Vec<String>>>,
         socket: SocketAddr,
         metrics: &Arc<Metrics>,
     ) -> Self {

@@ -250,7 +250,7 @@ mod tests {
         let config = config::load(None, env).unwrap();
         let (metrics, (tasks, _deaths), phases) = (Arc::new(Metrics::new()), Tasks::new(), Phases::new());
         let mut queue = queue::embedded::open(&config.queue, &tasks, &metrics).await.unwrap();
-        let admission = Admission::new(&config, queue.publisher, None, phases.clone(), &metrics);
+        let admission = Admission::new(&config, queue.publisher, None, phases.clone(), &tasks, &metrics);
         // what is in flight in a drain is published all the same
         phases.enter(Phase::Draining);
 

@@ -1,4 +1,7 @@
-//! What back ends ask. Async: other nodes and the store will be asked too.
+//! What back ends ask: of this node, or of all nodes of the cluster that it can ask.
+
+mod cluster;
+mod gather;
 
 use std::sync::Arc;
 
@@ -7,11 +10,14 @@ use bytestring::ByteString;
 use super::{refusal::Refusal, scopes};
 use crate::{
     auth::Caller,
+    cluster::Peers,
     config::Config,
-    hub::{Census, ClientId, ClientInfo, Hub},
+    hub::{ClientId, ClientInfo, Hub},
     push::{Address, AddressKind, NameRule, Target},
     telemetry::Metrics,
 };
+
+use gather::NodePart;
 
 /// Answers what a back end asks about clients; a cheap clone.
 #[derive(Clone)]
@@ -19,46 +25,116 @@ pub(crate) struct Queries {
     hub: Hub,
     node: Arc<str>,
     name: NameRule,
+    /// The other nodes; `None`: each answers for itself.
+    peers: Option<Peers>,
     metrics: Arc<Metrics>,
+}
+
+/// Whose clients an answer is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum QueryScope {
+    /// Those of all nodes, where nodes ask each other; else of this one.
+    #[default]
+    Cluster,
+    /// Those of the node that is asked.
+    Node,
+}
+
+impl QueryScope {
+    /// The parameter's value.
+    ///
+    /// # Errors
+    /// There is no such scope.
+    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
+        match text {
+            "cluster" | "" => Ok(Self::Cluster),
+            "node" => Ok(Self::Node),
+            _ => Err(Refusal::field("scope", "is neither cluster nor node")),
+        }
+    }
+}
+
+/// An answer, and whose part of it is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answered<T> {
+    pub(crate) answer: T,
+    /// The ids of the nodes that did not answer in time; none where only this node was asked.
+    pub(crate) missing: Vec<Arc<str>>,
+}
+
+/// How many are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Processor cores.
+    pub(crate) cores: u64,
+    /// Open client connections.
+    pub(crate) connections: u64,
+    /// Cards with at least one.
+    pub(crate) groups: u64,
+    /// Rooms with at least one.
+    pub(crate) rooms: u64,
+    /// Worker threads.
+    pub(crate) workers: u64,
 }
 
 /// A part of the rooms, or cards, sorted by name.
 pub(crate) struct NamePage {
     /// Each with the number of its clients.
-    pub(crate) names: Vec<(Arc<str>, u32)>,
+    pub(crate) names: Vec<(Arc<str>, u64)>,
     /// What the next part comes after; `None`: this is the last.
     pub(crate) next: Option<Arc<str>>,
+}
+
+/// A client and where it is.
+pub(crate) struct NodeClient {
+    pub(crate) info: ClientInfo,
+    /// The id of its node; `None`: only one was asked.
+    pub(crate) node: Option<Arc<str>>,
 }
 
 /// A part of the clients of a room or card, sorted by their ids.
 pub(crate) struct ClientPage {
     /// How many there are in all.
-    pub(crate) count: usize,
-    pub(crate) clients: Vec<ClientInfo>,
+    pub(crate) count: u64,
+    pub(crate) clients: Vec<NodeClient>,
     /// What the next part comes after; `None`: this is the last.
     pub(crate) next: Option<ClientId>,
 }
 
 impl Queries {
-    /// About the clients of this node.
-    pub(crate) fn new(config: &Config, hub: Hub, metrics: &Arc<Metrics>) -> Self {
+    /// About the clients of this node, and of `peers`.
+    pub(crate) fn new(config: &Config, hub: Hub, peers: Option<Peers>, metrics: &Arc<Metrics>) -> Self {
         let name = NameRule { max: config.push.max_name };
-        Self { hub, node: config.node.id.as_str().into(), name, metrics: Arc::clone(metrics) }
+        Self { hub, node: config.node.id.as_str().into(), name, peers, metrics: Arc::clone(metrics) }
     }
 
-    /// The node whose clients the answers tell of.
+    /// The node that answers.
     pub(crate) fn node(&self) -> &str {
         &self.node
+    }
+
+    /// Who is to be asked, too.
+    fn peers(&self, scope: QueryScope) -> Option<&Peers> {
+        self.peers.as_ref().filter(|_| scope == QueryScope::Cluster)
     }
 
     /// The live connections of a card.
     ///
     /// # Errors
     /// It is no card's name, or none that the caller may push to without naming an app.
-    pub(crate) async fn connections(&self, caller: &Caller, card: &ByteString) -> Result<usize, Refusal> {
+    pub(crate) async fn connections(
+        &self,
+        caller: &Caller,
+        card: &ByteString,
+        scope: QueryScope,
+    ) -> Result<Answered<u64>, Refusal> {
         self.name.check(card).map_err(|error| Refusal::field("cardID", error))?;
         self.admit(caller, || Target::cards(vec![card.clone()]))?;
-        Ok(self.hub.connections(card))
+        let own = self.hub.connections(card) as u64;
+        let Some(peers) = self.peers(scope) else { return Ok(Answered::by_one(own)) };
+        let others = cluster::connections(peers, card).await;
+        let all = others.answers.iter().map(|(_, connections)| *connections).fold(own, u64::saturating_add);
+        Ok(Answered { answer: all, missing: others.missing })
     }
 
     /// Whether a caller may have a token made for a card.
@@ -79,17 +155,22 @@ impl Queries {
         kind: AddressKind,
         after: &ByteString,
         limit: usize,
-    ) -> Result<NamePage, Refusal> {
+        scope: QueryScope,
+    ) -> Result<Answered<NamePage>, Refusal> {
         self.name.check_optional(after).map_err(|error| Refusal::field("after", error))?;
         self.admit(caller, || Target { everyone: true, ..Target::default() })?;
-        let mut names = match kind {
+        let found = match kind {
             AddressKind::Room => self.hub.rooms(after, limit + 1),
             AddressKind::Card => self.hub.cards(after, limit + 1),
         };
-        let has_more = names.len() > limit;
-        names.truncate(limit);
-        let next = names.last().filter(|_| has_more).map(|(name, _)| Arc::clone(name));
-        Ok(NamePage { names, next })
+        let mut parts = vec![NodePart::of(found, limit)];
+        let mut missing = Vec::new();
+        if let Some(peers) = self.peers(scope) {
+            let others = cluster::names(peers, kind, after, limit).await;
+            parts.extend(others.answers.into_iter().map(|(_, part)| part));
+            missing = others.missing;
+        }
+        Ok(Answered { answer: gather::names(parts, limit), missing })
     }
 
     /// Clients of a room or card: those behind `after`, `limit` of them at most.
@@ -102,7 +183,8 @@ impl Queries {
         address: &Address,
         after: Option<ClientId>,
         limit: usize,
-    ) -> Result<ClientPage, Refusal> {
+        scope: QueryScope,
+    ) -> Result<Answered<ClientPage>, Refusal> {
         let (field, name) = match address {
             Address::Room(room) => ("room", room),
             Address::Card(card) => ("card", card),
@@ -112,16 +194,49 @@ impl Queries {
             Address::Room(room) => Target { room: Some(room.clone()), ..Target::default() },
             Address::Card(card) => Target::cards(vec![card.clone()]),
         })?;
-        let mut clients = self.hub.clients(address, after, limit + 1).await;
-        let has_more = clients.len() > limit;
-        clients.truncate(limit);
-        let next = clients.last().filter(|_| has_more).map(|client| client.id);
-        Ok(ClientPage { count: self.hub.clients_of(address), clients, next })
+        let own = async { NodePart::of(self.hub.clients(address, after, limit + 1).await, limit) };
+        let Some(peers) = self.peers(scope) else {
+            let NodePart { entries, has_more } = own.await;
+            let entries = entries.into_iter().map(|info| NodeClient { info, node: None }).collect();
+            let count = self.hub.clients_of(address) as u64;
+            return Ok(Answered::by_one(gather::clients(vec![NodePart { entries, has_more }], count, limit)));
+        };
+        let (own, others) = tokio::join!(own, cluster::clients(peers, address, after, limit));
+        let mut count = self.hub.clients_of(address) as u64;
+        let mut parts = vec![cluster::of_node(own, &self.node)];
+        for (node, (clients, part)) in others.answers {
+            count = count.saturating_add(clients);
+            parts.push(cluster::of_node(part, &node));
+        }
+        Ok(Answered { answer: gather::clients(parts, count, limit), missing: others.missing })
     }
 
-    /// How many are there now.
-    pub(crate) async fn census(&self) -> Census {
-        self.hub.census()
+    /// How many are there now. A card, or a room, with clients on several nodes counts once.
+    pub(crate) async fn counts(&self, scope: QueryScope) -> Answered<Counts> {
+        let own = self.hub.census();
+        let mut counts = Counts {
+            cores: cores(),
+            connections: own.connections as u64,
+            groups: own.groups as u64,
+            rooms: own.rooms as u64,
+            workers: own.workers as u64,
+        };
+        let Some(peers) = self.peers(scope) else { return Answered::by_one(counts) };
+        let others = cluster::census(peers).await;
+        if others.answers.is_empty() {
+            return Answered { answer: counts, missing: others.missing };
+        }
+        let mut cards = self.hub.name_sample(AddressKind::Card);
+        let mut rooms = self.hub.name_sample(AddressKind::Room);
+        for (_, census) in others.answers {
+            counts.cores = counts.cores.saturating_add(census.cores);
+            counts.connections = counts.connections.saturating_add(census.connections);
+            counts.workers = counts.workers.saturating_add(census.workers);
+            cards.merge(&census.cards);
+            rooms.merge(&census.rooms);
+        }
+        (counts.groups, counts.rooms) = (cards.count(), rooms.count());
+        Answered { answer: counts, missing: others.missing }
     }
 
     /// Whether a caller may ask for whom it would push to.
@@ -137,6 +252,27 @@ impl Queries {
     }
 }
 
+/// Processor cores of this node.
+pub(super) fn cores() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64)
+}
+
+impl<T> Answered<T> {
+    /// By the node that was asked, alone.
+    fn by_one(answer: T) -> Self {
+        Self { answer, missing: Vec::new() }
+    }
+}
+
+impl<T> NodePart<T> {
+    /// Of what was found when one more than `limit` was looked for.
+    fn of(mut found: Vec<T>, limit: usize) -> Self {
+        let has_more = found.len() > limit;
+        found.truncate(limit);
+        Self { entries: found, has_more }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -149,10 +285,11 @@ mod tests {
         config.push.max_name = 8;
         let metrics = Metrics::new().into();
         let open = Keys::new(&config, &metrics).caller(None).unwrap();
-        let queries = Queries::new(&config, Hub::new(&config.hub, &config.outbox, 1, &metrics), &metrics);
-        assert_eq!(queries.connections(&open, &"ma yü&".into()).await, Ok(0));
+        let queries = Queries::new(&config, Hub::new(&config.hub, &config.outbox, 1, &metrics), None, &metrics);
+        let scope = QueryScope::Cluster;
+        assert_eq!(queries.connections(&open, &"ma yü&".into(), scope).await, Ok(Answered::by_one(0)));
         for (card, message) in [("", "`cardID` is empty"), ("123456789", "`cardID` has 9 bytes")] {
-            let refusal = queries.connections(&open, &card.into()).await.unwrap_err();
+            let refusal = queries.connections(&open, &card.into(), scope).await.unwrap_err();
             assert_eq!(refusal.kind, RefusalKind::BadField);
             assert!(refusal.message.starts_with(message), "{}", refusal.message);
         }

@@ -31,6 +31,7 @@ pub enum RefusalKind {
     BodyTooLarge,
     PushTooLarge,
     WrongType,
+    WrongRole,
     Full,
     Rate,
     Internal,
@@ -42,7 +43,7 @@ pub enum RefusalKind {
 
 impl RefusalKind {
     /// All of them, for the table's test.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::BadJson,
         Self::NotUtf8,
         Self::BadField,
@@ -64,6 +65,7 @@ impl RefusalKind {
         Self::BodyTooLarge,
         Self::PushTooLarge,
         Self::WrongType,
+        Self::WrongRole,
         Self::Full,
         Self::Rate,
         Self::Internal,
@@ -98,6 +100,7 @@ impl RefusalKind {
             Self::BodyTooLarge => "body_too_large",
             Self::PushTooLarge => "push_too_large",
             Self::WrongType => "wrong_type",
+            Self::WrongRole => "wrong_role",
             Self::Full => "full",
             Self::Rate => "rate",
             Self::Internal => "internal",
@@ -120,6 +123,7 @@ impl RefusalKind {
             Self::Conflict | Self::IdempotencyConflict => 409,
             Self::BodyTooLarge | Self::PushTooLarge => 413,
             Self::WrongType => 415,
+            Self::WrongRole => 421,
             Self::Full | Self::Rate => 429,
             Self::Internal => 500,
             Self::Unavailable | Self::TimedOut | Self::Draining => 503,
@@ -134,7 +138,7 @@ impl RefusalKind {
             Self::NotBuilt => Code::Unimplemented,
             Self::NoKey | Self::WrongKey => Code::Unauthenticated,
             Self::NoScope | Self::NotAdmitted => Code::PermissionDenied,
-            Self::NoSuchRoute => Code::Unimplemented,
+            Self::NoSuchRoute | Self::WrongRole => Code::Unimplemented,
             Self::Conflict | Self::NoStore => Code::FailedPrecondition,
             Self::IdempotencyConflict => Code::AlreadyExists,
             Self::NotUtf8 | Self::Internal => Code::Internal,

@@ -3,6 +3,7 @@
 use super::refusal::{Refusal, RefusalKind};
 use crate::{
     auth::{Caller, KeyError, Keys, OutOfBounds, PushDenial, Scope},
+    config::{INGRESS, NodeRoles, SOCKET},
     telemetry::{Metrics, labels::CallerLabels},
 };
 
@@ -38,6 +39,8 @@ pub const SCOPES: &[(&str, Scope)] = &[
     ("/proto.Rpc/Disconnect", Scope::Disconnect),
     ("/metrics", Scope::Metrics),
     ("/proto.Rpc/Events", Scope::Events),
+    ("/nodes", Scope::Nodes),
+    ("/rebalance", Scope::Admin),
 ];
 
 /// Every path whose DELETE is for callers with a key. Who may push to a card or a room may take back what is stored for it.
@@ -78,6 +81,7 @@ pub(super) fn caller_of(
     call: Call<'_>,
     authorization: Option<&[u8]>,
     keys: &Keys,
+    roles: NodeRoles,
     metrics: &Metrics,
 ) -> Result<Caller, Refusal> {
     let caller = keys.caller(authorization).map_err(|error| {
@@ -86,12 +90,23 @@ pub(super) fn caller_of(
         refusal
     })?;
     let scope = call.scope().ok_or_else(Refusal::no_such_call)?;
-    if caller.may(scope) {
-        return Ok(caller);
-    }
-    let refusal = Refusal::no_scope(&caller, scope);
+    let refusal = match needed_role(scope, roles) {
+        _ if !caller.may(scope) => Refusal::no_scope(&caller, scope),
+        Some(role) => Refusal::wrong_role(roles, role),
+        None => return Ok(caller),
+    };
     count(metrics, caller.name(), &refusal);
     Err(refusal)
+}
+
+/// The role that a call of this scope needs and the node has not.
+fn needed_role(scope: Scope, roles: NodeRoles) -> Option<&'static str> {
+    match scope {
+        Scope::Push | Scope::Disconnect => (!roles.has_ingress()).then_some(INGRESS),
+        // what clients do is told where they are
+        Scope::Events => (!roles.has_socket()).then_some(SOCKET),
+        Scope::Query | Scope::Metrics | Scope::Nodes | Scope::Admin => None,
+    }
 }
 
 /// Counts a refusal by its caller.
@@ -118,6 +133,14 @@ impl Refusal {
         let message =
             format!("the key {caller} has not the scope {scope}: add it to [key.{caller}] scopes, or use another key");
         Self::new(RefusalKind::NoScope, message)
+    }
+
+    /// A call that this node, with these roles, leaves to others.
+    fn wrong_role(roles: NodeRoles, needed: &str) -> Self {
+        let message = format!(
+            "this node has the role {roles} alone ([node] roles): call a node with the role {needed}, or the load balancer before them"
+        );
+        Self::new(RefusalKind::WrongRole, message)
     }
 
     /// A target out of the bounds of a caller.

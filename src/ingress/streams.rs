@@ -44,7 +44,7 @@ impl Streams {
     /// There is none, the caller may not push to its address, or the node has no store.
     pub(crate) async fn describe(&self, caller: &Caller, address: &Address) -> Result<StreamInfo, Refusal> {
         let store = self.admit(caller, address)?;
-        store.describe(address).ok_or_else(|| no_stream(address))
+        store.describe(address).await.map_err(not_done)?.ok_or_else(|| no_stream(address))
     }
 
     /// Takes one stored push back: who has not got it yet does not get it.

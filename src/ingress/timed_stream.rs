@@ -1,4 +1,4 @@
-//! A back end's connection, whose reads fail once its peer has not sent in time what it must send, or sends what it must not.
+//! A back end's connection, or another node's, whose reads fail once its peer has not sent in time what it must send, or sends what it must not.
 
 use std::{
     io,
@@ -33,13 +33,13 @@ pub(super) trait ReadTimer: Unpin {
 }
 
 /// A stream and its timer.
-pub(super) struct TimedStream<T> {
-    stream: TcpStream,
+pub(super) struct TimedStream<T, S = TcpStream> {
+    stream: S,
     timer: T,
 }
 
-impl<T: ReadTimer> TimedStream<T> {
-    pub(super) fn new(stream: TcpStream, timer: T) -> Self {
+impl<T: ReadTimer, S> TimedStream<T, S> {
+    pub(super) fn new(stream: S, timer: T) -> Self {
         Self { stream, timer }
     }
 
@@ -50,14 +50,9 @@ impl<T: ReadTimer> TimedStream<T> {
             self.timer.write_waits();
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn get_ref(&self) -> &TcpStream {
-        &self.stream
-    }
 }
 
-impl<T: ReadTimer> AsyncRead for TimedStream<T> {
+impl<T: ReadTimer, S: AsyncRead + Unpin> AsyncRead for TimedStream<T, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -73,7 +68,7 @@ impl<T: ReadTimer> AsyncRead for TimedStream<T> {
     }
 }
 
-impl<T: ReadTimer> AsyncWrite for TimedStream<T> {
+impl<T: ReadTimer, S: AsyncWrite + Unpin> AsyncWrite for TimedStream<T, S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note_write(bytes, written.is_ready());

@@ -49,9 +49,14 @@ impl Disconnect {
     /// How old it is at least: it was accepted before the millisecond `at` ended. Nothing, where the clock of the node that took
     /// it is ahead of this one's.
     pub fn age(&self, now: SystemTime) -> Duration {
-        let at = UNIX_EPOCH.checked_add(Duration::from_millis(self.at.saturating_add(1)));
-        at.and_then(|at| now.duration_since(at).ok()).unwrap_or_default()
+        age(self.at, now)
     }
+}
+
+/// As [`Disconnect::age`], of an order that was accepted in this millisecond since 1970.
+pub(super) fn age(at: u64, now: SystemTime) -> Duration {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(at.saturating_add(1)));
+    at.and_then(|at| now.duration_since(at).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -92,6 +92,17 @@ pub struct Resume {
     pub id: Option<PushId>,
 }
 
+/// Where in a stream something is read on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PagePlace {
+    /// Whose stream.
+    pub address: Address,
+    /// Of which numbering.
+    pub epoch: Epoch,
+    /// What is read comes behind this.
+    pub after: u64,
+}
+
 /// Pushes of a stream that follow each other, read from the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamPage {
@@ -101,6 +112,8 @@ pub struct StreamPage {
     pub epoch: Epoch,
     /// Who reads it has all up to this.
     pub after: u64,
+    /// The id of the push there, as the store has it; [`PushId::NIL`]: it does not know.
+    pub after_id: PushId,
     /// What is still there behind that.
     pub entries: Vec<PageEntry>,
     /// Who has these, has all up to this …

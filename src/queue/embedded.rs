@@ -137,6 +137,7 @@ async fn open_on<D: Disk>(
         jobs: Jobs { bundles },
         control: super::Control {
             state,
+            notes: watch::channel(Vec::new()).1,
             backlog: watch::channel(backlog).1,
             hold,
             stop_note,

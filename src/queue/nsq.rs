@@ -13,6 +13,7 @@ mod admin;
 mod channel_hold;
 mod channels;
 mod consumer;
+mod copies;
 mod discovery;
 mod health;
 mod liveness;
@@ -37,7 +38,7 @@ use self::{
     topics::Topics,
 };
 use super::{
-    BackendControl, Control as QueueControl, OpenError, Publisher as QueuePublisher, Queue,
+    BackendControl, Control as QueueControl, Jobs, OpenError, Publisher as QueuePublisher, Queue,
     clients_before::ClientsNote,
     replay_hold::{HoldEnd, ReplayHold, StopNote},
 };
@@ -68,8 +69,9 @@ fn backoff() -> Backoff {
 }
 
 /// Opens the queue of the node of this id on the nsqds of `[queue] nsqd`, and the topics that others write to beside it. `members` are the ids of
-/// the living nodes, this one too: the channel of each is created at an nsqd before the first publish there; none are known
-/// without a cluster. An nsqd that is away is no error: the state says it.
+/// the living nodes that hold clients, this one too: the channel of each is created at an nsqd before the first publish there; none
+/// are known without a cluster. An nsqd that is away is no error: the state says it. A node that holds no clients reads no channel: its
+/// jobs end at once; one that takes no pushes reads no topics of others.
 ///
 /// # Errors
 /// A name that NSQ does not take, or no nsqd to talk to.
@@ -79,7 +81,7 @@ pub async fn open(
     members: watch::Receiver<Vec<String>>,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
-) -> Result<(Queue, RawTopics), OpenError> {
+) -> Result<(Queue, Option<RawTopics>), OpenError> {
     if config.nsqd.is_empty() {
         return Err(OpenError("[queue] nsqd is empty; name at least one nsqd (host:port) to publish to".into()));
     }
@@ -87,10 +89,11 @@ pub async fn open(
     let (health, state) = Health::new(metrics.clone());
     let (backlog, has_backlog) = watch::channel(false);
     tasks.spawn_until_done("nsq health", {
-        let state = state.clone();
+        let (state, notes) = (state.clone(), health.notes());
         let cancelled = tasks.cancelled();
         async move {
-            cancelled.run_until_cancelled(health::log_changes(state)).await;
+            let log = async { tokio::join!(health::log_changes(state), health::log_notes(notes)) };
+            cancelled.run_until_cancelled(log).await;
         }
     });
     let nsq = NsqContext {
@@ -103,11 +106,13 @@ pub async fn open(
     };
     // whoever joins the moment that the node serves must get what any node publishes from then on; an nsqd that is away now
     // has nothing to miss, and gets the channel once it is back
-    if let Err(error) = channels::create_everywhere(&nsq.admin, config, node.as_str()).await {
+    if config.roles.has_socket()
+        && let Err(error) = channels::create_everywhere(&nsq.admin, config, node.as_str()).await
+    {
         tracing::debug!(error, "nsq: not every nsqd has the node's channel yet");
     }
     // clients of a node that is alone come back to it
-    let is_alone = members.borrow().len() <= 1;
+    let is_alone = config.roles.has_socket() && members.borrow().len() <= 1;
     let note = || ClientsNote::of_node(&config.dir, node.as_str());
     let stop_note = is_alone.then(|| StopNote::after(note(), config.replay_hold, false));
     let plan = stop_note.as_ref().and_then(StopNote::plan);
@@ -121,9 +126,10 @@ pub async fn open(
     let live = TopicContext::new(&nsq, "live", &nsq.topics.live, node.as_str(), own, config.max_in_flight)?;
     // a raw push is published before it is finished, so that more in flight than may be published would only be refused
     let max_raw = config.max_in_flight.min(config.max_publishes.div_ceil(2));
-    let raw = TopicContext::new(&nsq, "raw", &nsq.topics.raw, &config.channel, None, max_raw)?;
-    let tag = |tag: &String| TopicContext::new(&nsq, &format!("tag {tag}"), tag, &config.channel, None, max_raw);
-    let tags: Vec<TopicContext> = config.tag_topics.iter().map(tag).collect::<Result<_, _>>()?;
+    let raw = match config.roles.has_ingress() {
+        true => Some(RawContexts::new(&nsq, max_raw)?),
+        false => None,
+    };
     // the publisher and the consumers, which outlive the hand-outs
     let connections = tasks.service();
     let publisher = publisher::start(&nsq, members, &connections);
@@ -131,16 +137,17 @@ pub async fn open(
         hold: channel_hold,
         publisher: publisher.clone(),
         live: live.consumers.clone(),
-        raw: [&raw].into_iter().chain(&tags).map(|topic| topic.consumers.clone()).collect(),
+        raw: raw.iter().flat_map(RawContexts::all).map(|topic| topic.consumers.clone()).collect(),
         connections: connections.clone(),
     };
     let queue = Queue {
         publisher: QueuePublisher::Nsq(publisher),
-        jobs: discovery::start(live, &connections),
+        jobs: if config.roles.has_socket() { discovery::start(live, &connections) } else { Jobs::none() },
         control: QueueControl {
             state,
+            notes: nsq.health.notes(),
             backlog: has_backlog,
-            hold: Some(hold),
+            hold: config.roles.has_socket().then_some(hold),
             stop_note,
             backend: BackendControl::Nsq(backend),
         },
@@ -150,7 +157,31 @@ pub async fn open(
         let consumers = topic.consumers.clone();
         RawTopic { name, jobs: discovery::start(topic, &connections), consumers }
     };
-    Ok((queue, RawTopics { pushes: start(raw), tags: tags.into_iter().map(start).collect() }))
+    let raw = raw.map(|RawContexts { pushes, tags }| RawTopics {
+        pushes: start(pushes),
+        tags: tags.into_iter().map(start).collect(),
+    });
+    Ok((queue, raw))
+}
+
+/// The topics of other NSQ clients.
+struct RawContexts {
+    pushes: TopicContext,
+    tags: Vec<TopicContext>,
+}
+
+impl RawContexts {
+    fn new(nsq: &NsqContext, max_in_flight: usize) -> Result<Self, OpenError> {
+        let context =
+            |group: &str, topic: &str| TopicContext::new(nsq, group, topic, &nsq.config.channel, None, max_in_flight);
+        let tag = |tag: &String| context(&format!("tag {tag}"), tag);
+        let tags = nsq.config.tag_topics.iter().map(tag).collect::<Result<_, _>>()?;
+        Ok(Self { pushes: context("raw", &nsq.topics.raw)?, tags })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &TopicContext> {
+        [&self.pushes].into_iter().chain(&self.tags)
+    }
 }
 
 /// What all parts need.

@@ -12,6 +12,8 @@ mod tag {
     pub(super) const DEADLINE: u64 = 11;
     pub(super) const DISCONNECT: u64 = 14;
     pub(super) const ID: u64 = 15;
+    pub(super) const STREAMS: u64 = 16;
+    pub(super) const HOPS: u64 = 17;
 }
 
 /// A look at a record. Where [`super::decode`] reads the record too, both say the same.
@@ -25,6 +27,10 @@ pub struct RecordPeek<'a> {
     pub collapse_key: &'a [u8],
     /// A push's [`Push::deadline`](crate::push::Push::deadline).
     pub deadline: Option<u64>,
+    /// The store has it.
+    pub is_stored: bool,
+    /// How often it was published on.
+    pub hops: u32,
 }
 
 /// As [`crate::push::Selection`], with names that nobody has proven to be UTF-8.
@@ -79,6 +85,8 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
     let mut everyone = false;
     let mut deadline = 0;
     let mut disconnect = false;
+    let mut is_stored = false;
+    let mut hops = 0;
     let mut id: &[u8] = &[];
     let mut fields = Fields(record);
     loop {
@@ -96,6 +104,8 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
             (tag::DEADLINE, Value::Varint(value)) => deadline = value,
             (tag::DISCONNECT, Value::Bytes(_)) => disconnect = true,
             (tag::ID, Value::Bytes(bytes)) => id = bytes,
+            (tag::STREAMS, Value::Bytes(_)) => is_stored = true,
+            (tag::HOPS, Value::Varint(value)) => hops = value as u32,
             _ => {}
         }
     }
@@ -113,7 +123,8 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
         return None;
     };
     let deadline = (deadline > 0).then_some(deadline);
-    Some(RecordPeek { id: PushId::from_bytes(id.try_into().ok()?), selection, collapse_key, deadline })
+    let id = PushId::from_bytes(id.try_into().ok()?);
+    Some(RecordPeek { id, selection, collapse_key, deadline, is_stored, hops })
 }
 
 /// The fields of a protobuf message, in order; a `None` in it: they cannot be read on from there.
@@ -195,25 +206,26 @@ mod tests {
             PeekedSelection::Cards(cards) => [cards.first()].into_iter().chain(cards.rest()).collect(),
             _ => Vec::new(),
         };
-        let agrees = match (&record, peeked.selection) {
-            (Record::Disconnect(_), selection) => selection == PeekedSelection::Disconnect,
-            (Record::Push(push), selection) => match (push.target.selection(), selection) {
-                (Selection::Cards(named), PeekedSelection::Cards(_)) => {
-                    named.iter().map(|card| &**card.as_bytes()).eq(cards)
-                }
-                (Selection::Room(room), PeekedSelection::Room(name)) => *room.as_bytes() == name,
-                (Selection::App(app), PeekedSelection::App(name)) => *app.as_bytes() == name,
-                (Selection::Everyone, PeekedSelection::Everyone) => true,
-                _ => false,
-            },
+        let push = match &record {
+            Record::Push(push) => Some(push),
+            Record::Stored(stored) => Some(&stored.push),
+            Record::Disconnect(_) | Record::Rebalance(_) => None,
         };
-        let same_rest = match &record {
-            Record::Push(push) => {
-                let key = push.collapse_key.as_deref().unwrap_or_default();
-                key.as_bytes() == peeked.collapse_key && push.deadline == peeked.deadline
+        let agrees = match (push.map(|push| push.target.selection()), peeked.selection) {
+            (None, selection) => selection == PeekedSelection::Disconnect,
+            (Some(Selection::Cards(named)), PeekedSelection::Cards(_)) => {
+                named.iter().map(|card| &**card.as_bytes()).eq(cards)
             }
-            Record::Disconnect(_) => true,
+            (Some(Selection::Room(room)), PeekedSelection::Room(name)) => *room.as_bytes() == name,
+            (Some(Selection::App(app)), PeekedSelection::App(name)) => *app.as_bytes() == name,
+            (Some(Selection::Everyone), PeekedSelection::Everyone) => true,
+            _ => false,
         };
+        let same_rest = push.is_none_or(|push| {
+            let key = push.collapse_key.as_deref().unwrap_or_default();
+            let is_stored = matches!(record, Record::Stored(_));
+            key.as_bytes() == peeked.collapse_key && push.deadline == peeked.deadline && is_stored == peeked.is_stored
+        });
         (!agrees || !same_rest || record.id() != peeked.id).then(|| format!("{peeked:?} is {record:?}"))
     }
 
@@ -272,6 +284,8 @@ mod tests {
         let order = Disconnect { id: PushId::generate(), selector, code: 3504, reason: None, revoke: false, at: 1 };
         let bytes = encode_disconnect(&order);
         let selection = PeekedSelection::Disconnect;
-        assert_eq!(peek(&bytes), Some(RecordPeek { id: order.id, selection, collapse_key: b"", deadline: None }));
+        let peeked =
+            RecordPeek { id: order.id, selection, collapse_key: b"", deadline: None, is_stored: false, hops: 0 };
+        assert_eq!(peek(&bytes), Some(peeked));
     }
 }

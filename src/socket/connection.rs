@@ -4,6 +4,8 @@ mod commands;
 mod pending;
 mod rates;
 mod rooms;
+mod steps;
+mod stream_place;
 mod streams;
 mod upstream;
 
@@ -28,6 +30,7 @@ use crate::{
 
 use pending::PendingAnswers;
 use rates::ControlFrames;
+use steps::NextStep;
 
 /// Reads in one turn of a task; a peer that floods gives way to others then.
 const READS_PER_TURN: u32 = 8;
@@ -136,9 +139,9 @@ impl Connection {
         Poll::Ready(true)
     }
 
-    /// Takes whole messages out of the buffer, up to a join that has to wait.
+    /// Takes whole messages out of the buffer, up to one that has to wait.
     fn read_messages(&mut self) {
-        while !self.ignores_input && !self.waits_for_join() {
+        while !self.ignores_input && !self.waits_for_step() {
             match self.reader.next(&mut self.buffer) {
                 Ok(Some(message)) => {
                     if !self.reader.is_amid_message() {
@@ -160,25 +163,31 @@ impl Connection {
             self.buffer = self.buffer.as_ref().into();
         }
         let is_incomplete = self.reader.is_amid_message() || !self.buffer.is_empty();
-        // behind a join that waits there may be whole messages
-        if is_incomplete && !self.waits_for_join() {
+        // behind one that waits there may be whole messages
+        if is_incomplete && !self.waits_for_step() {
             self.worker.heartbeat.message_began(&self.client);
         } else {
             self.worker.heartbeat.no_message_incomplete(&self.client);
         }
     }
 
-    /// Goes on with a join that waits, and drops it where the connection ends first; `Ready`: whether to go on.
-    fn poll_join(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Goes on with a message that waits, and drops it where the connection ends first; `Ready`: whether to go on.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if !self.client.is_ending() {
-            let decision = ready!(self.poll_decision(cx));
-            self.forget_join();
-            match decision {
-                Some(decision) => self.do_decided(decision),
+            let step = ready!(self.poll_next_step(cx));
+            self.forget_step();
+            match step {
+                Some(NextStep::Decided(decision)) => self.do_decided(decision),
+                Some(NextStep::EnterCard(entry, attached)) => self.enter_card(entry, Some(attached)),
+                Some(NextStep::EnterRoom(entry, attached)) => self.enter_room(entry, attached),
                 None => return Poll::Ready(false),
             }
+            // it may have to wait once more
+            if self.waits_for_step() {
+                return self.poll_step(cx);
+            }
         }
-        self.forget_join();
+        self.forget_step();
         self.read_messages();
         Poll::Ready(true)
     }
@@ -244,7 +253,7 @@ impl Future for Connection {
             if this.client.is_lost() || this.write(cx) || (this.client.is_ending() && this.close()) {
                 return Poll::Ready(());
             }
-            let goes_on = if this.waits_for_join() { this.poll_join(cx) } else { this.read(cx) };
+            let goes_on = if this.waits_for_step() { this.poll_step(cx) } else { this.read(cx) };
             if !ready!(goes_on) {
                 return Poll::Ready(());
             }

@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// How often a pace is kept, and how soon it is seen that clients are gone.
-const STEP: Duration = Duration::from_millis(20);
+pub(super) const STEP: Duration = Duration::from_millis(20);
 
 /// Clients told, or closed, before others get their turn.
-const AT_ONCE: usize = 256;
+pub(super) const AT_ONCE: usize = 256;
 
 /// Clients leave no closer together than this on average, unless `[drain] reconnect_jitter` is shorter for all of them.
 const PER_CLIENT: Duration = Duration::from_millis(1);
@@ -35,6 +35,8 @@ pub(super) struct DrainPlan {
     permits: Arc<Semaphore>,
     /// One for each worker that has closed all its clients.
     closed: Arc<Semaphore>,
+    /// Each client is served for so long at least once it was told.
+    least: Duration,
     jitter: Duration,
     /// Makes of a card when its clients leave.
     chooser: RandomState,
@@ -42,8 +44,18 @@ pub(super) struct DrainPlan {
 
 impl DrainPlan {
     pub(super) fn new(jitter: Duration) -> Self {
-        let chooser = RandomState::default();
-        Self { permits: Arc::new(Semaphore::new(0)), closed: Arc::new(Semaphore::new(0)), jitter, chooser }
+        Self::serving(Duration::ZERO, jitter)
+    }
+
+    /// Each client is served from `least` to `most` once it was told.
+    pub(super) fn serving(least: Duration, most: Duration) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(0)),
+            closed: Arc::new(Semaphore::new(0)),
+            least,
+            jitter: most.saturating_sub(least),
+            chooser: RandomState::default(),
+        }
     }
 
     /// Resolves once each of `workers` has closed all its clients.
@@ -73,7 +85,7 @@ impl DrainPlan {
             Some((card, _)) => self.chooser.hash_one(card) as f64 / u64::MAX as f64,
             None => fastrand::f64(),
         };
-        self.jitter.mul_f64(part)
+        self.least + self.jitter.mul_f64(part)
     }
 }
 
@@ -144,7 +156,7 @@ fn next_open(worker: &Worker, keys: &mut impl Iterator<Item = (usize, ClientKey)
 }
 
 /// Tells a client that it has to leave; when it will be closed. `None`: it is gone, or was closed at once.
-fn tell(worker: &Worker, plan: &DrainPlan, key: ClientKey) -> Option<Instant> {
+pub(super) fn tell(worker: &Worker, plan: &DrainPlan, key: ClientKey) -> Option<Instant> {
     let client = worker.shard.client(key)?;
     let delay = plan.delay(&client);
     if let Some(frame) = client.dialect().drain(delay) {
@@ -173,7 +185,7 @@ async fn close_due(worker: &Worker, told: &mut BTreeMap<(Instant, usize), Client
     }
 }
 
-fn close(worker: &Worker, client: &Rc<Client<ClientSocket>>) {
+pub(super) fn close(worker: &Worker, client: &Rc<Client<ClientSocket>>) {
     if client.is_ending() {
         worker.heartbeat.shorten_close(client);
     } else {

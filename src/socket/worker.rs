@@ -13,7 +13,7 @@ use super::{
     client_socket::ClientSocket, heartbeat::Heartbeat, join::Authorizer, live::LiveConfig, rooms::RoomRules,
     upstream::Upstream,
 };
-use crate::{hub::Shard, push::NameRule, store::Store, telemetry::Metrics};
+use crate::{cluster::Peers, hub::Shard, push::NameRule, store::Store, telemetry::Metrics};
 
 /// Bytes that one read takes from a socket at most.
 const READ: usize = 16 * 1024;
@@ -28,6 +28,10 @@ pub(super) struct Worker {
     pub(super) upstream: Upstream,
     /// `None`: nothing is stored for clients.
     pub(super) store: Option<Store>,
+    /// Before a store that did not answer is asked again.
+    pub(super) store_retry: Duration,
+    /// The other nodes; `None`: they are not asked.
+    pub(super) peers: Option<Peers>,
     /// `[socket] max_message`, in bytes.
     pub(super) max_message: usize,
     pub(super) live: LiveConfig,
@@ -60,6 +64,8 @@ impl Worker {
             rooms,
             upstream,
             store: None,
+            store_retry: Duration::from_secs(1),
+            peers: None,
             max_message: config.max_message,
             live,
             metrics: Arc::clone(metrics),
@@ -70,9 +76,14 @@ impl Worker {
         }
     }
 
-    /// With the streams of this store.
-    pub(super) fn keeping(self, store: Option<Store>) -> Self {
-        Self { store, ..self }
+    /// With the streams of this store, which is asked again after `retry` where it does not answer.
+    pub(super) fn keeping(self, store: Option<Store>, store_retry: Duration) -> Self {
+        Self { store, store_retry, ..self }
+    }
+
+    /// Who is in a room is asked of these nodes, too.
+    pub(super) fn asking(self, peers: Option<Peers>) -> Self {
+        Self { peers, ..self }
     }
 
     /// Since the worker started.

@@ -18,24 +18,25 @@ mod streams;
 mod tests;
 mod writer;
 
-use std::{io, sync::Arc, thread};
+use std::{io, panic, sync::Arc, thread};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::{
     sync::{oneshot, watch},
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 
 use super::{
-    Appended, AttachError, Attached, Claim, Claimed, DeviceKey, NewPush, OpenStore, Reader, StoreControl, StoreError,
-    StoreOpenError, StoreState, StoredPushes, StreamInfo,
+    Appended, AttachError, Attached, Claim, Claimed, ControlledStore, DeviceKey, NewPush, OpenStore, Reader,
+    StoreControl, StoreError, StoreOpenError, StoreState, StoredPushes, StreamInfo,
 };
 use crate::{
     bundles, config,
     lifecycle::{Deadline, Service, Tasks},
     log::{Damage, Disk, Folder, Log, LogOptions, Place, boot_id},
-    push::{Address, Epoch, PushId, StreamPosition},
+    push::{Address, Epoch, PagePlace, PushId, StreamPage, StreamPosition},
     telemetry::{Metrics, labels::DropReason},
 };
 use entry::BegunForm;
@@ -135,7 +136,7 @@ async fn open_on<D: Disk>(
     Ok(OpenStore {
         store: super::Store::Embedded(store),
         stored: StoredPushes { bundles },
-        control: StoreControl { state, backend: control },
+        control: StoreControl { state, backend: ControlledStore::Embedded(control) },
     })
 }
 
@@ -251,6 +252,29 @@ impl EmbeddedStore {
 
     pub(super) fn take_changes(&self, most: usize) -> Vec<(Address, StreamPosition)> {
         self.shared.lock().streams.take_changes(most)
+    }
+
+    pub(super) async fn read_pages(
+        &self,
+        places: Vec<PagePlace>,
+        entries: usize,
+        bytes: usize,
+    ) -> Vec<(PagePlace, io::Result<Option<StreamPage>>)> {
+        let store = self.clone();
+        let read = spawn_blocking(move || {
+            let read = |place: &PagePlace| store.read(&place.address, place.epoch, place.after, entries, bytes);
+            let read_at = |place| {
+                let page = read(&place);
+                (place, page)
+            };
+            places.into_iter().map(read_at).collect()
+        });
+        match read.await {
+            Ok(read) => read,
+            Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
+            // the runtime ends
+            Err(_) => Vec::new(),
+        }
     }
 
     pub(super) fn describe(&self, address: &Address) -> Option<StreamInfo> {

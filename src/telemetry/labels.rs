@@ -71,6 +71,18 @@ label_values! {
         IdempotencyKey = "idempotency_key",
     }
 
+    /// What became of a call to rebalance.
+    RebalanceOutcome in "rebalances" by "outcome" {
+        Accepted = "accepted",
+        Refused = "refused",
+    }
+
+    /// What the node does.
+    NodeRole in "node_roles" by "role" {
+        Ingress = "ingress",
+        Socket = "socket",
+    }
+
     /// What a refused request spoke.
     RequestProtocol in "requests" by "protocol" {
         Http = "http",
@@ -112,11 +124,47 @@ label_values! {
         Wakeups = "wakeups",
     }
 
+    /// What became of a question to another node.
+    PeerOutcome in "peer_questions" by "outcome" {
+        Answered = "answered",
+        NoAddress = "no_address",
+        Busy = "busy",
+        Late = "late",
+        Away = "away",
+        Refused = "refused",
+        Unready = "unready",
+        WrongId = "wrong_id",
+        TooLarge = "too_large",
+        OtherQuestion = "other_question",
+        Failed = "failed",
+    }
+
+    /// What became of a question of another node, or of who said to be one.
+    PeerAnswerOutcome in "peer_answers" by "outcome" {
+        Answered = "answered",
+        Stranger = "stranger",
+        Failed = "failed",
+    }
+
     /// What became of a push that was to be stored.
     AppendOutcome in "store_appends" by "outcome" {
         Stored = "stored",
         Refused = "refused",
         Failed = "failed",
+    }
+
+    /// What became of a command to Redis.
+    RedisOutcome in "redis_commands" by "outcome" {
+        Done = "done",
+        Refused = "refused",
+        Away = "away",
+        Unknown = "unknown",
+    }
+
+    /// What became of a push in a shared store that nodes were to be told of.
+    WakeOutcome in "store_wakes" by "outcome" {
+        Told = "told",
+        Dropped = "dropped",
     }
 
     /// Whom the pushes of a merge window were for.

@@ -16,8 +16,8 @@ use prometheus_client::{
 use super::labels::{
     AppendOutcome, CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DisconnectLabels,
     DropReason, EventOutcome, EventRequestOutcome, GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome,
-    LineDropReason, MergeTarget, NsqSide, OfferOutcome, PushLabels, PushOption, RefusedConnectLabels, ReloadOutcome,
-    RequestLabels,
+    LineDropReason, MergeTarget, NodeRole, NsqSide, OfferOutcome, PeerAnswerOutcome, PeerOutcome, PushLabels,
+    PushOption, RebalanceOutcome, RedisOutcome, RefusedConnectLabels, ReloadOutcome, RequestLabels, WakeOutcome,
 };
 
 /// A counter of 64 bits.
@@ -93,19 +93,30 @@ metrics! {
     queue_bytes: Gauge = Gauge::default(), "queue_bytes", "Embedded queue: bytes not finished";
     queue_syncs: Counter = Counter::default(), "queue_syncs", "Embedded queue: fsyncs of the log";
     queue_rebuilds: Family<NsqSide, Counter> = Family::default(), "queue_rebuilds", "nsq: connections built anew, by side (publisher, consumer)";
+    copies_missing: Counter = Counter::default(), "copies_missing", "nsq: accepted pushes of which one nsqd took the only copy, though `[queue] copies = 2`";
     queue_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]), "queue_seconds", "nsq: time from nsqd's stamp of a message to its hand-out";
     store_entries: Gauge = Gauge::default(), "store_entries", "Stored pushes, counted in each stream that has them";
     store_bytes: Gauge = Gauge::default(), "store_bytes", "Bytes that they take in the store's log";
     store_streams: Gauge = Gauge::default(), "store_streams", "Streams: cards and rooms with stored pushes or cursors";
     store_devices: Gauge = Gauge::default(), "store_devices", "Devices and apps that have a cursor in a card's stream";
+    store_wakes: Family<WakeOutcome, Counter> = Family::default(), "store_wakes", "Pushes in a shared store that nodes were to be told of, by outcome (told, dropped)";
     store_appends: Family<AppendOutcome, Counter> = Family::default(), "store_appends", "Pushes that were to be stored, by outcome (stored, refused, failed)";
+    redis_ready: Gauge = Gauge::default(), "redis_ready", "1 while Redis can be used";
+    redis_connects: Counter = Counter::default(), "redis_connects", "Connections to Redis that were made";
+    redis_commands: Family<RedisOutcome, Counter> = Family::default(), "redis_commands", "Commands to Redis, by outcome (done, refused, away, unknown)";
     events: Family<EventOutcome, Counter> = Family::default(), "events", "Events for the back end, by outcome (accepted, delivered, refused, full, unread, failed, lost)";
     event_requests: Family<EventRequestOutcome, Counter> = Family::default(), "event_requests", "Requests to the webhook of events, by outcome (taken, refused, failed)";
     events_waiting: Gauge = Gauge::default(), "events_waiting", "Messages of clients on the disk that the back end has not acknowledged";
     event_bytes: Gauge = Gauge::default(), "event_bytes", "Their bytes on the disk";
+    node_roles: Family<NodeRole, Gauge> = Family::default(), "node_roles", "1 for each role that this node has (ingress, socket)";
+    rebalances: Family<RebalanceOutcome, Counter> = Family::default(), "rebalances", "Calls to rebalance that came in, by outcome (accepted, refused)";
+    rebalanced: Counter = Counter::default(), "rebalanced_clients", "Clients of this node that a rebalance sent to others";
     registered: Gauge = Gauge::default(), "cluster_registered", "1 while this node's key is in etcd";
     etcd_errors: Counter = Counter::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Counter = Counter::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
+    peer_questions: Family<PeerOutcome, Counter> = Family::default(), "peer_questions", "Questions to other nodes, by outcome (answered, or why the node is missing)";
+    peer_answers: Family<PeerAnswerOutcome, Counter> = Family::default(), "peer_answers", "Questions of other nodes, by outcome (answered, stranger, failed)";
+    peer_connections: Gauge = Gauge::default(), "peer_connections", "Open connections of other nodes";
     reloads: Family<ReloadOutcome, Counter> = Family::default(), "reloads", "Times that the configuration was read again, by outcome (applied, refused)";
     dropped_lines: Family<LineDropReason, Counter> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
 }

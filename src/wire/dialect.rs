@@ -125,15 +125,22 @@ pub struct Subscribed<'a> {
     pub stream: Option<StreamPosition>,
 }
 
-/// The cards that have clients in a room, on one node.
+/// The cards that have clients in a room: of one node, or of all that it has asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PresentCards {
-    /// The node's id.
+    /// The id of the node that tells.
     pub node: ByteString,
     /// How many cards.
     pub count: usize,
-    /// Some of them, all where they are few.
+    /// Some of them, all where they are few: [`PresentCards::MOST_CARDS`] at most.
     pub cards: Vec<ByteString>,
+    /// The ids of the nodes that were asked and did not answer in time.
+    pub missing: Vec<ByteString>,
+}
+
+impl PresentCards {
+    /// Cards that a client is told of as it subscribes.
+    pub const MOST_CARDS: usize = 100;
 }
 
 /// A card's first client came into a room, or its last one left.

@@ -116,10 +116,12 @@ pub struct ReaderBook {
     session: Place,
     /// It was acknowledged for good: it must not come again in this session.
     floor: u64,
+    /// How long an acknowledgement takes to the next gateway.
+    lag: Duration,
 }
 
 impl ReaderBook {
-    pub fn new(name: String, stream: usize) -> Self {
+    pub fn new(name: String, stream: usize, lag: Duration) -> Self {
         Self {
             name,
             stream,
@@ -128,13 +130,18 @@ impl ReaderBook {
             acknowledged: Vec::new(),
             session: Place::default(),
             floor: 0,
+            lag,
         }
     }
 
     /// A session begins; `by_cursor`: with what the gateway remembers of this device. `killed`: processes and when they were.
     pub fn begin(&mut self, by_cursor: bool, killed: &HashMap<u64, Instant>) {
         self.session = Place::default();
-        let holds = |ack: &&Acknowledged| killed.get(&ack.process).is_none_or(|died| ack.at + LAST_MOMENT < *died);
+        let now = Instant::now();
+        let holds = |ack: &&Acknowledged| match killed.get(&ack.process) {
+            Some(died) => ack.at + LAST_MOMENT < *died,
+            None => ack.at + self.lag <= now,
+        };
         let held = self.acknowledged.iter().filter(holds).map(|ack| ack.seq).max();
         self.floor = if by_cursor { held.unwrap_or(0) } else { 0 };
     }

@@ -1,4 +1,5 @@
 //! What a process meets that its machine does to it: a full disk, one that fails, a clock that is set.
+#![allow(dead_code, unreachable_pub)] // each test crate uses a part of it
 
 use std::{
     ffi::OsStr,
@@ -10,6 +11,7 @@ use std::{
 
 /// Switches of `faults.c`, by their place in its numbers.
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "of those who use it, some use only some")]
 pub enum Switch {
     FullDisk = 0,
     FailingDisk = 1,

@@ -1,4 +1,5 @@
-//! Callers that store pushes, and readers of every kind that come and go.
+//! Callers that store pushes, and readers of every kind that come and go, at one gateway or at several.
+#![allow(dead_code, unreachable_pub)] // each test crate uses a part of it
 
 use std::{
     collections::HashMap,
@@ -56,12 +57,15 @@ pub struct Rhythm {
 
 /// What goes on while things go wrong.
 pub struct Traffic {
-    at: [SocketAddr; 3],
+    /// Where each gateway listens: socket, http, grpc.
+    at: Vec<[SocketAddr; 3]>,
     rhythm: Rhythm,
     books: Mutex<Books>,
     readers: Vec<Mutex<ReaderBook>>,
-    /// The process that runs now, from 1 on.
-    process: AtomicU64,
+    /// The process of each gateway that runs now.
+    processes: Vec<AtomicU64>,
+    /// The number of the next process.
+    next_process: AtomicU64,
     killed: Mutex<HashMap<u64, Instant>>,
     next: AtomicU64,
     is_pushing: AtomicBool,
@@ -81,21 +85,25 @@ pub struct Sum {
 type Socket = WebSocketStream<TcpStream>;
 
 impl Traffic {
-    /// Readers that connect to `at` (socket, http, grpc) whenever they can, and callers that push there.
-    pub fn start(at: [SocketAddr; 3], rhythm: Rhythm) -> (Arc<Self>, Vec<JoinHandle<()>>) {
+    /// Readers that connect to one of `at` (socket, http, grpc) whenever they can, and callers that push there.
+    pub fn start(at: &[[SocketAddr; 3]], rhythm: Rhythm) -> (Arc<Self>, Vec<JoinHandle<()>>) {
         let mut habits: Vec<_> = (0..CARDS).flat_map(|card| [(card, Habit::Stays), (card, Habit::Drops)]).collect();
         habits.extend((0..CARDS).step_by(4).map(|card| (card, Habit::Sleeps)));
         habits.extend((0..CARDS).step_by(3).map(|card| (card, Habit::Old)));
         habits.extend([(ROOM, Habit::Room); 3]);
+        // one gateway knows at once what it was told; another reads it from the store, which counts as away when the machine is
+        // too busy for it, and has then yet to hear of it
+        let lag = if at.len() > 1 { Duration::from_secs(30) } else { Duration::ZERO };
         let book = |(number, (stream, habit)): (usize, &(usize, Habit))| {
-            Mutex::new(ReaderBook::new(format!("reader {number} ({habit:?}) of stream {stream}"), *stream))
+            Mutex::new(ReaderBook::new(format!("reader {number} ({habit:?}) of stream {stream}"), *stream, lag))
         };
         let traffic = Arc::new(Self {
-            at,
+            at: at.to_vec(),
             rhythm,
             books: Mutex::default(),
             readers: habits.iter().enumerate().map(book).collect(),
-            process: AtomicU64::new(0),
+            processes: at.iter().map(|_| AtomicU64::new(0)).collect(),
+            next_process: AtomicU64::new(1),
             killed: Mutex::default(),
             next: AtomicU64::new(1),
             is_pushing: AtomicBool::new(true),
@@ -112,14 +120,20 @@ impl Traffic {
         (traffic, tasks)
     }
 
-    /// A process is about to be started.
-    pub fn begins(&self) {
-        self.process.fetch_add(1, Ordering::SeqCst);
+    /// A process of this gateway is about to be started.
+    pub fn begins(&self, gateway: usize) {
+        let number = self.next_process.fetch_add(1, Ordering::SeqCst);
+        self.processes[gateway].store(number, Ordering::SeqCst);
     }
 
     /// It is about to be killed, and could write nothing since then.
-    pub fn dies(&self, since: Instant) {
-        self.killed.lock().unwrap().insert(self.process.load(Ordering::SeqCst), since);
+    pub fn dies(&self, gateway: usize, since: Instant) {
+        self.killed.lock().unwrap().insert(self.processes[gateway].load(Ordering::SeqCst), since);
+    }
+
+    /// Any of them, as through a load balancer.
+    fn gateway(&self) -> usize {
+        fastrand::usize(..self.at.len())
     }
 
     /// Waits until so many more pushes were accepted; whether they were, within a minute.
@@ -172,8 +186,9 @@ impl Traffic {
     async fn read(self: Arc<Self>, number: usize, habit: Habit) {
         while !self.is_over() {
             // before it connects: an acknowledgement must not be taken for one of a later process
-            let process = self.process.load(Ordering::SeqCst);
-            if let Some(socket) = self.connect(habit).await {
+            let gateway = self.gateway();
+            let process = self.processes[gateway].load(Ordering::SeqCst);
+            if let Some(socket) = self.connect(gateway, habit).await {
                 let (old, asked) = (Vec::new(), None);
                 let mut session = Session { traffic: &self, number, habit, process, socket, old, asked };
                 session.run().await;
@@ -184,23 +199,23 @@ impl Traffic {
         }
     }
 
-    async fn connect(&self, habit: Habit) -> Option<Socket> {
+    async fn connect(&self, gateway: usize, habit: Habit) -> Option<Socket> {
         let tcp = TcpSocket::new_v4().unwrap();
         if habit == Habit::Sleeps {
             tcp.set_recv_buffer_size(4096).unwrap();
         }
-        let mut request = format!("ws://{}/ws", self.at[0]).into_client_request().unwrap();
+        let at = self.at[gateway][0];
+        let mut request = format!("ws://{at}/ws").into_client_request().unwrap();
         if habit != Habit::Old {
             request.headers_mut().insert("Sec-WebSocket-Protocol", "oxipush.v1".parse().unwrap());
         }
-        let connected = async { client_async(request, tcp.connect(self.at[0]).await.ok()?).await.ok() };
+        let connected = async { client_async(request, tcp.connect(at).await.ok()?).await.ok() };
         // a frozen process accepts and does not answer
         timeout(Duration::from_secs(5), connected).await.ok()?.map(|(socket, _)| socket)
     }
 
     async fn push(self: Arc<Self>, has_keys: bool) {
         let client = http::builder().timeout(Duration::from_secs(5)).build().unwrap();
-        let url = format!("http://{}/push", self.at[1]);
         while self.is_pushing.load(Ordering::SeqCst) {
             let number = self.next.fetch_add(1, Ordering::SeqCst);
             let (streams, mut body) = address(number);
@@ -211,7 +226,8 @@ impl Traffic {
             }
             while !self.is_over() {
                 let answered = async {
-                    let answer = client.post(&url).json(&body).send().await.ok()?;
+                    let url = format!("http://{}/push", self.at[self.gateway()][1]);
+                    let answer = client.post(url).json(&body).send().await.ok()?;
                     let status = answer.status().as_u16();
                     Some((status, answer.json::<Value>().await.ok()?))
                 };

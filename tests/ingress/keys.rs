@@ -236,7 +236,10 @@ async fn a_caller_reaches_only_whom_its_patterns_name_and_each_push_is_judged_by
         let answer = ask(&node, Method::GET, &format!("/isOnline?cardID={card}"), &format!("Bearer {key}"), "").await;
         assert_eq!(answer.status, status, "{key} {card}: {answer:?}");
     }
-    let status = client.is_online(with("of-cards", IsOnlineRequest { card_id: "admin".into() })).await.unwrap_err();
+    let status = client
+        .is_online(with("of-cards", IsOnlineRequest { card_id: "admin".into(), ..Default::default() }))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     for content in ["x", "x", "1", "4", "4"] {
         assert_eq!(tab.content().await, content);

@@ -156,6 +156,12 @@ pub fn queue_record(bytes: &[u8]) {
             assert_ne!(push.target.selection(), Selection::Nobody);
             assert_eq!(record::decode(record::encode(&push)), Ok(Record::Push(push)));
         }
+        Ok(Record::Stored(stored)) => {
+            assert_eq!(record::decode(record::encode_stored(&stored)), Ok(Record::Stored(stored)));
+        }
+        Ok(Record::Rebalance(order)) => {
+            assert_eq!(record::decode(record::encode_rebalance(&order)), Ok(Record::Rebalance(order)));
+        }
         Ok(Record::Disconnect(order)) => {
             assert_eq!(record::decode(record::encode_disconnect(&order)), Ok(Record::Disconnect(order)));
         }

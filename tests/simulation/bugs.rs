@@ -29,10 +29,12 @@ pub enum Bug {
     WakesBeforeSync,
     /// A resume counts whatever its epoch and id are.
     ResumeUnchecked,
+    /// The store does not look whether it has what a shard knows.
+    CutBackUnseen,
 }
 
 impl Bug {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoPredecessorCheck,
         Self::SweepLost,
         Self::AckOffByOne,
@@ -46,5 +48,6 @@ impl Bug {
         Self::RegisterForgotten,
         Self::WakesBeforeSync,
         Self::ResumeUnchecked,
+        Self::CutBackUnseen,
     ];
 }

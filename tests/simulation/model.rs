@@ -30,6 +30,10 @@ pub struct ModelStream {
     head_id: PushId,
     /// What is still there.
     pub entries: BTreeMap<u64, Rc<Push>>,
+    /// Of all that were there.
+    ids: BTreeMap<u64, PushId>,
+    /// Its epoch was renewed while clients were there.
+    was_cut_back: bool,
     pub cursors: HashMap<CursorKey, u64>,
 }
 
@@ -55,6 +59,8 @@ impl ModelStream {
             head: 0,
             head_id: PushId::NIL,
             entries: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            was_cut_back: false,
             cursors: HashMap::new(),
         }
     }
@@ -75,6 +81,7 @@ impl ModelStream {
         }
         (self.head, self.head_id) = (entry.seq, push.id);
         self.entries.insert(entry.seq, Rc::clone(push));
+        self.ids.insert(entry.seq, push.id);
         while self.entries.len() > MAX_ENTRIES {
             self.entries.pop_first();
         }
@@ -86,7 +93,8 @@ impl ModelStream {
         let is_there = seq <= self.head;
         let known = if seq == self.head { Some(self.head_id) } else { self.entries.get(&seq).map(|push| push.id) };
         let holds = epoch == self.epoch && is_there && id.is_none_or(|id| known.is_none_or(|known| known == id));
-        let is_same = is_there && id.is_some() && known == id;
+        // who read on in a stream that was cut back may have passed over what is new: its id proves nothing
+        let is_same = is_there && id.is_some() && known == id && !self.was_cut_back;
         ((holds || is_same).then_some(seq), !holds)
     }
 }
@@ -163,6 +171,30 @@ impl ModelStore {
         self.now.streams.get(address).map(ModelStream::position)
     }
 
+    pub fn head_seq(&self, address: &Address) -> u64 {
+        self.head(address).map_or(0, |head| head.seq)
+    }
+
+    /// The head; where the store does not have what is known of it, in a new epoch.
+    pub fn checked_head(&mut self, address: &Address, known: Option<StreamPosition>) -> Option<StreamPosition> {
+        let stream = self.now.streams.get_mut(address)?;
+        if let Some(StreamPosition { epoch, seq, id }) = known
+            && epoch == stream.epoch
+        {
+            let is_another = id != PushId::NIL && stream.ids.get(&seq).is_some_and(|here| *here != id);
+            if stream.head < seq || is_another {
+                stream.epoch = Epoch::random();
+                stream.was_cut_back = true;
+                // they may be of what was lost
+                stream.cursors.values_mut().for_each(|cursor| *cursor = 0);
+                self.synced = self.now.clone();
+                // other shards are to hear of it
+                self.changed.push(address.clone());
+            }
+        }
+        self.head(address)
+    }
+
     pub fn read(
         &self,
         address: &Address,
@@ -177,6 +209,7 @@ impl ModelStore {
             address: address.clone(),
             epoch,
             after,
+            after_id: stream.ids.get(&after).copied().unwrap_or(PushId::NIL),
             entries: Vec::new(),
             end: stream.head,
             end_id: stream.head_id,
@@ -219,6 +252,12 @@ impl ModelStore {
         self.now = self.synced.clone();
         self.waiting.clear();
         self.changed.clear();
+    }
+
+    /// What is newer than `state` is lost; the epochs are as they were.
+    pub fn fail_over(&mut self, state: DurableModel) {
+        self.synced = state.clone();
+        self.now = state;
     }
 
     pub fn snapshot(&self) -> DurableModel {

@@ -49,7 +49,11 @@ pub enum Step {
         reader: u8,
         shard: u8,
         resume: bool,
+        /// The store does not answer as it joins.
+        late: bool,
     },
+    /// The store says where one begins of which it could not say it before.
+    Place,
     /// It vanishes without a word.
     Vanish(u8),
     /// It closes in order.
@@ -81,6 +85,8 @@ pub enum Step {
     Crash,
     /// It starts again on an older state of the store.
     CutBack,
+    /// The store, which is another process, loses what is newer than an older state of it, and nobody is told.
+    FailOver,
 }
 
 pub const READERS: u8 = 10;
@@ -120,7 +126,7 @@ fn step(rng: &mut Rng, lossy: u32, slow: u32, deletes: u32, crashes: u32) -> Ste
         575..640 => Step::Ask { fails: rng.u8(0..50) == 0 },
         640..720 => Step::Answer { twice: rng.u8(0..40) == 0 },
         720..735 => Step::Sweep,
-        735..790 => Step::Open { reader, shard: rng.u8(0..3), resume: rng.u8(0..3) > 0 },
+        735..790 => Step::Open { reader, shard: rng.u8(0..3), resume: rng.u8(0..3) > 0, late: rng.u8(0..8) == 0 },
         790..800 => Step::Vanish(reader),
         800..806 => Step::Close(reader),
         806..920 if rng.u32(0..12) < slow => Step::Read(reader),
@@ -133,6 +139,8 @@ fn step(rng: &mut Rng, lossy: u32, slow: u32, deletes: u32, crashes: u32) -> Ste
         989 if rng.bool() => Step::Snapshot,
         990 if crashes > 0 => Step::Crash,
         991 if crashes > 1 && rng.u8(0..3) == 0 => Step::CutBack,
+        992 if crashes > 0 && rng.bool() => Step::FailOver,
+        993..999 => Step::Place,
         _ => Step::Read(reader),
     }
 }

@@ -13,7 +13,7 @@ use oxipush::internals::{
     hub::{
         Fanout, Hub, Part, Recipients, SentTo, Shard, StreamAnswer, StreamQuestion, StreamReader, Work, WriteBudget,
     },
-    push::{Address, Epoch, Push, PushId, Resume, StoredPush, Target},
+    push::{Address, Epoch, Push, PushId, Resume, StoredPush, StreamPosition, Target},
     store::{Attached, DeviceKey, Reader as StoreReader},
     telemetry::Metrics,
     wire::{dialect::Dialect, frame::Frame, stream_ping::StreamPing},
@@ -22,13 +22,15 @@ use tokio::sync::mpsc;
 
 use super::{
     bugs::Bug,
-    model::{CursorKey, DurableModel, ModelStore, addresses, cursor_key},
+    model::{CursorKey, DurableModel, ModelStore, ModelStream, addresses, cursor_key},
     reader::{Debt, Pipe, Reader, Session, Told, View},
     steps::{ADDRESSES, Fate, Step},
 };
 
 /// Wake-ups that wait in a lane; what finds no room is lost.
 const LANE: usize = 64;
+/// The base of a debt to somebody whom the store forgot: nothing is owed until it begins anew.
+const NOTHING: u64 = u64::MAX;
 const APPS: [&str; 3] = ["a", "b", "c"];
 /// Rounds in which all must be level once nothing fails any more.
 const ROUNDS: usize = 400;
@@ -73,6 +75,12 @@ pub struct World {
     questions: mpsc::UnboundedReceiver<StreamQuestion>,
     /// Whose Readers did not reach the store yet.
     unregistered: Vec<StreamQuestion>,
+    /// Clients that joined while the store did not answer, and with what resume.
+    late: VecDeque<(usize, Address, bool)>,
+    /// Streams that a fail-over cut back in their epoch, and whether something new was committed since.
+    doubtful: HashMap<Address, bool>,
+    failed_over: HashSet<Address>,
+    given_up: HashSet<Address>,
     lanes: [VecDeque<(StoredPush, Vec<Address>)>; 2],
     replies: VecDeque<(usize, StreamAnswer)>,
     inboxes: Vec<VecDeque<Arrival>>,
@@ -153,6 +161,10 @@ impl World {
             hub,
             questions,
             unregistered: Vec::new(),
+            late: VecDeque::new(),
+            doubtful: HashMap::new(),
+            failed_over: HashSet::new(),
+            given_up: HashSet::new(),
             lanes: Default::default(),
             replies: VecDeque::new(),
             skipped: HashMap::new(),
@@ -190,7 +202,8 @@ impl World {
             Step::Ask { fails } => self.ask(fails),
             Step::Answer { twice } => self.answer(twice),
             Step::Sweep => self.sweep(),
-            Step::Open { reader, shard, resume } => self.open(reader.into(), shard.into(), resume)?,
+            Step::Open { reader, shard, resume, late } => self.open(reader.into(), shard.into(), resume, late)?,
+            Step::Place => self.place()?,
             Step::Vanish(reader) => self.vanish(reader.into()),
             Step::Close(reader) => self.close(reader.into())?,
             Step::Read(reader) => self.read(reader.into())?,
@@ -213,6 +226,11 @@ impl World {
             Step::CutBack => {
                 if let Some(state) = self.snapshot.take() {
                     self.crash(Some(state));
+                }
+            }
+            Step::FailOver => {
+                if let Some(state) = self.snapshot.take() {
+                    self.fail_over(state);
                 }
             }
         }
@@ -247,6 +265,9 @@ impl World {
         for stored in self.store.turn(is_synced) {
             let addresses = addresses(&stored.push);
             for (address, entry) in addresses.iter().zip(&stored.entries) {
+                if let Some(has_new) = self.doubtful.get_mut(address) {
+                    *has_new = true;
+                }
                 self.made[Self::number(&stored.push)].places.push((address.clone(), entry.epoch, entry.seq));
             }
             for number in 0..2 {
@@ -331,7 +352,10 @@ impl World {
         for question in asked {
             match question {
                 StreamQuestion::Page { shard, address, epoch, after } => pages.push((shard, address, epoch, after)),
-                StreamQuestion::Head { shard, address } => self.answer_head(shard, address, true),
+                StreamQuestion::Head { shard, address, known } => {
+                    self.check_head(&address, known);
+                    self.answer_head(shard, address, true);
+                }
                 StreamQuestion::Readers { card, readers } => {
                     for reader in readers.iter().filter(|_| self.bug != Some(Bug::RegisterForgotten)) {
                         let key = match reader {
@@ -368,6 +392,55 @@ impl World {
                 None => {
                     self.replies.push_back((shard, StreamAnswer::NoPage { address: address.clone(), after }));
                     self.answer_head(shard, address, false);
+                }
+            }
+        }
+    }
+
+    /// A stream that does not have what a shard knows of it gets a new epoch.
+    fn check_head(&mut self, address: &Address, known: Option<StreamPosition>) {
+        let before = self.store.head(address).map(|head| head.epoch);
+        let known = known.filter(|_| self.bug != Some(Bug::CutBackUnseen));
+        let after = self.store.checked_head(address, known).map(|head| head.epoch);
+        if before != after {
+            self.doubtful.remove(address);
+            self.note_places();
+        }
+    }
+
+    fn note_places(&mut self) {
+        for (address, stream) in &self.store.now.streams {
+            for (seq, push) in &stream.entries {
+                self.made[Self::number(push)].places.push((address.clone(), stream.epoch, *seq));
+            }
+        }
+    }
+
+    /// The store goes on without its last writes, and the node does not know.
+    fn fail_over(&mut self, state: DurableModel) {
+        self.note_revived(&state);
+        for (address, stream) in &self.store.now.streams {
+            if state.streams.get(address).is_some_and(|older| older.epoch == stream.epoch && older.head < stream.head) {
+                self.doubtful.insert(address.clone(), false);
+                self.failed_over.insert(address.clone());
+            }
+        }
+        self.store.fail_over(state);
+        self.forget_debts(|stream, key| stream.cursors.get(key).copied().unwrap_or_default());
+    }
+
+    /// What readers are owed of a state of the store that was written before.
+    fn forget_debts(&mut self, acked: impl Fn(&ModelStream, &CursorKey) -> u64) {
+        for reader in &mut self.readers {
+            let key = cursor_key(reader.key());
+            for (address, debt) in &mut reader.debts {
+                let stream = self.store.now.streams.get(address);
+                debt.acked = stream.map_or(0, |stream| acked(stream, &key));
+                debt.acked_for_good = debt.acked;
+                let is_known = stream.is_some_and(|stream| stream.cursors.contains_key(&key));
+                if !is_known && matches!(address, Address::Card(_)) {
+                    // it goes on where it is, and is a new one when it comes again
+                    debt.base = NOTHING;
                 }
             }
         }
@@ -421,13 +494,12 @@ impl World {
         self.inboxes.iter_mut().for_each(VecDeque::clear);
         self.skipped.clear();
         self.tell_time();
+        self.late.clear();
+        // nobody is left who knows more: a second failure before the first was found is beyond what is promised
+        self.given_up.extend(self.doubtful.drain().map(|(address, _)| address));
         if is_cut {
             self.snapshot = None;
-            for (address, stream) in &self.store.now.streams {
-                for (seq, push) in &stream.entries {
-                    self.made[Self::number(push)].places.push((address.clone(), stream.epoch, *seq));
-                }
-            }
+            self.note_places();
         }
         for reader in &mut self.readers {
             let key = cursor_key(reader.key());
@@ -437,7 +509,10 @@ impl World {
                 let is_known = stream.is_some_and(|stream| stream.cursors.contains_key(&key));
                 // a crash forgets who came in the last moment
                 if !is_known && matches!(address, Address::Card(_)) {
-                    *debt = Debt { kept: debt.kept.take(), ..Debt::default() };
+                    // what it was not owed, it is not owed
+                    let is_same = stream.is_some_and(|stream| debt.epoch == Some(stream.epoch));
+                    let base = if is_same { debt.base } else { 0 };
+                    *debt = Debt { kept: debt.kept.take(), base, ..Debt::default() };
                 }
             }
         }
@@ -454,7 +529,7 @@ impl World {
 
     // readers
 
-    fn open(&mut self, number: usize, shard: usize, resume: bool) -> Result<(), String> {
+    fn open(&mut self, number: usize, shard: usize, resume: bool, late: bool) -> Result<(), String> {
         if self.readers[number].session.is_some() {
             return Ok(());
         }
@@ -469,16 +544,53 @@ impl World {
             has_answered_ping: false,
         });
         for address in self.readers[number].addresses.clone() {
-            self.join(number, &address, resume)?;
+            self.enter(number, &address);
+            if late {
+                let session = self.readers[number].session.as_ref().expect("it is open");
+                self.shards[session.shard].follow_later(&session.client, &address);
+                self.late.push_back((number, address, resume));
+            } else {
+                self.begin(number, &address, resume)?;
+            }
         }
         Ok(())
     }
 
+    /// The store answers again.
+    fn place(&mut self) -> Result<(), String> {
+        let Some((number, address, resume)) = self.late.pop_front() else { return Ok(()) };
+        self.begin(number, &address, resume)?;
+        if let Some(session) = &self.readers[number].session {
+            self.shards[session.shard].look_up(&address);
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, number: usize, address: &Address) {
+        let reader = &self.readers[number];
+        let session = reader.session.as_ref().expect("it is open");
+        let shard = &self.shards[session.shard];
+        match address {
+            Address::Card(card) => {
+                shard.join(&session.client, card, reader.app);
+                if reader.declared {
+                    shard.set_device(&session.client, card, reader.name);
+                }
+            }
+            Address::Room(room) => drop(shard.subscribe(&session.client, room)),
+        }
+    }
+
     /// The order of the socket: the index has it, the store is asked, the shard is told.
     fn join(&mut self, number: usize, address: &Address, resume: bool) -> Result<(), String> {
+        self.enter(number, address);
+        self.begin(number, address, resume)
+    }
+
+    fn begin(&mut self, number: usize, address: &Address, resume: bool) -> Result<(), String> {
         let now = self.now.get();
         let reader = &mut self.readers[number];
-        let (key, app, name) = (reader.key(), reader.app, reader.name);
+        let (key, name) = (reader.key(), reader.name);
         let wants_resume = match address {
             Address::Card(_) => resume,
             Address::Room(_) => reader.resumes_rooms,
@@ -486,6 +598,10 @@ impl World {
         let kept = reader.debts.get(address).and_then(|debt| debt.kept.clone()).filter(|_| wants_resume);
         let resume = kept.and_then(|view| {
             let id = view.last_number.map(|number| self.made[number as usize].id);
+            // without an id nobody can know that another push stands there now
+            if id.is_none() && self.failed_over.contains(address) {
+                return None;
+            }
             Some(Resume { epoch: view.epoch?, seq: view.last, id })
         });
         let resume = match resume {
@@ -502,17 +618,8 @@ impl World {
             (stream.cursors.get(&key).copied(), stream.cursors.is_empty())
         });
         let attached = match address {
-            Address::Card(card) => {
-                shard.join(&client, card, app);
-                if reader.declared {
-                    shard.set_device(&client, card, name);
-                }
-                self.store.attach(address, StoreReader::Device(key, resume), now)
-            }
-            Address::Room(room) => {
-                shard.subscribe(&client, room);
-                self.store.attach(address, StoreReader::Room(resume), now)
-            }
+            Address::Card(_) => self.store.attach(address, StoreReader::Device(key, resume), now),
+            Address::Room(_) => self.store.attach(address, StoreReader::Room(resume), now),
         };
         let view = match attached {
             Attached::NoStream => {
@@ -522,7 +629,8 @@ impl World {
             Attached::At { head, from, reset, .. } => {
                 let (cursor, is_first) = before.unwrap_or_default();
                 let debt = reader.debts.entry(address.clone()).or_default();
-                let is_new = debt.epoch != Some(head.epoch);
+                let was_forgotten = debt.base == NOTHING;
+                let is_new = debt.epoch != Some(head.epoch) || was_forgotten;
                 if is_new {
                     (debt.acked, debt.acked_for_good) = (0, 0);
                 }
@@ -535,7 +643,7 @@ impl World {
                 );
                 let has_no_place = matches!(address, Address::Room(_)) && resume.is_none();
                 let is_new_reader = is_new && !gets_all || is_unregistered && cursor.is_none();
-                if has_no_place || is_new_reader {
+                if has_no_place || is_new_reader || was_forgotten {
                     debt.base = from;
                 }
                 debt.epoch = Some(head.epoch);
@@ -571,6 +679,7 @@ impl World {
 
     /// It leaves one of its addresses; with a `resume` it comes again at once.
     fn rejoin(&mut self, number: usize, nth: usize, resume: Option<bool>) -> Result<(), String> {
+        self.look_for_unregistered();
         let reader = &mut self.readers[number];
         let address = reader.addresses[nth % reader.addresses.len()].clone();
         let Some(session) = &mut reader.session else { return Ok(()) };
@@ -578,6 +687,7 @@ impl World {
             reader.debts.entry(address.clone()).or_default().kept = Some(view);
         }
         session.joins.retain(|_, (of, _)| *of != address);
+        self.late.retain(|(of, late, _)| (*of, late) != (number, &address));
         let shard = Rc::clone(&self.shards[session.shard]);
         match &address {
             Address::Card(card) => drop(shard.leave_card(&session.client, card)),
@@ -599,6 +709,7 @@ impl World {
 
     fn vanish(&mut self, number: usize) {
         self.look_for_unregistered();
+        self.late.retain(|(of, ..)| *of != number);
         let reader = &mut self.readers[number];
         let Some(session) = reader.session.take() else { return };
         for (address, view) in session.views {
@@ -631,7 +742,7 @@ impl World {
                     self.store.ack(card, reader.key(), seq);
                     let debt = reader.debts.entry(address.clone()).or_default();
                     if debt.epoch == view.epoch {
-                        debt.acked = debt.acked.max(seq);
+                        debt.acked = debt.acked.max(seq.min(self.store.head_seq(&address)));
                     }
                 }
             }
@@ -674,7 +785,7 @@ impl World {
             let debt = reader.debts.entry(address.clone()).or_default();
             let view = session.views.get(&address);
             if debt.epoch == head && view.is_some_and(|view| view.epoch == head) {
-                debt.acked = debt.acked.max(seq);
+                debt.acked = debt.acked.max(seq.min(self.store.head_seq(&address)));
             }
         }
     }
@@ -722,6 +833,12 @@ impl World {
                 }
                 if made.deadline.is_some_and(|deadline| deadline <= at) {
                     return Err(format!("{told}: written at {at}, its end was {:?}", made.deadline));
+                }
+                if self.doubtful.contains_key(&address) {
+                    // a reset comes once the shard finds out
+                    (view.last, view.last_number) = (seq, Some(push));
+                    reader.received.insert((address.clone(), push));
+                    return Ok(());
                 }
                 if seq <= view.last {
                     return Err(format!("{told}: a copy in the same session"));
@@ -776,8 +893,14 @@ impl World {
         let Some(stream) = self.store.now.streams.get(address).filter(|stream| stream.epoch == epoch) else {
             return Ok(());
         };
+        if self.doubtful.contains_key(address) || self.given_up.contains(address) {
+            return Ok(());
+        }
         let reader = &self.readers[number];
         let base = reader.debts.get(address).filter(|debt| debt.epoch == Some(epoch)).map_or(0, |debt| debt.base);
+        if base == NOTHING {
+            return Ok(());
+        }
         for (seq, push) in stream.entries.range((after.max(base) + 1)..before.max(after.max(base) + 1)) {
             let made = &self.made[Self::number(push)];
             let number = Self::number(push) as u32;
@@ -800,7 +923,7 @@ impl World {
             let mut moved = false;
             for number in 0..self.readers.len() {
                 if self.readers[number].session.is_none() {
-                    self.open(number, number, true)?;
+                    self.open(number, number, true, false)?;
                     moved = true;
                 }
                 let reader = &self.readers[number];
@@ -815,6 +938,10 @@ impl World {
                 self.read(number)?;
                 self.ack(number);
                 self.drop_ended(number);
+            }
+            while !self.late.is_empty() {
+                moved = true;
+                self.place()?;
             }
             self.commit();
             for lane in 0..2 {
@@ -844,6 +971,8 @@ impl World {
         if quiet <= 12 {
             return Err(format!("there is no rest after {ROUNDS} rounds"));
         }
+        // where nobody was who knew more, there was nothing to find
+        self.doubtful.retain(|_, has_new| !*has_new);
         for number in 0..self.readers.len() {
             for address in self.readers[number].addresses.clone() {
                 self.check_level(number, &address)?;
@@ -857,6 +986,10 @@ impl World {
         let session = reader.session.as_ref().expect("it is open");
         let view = session.views.get(address);
         let Some(stream) = self.store.now.streams.get(address) else { return Ok(()) };
+        if self.doubtful.contains_key(address) {
+            // all have what is there, and more
+            return Ok(());
+        }
         if view.and_then(|view| view.epoch) != Some(stream.epoch) {
             let (name, epoch) = (reader.name, stream.epoch);
             return Err(format!("{name} ends with {view:?} in {address:?}, which is in {epoch} at {}", stream.head));

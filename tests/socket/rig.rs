@@ -13,7 +13,7 @@ use oxipush::internals::{
     auth::Verifier,
     bundles,
     config::{self, Config},
-    dispatch::Dispatch,
+    dispatch::{Dispatch, Revoke},
     hub::Hub,
     lifecycle::{Deadline, Died, Phases, Tasks},
     push::{Push, PushId, Target},
@@ -69,7 +69,7 @@ pub fn start(overrides: &[(&str, &str)]) -> Rig {
     let (jobs, bundles) = bundles::channel(1024);
     let (_, backlog) = watch::channel(false);
     let handed_out = Jobs::detached(bundles);
-    let revoke = Box::new(|_, _| {});
+    let revoke: Revoke = Box::new(|_, _| {});
     let dispatch = Dispatch::start(&config, handed_out, None, hub.clone(), backlog, revoke, &tasks, &metrics);
     Rig { address, hub, metrics, jobs: Some(jobs), clients, dispatch, tasks, deaths }
 }

@@ -133,7 +133,7 @@ impl Receiver {
     fn open(&mut self, index: usize) -> Result<()> {
         let connection = &mut self.connections[index];
         let small = connection.slow.then_some(4096);
-        let mut stream = connection::connect(&self.clients.address, connection.number, small)?;
+        let mut stream = connection::connect(self.clients.address_of(connection.number), connection.number, small)?;
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         connection.opened(stream);
         self.pending += 1;

@@ -326,7 +326,8 @@ impl Readers {
                 continue;
             }
             reader.back = self.shared.now();
-            let mut stream = connection::connect(&self.clients.address, reader.connection.number, None)?;
+            let mut stream =
+                connection::connect(self.clients.address_of(reader.connection.number), reader.connection.number, None)?;
             self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
             reader.connection.opened(stream);
             self.connecting += 1;

@@ -37,7 +37,8 @@ impl From<EtcdError> for ClaimError {
 
 impl NodeKey {
     pub(super) fn new(etcd: Etcd, id: &str, addresses: &Addresses, reads_channel: bool) -> Self {
-        let gopusher = etcd.config.gopusher_key.as_ref();
+        // gopusher knows only gateways that hold clients
+        let gopusher = etcd.config.gopusher_key.as_ref().filter(|_| !addresses.socket.is_empty());
         Self {
             node: Node::new(id, addresses, etcd.config.weight),
             keys: NodeKeys::new(&etcd.config.prefix, id),

@@ -6,14 +6,14 @@ use super::{Client, ClientKey, Item, Shard, Sink, WriteBudget};
 use crate::{
     hub::{
         Part,
-        catch_up::{StreamAnswer, StreamQuestion, StreamReader},
+        catch_up::{StreamAnswer, StreamQuestion},
         fanout::FoundClients,
         item::ItemPlace,
         streams::{EntryStep, Follower, GroupStream, GroupStreams, SentTo},
     },
-    push::{Address, Epoch, PageEntry, Push, StreamEntry, StreamPage, StreamPosition},
+    push::{Address, Epoch, PageEntry, Push, PushId, StreamEntry, StreamPage, StreamPosition},
     wire::{
-        dialect::{Dialect, StreamMark, StreamState},
+        dialect::{Dialect, StreamMark},
         frame::Frame,
         stream_ping::StreamPing,
     },
@@ -72,6 +72,9 @@ impl<S: Sink> Shard<S> {
         let groups = self.registry.groups();
         let clients = groups.clients(address.kind(), address.name());
         let mut streams = self.registry.streams();
+        if streams.place(address, client.key()) {
+            client.set_behind(false);
+        }
         let Some((head, from)) = attached else {
             // deleted, and pushes of it may be on their way
             if let Some(stream) = streams.get(address) {
@@ -105,6 +108,32 @@ impl<S: Sink> Shard<S> {
         self.feed();
     }
 
+    /// A client has just become a member of an address, and where it begins in its stream cannot be told yet: until
+    /// [`Shard::follow`] says so it is sent nothing of it.
+    pub fn follow_later(&self, client: &Rc<Client<S>>, address: &Address) {
+        if self.registry.streams().unplace(address, client.key()) {
+            client.set_behind(true);
+        }
+    }
+
+    /// Where it begins in the stream of an address is still to be said.
+    pub fn is_unplaced(&self, client: &Client<S>, address: &Address) -> bool {
+        self.registry.streams().is_unplaced(address, client.key())
+    }
+
+    /// The store is asked for the newest push of a stream: one may have come before the address had a client here.
+    pub fn look_up(&self, address: &Address) {
+        let mut streams = self.registry.streams();
+        match (streams.get_mut(address), self.registry.catch_up()) {
+            (Some(stream), _) => self.ask_head(stream, address),
+            (None, Some(catch_up)) => {
+                let (shard, address) = (self.registry.shard(), address.clone());
+                catch_up.ask(StreamQuestion::Head { shard, address, known: None });
+            }
+            (None, None) => {}
+        }
+    }
+
     /// Up to where a client was sent the stream of an address, 0 where there is none; `None`: it is no member of the address.
     pub fn sent_to(&self, client: &Client<S>, address: &Address) -> Option<SentTo> {
         let is_member = match address {
@@ -117,7 +146,7 @@ impl<S: Sink> Shard<S> {
         let streams = self.registry.streams();
         let Some(stream) = streams.get(address) else { return Some(SentTo::default()) };
         let StreamPosition { epoch, seq, .. } = stream.position();
-        let seq = stream.follower(client.key()).map_or(seq, |follower| follower.position);
+        let seq = stream.follower(client.key()).map_or(seq, |follower| follower.sent());
         Some(SentTo { epoch: Some(epoch), seq })
     }
 
@@ -145,7 +174,7 @@ impl<S: Sink> Shard<S> {
         if is_new {
             self.tell_begun(clients.iter(), address, entry.epoch);
         }
-        match stream.take(entry) {
+        match stream.take(entry, push.id) {
             EntryStep::Offer => {
                 self.writer.look_at(clients.len());
                 self.offer_entry(push, address, entry, clients, stream, budget);
@@ -214,6 +243,7 @@ impl<S: Sink> Shard<S> {
                 streams.failed(address.clone());
             }
             StreamAnswer::Head { address, head, asked } => self.take_head(address, *head, *asked),
+            StreamAnswer::Unknown => self.registry.groups().addresses().for_each(|address| self.look_up(&address)),
         }
     }
 
@@ -239,6 +269,9 @@ impl<S: Sink> Shard<S> {
             // what was on its way may be older than what is known here
             return self.ask_head(stream, address);
         }
+        if stream.is_cut_back(head) && !asked {
+            return self.ask_head(stream, address);
+        }
         if stream.heard_of(head) {
             self.forget_followers(stream);
             stream.renew(head.epoch, head.seq);
@@ -262,6 +295,10 @@ impl<S: Sink> Shard<S> {
             streams.set_due(address);
             return;
         }
+        let is_known = page.after_id != PushId::NIL;
+        if is_known && stream.position().seq == page.after && stream.is_another(page.after_id) {
+            return self.ask_head(stream, address);
+        }
         stream.heard_of_seq(page.head);
         let is_of_group = stream.position().seq == page.after && stream.lags();
         let mut readers = self.page_readers(page, stream, if is_of_group { clients } else { &[] });
@@ -283,6 +320,9 @@ impl<S: Sink> Shard<S> {
                 reader.at.position = page.end;
             }
             self.place_reader(reader, address, stream);
+        }
+        if stream.is_beyond(page) {
+            return self.ask_head(stream, address);
         }
         streams.set_due(address);
     }
@@ -349,14 +389,6 @@ impl<S: Sink> Shard<S> {
         }
     }
 
-    /// A client has all up to `position`, without a push that says so.
-    fn tell_level(&self, client: &Rc<Client<S>>, address: &Address, position: StreamPosition) {
-        let StreamPosition { epoch, seq, .. } = position;
-        if let Some(frame) = client.dialect().stream(&StreamState { address, epoch, seq, waiting: 0 }) {
-            self.writer.broadcast(client, &Item::control(&frame));
-        }
-    }
-
     /// As [`Shard::feed`], and asks again for what could not be read.
     pub fn feed_again(&self) {
         self.registry.streams().retry();
@@ -420,63 +452,9 @@ impl<S: Sink> Shard<S> {
             && stream.ask_head()
         {
             let (shard, address) = (self.registry.shard(), address.clone());
-            catch_up.ask(StreamQuestion::Head { shard, address });
+            let known = Some(stream.known());
+            catch_up.ask(StreamQuestion::Head { shard, address, known });
         }
-    }
-
-    /// Clients were there before the stream of their address was: they are told its epoch, of which they have nothing yet.
-    fn tell_begun<'a>(
-        &self,
-        clients: impl Iterator<Item = &'a Rc<Client<S>>> + Clone,
-        address: &Address,
-        epoch: Epoch,
-    ) {
-        let state = StreamState { address, epoch, seq: 0, waiting: 0 };
-        let mut made: Option<(Dialect, Rc<Item>)> = None;
-        for client in clients.clone() {
-            let dialect = client.dialect();
-            if made.as_ref().is_none_or(|(of, _)| *of != dialect) {
-                let Some(frame) = dialect.stream(&state) else { continue };
-                made = Some((dialect, Item::control(&frame)));
-            }
-            if let Some((_, item)) = &made {
-                self.writer.broadcast(client, item);
-            }
-        }
-        self.tell_readers(clients, address);
-    }
-
-    /// Clients were there before the stream of their card was: the store is to know of them.
-    fn tell_readers<'a>(&self, clients: impl Iterator<Item = &'a Rc<Client<S>>>, address: &Address) {
-        let (Some(catch_up), Address::Card(card)) = (self.registry.catch_up(), address) else { return };
-        let mut readers: Vec<StreamReader> = Vec::new();
-        for reader in clients.filter_map(|client| client.reader_of(card)) {
-            if !readers.contains(&reader) {
-                readers.push(reader);
-            }
-        }
-        if !readers.is_empty() {
-            catch_up.ask(StreamQuestion::Readers { card: card.clone(), readers });
-        }
-    }
-
-    /// The stream begins anew under clients.
-    fn tell_reset<'a>(
-        &self,
-        clients: impl Iterator<Item = &'a Rc<Client<S>>> + Clone,
-        address: &Address,
-        stream: &GroupStream,
-    ) {
-        let StreamPosition { epoch, seq, .. } = stream.position();
-        let state = StreamState { address, epoch, seq, waiting: 0 };
-        for client in clients.clone() {
-            client.outbox.borrow_mut().forget_stream(address);
-            if let Some(frame) = client.dialect().reset(&state) {
-                self.writer.broadcast(client, &Item::control(&frame));
-            }
-        }
-        // its cursors went with the old one
-        self.tell_readers(clients, address);
     }
 
     fn forget_followers(&self, stream: &GroupStream) {

@@ -13,6 +13,7 @@ use crate::{
     config::{Config, GpusherConfig, PushLimits, SecretDigest, TokenConfig},
     ingress::{
         draft::{Draft, PushOptions},
+        nodes::ClientPlace,
         refusal::{Refusal, RefusalKind},
     },
     push::{Content, NameRule},
@@ -258,26 +259,36 @@ fn login(username: &str, password: &str) -> SecretDigest {
     SecretDigest::of(&[username.as_bytes(), b"\0", password.as_bytes()].concat())
 }
 
+/// The answer with a token, and where its client should connect: the first of `places`, which gpusher knows, and all of them.
+///
+/// # Errors
+/// There is none.
+pub(in crate::ingress) fn with_places(token: &str, places: &[ClientPlace]) -> Result<String, GpusherRefusal> {
+    let Some(first) = places.first() else {
+        let message = "no node that holds clients is there: try again later";
+        return Err(Refusal::new(RefusalKind::Unavailable, message).into());
+    };
+    let urls: Vec<&str> = places.iter().map(|place| place.url.as_str()).collect();
+    let data = json!({"token": token, "gatewayAddr": first.address, "connect": urls});
+    Ok(format!(r#"{{"Code":1,"Data":{data},"Msg":"ok"}}"#))
+}
+
 /// Makes the tokens that `POST /v1/token` asks for, with the key by which this gateway verifies them.
 pub(in crate::ingress) struct TokenIssuer {
     /// `None`: no `[gpusher] username` and `password`.
     login: Option<SecretDigest>,
     token: TokenConfig,
-    /// Where clients connect.
-    gateway: String,
 }
 
 impl TokenIssuer {
-    /// `socket` is where clients connect, unless `[cluster] advertise_socket` says it.
-    pub(in crate::ingress) fn new(config: &Config, socket: &str) -> Self {
+    pub(in crate::ingress) fn new(config: &Config) -> Self {
         let GpusherConfig { username, password, .. } = &config.gpusher;
         let given = !username.is_empty() && !password.expose().is_empty();
-        let gateway = config.cluster.advertise_socket.clone().unwrap_or_else(|| socket.to_owned());
-        Self { login: given.then(|| login(username, password.expose())), token: config.token.clone(), gateway }
+        Self { login: given.then(|| login(username, password.expose())), token: config.token.clone() }
     }
 
-    /// The answer with a token for the uuid.
-    pub(in crate::ingress) fn answer(&self, request: &TokenRequest) -> Result<String, GpusherRefusal> {
+    /// A token for the uuid.
+    pub(in crate::ingress) fn token(&self, request: &TokenRequest) -> Result<String, GpusherRefusal> {
         let Some(login) = self.login else {
             let refusal = Refusal::new(RefusalKind::BadField, "[gpusher] username and password are not set");
             return Err(GpusherRefusal::near(GpusherCode::WrongPassword, refusal));
@@ -285,11 +296,8 @@ impl TokenIssuer {
         if login != request.login {
             return Err(GpusherRefusal::plain(GpusherCode::WrongPassword, "`username` or `password` is wrong"));
         }
-        let token = self.sign(&request.uuid).map_err(|error| {
-            GpusherRefusal::near(GpusherCode::TokenFailed, Refusal::new(RefusalKind::BadField, error))
-        })?;
-        let data = json!({"token": token, "gatewayAddr": self.gateway});
-        Ok(format!(r#"{{"Code":1,"Data":{data},"Msg":"ok"}}"#))
+        self.sign(&request.uuid)
+            .map_err(|error| GpusherRefusal::near(GpusherCode::TokenFailed, Refusal::new(RefusalKind::BadField, error)))
     }
 
     fn sign(&self, uuid: &str) -> Result<String, String> {
@@ -453,13 +461,17 @@ mod tests {
         let set = [("GPUSHER__USERNAME", "web"), ("GPUSHER__PASSWORD", "hush")];
         let ask = |config: &Config, login: &str| {
             let message = format!(r#"{{"uuid":"liangjf",{login}}}"#);
-            TokenIssuer::new(config, "127.0.0.1:8080").answer(&TokenRequest::read(message.as_bytes(), &LIMITS)?)
+            let token = TokenIssuer::new(config).token(&TokenRequest::read(message.as_bytes(), &LIMITS)?)?;
+            let place = ClientPlace { address: "127.0.0.1:8080".into(), url: "ws://127.0.0.1:8080/ws".into() };
+            with_places(&token, &[place])
         };
         let good = r#""username":"web","password":"hush""#;
         let whole = config(&[&set[..], &[("TOKEN__SECRET", secret)]].concat());
         let answer: Value = serde_json::from_str(&ask(&whole, good).unwrap()).unwrap();
         assert_eq!((&answer["Code"], &answer["Msg"]), (&json!(1), &json!("ok")));
         assert_eq!(answer["Data"]["gatewayAddr"], "127.0.0.1:8080");
+        assert_eq!(answer["Data"]["connect"], json!(["ws://127.0.0.1:8080/ws"]));
+        assert!(with_places("t", &[]).unwrap_err().refusal.message.contains("no node that holds clients"));
         assert_eq!(answer["Data"]["token"].as_str().unwrap().split('.').count(), 3);
         for (config, login, code, told) in [
             (&whole, r#""username":"web","password":"wrong""#, 151, "错误\""),

@@ -13,6 +13,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
@@ -23,9 +24,15 @@ use tonic::{
     service::Routes,
 };
 
-use super::{budget::Budget, incoming::GrpcConnection, interceptor::CallContext, peer::Peer};
+use super::{
+    budget::Budget,
+    incoming::{ConnectionGuard, ConnectionPlace},
+    interceptor::CallContext,
+    peer::Peer,
+};
 use crate::{
     config::GrpcConfig,
+    ingress::timed_stream::TimedStream,
     telemetry::{Metrics, labels::GrpcCloseReason},
 };
 
@@ -40,7 +47,7 @@ const CROSSING: Duration = Duration::from_secs(1);
 
 /// Serves connections.
 #[derive(Clone)]
-pub(super) struct Connections {
+pub(in crate::ingress) struct Connections {
     http: http2::Builder<TokioExecutor>,
     routes: Routes,
     idle_timeout: Duration,
@@ -52,7 +59,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(
+    pub(in crate::ingress) fn new(
         config: &GrpcConfig,
         routes: Routes,
         stopping: &CancellationToken,
@@ -80,9 +87,12 @@ impl Connections {
         }
     }
 
-    /// Serves one to its end.
-    pub(super) async fn serve(self, connection: GrpcConnection) {
-        let GrpcConnection { stream, place: _place } = connection;
+    /// Serves one to its end; `guard` reads along what comes over `stream`, which is plain HTTP/2.
+    pub(in crate::ingress) async fn serve<S>(self, stream: S, guard: ConnectionGuard, _place: ConnectionPlace)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stream = TimedStream::new(stream, guard);
         let peer = Peer::new(self.max_unfinished, self.max_keyless, &self.unfinished);
         let calls = TowerToHyperService::new(ConnectionService { routes: self.routes, peer: peer.clone() });
         let served = self.http.serve_connection(TokioIo::new(stream), calls);

@@ -1,4 +1,4 @@
-//! The gRPC listener's connections: bounded in number, each in the time it may take to say that it speaks HTTP/2, and in the
+//! A gRPC listener's connections: bounded in number, each in the time it may take to say that it speaks HTTP/2, and in the
 //! control frames that it may send.
 
 use std::{
@@ -21,8 +21,8 @@ use tokio::{
 use super::control_frames::{ControlFrameMeter, FRAME_HEADER, PREFACE};
 use crate::{
     config::Config,
-    ingress::timed_stream::{ReadTimer, TimedStream},
-    telemetry::{GaugeGuard, Metrics, labels::GrpcCloseReason},
+    ingress::timed_stream::ReadTimer,
+    telemetry::{Gauge, GaugeGuard, Metrics, labels::GrpcCloseReason},
 };
 
 /// Bytes of HTTP/2's preface and of the settings' header that follows.
@@ -30,7 +30,11 @@ const GREETING: usize = PREFACE + FRAME_HEADER;
 
 /// What each connection is held to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConnectionBounds {
+pub(in crate::ingress) struct ConnectionBounds {
+    /// The section of the listener.
+    section: &'static str,
+    /// Connections at once.
+    max: usize,
     /// Time for the greeting.
     greeting: Duration,
     /// Time for what was written, to be acknowledged by the peer's system.
@@ -39,9 +43,11 @@ pub(super) struct ConnectionBounds {
 }
 
 impl ConnectionBounds {
-    /// The times as on `[http]`.
-    pub(super) fn of(config: &Config) -> Self {
+    /// Of a section's listener; the times as on `[http]`.
+    pub(in crate::ingress) fn of(config: &Config, section: &'static str, max: usize) -> Self {
         Self {
+            section,
+            max,
             greeting: config.http.request_timeout,
             user_timeout: config.http.user_timeout,
             max_control_frames: config.grpc.max_control_frames,
@@ -49,16 +55,16 @@ impl ConnectionBounds {
     }
 }
 
-/// Accepts while fewer than `max` are open, of all listeners together; the others wait in the system's queue.
-pub(super) fn connections(
+/// Accepts while fewer than may be are open, of all listeners together; the others wait in the system's queue. `open` counts them.
+pub(in crate::ingress) fn connections(
     listeners: Vec<TcpListener>,
-    max: usize,
     bounds: ConnectionBounds,
+    open: Gauge,
     metrics: Arc<Metrics>,
 ) -> impl Stream<Item = GrpcConnection> + Send + 'static {
-    let permits = Arc::new(Semaphore::new(max));
+    let permits = Arc::new(Semaphore::new(bounds.max));
     futures_util::stream::unfold((Err(listeners), permits), move |(listeners, permits)| {
-        let metrics = Arc::clone(&metrics);
+        let (open, metrics) = (open.clone(), Arc::clone(&metrics));
         async move {
             let mut listeners = match listeners {
                 Ok(listeners) => listeners,
@@ -72,7 +78,7 @@ pub(super) fn connections(
                 },
             };
             if permits.available_permits() == 0 {
-                tracing::warn!(max, "[grpc] max_connections are open; new ones wait");
+                tracing::warn!(max = bounds.max, "[{}] max_connections are open; new ones wait", bounds.section);
             }
             let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
             loop {
@@ -84,10 +90,9 @@ pub(super) fn connections(
                             tracing::debug!(%error, "a gRPC connection went before it was served");
                             continue;
                         }
-                        let open = GaugeGuard::new(&metrics.grpc_connections);
-                        let stream = TimedStream::new(stream, ConnectionGuard::new(bounds, metrics));
-                        let place = ConnectionPlace { _permit: permit, _open: open };
-                        return Some((GrpcConnection { stream, place }, (Ok(listeners), permits)));
+                        let guard = ConnectionGuard::new(bounds, metrics);
+                        let place = ConnectionPlace { _permit: permit, _open: GaugeGuard::new(&open) };
+                        return Some((GrpcConnection { stream, guard, place }, (Ok(listeners), permits)));
                     }
                     Err(error) => {
                         metrics.closed_grpc.get_or_create(&GrpcCloseReason::Accept).inc();
@@ -131,20 +136,21 @@ impl ListenerSet {
 }
 
 /// A connection, and its place among the bounded number.
-pub(super) struct GrpcConnection {
-    pub(super) stream: TimedStream<ConnectionGuard>,
+pub(in crate::ingress) struct GrpcConnection {
+    pub(in crate::ingress) stream: TcpStream,
+    pub(in crate::ingress) guard: ConnectionGuard,
     /// For as long as it is open.
-    pub(super) place: ConnectionPlace,
+    pub(in crate::ingress) place: ConnectionPlace,
 }
 
 /// A connection's place among the bounded number, until it is dropped.
-pub(super) struct ConnectionPlace {
+pub(in crate::ingress) struct ConnectionPlace {
     _permit: OwnedSemaphorePermit,
     _open: GaugeGuard,
 }
 
 /// Ends a connection that does not greet in time, or sends too many control frames. Keep-alive guards its silence.
-pub(super) struct ConnectionGuard {
+pub(in crate::ingress) struct ConnectionGuard {
     /// Bytes of the greeting that are missing, and when they must be there.
     missing: usize,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -198,13 +204,15 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let bounds = ConnectionBounds {
+            section: "grpc",
+            max: 1,
             greeting: Duration::from_secs(10),
             user_timeout: Duration::from_secs(7),
             max_control_frames: 100,
         };
-        let mut incoming = Box::pin(connections(vec![listener], 1, bounds, Arc::new(Metrics::new())));
+        let mut incoming = Box::pin(connections(vec![listener], bounds, Gauge::default(), Arc::new(Metrics::new())));
         let _peer = TcpStream::connect(address).await.unwrap();
         let connection = incoming.next().await.unwrap();
-        assert_eq!(SockRef::from(connection.stream.get_ref()).tcp_user_timeout().unwrap(), Some(bounds.user_timeout));
+        assert_eq!(SockRef::from(&connection.stream).tcp_user_timeout().unwrap(), Some(bounds.user_timeout));
     }
 }

@@ -32,12 +32,13 @@ use super::{
     status::{count, count_as},
 };
 use crate::{
-    auth::{Caller, Keys},
+    auth::{Caller, Keys, PeerKey},
+    config::NodeRoles,
     ingress::{
         refusal::{Refusal, RefusalKind},
         scopes::{self, Call},
     },
-    telemetry::Metrics,
+    telemetry::{Metrics, labels::PeerAnswerOutcome},
 };
 
 /// The longest request of a service that is open to all: the name of a service.
@@ -60,12 +61,24 @@ impl CallContext {
     }
 }
 
+/// Who may call a service.
+#[derive(Clone)]
+enum Gate {
+    /// Anybody.
+    Open,
+    /// Callers with a key of the API.
+    Callers(Keys),
+    /// Other nodes of the cluster.
+    Nodes(PeerKey),
+}
+
 /// A service whose calls are checked first.
 #[derive(Clone)]
-pub(super) struct Intercepted<S> {
+pub(in crate::ingress) struct Intercepted<S> {
     inner: S,
-    /// `None`: open to all.
-    keys: Option<Keys>,
+    gate: Gate,
+    /// What the node does.
+    roles: NodeRoles,
     limits: RequestLimits,
     /// Calls whose requests are streams.
     streams: &'static [&'static str],
@@ -74,10 +87,17 @@ pub(super) struct Intercepted<S> {
 
 impl<S> Intercepted<S> {
     /// Of a service for those who have a key.
-    pub(super) fn keyed(inner: S, keys: &Keys, limits: RequestLimits, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn keyed(
+        inner: S,
+        keys: &Keys,
+        roles: NodeRoles,
+        limits: RequestLimits,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         Self {
             inner,
-            keys: Some(keys.clone()),
+            gate: Gate::Callers(keys.clone()),
+            roles,
             limits,
             streams: &["/PushStream", "/Events"],
             metrics: Arc::clone(metrics),
@@ -87,30 +107,49 @@ impl<S> Intercepted<S> {
     /// Of a service that anybody may ask.
     pub(super) fn open(inner: S, limits: RequestLimits, metrics: &Arc<Metrics>) -> Self {
         let limits = RequestLimits { message_bytes: limits.message_bytes.min(OPEN_MESSAGE), ..limits };
-        Self { inner, keys: None, limits, streams: &["/ServerReflectionInfo"], metrics: Arc::clone(metrics) }
+        let (gate, roles) = (Gate::Open, NodeRoles::ALL);
+        Self { inner, gate, roles, limits, streams: &["/ServerReflectionInfo"], metrics: Arc::clone(metrics) }
+    }
+
+    /// Of a service for the other nodes of the cluster.
+    pub(in crate::ingress) fn for_nodes(inner: S, key: PeerKey, limits: RequestLimits, metrics: &Arc<Metrics>) -> Self {
+        let (gate, roles) = (Gate::Nodes(key), NodeRoles::ALL);
+        Self { inner, gate, roles, limits, streams: &[], metrics: Arc::clone(metrics) }
     }
 
     /// Whose call it is, and until when its caller waits.
     fn admit(&self, request: &mut Request<Body>) -> Result<AdmittedCall, Refusal> {
-        let caller = match &self.keys {
-            Some(keys) => {
-                let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-                Some(scopes::caller_of(Call::Other(request.uri().path()), authorization, keys, &self.metrics)?)
+        let authorization = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let caller = match &self.gate {
+            Gate::Callers(keys) => {
+                let call = Call::Other(request.uri().path());
+                Some(scopes::caller_of(call, authorization, keys, self.roles, &self.metrics)?)
             }
-            None => None,
+            Gate::Nodes(key) => {
+                key.check(authorization).map_err(|_| self.stranger())?;
+                None
+            }
+            Gate::Open => None,
         };
         let deadline = deadline::of(request.headers())?;
         let context: &mut CallContext =
             request.extensions_mut().get_mut().expect("invariant: each call comes with its connection");
         context.caller = caller;
         context.deadline = deadline;
-        let keyed = context.caller.is_some();
+        let keyed = !matches!(self.gate, Gate::Open);
         let open = match keyed {
             true => context.peer.begin(),
             false => context.peer.begin_keyless().ok_or_else(too_many_keyless)?,
         };
         let share = keyed.then(|| context.peer.share());
         Ok(AdmittedCall { open, share, deadline })
+    }
+
+    /// The refusal of who is no node of the cluster. It is counted, and not logged: anybody can cause that.
+    fn stranger(&self) -> Refusal {
+        self.metrics.peer_answers.get_or_create(&PeerAnswerOutcome::Stranger).inc();
+        let message = "this is where the nodes of a cluster ask each other: the key is not [peers] key of this node";
+        Refusal::new(RefusalKind::WrongKey, message)
     }
 
     /// The request as the service sees it, its messages bounded.
@@ -197,7 +236,7 @@ where
 }
 
 /// The refusal of a call that no service has.
-pub(super) fn no_such_call(metrics: &Metrics) -> Response<Body> {
+pub(in crate::ingress) fn no_such_call(metrics: &Metrics) -> Response<Body> {
     let refused = Status::from(Refusal::no_such_call());
     count(metrics, refused.code());
     refused.into_http()

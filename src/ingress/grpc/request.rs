@@ -20,11 +20,11 @@ use crate::ingress::refusal::{Refusal, RefusalKind};
 
 /// The limits of a service's requests.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RequestLimits {
+pub(in crate::ingress) struct RequestLimits {
     /// Bytes of a message.
-    pub(super) message_bytes: usize,
+    pub(in crate::ingress) message_bytes: usize,
     /// Time for a request to arrive whole; of a stream, for a message that has begun.
-    pub(super) timeout: Duration,
+    pub(in crate::ingress) timeout: Duration,
 }
 
 /// A request's body.

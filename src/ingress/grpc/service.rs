@@ -17,10 +17,10 @@ use crate::{
     events::Events,
     ingress::{
         admission::{Admission, PushSource, Receipt, Submitter},
-        disconnects::{DisconnectDraft, Disconnects},
+        disconnects::{AcceptedOrder, DisconnectDraft, Disconnects, EndedConnections},
         draft::Draft,
         limits::too_many_pushes,
-        queries::Queries,
+        queries::{Answered, Queries, QueryScope},
         refusal::Refusal,
     },
     proto::rpc::{
@@ -109,34 +109,45 @@ impl Rpc for RpcService {
         let deadline = deadline(&request);
         let caller = caller(&request).clone();
         let draft = Ok(order(request.into_inner()));
-        let id = self.disconnects.submit(PushSource::Grpc, &caller, deadline, draft).await?;
-        Ok(Response::new(DisconnectReply { code: 0, message: "ok".into(), id: id.to_string() }))
+        let AcceptedOrder { id, ended } = self.disconnects.submit(PushSource::Grpc, &caller, deadline, draft).await?;
+        let mut reply = DisconnectReply { message: "ok".into(), id: id.to_string(), ..DisconnectReply::default() };
+        if let Some(EndedConnections { nodes, missing }) = ended {
+            reply.ended = nodes.into_iter().map(|(node, ended)| (node.to_string(), ended)).collect();
+            reply.missing = texts(missing);
+        }
+        Ok(Response::new(reply))
     }
 
-    async fn system(&self, _: Request<SystemRequest>) -> Result<Response<SystemReply>, Status> {
-        let census = self.queries.census().await;
+    async fn system(&self, request: Request<SystemRequest>) -> Result<Response<SystemReply>, Status> {
+        let scope = QueryScope::parse(&request.into_inner().scope)?;
+        let Answered { answer: counts, missing } = self.queries.counts(scope).await;
         Ok(Response::new(SystemReply {
-            cpu_num: std::thread::available_parallelism().map_or(1, |cores| cores.get() as i64),
-            goroutine_num: census.workers as i64,
-            client_num: census.connections as i64,
-            group_num: census.groups as i64,
+            cpu_num: counts.cores as i64,
+            goroutine_num: counts.workers as i64,
+            client_num: counts.connections as i64,
+            group_num: counts.groups as i64,
+            missing: texts(missing),
         }))
     }
 
     async fn is_online(&self, request: Request<IsOnlineRequest>) -> Result<Response<IsOnlineReply>, Status> {
         let caller = caller(&request).clone();
-        let connections = self.queries.connections(&caller, &request.into_inner().card_id.into()).await?;
+        let IsOnlineRequest { card_id, scope } = request.into_inner();
+        let scope = QueryScope::parse(&scope)?;
+        let Answered { answer: connections, missing } =
+            self.queries.connections(&caller, &card_id.into(), scope).await?;
         let result = if connections > 0 { "yes" } else { "no" };
-        Ok(Response::new(IsOnlineReply { result: result.into() }))
+        Ok(Response::new(IsOnlineReply { result: result.into(), missing: texts(missing) }))
     }
 
     async fn group(&self, request: Request<GroupRequest>) -> Result<Response<GroupReply>, Status> {
         let caller = caller(&request).clone();
-        let client_num = match self.queries.connections(&caller, &request.into_inner().card_id.into()).await? {
-            0 => -1,
-            many => many as i64,
-        };
-        Ok(Response::new(GroupReply { client_num }))
+        let GroupRequest { card_id, scope } = request.into_inner();
+        let scope = QueryScope::parse(&scope)?;
+        let Answered { answer: connections, missing } =
+            self.queries.connections(&caller, &card_id.into(), scope).await?;
+        let client_num = if connections == 0 { -1 } else { connections as i64 };
+        Ok(Response::new(GroupReply { client_num, missing: texts(missing) }))
     }
 }
 
@@ -144,6 +155,10 @@ impl RpcService {
     fn submitter<T>(&self, request: &Request<T>) -> Submitter {
         self.admission.submitter(PushSource::Grpc, caller(request).clone()).until(deadline(request))
     }
+}
+
+fn texts(nodes: Vec<Arc<str>>) -> Vec<String> {
+    nodes.iter().map(|node| String::from(&**node)).collect()
 }
 
 /// Whose call it is.

@@ -15,8 +15,10 @@ use actix_web::{
 };
 use bytes::Bytes;
 
+use super::queries::missing_field;
 use crate::ingress::{
     admission::Receipt,
+    disconnects::{AcceptedOrder, EndedConnections},
     refusal::{Refusal, RefusalKind},
 };
 
@@ -31,7 +33,22 @@ pub(super) fn typed(content_type: &'static str, body: impl Into<Bytes>) -> HttpR
     HttpResponse::Ok().insert_header((header::CONTENT_TYPE, content_type)).body(body.into())
 }
 
-/// The answer to an accepted push, or order.
+/// The answer to an accepted order to end clients.
+pub(super) fn accepted_order(order: &AcceptedOrder) -> HttpResponse {
+    let mut body = String::with_capacity(120);
+    write_top(&mut body, 0, None, "ok");
+    // writing to a String cannot fail
+    let _ = write!(body, r#","id":"{}""#, order.id);
+    if let Some(EndedConnections { nodes, missing }) = &order.ended {
+        let nodes = nodes.iter().map(|(node, ended)| format!("{}:{ended}", serde_json::Value::from(&**node)));
+        let nodes = nodes.collect::<Vec<_>>().join(",");
+        let _ = write!(body, r#","ended":{{{nodes}}}{}"#, missing_field(missing));
+    }
+    body.push('}');
+    json(body)
+}
+
+/// The answer to an accepted push.
 pub(super) fn accepted(receipt: Receipt) -> HttpResponse {
     let mut body = String::with_capacity(80);
     write_accepted(&mut body, receipt);

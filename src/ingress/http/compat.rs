@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::{
-    answer,
+    answer, query,
     routes::{Handlers, KeyedRoute, Route},
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
             gpusher::{self, GpusherRefusal, TokenRequest},
             stats,
         },
+        queries::QueryScope,
         refusal::{Refusal, RefusalKind},
     },
 };
@@ -43,7 +44,7 @@ impl Handlers {
             CompatRoute::GoPushAll | CompatRoute::GoPushRoom => {
                 self.push_items(route == CompatRoute::GoPushRoom, caller, request, payload).await
             }
-            CompatRoute::GoPushStats => Ok(self.go_push_stats().await),
+            CompatRoute::GoPushStats => self.go_push_stats(query::scope(request.query_string())?).await,
             CompatRoute::GpushData => {
                 let body = self.bodies().read_any(request, payload).await;
                 let limits = self.api().admission.limits();
@@ -85,9 +86,9 @@ impl Handlers {
         refused.map_or_else(|| Ok(HttpResponse::Ok().finish()), Err)
     }
 
-    async fn go_push_stats(&self) -> HttpResponse {
-        let census = self.api().queries.census().await;
-        answer::typed("text/plain; charset=utf-8", stats::object(self.metrics(), &census))
+    async fn go_push_stats(&self, scope: QueryScope) -> Result<HttpResponse, Refusal> {
+        let counts = self.api().queries.counts(scope).await;
+        Ok(answer::typed("text/plain; charset=utf-8", stats::object(self.metrics(), &counts)))
     }
 
     async fn gpusher_push(
@@ -122,7 +123,7 @@ impl Handlers {
         let body = self.bodies().read_any(request, payload).await?;
         let asked = TokenRequest::read(&body, &self.api().admission.limits())?;
         self.api().queries.check(caller, &asked.uuid)?;
-        Ok(answer::json(self.issue_token(&asked)?))
+        Ok(answer::json(self.issue_token(&asked).await?))
     }
 }
 

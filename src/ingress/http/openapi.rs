@@ -47,7 +47,6 @@ mod tests {
     use super::*;
     use crate::ingress::http::{
         compat::CompatRoute,
-        queries::QueryRoute,
         routes::{KeyedRoute, OpenRoute, ROUTES, Route},
     };
 
@@ -84,11 +83,11 @@ mod tests {
                             statuses.extend(["429", "503"]);
                         }
                     }
-                    Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushStats)) => {}
+                    Route::Keyed(KeyedRoute::Compat(CompatRoute::GoPushStats)) => statuses.push("400"),
                     Route::Keyed(KeyedRoute::Compat(_)) => {
                         statuses.extend(["400", "408", "413", "415", "429", "503"]);
                     }
-                    Route::Keyed(KeyedRoute::Query(query)) if query != QueryRoute::System => statuses.push("400"),
+                    Route::Keyed(KeyedRoute::Query(_)) => statuses.push("400"),
                     Route::Open(OpenRoute::Ready) => statuses.push("503"),
                     Route::Open(OpenRoute::Page) => statuses.push("404"),
                     _ => {}

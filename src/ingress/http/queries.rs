@@ -1,5 +1,7 @@
 //! What back ends ask: gopusher's three questions, then rooms and cards, a page at a time.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::Value;
 
@@ -9,7 +11,7 @@ use crate::{
     config::UnknownFields,
     hub::ClientInfo,
     ingress::{
-        queries::{ClientPage, NamePage, Queries},
+        queries::{Answered, ClientPage, Counts, NamePage, NodeClient, Queries, QueryScope},
         refusal::Refusal,
     },
     push::{Address, AddressKind},
@@ -37,18 +39,18 @@ pub(super) async fn answer(
 ) -> Result<HttpResponse, Refusal> {
     let query = request.query_string();
     let text = match route {
-        QueryRoute::System => system(queries).await,
+        QueryRoute::System => system(queries, query::scope(query)?).await,
         QueryRoute::IsOnline => {
-            let clients = queries.connections(caller, &query::card(query, unknown)?).await?;
-            let result = if clients > 0 { "yes" } else { "no" };
-            format!(r#"{{"result":"{result}"}}"#)
+            let asked = query::card(query, unknown)?;
+            let Answered { answer, missing } = queries.connections(caller, &asked.card, asked.scope).await?;
+            let result = if answer > 0 { "yes" } else { "no" };
+            format!(r#"{{"result":"{result}"{}}}"#, missing_field(&missing))
         }
         QueryRoute::Group => {
-            let number = match queries.connections(caller, &query::card(query, unknown)?).await? {
-                0 => -1,
-                many => many as i64,
-            };
-            format!(r#"{{"clientNum":"{number}"}}"#)
+            let asked = query::card(query, unknown)?;
+            let Answered { answer, missing } = queries.connections(caller, &asked.card, asked.scope).await?;
+            let number = if answer == 0 { "-1".to_owned() } else { answer.to_string() };
+            format!(r#"{{"clientNum":"{number}"{}}}"#, missing_field(&missing))
         }
         QueryRoute::Rooms => names(queries, caller, AddressKind::Room, query).await?,
         QueryRoute::Cards => names(queries, caller, AddressKind::Card, query).await?,
@@ -58,47 +60,62 @@ pub(super) async fn answer(
     Ok(answer::json(text))
 }
 
-async fn system(queries: &Queries) -> String {
-    let census = queries.census().await;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+async fn system(queries: &Queries, scope: QueryScope) -> String {
+    let Answered { answer: counts, missing } = queries.counts(scope).await;
+    let Counts { cores, connections, groups, workers, .. } = counts;
+    let missing = missing_field(&missing);
     // gopusher's gateway writes int64 as strings
-    let workers = census.workers;
-    let clients = census.connections;
-    let groups = census.groups;
-    format!(r#"{{"cpuNum":"{cores}","goroutineNum":"{workers}","clientNum":"{clients}","groupNum":"{groups}"}}"#)
+    format!(
+        r#"{{"cpuNum":"{cores}","goroutineNum":"{workers}","clientNum":"{connections}","groupNum":"{groups}"{missing}}}"#
+    )
 }
 
 /// A page of rooms, or of cards, with their clients' number.
 async fn names(queries: &Queries, caller: &Caller, kind: AddressKind, query: &str) -> Result<String, Refusal> {
     let page = query::name_page(query)?;
-    let NamePage { names, next } = queries.names(caller, kind, &page.after, page.limit).await?;
+    let answered = queries.names(caller, kind, &page.after, page.limit, page.scope).await?;
+    let NamePage { names, next } = answered.answer;
     let word = word(kind);
     let names = names.iter().map(|(name, count)| format!(r#"{{"{word}":{},"count":{count}}}"#, json(name)));
     let names = names.collect::<Vec<_>>().join(",");
     let next = next.as_deref().map_or(Value::Null, json);
-    Ok(format!(r#"{{"node":{},"{word}s":[{names}],"next":{next}}}"#, json(queries.node())))
+    let missing = missing_field(&answered.missing);
+    Ok(format!(r#"{{"node":{},"{word}s":[{names}],"next":{next}{missing}}}"#, json(queries.node())))
 }
 
 /// A page of the clients of a room, or of a card.
 async fn clients(queries: &Queries, caller: &Caller, address: Address, query: &str) -> Result<String, Refusal> {
     let page = query::client_page(query)?;
-    let ClientPage { count, clients, next } = queries.clients(caller, &address, page.after, page.limit).await?;
+    let answered = queries.clients(caller, &address, page.after, page.limit, page.scope).await?;
+    let ClientPage { count, clients, next } = answered.answer;
     let word = word(address.kind());
     let name = json(address.name());
     let clients = clients.iter().map(client).collect::<Vec<_>>().join(",");
     let next = next.map_or(Value::Null, |next| next.to_string().into());
     let node = json(queries.node());
-    Ok(format!(r#"{{"node":{node},"{word}":{name},"count":{count},"clients":[{clients}],"next":{next}}}"#))
+    let missing = missing_field(&answered.missing);
+    Ok(format!(r#"{{"node":{node},"{word}":{name},"count":{count},"clients":[{clients}],"next":{next}{missing}}}"#))
 }
 
-fn client(client: &ClientInfo) -> String {
-    let ClientInfo { id, cards, dialect, since, outbox, address } = client;
+fn client(client: &NodeClient) -> String {
+    let ClientInfo { id, cards, dialect, since, outbox, address } = &client.info;
     let cards = cards.iter().map(|(card, app)| format!(r#"{{"card":{},"app":{}}}"#, json(card), json(app)));
     let cards = cards.collect::<Vec<_>>().join(",");
     let address = address.map_or(Value::Null, |address| address.to_string().into());
+    let dialect = json(dialect);
+    let node = client.node.as_deref().map(|node| format!(r#","node":{}"#, json(node))).unwrap_or_default();
     format!(
-        r#"{{"client":"{id}","cards":[{cards}],"dialect":"{dialect}","since":{since},"outbox":{outbox},"address":{address}}}"#
+        r#"{{"client":"{id}","cards":[{cards}],"dialect":{dialect},"since":{since},"outbox":{outbox},"address":{address}{node}}}"#
     )
+}
+
+/// The nodes whose part of an answer is missing, as its last field; nothing where there are none.
+pub(super) fn missing_field(missing: &[Arc<str>]) -> String {
+    if missing.is_empty() {
+        return String::new();
+    }
+    let nodes = missing.iter().map(|node| json(node).to_string()).collect::<Vec<_>>().join(",");
+    format!(r#","missing":[{nodes}]"#)
 }
 
 fn word(kind: AddressKind) -> &'static str {

@@ -7,12 +7,16 @@ use bytestring::ByteString;
 use crate::{
     config::UnknownFields,
     hub::ClientId,
-    ingress::refusal::{Refusal, RefusalKind},
+    ingress::{
+        queries::QueryScope,
+        refusal::{Refusal, RefusalKind},
+    },
 };
 
 const CARD: &str = "cardID";
 const AFTER: &str = "after";
 const LIMIT: &str = "limit";
+const SCOPE: &str = "scope";
 /// Entries of a page, unless its asker says how many; and the most.
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -22,27 +26,51 @@ const MAX_LIMIT: usize = 1000;
 pub(super) struct Page<A> {
     pub(super) after: A,
     pub(super) limit: usize,
+    pub(super) scope: QueryScope,
 }
 
-/// `cardID`, the only parameter; whether it can be a card's name is not checked here.
-pub(super) fn card(query: &str, unknown: UnknownFields) -> Result<ByteString, Refusal> {
-    let [card] = parameters(query, [CARD], unknown)?;
-    card.map(ByteString::from).ok_or_else(|| Refusal::field(CARD, "is missing"))
+/// Which card is asked about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CardQuery {
+    pub(super) card: ByteString,
+    pub(super) scope: QueryScope,
+}
+
+/// `cardID` and the scope; whether it can be a card's name is not checked here.
+pub(super) fn card(query: &str, unknown: UnknownFields) -> Result<CardQuery, Refusal> {
+    let [card, scope] = parameters(query, [CARD, SCOPE], unknown)?;
+    let card = card.map(ByteString::from).ok_or_else(|| Refusal::field(CARD, "is missing"))?;
+    Ok(CardQuery { card, scope: query_scope(scope)? })
+}
+
+/// The scope alone; gopusher passes everything over here.
+pub(super) fn scope(query: &str) -> Result<QueryScope, Refusal> {
+    let [scope] = parameters(query, [SCOPE], UnknownFields::Ignore)?;
+    query_scope(scope)
+}
+
+fn query_scope(scope: Option<String>) -> Result<QueryScope, Refusal> {
+    match scope.as_deref() {
+        None => Ok(QueryScope::default()),
+        // only gRPC says nothing by it
+        Some("") => Err(Refusal::field(SCOPE, "is empty")),
+        Some(scope) => QueryScope::parse(scope),
+    }
 }
 
 /// The page of a list of names; without `after` the first. Whether that can be a name is not checked here.
 pub(super) fn name_page(query: &str) -> Result<Page<ByteString>, Refusal> {
-    let [after, limit] = parameters(query, [AFTER, LIMIT], UnknownFields::Refuse)?;
-    Ok(Page { after: after.unwrap_or_default().into(), limit: page_limit(limit)? })
+    let [after, limit, scope] = parameters(query, [AFTER, LIMIT, SCOPE], UnknownFields::Refuse)?;
+    Ok(Page { after: after.unwrap_or_default().into(), limit: page_limit(limit)?, scope: query_scope(scope)? })
 }
 
 /// The page of a list of clients; without `after` the first.
 pub(super) fn client_page(query: &str) -> Result<Page<Option<ClientId>>, Refusal> {
-    let [after, limit] = parameters(query, [AFTER, LIMIT], UnknownFields::Refuse)?;
+    let [after, limit, scope] = parameters(query, [AFTER, LIMIT, SCOPE], UnknownFields::Refuse)?;
     let after = after.filter(|after| !after.is_empty()).map(|after| {
         ClientId::parse(&after).ok_or_else(|| Refusal::field(AFTER, "is no client's id: it has 26 characters"))
     });
-    Ok(Page { after: after.transpose()?, limit: page_limit(limit)? })
+    Ok(Page { after: after.transpose()?, limit: page_limit(limit)?, scope: query_scope(scope)? })
 }
 
 fn page_limit(limit: Option<String>) -> Result<usize, Refusal> {
@@ -138,8 +166,12 @@ mod tests {
     #[test]
     fn a_query_names_one_card() {
         let refuse = UnknownFields::Refuse;
-        assert_eq!(card("cardID=ma+y%C3%BC%26", refuse).unwrap(), "ma yü&");
-        assert_eq!(card("card=a&cardID=b&cardid", UnknownFields::Ignore).unwrap(), "b");
+        assert_eq!(card("cardID=ma+y%C3%BC%26", refuse).unwrap().card, "ma yü&");
+        assert_eq!(card("card=a&cardID=b&cardid", UnknownFields::Ignore).unwrap().card, "b");
+        assert_eq!(card("cardID=a", refuse).unwrap().scope, QueryScope::Cluster);
+        assert_eq!(card("cardID=a&scope=node", refuse).unwrap().scope, QueryScope::Node);
+        assert_eq!(scope("x=y&scope=cluster"), Ok(QueryScope::Cluster));
+        assert!(scope("scope=all").unwrap_err().message.starts_with("`scope` is neither cluster nor node"));
         for (query, kind, message) in [
             ("", RefusalKind::BadField, "`cardID` is missing"),
             ("cardID=a&cardID=b", RefusalKind::BadField, "`cardID` is given twice"),
@@ -156,11 +188,16 @@ mod tests {
 
     #[test]
     fn a_page_has_a_beginning_and_a_limit() {
-        assert_eq!(name_page(""), Ok(Page { after: "".into(), limit: 100 }));
-        assert_eq!(name_page("limit=1000&after=a+b"), Ok(Page { after: "a b".into(), limit: 1000 }));
+        assert_eq!(name_page(""), Ok(Page { after: "".into(), limit: 100, scope: QueryScope::Cluster }));
+        let scope = QueryScope::Node;
+        assert_eq!(name_page("limit=1000&scope=node&after=a+b"), Ok(Page { after: "a b".into(), limit: 1000, scope }));
+        let scope = QueryScope::Cluster;
         let id = "0".repeat(26);
-        assert_eq!(client_page(&format!("after={id}&limit=1")), Ok(Page { after: ClientId::parse(&id), limit: 1 }));
-        assert_eq!(client_page("after="), Ok(Page { after: None, limit: 100 }));
+        assert_eq!(
+            client_page(&format!("after={id}&limit=1")),
+            Ok(Page { after: ClientId::parse(&id), limit: 1, scope })
+        );
+        assert_eq!(client_page("after="), Ok(Page { after: None, limit: 100, scope }));
         for (query, message) in [
             ("limit=0", "`limit` must be a whole number from 1 to 1000"),
             ("limit=1001", "`limit` must be"),

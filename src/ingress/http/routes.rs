@@ -20,9 +20,9 @@ use super::{
     compat::{self, CompatRoute},
     exposition,
     hosts::Hosts,
-    json, openapi, option_headers, path,
+    json, nodes, openapi, option_headers, path,
     queries::{self, QueryRoute},
-    query,
+    query, rebalance,
     streams::{self, StreamRoute},
 };
 use crate::{
@@ -30,8 +30,8 @@ use crate::{
     config::{Config, GpusherConfig, UnknownFields},
     ingress::{
         Api,
-        admission::{PushSource, Receipt, Submitter},
-        compat::gpusher::{GpusherRefusal, TokenIssuer, TokenRequest},
+        admission::{PushSource, Submitter},
+        compat::gpusher::{self, GpusherRefusal, TokenIssuer, TokenRequest},
         refusal::{Refusal, RefusalKind},
         scopes::{self, Call},
     },
@@ -65,6 +65,8 @@ pub(super) enum KeyedRoute {
     Disconnect,
     Query(QueryRoute),
     Stream(StreamRoute),
+    Nodes,
+    Rebalance,
     Metrics,
     Compat(CompatRoute),
 }
@@ -72,7 +74,7 @@ pub(super) enum KeyedRoute {
 const PAGE_ROUTE: Route = Route::Open(OpenRoute::Page);
 
 /// Each path with its route and the methods for `Allow`; `{…}` in it stands for a name.
-pub(super) const ROUTES: [(&str, Route, &str); 26] = [
+pub(super) const ROUTES: [(&str, Route, &str); 28] = [
     ("/push", Route::Keyed(KeyedRoute::Push), "POST"),
     ("/push/batch", Route::Keyed(KeyedRoute::Batch), "POST"),
     ("/disconnect", Route::Keyed(KeyedRoute::Disconnect), "POST"),
@@ -94,6 +96,8 @@ pub(super) const ROUTES: [(&str, Route, &str); 26] = [
     ("/v1/pushData", Route::Keyed(KeyedRoute::Compat(CompatRoute::GpushData)), "POST"),
     ("/v1/push", Route::Keyed(KeyedRoute::Compat(CompatRoute::GpusherPush)), "POST"),
     ("/v1/token", Route::Keyed(KeyedRoute::Compat(CompatRoute::GpusherToken)), "POST"),
+    ("/nodes", Route::Keyed(KeyedRoute::Nodes), "GET, HEAD"),
+    ("/rebalance", Route::Keyed(KeyedRoute::Rebalance), "POST"),
     ("/healthz", Route::Open(OpenRoute::Health), "GET, HEAD"),
     ("/readyz", Route::Open(OpenRoute::Ready), "GET, HEAD"),
     ("/metrics", Route::Keyed(KeyedRoute::Metrics), "GET, HEAD"),
@@ -107,7 +111,7 @@ const PAGE: &str = include_str!("page.html");
 /// Answers requests; shared by all workers.
 pub(super) struct Handlers {
     api: Api,
-    details: watch::Receiver<Vec<String>>,
+    details: Vec<watch::Receiver<Vec<String>>>,
     metrics: Arc<Metrics>,
     /// Where it listens.
     listen: SocketAddr,
@@ -115,8 +119,6 @@ pub(super) struct Handlers {
     bodies: BodyReader,
     page: Option<Bytes>,
     gpusher: GpusherConfig,
-    /// Where clients connect.
-    socket: SocketAddr,
     /// Requests that are not answered yet.
     in_progress: TaskTracker,
 }
@@ -131,9 +133,9 @@ struct LiveSettings {
 }
 
 impl LiveSettings {
-    fn new(config: &Config, listen: SocketAddr, socket: SocketAddr) -> Self {
+    fn new(config: &Config, listen: SocketAddr) -> Self {
         Self {
-            issuer: TokenIssuer::new(config, &socket.to_string()),
+            issuer: TokenIssuer::new(config),
             allowed_origins: config.http.allowed_origins.clone(),
             hosts: Hosts::of(config),
             unknown_fields: config.http.unknown_fields,
@@ -146,7 +148,7 @@ impl Handlers {
     pub(super) fn new(
         config: &Config,
         api: Api,
-        details: watch::Receiver<Vec<String>>,
+        details: Vec<watch::Receiver<Vec<String>>>,
         (listen, socket): (SocketAddr, SocketAddr),
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -156,11 +158,12 @@ impl Handlers {
             details,
             metrics: Arc::clone(metrics),
             listen,
-            live: ArcSwap::from_pointee(LiveSettings::new(config, listen, socket)),
+            live: ArcSwap::from_pointee(LiveSettings::new(config, listen)),
             bodies: BodyReader::new(http),
-            page: http.page.then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
+            // it joins and pushes
+            page: (http.page && config.node.roles.is_all())
+                .then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
             gpusher: config.gpusher.clone(),
-            socket,
             in_progress: TaskTracker::new(),
         }
     }
@@ -171,7 +174,7 @@ impl Handlers {
 
     /// Who may call, and what the description says, from now on.
     pub(super) fn replace(&self, config: &Config) {
-        self.live.store(Arc::new(LiveSettings::new(config, self.listen, self.socket)));
+        self.live.store(Arc::new(LiveSettings::new(config, self.listen)));
     }
 
     pub(super) fn api(&self) -> &Api {
@@ -187,8 +190,9 @@ impl Handlers {
     }
 
     /// Answers who asks for a token, by the settings of now.
-    pub(super) fn issue_token(&self, request: &TokenRequest) -> Result<String, GpusherRefusal> {
-        self.live.load().issuer.answer(request)
+    pub(super) async fn issue_token(&self, request: &TokenRequest) -> Result<String, GpusherRefusal> {
+        let token = self.live.load().issuer.token(request)?;
+        gpusher::with_places(&token, &self.api.nodes.places_for_client().await)
     }
 
     /// Requests that are not answered yet: each is counted until then, or until its caller went away.
@@ -270,7 +274,7 @@ impl Handlers {
             Route::Keyed(route) => {
                 let authorization = request.headers().get(header::AUTHORIZATION).map(header::HeaderValue::as_bytes);
                 let call = if method == Method::DELETE { Call::Delete(known) } else { Call::Other(known) };
-                let caller = scopes::caller_of(call, authorization, &self.api.keys, &self.metrics)?;
+                let caller = scopes::caller_of(call, authorization, &self.api.keys, self.api.roles, &self.metrics)?;
                 self.serve_keyed(route, known, &caller, request, payload).await
             }
         }
@@ -301,6 +305,12 @@ impl Handlers {
                 queries::answer(route, &self.api.queries, caller, request, self.unknown_fields()).await
             }
             KeyedRoute::Stream(route) => streams::answer(route, known, &self.api.streams, caller, request).await,
+            KeyedRoute::Nodes => nodes::answer(&self.api.nodes, request).await,
+            KeyedRoute::Rebalance => {
+                let body = self.body(request, payload, UnknownFields::Refuse).await;
+                let draft = body.and_then(|body| rebalance::read(&body));
+                self.api.rebalances.submit(draft).await.map(|moves| rebalance::answer(&moves))
+            }
             KeyedRoute::Metrics => Ok(exposition::answer(request, &self.metrics)),
             KeyedRoute::Compat(route) => self.serve_compat(route, caller, request, payload).await,
         }
@@ -341,8 +351,8 @@ impl Handlers {
         let body = self.body(request, payload, UnknownFields::Refuse).await;
         let body = body.and_then(|body| option_headers::none(request.headers()).map(|()| body));
         let draft = body.and_then(json::disconnect);
-        let id = self.api.disconnects.submit(PushSource::Http, caller, None, draft).await?;
-        Ok(answer::accepted(Receipt::new(id)))
+        let order = self.api.disconnects.submit(PushSource::Http, caller, None, draft).await?;
+        Ok(answer::accepted_order(&order))
     }
 
     pub(super) fn submitter(&self, caller: &Caller) -> Submitter {
@@ -375,7 +385,7 @@ impl Handlers {
     }
 
     fn ready(&self) -> HttpResponse {
-        let details = &*self.details.borrow();
+        let details: Vec<String> = self.details.iter().flat_map(|lines| lines.borrow().clone()).collect();
         match self.api.readiness.check() {
             Ok(()) => answer::json(json!({"code": 0, "message": "ok", "details": details}).to_string()),
             Err(reason) => HttpResponse::ServiceUnavailable()
@@ -426,7 +436,7 @@ fn preflight(allow: &'static str) -> HttpResponse {
 }
 
 fn status(code: u16) -> &'static str {
-    const KNOWN: [(u16, &str); 12] = [
+    const KNOWN: [(u16, &str); 13] = [
         (400, "400"),
         (401, "401"),
         (403, "403"),
@@ -436,6 +446,7 @@ fn status(code: u16) -> &'static str {
         (409, "409"),
         (413, "413"),
         (415, "415"),
+        (421, "421"),
         (429, "429"),
         (500, "500"),
         (503, "503"),

@@ -25,17 +25,31 @@ pub(super) enum PartHealth {
     Unhealthy(String),
 }
 
+/// The group of what publishes.
+pub(super) const PUBLISHER: &str = "publisher";
+
+/// By group and name.
+type Parts = BTreeMap<(String, String), PartHealth>;
+
 /// The parts' states, and what they make of [`QueueState`].
 pub(super) struct Health {
-    parts: Mutex<BTreeMap<(String, String), PartHealth>>,
+    parts: Mutex<Parts>,
     state: watch::Sender<QueueState>,
+    /// What is wrong though the queue can be used.
+    notes: watch::Sender<Vec<String>>,
     metrics: Arc<Metrics>,
 }
 
 impl Health {
     pub(super) fn new(metrics: Arc<Metrics>) -> (Arc<Self>, watch::Receiver<QueueState>) {
         let (state, watched) = watch::channel(QueueState::NotReady("the queue was not connected yet".into()));
-        (Arc::new(Self { parts: Mutex::default(), state, metrics }), watched)
+        let notes = watch::Sender::default();
+        (Arc::new(Self { parts: Mutex::default(), state, notes, metrics }), watched)
+    }
+
+    /// Lines for `/readyz`: what is wrong though the queue can be used.
+    pub(super) fn notes(&self) -> watch::Receiver<Vec<String>> {
+        self.notes.subscribe()
     }
 
     /// Part `name` of `group` (publisher, live, raw, a tag's topic) is now `status`.
@@ -67,15 +81,33 @@ impl Health {
         self.update(&parts);
     }
 
-    fn update(&self, parts: &BTreeMap<(String, String), PartHealth>) {
+    fn update(&self, parts: &Parts) {
         let state = overall(parts);
         self.metrics.queue_ready.set(i64::from(state == QueueState::Ready));
-        self.state.send_if_modified(|now| {
-            let changed = *now != state;
-            *now = state;
-            changed
-        });
+        replace(&self.state, state);
+        replace(&self.notes, missing_copy(parts).into_iter().collect());
     }
+}
+
+/// Only what differs is news.
+fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|now| {
+        let changed = *now != value;
+        *now = value;
+        changed
+    });
+}
+
+/// That only one of two publishers works, and why.
+fn missing_copy(parts: &Parts) -> Option<String> {
+    let publishers = || parts.iter().filter(|((group, _), _)| *group == PUBLISHER).map(|(_, status)| status);
+    publishers().find(|status| **status == PartHealth::Healthy)?;
+    publishers().find_map(|status| match status {
+        PartHealth::Healthy => None,
+        PartHealth::Away(reason) | PartHealth::Unhealthy(reason) => {
+            Some(format!("the queue: pushes are put at one nsqd, not at two ([queue] copies): {reason}"))
+        }
+    })
 }
 
 /// Logs what the queue's state stays in, until nobody changes it any more. A start passes through several that are no news.
@@ -95,7 +127,21 @@ pub(super) async fn log_changes(mut state: watch::Receiver<QueueState>) {
     }
 }
 
-fn overall(parts: &BTreeMap<(String, String), PartHealth>) -> QueueState {
+/// As [`log_changes`], of what is wrong though the queue can be used.
+pub(super) async fn log_notes(mut notes: watch::Receiver<Vec<String>>) {
+    let mut logged = Vec::new();
+    while notes.changed().await.is_ok() {
+        sleep(LASTING).await;
+        let now = notes.borrow_and_update().clone();
+        now.iter().filter(|note| !logged.contains(*note)).for_each(|note| tracing::warn!("{note}"));
+        if now.is_empty() && !logged.is_empty() {
+            tracing::info!("the queue: pushes are put at two nsqds again");
+        }
+        logged = now;
+    }
+}
+
+fn overall(parts: &Parts) -> QueueState {
     let works = |group: &str| parts.iter().any(|((of, _), status)| *of == group && *status == PartHealth::Healthy);
     let reasons: Vec<&str> = parts
         .iter()
@@ -111,6 +157,20 @@ fn overall(parts: &BTreeMap<(String, String), PartHealth>) -> QueueState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_two_publishers_is_enough_and_the_other_is_told_of() {
+        let (health, state) = Health::new(Arc::new(Metrics::new()));
+        let notes = health.notes();
+        health.set(PUBLISHER, "0", PartHealth::Healthy);
+        assert!(notes.borrow().is_empty());
+        health.set(PUBLISHER, "1", PartHealth::Away("b is away".into()));
+        assert_eq!(*state.borrow(), QueueState::Ready);
+        assert!(notes.borrow()[0].ends_with("([queue] copies): b is away"), "{:?}", notes.borrow());
+        health.set(PUBLISHER, "0", PartHealth::Away("a is away".into()));
+        assert_eq!(*state.borrow(), QueueState::NotReady("a is away; b is away".into()));
+        assert!(notes.borrow().is_empty(), "the state says it");
+    }
 
     #[test]
     fn an_nsqd_that_is_away_matters_only_when_it_is_the_last() {

@@ -1,4 +1,4 @@
-//! Which nsqd is published to: the first of the list that works.
+//! Which nsqd a publisher publishes to: the first of the list that works and that no other publisher has.
 
 use std::time::Duration;
 
@@ -8,7 +8,15 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{NsqContext, admin::NsqdAddress, channels, health::PartHealth, producer::Producer, protocol::SizeLimit};
+use super::{
+    NsqContext,
+    admin::NsqdAddress,
+    channels,
+    copies::PublisherPlaces,
+    health::{PUBLISHER, PartHealth},
+    producer::Producer,
+    protocol::SizeLimit,
+};
 use crate::lifecycle::Backoff;
 
 /// nsqd's default `--max-msg-size`, until it is known to be another.
@@ -26,6 +34,9 @@ pub(super) struct Nsqds {
     list: Vec<Nsqd>,
     /// Whose channels are created before the first record comes.
     members: watch::Receiver<Vec<String>>,
+    /// Whose they are: the number of the publisher.
+    publisher: usize,
+    places: PublisherPlaces,
 }
 
 /// One nsqd, and what is known of it.
@@ -63,8 +74,12 @@ pub(super) struct ConnectedNsqd {
 }
 
 impl Nsqds {
-    pub(super) fn new(nsq: NsqContext, members: watch::Receiver<Vec<String>>) -> Self {
-        nsq.health.set("publisher", "", PartHealth::Unhealthy("the publisher was not connected yet".into()));
+    pub(super) fn new(
+        nsq: NsqContext,
+        members: watch::Receiver<Vec<String>>,
+        publisher: usize,
+        places: PublisherPlaces,
+    ) -> Self {
         let first = nsq.config.return_after;
         let nsqd = |address| Nsqd {
             address,
@@ -74,7 +89,14 @@ impl Nsqds {
             max_batch: None,
         };
         let list = nsq.nsqds().into_iter().map(nsqd).collect();
-        Self { nsq, list, members }
+        let nsqds = Self { nsq, list, members, publisher, places };
+        nsqds.tell(PartHealth::Unhealthy("the publisher was not connected yet".into()));
+        nsqds
+    }
+
+    /// Tells how this publisher is.
+    fn tell(&self, health: PartHealth) {
+        self.nsq.health.set(PUBLISHER, &self.publisher.to_string(), health);
     }
 
     pub(super) fn address(&self, index: usize) -> &str {
@@ -110,6 +132,7 @@ impl Nsqds {
     /// Tries the nsqds in their order; one that does not answer does not keep the next from being tried.
     pub(super) async fn first_that_works(&self) -> Result<ConnectedNsqd, String> {
         let mut order: Vec<usize> = (0..self.list.len()).collect();
+        order.retain(|index| self.places.is_free(self.publisher, *index));
         order.sort_by_key(|&index| self.list[index].is_last());
         let mut next = order.into_iter();
         let mut tries = FuturesUnordered::new();
@@ -121,17 +144,26 @@ impl Nsqds {
                 None => {}
             }
             match timeout(STAGGER, tries.next()).await {
-                Ok(Some(Ok(connected))) => {
+                Ok(Some(Ok(connected))) if self.places.choose(self.publisher, connected.index) => {
                     tracing::info!(nsqd = self.address(connected.index), "publishing");
-                    self.nsq.health.set("publisher", "", PartHealth::Healthy);
+                    self.tell(PartHealth::Healthy);
                     return Ok(connected);
+                }
+                Ok(Some(Ok(connected))) => {
+                    reasons.push(format!("{} (it has the other copies)", self.address(connected.index)));
                 }
                 Ok(Some(Err(reason))) => reasons.push(reason),
                 Ok(None) | Err(_) => {}
             }
         }
-        let reason = format!("no nsqd to publish to: {}; start nsqd or correct [queue] nsqd", reasons.join(", "));
-        self.nsq.health.set("publisher", "", PartHealth::Unhealthy(reason.clone()));
+        let reasons = reasons.join(", ");
+        if self.nsq.config.copies == 1 {
+            let reason = format!("no nsqd to publish to: {reasons}; start nsqd or correct [queue] nsqd");
+            self.tell(PartHealth::Unhealthy(reason.clone()));
+            return Err(reason);
+        }
+        let reason = format!("no nsqd for one of two copies: {reasons}; start nsqd or correct [queue] nsqd");
+        self.tell(PartHealth::Away(reason.clone()));
         Err(reason)
     }
 
@@ -184,10 +216,12 @@ impl Nsqds {
     async fn create_channels(&self, http: &str) {
         let NsqContext { config, admin, topics, node, .. } = &self.nsq;
         let mut nodes = self.members.borrow().clone();
-        if nodes.is_empty() && self.list.len() + config.lookupd.len() > 1 {
+        // alone at one nsqd, only its own channel can be missing
+        let may_miss_some = self.list.len() + config.lookupd.len() > 1 || !config.roles.has_socket();
+        if nodes.is_empty() && may_miss_some {
             nodes.extend(channels::known(admin, config, STAGGER).await);
         }
-        if !nodes.iter().any(|known| **known == **node) {
+        if config.roles.has_socket() && !nodes.iter().any(|known| **known == **node) {
             nodes.push(node.to_string());
         }
         if let Err(error) = admin.create_channels(http, &topics.live, &nodes).await {
@@ -209,7 +243,8 @@ impl Nsqds {
             for (before, nsqd) in self.list[..index].iter().enumerate() {
                 let read = self.nsq.health.works("live", &nsqd.address.tcp);
                 // nsqlookupd may know it by another address: then nobody can tell
-                if read != Some(false)
+                if self.places.may_move(self.publisher, before, self.nsq.config.copies)
+                    && read != Some(false)
                     && !nsqd.is_last()
                     && self.probe(before).await.is_ok()
                     && let Ok(connected) = self.prepare(before).await

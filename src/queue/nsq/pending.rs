@@ -8,8 +8,9 @@ use tokio::{
     time::Instant,
 };
 
+use super::copies::PublishWaiter;
 use super::{protocol, topics::Topics};
-use crate::queue::{Destination, PublishError, waiter::Waiter};
+use crate::queue::{Destination, PublishError};
 
 /// Requests taken at once.
 const TAKE: usize = 1024;
@@ -18,13 +19,13 @@ const WINDOW: usize = 1000;
 /// What an nsqd has to answer in, also where its pushes have waited for so long that their own time is over before.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// One record and who waits for it.
+/// One copy of a record and who waits for it.
 pub(super) struct PendingPublish {
     pub(super) destination: Destination,
     pub(super) record: Bytes,
     pub(super) deadline: Instant,
-    pub(super) waiter: Waiter,
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) waiter: PublishWaiter,
+    pub(super) permit: OwnedSemaphorePermit,
 }
 
 /// All of them; `sent` and `waiting` are in the order of their deadlines.
@@ -58,7 +59,28 @@ impl Pending {
     /// Waits for requests and takes them. Cancel-safe: it takes nothing until it ends.
     pub(super) async fn gather(&mut self) {
         self.requests.recv_many(&mut self.taken, TAKE).await;
-        self.waiting.extend(self.taken.drain(..));
+        for push in self.taken.drain(..) {
+            // what another publisher passed on may be older
+            let at = match self.waiting.back() {
+                Some(last) if last.deadline > push.deadline => {
+                    self.waiting.partition_point(|waiting| waiting.deadline <= push.deadline)
+                }
+                _ => self.waiting.len(),
+            };
+            self.waiting.insert(at, push);
+        }
+    }
+
+    /// Nothing is published here for `reason`, and something is elsewhere: copies of what is on its way there end, and the rest
+    /// is passed on. What `pass_on` gives back stays.
+    pub(super) fn give_up(&mut self, reason: &str, mut pass_on: impl FnMut(PendingPublish) -> Option<PendingPublish>) {
+        for push in std::mem::take(&mut self.waiting) {
+            if push.waiter.has_other() {
+                push.waiter.resolve(Err(PublishError::Unavailable(reason.to_owned())));
+            } else if let Some(push) = pass_on(push) {
+                self.waiting.push_back(push);
+            }
+        }
     }
 
     pub(super) fn all_answered(&self) -> bool {
@@ -77,7 +99,7 @@ impl Pending {
             push.waiter.resolve(Err(PublishError::TooLarge { bytes, limit }));
         }
         let Some(first) = self.waiting.front() else { return false };
-        let destination = first.destination;
+        let destination = first.destination.clone();
         let due = first.deadline.max(Instant::now() + LEAST);
         // the count of an MPUB
         let mut bytes = 4;
@@ -86,7 +108,7 @@ impl Pending {
             bytes <= batch && push.record.len() <= limit && push.destination == destination
         });
         let count = fits.count().max(1);
-        protocol::publish(out, topics.of(destination), self.waiting.range(..count).map(|push| &push.record));
+        protocol::publish(out, &topics.of(&destination), self.waiting.range(..count).map(|push| &push.record));
         self.sent.extend(self.waiting.drain(..count));
         self.commands.push_back(SentCommand { pushes: count, due });
         true
@@ -150,7 +172,11 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::{config, queue::waiter::Acknowledgement, telemetry::Metrics};
+    use crate::{
+        config,
+        queue::waiter::{Acknowledgement, Waiter},
+        telemetry::Metrics,
+    };
 
     fn add(pending: &mut Pending, bytes: usize) -> Acknowledgement {
         let (waiter, outcome) = Waiter::new(&Arc::new(Metrics::new()));
@@ -158,7 +184,8 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(5);
         let record = Bytes::from(vec![0; bytes]);
         let destination = Destination::Live;
-        pending.waiting.push_back(PendingPublish { destination, record, deadline, waiter, _permit: permit });
+        let waiter = PublishWaiter::One(waiter);
+        pending.waiting.push_back(PendingPublish { destination, record, deadline, waiter, permit });
         outcome
     }
 

@@ -1,4 +1,5 @@
-//! Publishing: one task owns one connection at a time, to the first nsqd of the list that works.
+//! Publishing: a task for each copy owns one connection at a time, to the first nsqd of the list that works and that no other
+//! of these tasks has.
 
 use std::{
     sync::{
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     LIVED, LONGEST_WAIT, NsqContext, SHORTEST_WAIT, backoff,
+    copies::{MOST, PublishWaiter, PublisherPlaces},
     nsqds::{ConnectedNsqd, MAX_MESSAGE, Nsqds},
     pending::{Pending, PendingPublish},
     producer::{ProducerError, ProducerEvent},
@@ -35,14 +37,38 @@ pub struct Publisher {
 }
 
 struct PublisherShared {
-    inbox: mpsc::Sender<PendingPublish>,
-    /// One for each publish that waits.
-    permits: Arc<Semaphore>,
+    /// Of the task for each copy.
+    inboxes: Vec<PublisherInbox>,
     max_publishes: usize,
     timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// What one publisher task takes.
+struct PublisherInbox {
+    requests: mpsc::Sender<PendingPublish>,
+    /// One for each publish that waits.
+    permits: Arc<Semaphore>,
     /// Bytes of a record that the nsqd takes which is published to.
     max_record: AtomicUsize,
-    metrics: Arc<Metrics>,
+}
+
+impl PublisherInbox {
+    fn new(max_publishes: usize) -> (Self, mpsc::Receiver<PendingPublish>) {
+        let (requests, inbox) = mpsc::channel(max_publishes);
+        let permits = Arc::new(Semaphore::new(max_publishes));
+        (Self { requests, permits, max_record: AtomicUsize::new(MAX_MESSAGE) }, inbox)
+    }
+
+    /// Takes what another task had taken; it comes back where too much waits here.
+    fn take_over(&self, mut push: PendingPublish) -> Option<PendingPublish> {
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else { return Some(push) };
+        push.permit = permit;
+        match self.requests.try_send(push) {
+            Ok(()) => None,
+            Err(mpsc::error::TrySendError::Full(push) | mpsc::error::TrySendError::Closed(push)) => Some(push),
+        }
+    }
 }
 
 impl Publisher {
@@ -53,56 +79,91 @@ impl Publisher {
         record: Bytes,
     ) -> Result<impl Future<Output = Result<(), PublishError>> + use<>, PublishError> {
         let shared = &self.shared;
+        let inboxes = match destination {
+            Destination::Live | Destination::Node(_) => &shared.inboxes[..],
+            Destination::Events => &shared.inboxes[..1],
+        };
         let bytes = record.len();
-        let limit = shared.max_record.load(Ordering::Relaxed);
+        let limits = inboxes.iter().map(|inbox| inbox.max_record.load(Ordering::Relaxed));
+        let limit = limits.min().unwrap_or(MAX_MESSAGE);
         if bytes > limit {
             return Err(PublishError::TooLarge { bytes, limit });
         }
         if bytes == 0 {
             return Err(PublishError::Unavailable("nsqd takes no empty record".into()));
         }
-        let full = PublishError::Full("[queue] max_publishes wait for nsqd already; try again later");
-        let Ok(permit) = shared.permits.clone().try_acquire_owned() else { return Err(full) };
         let (waiter, outcome) = Waiter::new(&shared.metrics);
         let deadline = Instant::now() + shared.timeout;
-        let publish = PendingPublish { destination, record, deadline, waiter, _permit: permit };
-        let closed = || PublishError::Unavailable("the gateway is stopping".into());
-        shared.inbox.try_send(publish).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => full,
-            mpsc::error::TrySendError::Closed(_) => closed(),
-        })?;
+        match inboxes {
+            [one] => {
+                let permit = one.permits.clone().try_acquire_owned().map_err(|_| FULL)?;
+                let waiter = PublishWaiter::One(waiter);
+                let publish = PendingPublish { destination, record, deadline, waiter, permit };
+                one.requests.try_send(publish).map_err(|error| match error {
+                    mpsc::error::TrySendError::Full(_) => FULL,
+                    mpsc::error::TrySendError::Closed(_) => closed(),
+                })?;
+            }
+            several => {
+                let permits = several.iter().map(|inbox| inbox.permits.clone().try_acquire_owned().ok());
+                let permits: Vec<_> = permits.collect();
+                if permits.iter().all(Option::is_none) {
+                    return Err(FULL);
+                }
+                let waiters = PublishWaiter::copies(waiter, &shared.metrics.copies_missing);
+                for ((inbox, permit), waiter) in several.iter().zip(permits).zip(waiters) {
+                    // one that hangs must not keep the others from taking more
+                    let Some(permit) = permit else {
+                        waiter.resolve(Err(FULL));
+                        continue;
+                    };
+                    let (destination, record) = (destination.clone(), record.clone());
+                    let publish = PendingPublish { destination, record, deadline, waiter, permit };
+                    if let Err(error) = inbox.requests.try_send(publish) {
+                        error.into_inner().waiter.resolve(Err(closed()));
+                    }
+                }
+            }
+        }
         Ok(async move { outcome.await.unwrap_or_else(|_| Err(closed())) })
     }
 
     /// Resolves once nothing waits for an acknowledgement.
     pub(super) async fn idle(&self) {
         let all = u32::try_from(self.shared.max_publishes).unwrap_or(u32::MAX);
-        let _ = self.shared.permits.acquire_many(all).await;
+        for inbox in &self.shared.inboxes {
+            let _ = inbox.permits.acquire_many(all).await;
+        }
     }
+}
+
+const FULL: PublishError = PublishError::Full("[queue] max_publishes wait for nsqd already; try again later");
+
+fn closed() -> PublishError {
+    PublishError::Unavailable("the gateway is stopping".into())
 }
 
 /// Starts the publisher; it ends with the other connections.
 pub(super) fn start(nsq: &NsqContext, members: watch::Receiver<Vec<String>>, connections: &Service) -> Publisher {
     let max_publishes = nsq.config.max_publishes;
-    let (inbox, requests) = mpsc::channel(max_publishes);
-    let publisher = Publisher {
-        shared: Arc::new(PublisherShared {
-            inbox,
-            permits: Arc::new(Semaphore::new(max_publishes)),
-            max_publishes,
-            timeout: nsq.config.publish_timeout,
-            max_record: AtomicUsize::new(MAX_MESSAGE),
-            metrics: nsq.metrics.clone(),
-        }),
-    };
-    let task = PublisherTask {
-        nsq: nsq.clone(),
-        nsqds: Nsqds::new(nsq.clone(), members),
-        pending: Pending::new(requests),
-        closing: connections.stopping().clone(),
-        publisher: publisher.clone(),
-    };
-    connections.spawn("nsq publisher", task.run());
+    let copies = nsq.config.copies.clamp(1, MOST);
+    let (inboxes, requests): (Vec<_>, Vec<_>) = (0..copies).map(|_| PublisherInbox::new(max_publishes)).unzip();
+    let timeout = nsq.config.publish_timeout;
+    let shared = PublisherShared { inboxes, max_publishes, timeout, metrics: nsq.metrics.clone() };
+    let publisher = Publisher { shared: Arc::new(shared) };
+    let places = PublisherPlaces::new();
+    for (number, requests) in requests.into_iter().enumerate() {
+        let task = PublisherTask {
+            number,
+            nsq: nsq.clone(),
+            nsqds: Nsqds::new(nsq.clone(), members.clone(), number, places.clone()),
+            places: places.clone(),
+            pending: Pending::new(requests),
+            closing: connections.stopping().clone(),
+            publisher: publisher.clone(),
+        };
+        connections.spawn(format!("nsq publisher {number}"), task.run());
+    }
     publisher
 }
 
@@ -125,8 +186,11 @@ enum ConnectionEnd {
 }
 
 struct PublisherTask {
+    /// Of the copy that it publishes.
+    number: usize,
     nsq: NsqContext,
     nsqds: Nsqds,
+    places: PublisherPlaces,
     pending: Pending,
     closing: CancellationToken,
     /// As long as the task lives its inbox stays open.
@@ -150,7 +214,7 @@ impl PublisherTask {
             };
             let started = Instant::now();
             let index = connected.index;
-            self.publisher.shared.max_record.store(connected.max_record, Ordering::Relaxed);
+            self.publisher.shared.inboxes[self.number].max_record.store(connected.max_record, Ordering::Relaxed);
             let end = self.serve(connected).await;
             self.pending.lost();
             let address = self.nsqds.address(index).to_owned();
@@ -158,9 +222,11 @@ impl PublisherTask {
             reason = match end {
                 ConnectionEnd::Closed => break,
                 ConnectionEnd::Better(connected) => {
-                    let nsqd = self.nsqds.address(connected.index);
-                    tracing::info!(nsqd, from = address, "nsq: an earlier nsqd of the list is back");
-                    better = Some(connected);
+                    if self.places.choose(self.number, connected.index) {
+                        let nsqd = self.nsqds.address(connected.index);
+                        tracing::info!(nsqd, from = address, "nsq: an earlier nsqd of the list is back");
+                        better = Some(connected);
+                    }
                     pause = Duration::ZERO;
                     reason = CHANGING.into();
                     continue;
@@ -203,8 +269,13 @@ impl PublisherTask {
 
     /// A connection to an nsqd that works, while pushes gather and expire for `reason`; `None` once the queue is closed.
     async fn connect(&mut self, mut pause: Duration, mut reason: String) -> Option<ConnectedNsqd> {
-        let Self { nsqds, pending, closing, .. } = self;
+        self.places.release(self.number);
+        let Self { number, nsqds, places, pending, closing, publisher, .. } = self;
         let nsqds = &*nsqds;
+        let inboxes = &publisher.shared.inboxes;
+        let mut changes = places.watch();
+        let away_at = Instant::now() + AWAY_AFTER;
+        let mut is_away = false;
         let mut backoff = backoff();
         loop {
             let connecting = async move {
@@ -213,6 +284,9 @@ impl PublisherTask {
             };
             tokio::pin!(connecting);
             let connected = loop {
+                if let Some(substitute) = places.substitute(*number, inboxes.len()) {
+                    pending.give_up(&reason, |push| inboxes[substitute].take_over(push));
+                }
                 let deadline = pending.deadline();
                 // cancel-safe: what is gathered is kept at once
                 tokio::select! {
@@ -220,6 +294,11 @@ impl PublisherTask {
                     () = closing.cancelled() => return None,
                     connected = &mut connecting => break connected,
                     () = pending.gather() => {}
+                    () = changes.changed() => {}
+                    () = sleep_until(away_at), if !is_away => {
+                        is_away = true;
+                        places.set_away(*number);
+                    }
                     () = until(deadline) => {
                         pending.expire(Instant::now(), Some(&reason));
                     }
@@ -232,6 +311,10 @@ impl PublisherTask {
                     return Some(connected);
                 }
                 Err(why) => reason = why,
+            }
+            if !is_away {
+                is_away = true;
+                places.set_away(*number);
             }
             pause = backoff.next_wait();
         }
@@ -286,6 +369,9 @@ impl PublisherTask {
         }
     }
 }
+
+/// A publisher that has found no nsqd for so long lets the other copies do.
+const AWAY_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a push is not published whose time ends between two connections.
 const CHANGING: &str = "the connection to nsqd is being changed; try again";

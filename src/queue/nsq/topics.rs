@@ -1,5 +1,7 @@
 //! The topics' names, all made of `[queue] topic`.
 
+use std::borrow::Cow;
+
 use crate::{config, queue::Destination};
 
 /// See the module.
@@ -29,10 +31,16 @@ impl Topics {
     }
 
     /// Where records for `destination` are published.
-    pub(super) fn of(&self, destination: Destination) -> &str {
+    pub(super) fn of(&self, destination: &Destination) -> Cow<'_, str> {
         match destination {
-            Destination::Live => &self.live,
-            Destination::Events => &self.events,
+            Destination::Live => (&self.live).into(),
+            Destination::Node(id) => self.of_node(id).into(),
+            Destination::Events => (&self.events).into(),
         }
+    }
+
+    /// Of the records for one node alone.
+    pub(super) fn of_node(&self, id: &str) -> String {
+        format!("{}.node.{id}", self.raw)
     }
 }

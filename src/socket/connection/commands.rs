@@ -8,7 +8,11 @@ use std::{
 
 use bytestring::ByteString;
 
-use super::{Connection, streams::StreamBegin};
+use super::{
+    Connection,
+    steps::{CardAnswer, CardEntry, NextStep},
+    stream_place::AttachOutcome,
+};
 use crate::{
     auth::identity::Identity,
     events::EventKind,
@@ -122,13 +126,7 @@ impl Connection {
         match authorization {
             Authorization::Decided(decision) => self.do_decided(decision),
             Authorization::Pending(decision) => {
-                let client = Rc::clone(&self.client);
-                self.wait_for_join(Box::pin(async move {
-                    tokio::select! {
-                        decision = decision => Some(decision),
-                        () = client.sink.stream.peer_ended() => None,
-                    }
-                }));
+                self.wait_for_step(async move { NextStep::Decided(decision.await) });
             }
         }
     }
@@ -142,16 +140,10 @@ impl Connection {
                     self.worker.shard.set_merges(&self.client, true);
                 }
                 let expires_in = identity.and_then(|identity| self.prove(identity));
-                let begin = match self.check_card_limits(&request.card).and_then(|()| self.enter_card(&request)) {
-                    Ok(begin) => begin,
-                    Err(error) => return self.answer_error(&error),
-                };
-                let JoinRequest { card, app, .. } = request;
-                let client = &self.worker.shard.id(&self.client);
-                self.answer_if(self.client.dialect().joined(&Joined { card: &card, app: &app, client, expires_in }));
-                if let Some(begin) = begin {
-                    self.tell_begin(&Address::Card(card), begin);
+                if let Err(error) = self.check_card_limits(&request.card) {
+                    return self.answer_error(&error);
                 }
+                self.begin_card_entry(CardEntry { request, answer: CardAnswer::Joined { expires_in } });
             }
             Ok(Grant::Refresh(identity)) => {
                 let expires_in = self.prove(identity);
@@ -166,26 +158,46 @@ impl Connection {
                     }
                 }
                 let request = JoinRequest { card, app, ..JoinRequest::default() };
-                if let Err(error) = self.enter_card(&request) {
-                    return self.answer_error(&error);
-                }
-                self.answer_if(self.client.dialect().logged_in());
+                self.begin_card_entry(CardEntry { request, answer: CardAnswer::LoggedIn });
             }
             Err(JoinError::Told(error)) => self.answer_error(&error),
             Err(JoinError::Ends(ending)) => self.end(&ending),
         }
     }
 
-    /// Where it begins in the card's stream, if it is to be told that.
-    fn enter_card(&self, request: &JoinRequest) -> Result<Option<StreamBegin>, ClientError> {
+    /// Enters a card, at once where it need not be looked up first where the client begins in its stream.
+    fn begin_card_entry(&mut self, entry: CardEntry) {
+        match self.look_up_card(&entry.request) {
+            Some(attach) => self.wait_for_step(async move { NextStep::EnterCard(entry, attach.await) }),
+            None => self.enter_card(entry, None),
+        }
+    }
+
+    /// Puts the client into a card, and answers it.
+    pub(super) fn enter_card(&mut self, entry: CardEntry, attached: Option<AttachOutcome>) {
+        let CardEntry { request, answer } = entry;
         let is_new = !self.client.has_joined(&request.card);
-        let begin = self.put_into_card(request)?;
+        let begin = match self.put_into_card(&request, attached) {
+            Ok(begin) => begin,
+            Err(error) => return self.answer_error(&error),
+        };
         self.worker.heartbeat.joined(&self.client);
         self.worker.metrics.joins.inc();
+        let JoinRequest { card, app, .. } = request;
         if is_new {
-            self.tell(EventKind::Joined, Some((&request.card, &request.app)), None);
+            self.tell(EventKind::Joined, Some((&card, &app)), None);
         }
-        Ok(begin)
+        let dialect = self.client.dialect();
+        match answer {
+            CardAnswer::LoggedIn => self.answer_if(dialect.logged_in()),
+            CardAnswer::Joined { expires_in } => {
+                let client = &self.worker.shard.id(&self.client);
+                self.answer_if(dialect.joined(&Joined { card: &card, app: &app, client, expires_in }));
+                if let Some(begin) = begin {
+                    self.tell_begin(&Address::Card(card), begin);
+                }
+            }
+        }
     }
 
     /// The client is who it says, from now on, and loses what that may not have; for how long.

@@ -1,49 +1,65 @@
-//! What a client waits for: the decision about a join, and answers to its own pushes and messages.
+//! What a client waits for: how its last message goes on, and answers to its own pushes and messages.
 
 use std::{
     future::Future,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
-use super::Connection;
-use crate::{push::PushId, socket::join::JoinDecision, wire::dialect::ClientError};
+use super::{
+    Connection,
+    steps::{Answer, NextStep},
+};
+use crate::push::Address;
 
-/// `None`: the peer was gone before the decision came.
-type PendingJoin = Pin<Box<dyn Future<Output = Option<JoinDecision>>>>;
+/// `None`: the peer was gone before it came.
+type PendingStep = Pin<Box<dyn Future<Output = Option<NextStep>>>>;
 
 type PendingAnswer = Pin<Box<dyn Future<Output = Answer>>>;
-
-/// What became of a push or a message of a client.
-pub(super) enum Answer {
-    Pushed(PushId, Option<bytestring::ByteString>),
-    Received(PushId, Option<bytestring::ByteString>),
-    Refused(ClientError),
-}
 
 /// There only while a client waits for something.
 #[derive(Default)]
 pub(super) struct PendingAnswers {
     /// Nothing is read meanwhile.
-    join: Option<PendingJoin>,
+    step: Option<PendingStep>,
+    /// Where it waits to begin: of each address once.
+    late: Vec<Address>,
     answers: FuturesUnordered<PendingAnswer>,
 }
 
 impl Connection {
-    /// A decision about a join, or a new token, is awaited.
-    pub(super) fn waits_for_join(&self) -> bool {
-        self.pending.as_ref().is_some_and(|pending| pending.join.is_some())
+    /// Its last message is not done yet.
+    pub(super) fn waits_for_step(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.step.is_some())
     }
 
-    /// Answers that are awaited.
+    /// Answers to pushes and messages that are awaited.
     pub(super) fn awaited_answers(&self) -> usize {
-        self.pending.as_ref().map_or(0, |pending| pending.answers.len())
+        self.pending.as_ref().map_or(0, |pending| pending.answers.len() - pending.late.len())
     }
 
-    pub(super) fn wait_for_join(&mut self, decision: PendingJoin) {
-        self.pending.get_or_insert_default().join = Some(decision);
+    /// Where it begins in a stream is awaited; nothing is done where it is already.
+    pub(super) fn wait_for_attach(&mut self, address: &Address, attach: impl Future<Output = Answer> + 'static) {
+        let pending = self.pending.get_or_insert_default();
+        if !pending.late.contains(address) {
+            pending.late.push(address.clone());
+            pending.answers.push(Box::pin(attach));
+        }
+    }
+
+    /// Its last message goes on with this. Nothing is read meanwhile; where the peer goes first, nothing is done.
+    pub(super) fn wait_for_step(&mut self, step: impl Future<Output = NextStep> + 'static) {
+        let client = Rc::clone(&self.client);
+        self.pending.get_or_insert_default().step = Some(Box::pin(async move {
+            // both cancel-safe: what is not done is done by nobody
+            tokio::select! {
+                step = step => Some(step),
+                () = client.sink.stream.peer_ended() => None,
+            }
+        }));
     }
 
     /// The connection's task was woken for what it read, so that it polls this too before it sleeps.
@@ -51,17 +67,17 @@ impl Connection {
         self.pending.get_or_insert_default().answers.push(Box::pin(answer));
     }
 
-    /// The decision about a join, once it is there.
-    pub(super) fn poll_decision(&mut self, cx: &mut Context<'_>) -> Poll<Option<JoinDecision>> {
+    /// How its last message goes on, once that is there.
+    pub(super) fn poll_next_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<NextStep>> {
         let Some(pending) = &mut self.pending else { return Poll::Pending };
-        let Some(join) = &mut pending.join else { return Poll::Pending };
-        join.as_mut().poll(cx)
+        let Some(step) = &mut pending.step else { return Poll::Pending };
+        step.as_mut().poll(cx)
     }
 
-    /// The decision is there, or no longer of use.
-    pub(super) fn forget_join(&mut self) {
+    /// It is there, or no longer of use.
+    pub(super) fn forget_step(&mut self) {
         if let Some(pending) = &mut self.pending {
-            pending.join = None;
+            pending.step = None;
         }
         self.forget_pending();
     }
@@ -79,6 +95,11 @@ impl Connection {
                     self.answer_error(&error);
                     None
                 }
+                Answer::Attached(late, attached) => {
+                    pending.late.retain(|address| *address != late.address);
+                    self.attached_late(late, attached);
+                    None
+                }
             };
             self.answer_if(frame);
         }
@@ -86,7 +107,7 @@ impl Connection {
     }
 
     fn forget_pending(&mut self) {
-        if self.pending.as_ref().is_some_and(|pending| pending.join.is_none() && pending.answers.is_empty()) {
+        if self.pending.as_ref().is_some_and(|pending| pending.step.is_none() && pending.answers.is_empty()) {
             self.pending = None;
         }
     }

@@ -2,12 +2,21 @@
 
 use bytestring::ByteString;
 
-use super::{Connection, streams::StreamBegin};
+use super::{
+    Connection,
+    steps::{NextStep, RoomEntry},
+    stream_place::AttachOutcome,
+    streams::StreamBegin,
+};
 use crate::{
+    cluster::OthersPresent,
     events::EventKind,
     push::{Address, PRIVATE_TOPICS},
-    socket::join::{bad_name, refused},
-    wire::dialect::{ClientError, RoomRequest, Subscribed},
+    socket::{
+        join::{bad_name, refused},
+        presence,
+    },
+    wire::dialect::{ClientError, PresentCards, RoomRequest, Subscribed},
 };
 
 impl Connection {
@@ -17,10 +26,39 @@ impl Connection {
             Ok(room) => room,
             Err(error) => return self.answer_error(&error),
         };
-        let is_new = self.worker.shard.subscribe(&self.client, &room);
+        let mut entry = RoomEntry { room, resume, others: None };
         // who subscribes again goes on where it is, unless it asks for another place
-        let begin = if is_new || resume.is_some() { self.begin_room(&room, resume) } else { None };
-        let presence = self.worker.shard.present(&room);
+        let begins = resume.is_some() || !self.client.is_in_room(&entry.room);
+        let attach = self.look_up_room(&entry.room, resume).filter(|_| begins);
+        let peers = self.worker.peers.clone().filter(|_| self.worker.shard.has_presence(&entry.room));
+        if attach.is_none() && peers.is_none() {
+            return self.enter_room(entry, None);
+        }
+        self.wait_for_step(async move {
+            let others = async {
+                match peers {
+                    Some(peers) => Some(peers.present(&entry.room).await),
+                    None => None,
+                }
+            };
+            let attach = async {
+                match attach {
+                    Some(attach) => Some(attach.await),
+                    None => None,
+                }
+            };
+            let (others, attached) = tokio::join!(others, attach);
+            entry.others = others;
+            NextStep::EnterRoom(entry, attached)
+        });
+    }
+
+    /// Puts the client into a room, and answers it.
+    pub(super) fn enter_room(&mut self, entry: RoomEntry, attached: Option<AttachOutcome>) {
+        let RoomEntry { room, resume, others } = entry;
+        let is_new = self.worker.shard.subscribe(&self.client, &room);
+        let begin = if is_new || resume.is_some() { self.begin_room(&room, resume, attached) } else { None };
+        let presence = self.present(&room, others.as_deref());
         let stream = begin.map(StreamBegin::position);
         let subscribed = Subscribed { room: &room, presence: presence.as_ref(), stream };
         self.answer_if(self.client.dialect().subscribed(&subscribed));
@@ -30,6 +68,16 @@ impl Connection {
         }
         if is_new {
             self.tell(EventKind::Subscribed, None, Some(&room));
+        }
+    }
+
+    /// Who is in a room; `None`: that is not told of it.
+    fn present(&self, room: &str, others: Option<&OthersPresent>) -> Option<PresentCards> {
+        let shard = &self.worker.shard;
+        let own = shard.present(room)?;
+        match others {
+            Some(others) => Some(presence::of_cluster(own, shard.present_sample(room)?, others)),
+            None => Some(own),
         }
     }
 

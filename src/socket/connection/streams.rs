@@ -1,13 +1,19 @@
 //! A client's place in the streams of its cards and rooms, and what it acknowledges.
 
 use bytestring::ByteString;
+use futures_util::FutureExt;
+use tokio::time::sleep;
 
-use super::Connection;
+use super::{
+    Connection,
+    steps::Answer,
+    stream_place::{AttachOutcome, StreamPlace, attach},
+};
 use crate::{
-    hub::SentTo,
+    hub::{SentTo, StreamReader},
     push::{Address, Epoch, PushId, Resume, StreamPosition},
     socket::join::bad_name,
-    store::{AttachError, Attached, DeviceKey, Reader, Store},
+    store::{AttachError, Attached, DeviceKey, Store},
     wire::{
         dialect::{ClientError, JoinRequest, StreamState},
         stream_ping::StreamPing,
@@ -49,20 +55,11 @@ impl Connection {
         Err(ClientError::new("unsupported", message))
     }
 
-    /// Puts the client into a card, or changes as what it is in it, and lets it begin in the card's stream. From here on it
-    /// gets what is pushed to the card: nothing may be awaited before it is told that it joined.
-    ///
-    /// # Errors
-    /// The card has too many devices: nothing changed.
-    pub(super) fn put_into_card(&self, request: &JoinRequest) -> Result<Option<StreamBegin>, ClientError> {
+    /// As what a client is to begin in a card's stream; `None`: it goes on where it is.
+    fn new_reader(&self, request: &JoinRequest) -> Option<StreamReader> {
         let JoinRequest { card, app, device, resume, .. } = request;
-        let shard = &self.worker.shard;
-        let Some(store) = &self.worker.store else {
-            shard.join(&self.client, card, app);
-            return Ok(None);
-        };
         let joined_as = self.client.cards().into_iter().find(|(joined, _)| joined == card).map(|(_, app)| app);
-        let known_device = shard.device(&self.client, card);
+        let known_device = self.worker.shard.device(&self.client, card);
         // who joins again goes on where it is, unless it is another reader now, or asks for another place
         let is_same_reader = match (&joined_as, &known_device, device) {
             (None, ..) => false,
@@ -70,60 +67,176 @@ impl Connection {
             (Some(joined_as), None, None) => joined_as == app,
             (Some(_), None, Some(_)) => false,
         };
+        if is_same_reader && resume.is_none() {
+            return None;
+        }
+        Some(match device.clone().or(known_device) {
+            Some(device) => StreamReader::Device(device),
+            None => StreamReader::App(app.clone()),
+        })
+    }
+
+    /// Looks up where the client begins in a card's stream; `None`: it goes on where it is, or the store tells it at once.
+    pub(super) fn look_up_card(&self, request: &JoinRequest) -> Option<impl Future<Output = AttachOutcome> + use<>> {
+        let store = self.worker.store.as_ref().filter(|store| store.is_shared())?;
+        let reader = self.new_reader(request)?;
+        Some(attach(store.clone(), Address::Card(request.card.clone()), Some(reader), request.resume))
+    }
+
+    /// As [`Connection::look_up_card`], for a room.
+    pub(super) fn look_up_room(
+        &self,
+        room: &ByteString,
+        resume: Option<Resume>,
+    ) -> Option<impl Future<Output = AttachOutcome> + use<>> {
+        let store = self.worker.store.as_ref().filter(|store| store.is_shared())?;
+        Some(attach(store.clone(), Address::Room(room.clone()), None, resume))
+    }
+
+    /// Puts the client into a card, or changes as what it is in it, and lets it begin in the card's stream, where it was looked
+    /// up, if it was. From here on it gets what is pushed to the card: nothing may be awaited before it is told that it joined.
+    ///
+    /// # Errors
+    /// The card has too many devices: nothing changed.
+    pub(super) fn put_into_card(
+        &mut self,
+        request: &JoinRequest,
+        looked_up: Option<AttachOutcome>,
+    ) -> Result<Option<StreamBegin>, ClientError> {
+        let JoinRequest { card, app, resume, .. } = request;
+        let shard = &self.worker.shard;
+        let Some(store) = self.worker.store.clone() else {
+            shard.join(&self.client, card, app);
+            return Ok(None);
+        };
+        let reader = self.new_reader(request);
+        let was_member = self.client.has_joined(card);
         // first a member: what is stored from now on reaches it, and what was before is counted by `attach`
-        if joined_as.is_none() {
+        if !was_member {
             shard.join(&self.client, card, app);
         }
         let mut begin = None;
-        if !is_same_reader || resume.is_some() {
-            match self.begin_card(store, request, known_device.as_ref()) {
+        if let Some(reader) = reader {
+            let place = StreamPlace { address: Address::Card(card.clone()), reader: Some(reader), resume: *resume };
+            match self.begin_stream(&store, place, looked_up) {
                 Ok(begun) => begin = begun,
                 Err(error) => {
-                    if joined_as.is_none() {
-                        shard.leave_card(&self.client, card);
+                    if !was_member {
+                        self.worker.shard.leave_card(&self.client, card);
                     }
                     return Err(error);
                 }
             }
         }
-        if joined_as.is_some() {
-            shard.join(&self.client, card, app);
+        if was_member {
+            self.worker.shard.join(&self.client, card, app);
         }
         Ok(begin)
     }
 
-    fn begin_card(
-        &self,
-        store: &Store,
-        request: &JoinRequest,
-        known_device: Option<&ByteString>,
-    ) -> Result<Option<StreamBegin>, ClientError> {
-        let JoinRequest { card, app, device, resume, .. } = request;
-        let address = Address::Card(card.clone());
-        let device = device.as_ref().or(known_device);
-        let key = device.map_or(DeviceKey::App(app), |device| DeviceKey::Declared(device));
-        let attached = match store.attach(&address, Reader::Device(key, *resume)) {
-            Ok(attached) => attached,
-            // it is let in all the same, and begins at the newest push, as a new app does
-            Err(AttachError::TooManyDevices(_)) if device.is_none() => at_head(store.head(&address)),
-            Err(error) => {
-                let message = format!("{error}: join as one of them, or have the back end delete one");
-                return Err(ClientError::new("too_many_devices", message));
-            }
-        };
-        if let Some(device) = device {
-            self.worker.shard.set_device(&self.client, card, device);
-        }
-        Ok(self.follow_stream(&address, attached, device.is_some(), *resume))
+    /// Lets a client that is in a room begin in the room's stream.
+    pub(super) fn begin_room(
+        &mut self,
+        room: &ByteString,
+        resume: Option<Resume>,
+        looked_up: Option<AttachOutcome>,
+    ) -> Option<StreamBegin> {
+        let store = self.worker.store.clone()?;
+        let place = StreamPlace { address: Address::Room(room.clone()), reader: None, resume };
+        // rooms have no devices that could be too many
+        self.begin_stream(&store, place, looked_up).ok().flatten()
     }
 
-    /// Lets a client that is in a room begin in the room's stream.
-    pub(super) fn begin_room(&self, room: &ByteString, resume: Option<Resume>) -> Option<StreamBegin> {
-        let store = self.worker.store.as_ref()?;
-        let address = Address::Room(room.clone());
-        // rooms have no devices that could be too many
-        let attached = store.attach(&address, Reader::Room(resume)).unwrap_or(Attached::NoStream);
-        self.follow_stream(&address, attached, false, resume)
+    /// Lets a client that is a member of an address begin in its stream: where it was looked up, or where the store says.
+    fn begin_stream(
+        &mut self,
+        store: &Store,
+        place: StreamPlace,
+        looked_up: Option<AttachOutcome>,
+    ) -> Result<Option<StreamBegin>, ClientError> {
+        let is_looked_up = looked_up.is_some();
+        let outcome = looked_up.or_else(|| place.attach(store).now_or_never());
+        let attached = match outcome {
+            Some(Ok(attached)) => attached,
+            Some(Err(error @ AttachError::TooManyDevices(_))) => return Err(too_many_devices(&error)),
+            Some(Err(AttachError::Unavailable(_))) | None => {
+                self.attach_later(store.clone(), place);
+                return Ok(None);
+            }
+        };
+        let begin = self.place_in_stream(&place, attached);
+        if is_looked_up {
+            // what came before it was a member here
+            self.worker.shard.look_up(&place.address);
+        }
+        Ok(begin)
+    }
+
+    /// The store does not answer: the client is let in, gets what is live, and begins in the stream once the store is back.
+    fn attach_later(&mut self, store: Store, place: StreamPlace) {
+        self.set_device(&place);
+        self.worker.shard.follow_later(&self.client, &place.address);
+        let pause = self.worker.store_retry;
+        let address = place.address.clone();
+        self.wait_for_attach(&address, async move {
+            loop {
+                sleep(pause).await;
+                match place.attach(&store).await {
+                    Err(AttachError::Unavailable(_)) => {}
+                    outcome => return Answer::Attached(place, outcome),
+                }
+            }
+        });
+    }
+
+    /// The store is back, and said where the client begins.
+    pub(super) fn attached_late(&mut self, place: StreamPlace, outcome: AttachOutcome) {
+        if !self.worker.shard.is_unplaced(&self.client, &place.address) {
+            // it left meanwhile, or the store said so as it came again
+            return;
+        }
+        let reader = self.reader_now(&place.address);
+        if reader != place.reader
+            && let Some(store) = self.worker.store.clone()
+        {
+            // it came again as another one
+            return self.attach_later(store, StreamPlace { reader, resume: None, ..place });
+        }
+        match outcome {
+            Ok(attached) => {
+                let begin = self.place_in_stream(&place, attached);
+                self.worker.shard.look_up(&place.address);
+                if let Some(begin) = begin {
+                    self.tell_begin(&place.address, begin);
+                }
+            }
+            Err(error) => {
+                self.worker.shard.follow(&self.client, &place.address, None);
+                self.answer_error(&too_many_devices(&error));
+            }
+        }
+    }
+
+    /// As what it reads a stream that it is a member of; `None`: a room's.
+    fn reader_now(&self, address: &Address) -> Option<StreamReader> {
+        let Address::Card(card) = address else { return None };
+        if let Some(device) = self.worker.shard.device(&self.client, card) {
+            return Some(StreamReader::Device(device));
+        }
+        let app = self.client.cards().into_iter().find(|(joined, _)| joined == card).map(|(_, app)| app);
+        app.map(StreamReader::App)
+    }
+
+    fn set_device(&self, place: &StreamPlace) {
+        if let (Address::Card(card), Some(StreamReader::Device(device))) = (&place.address, &place.reader) {
+            self.worker.shard.set_device(&self.client, card, device);
+        }
+    }
+
+    fn place_in_stream(&self, place: &StreamPlace, attached: Attached) -> Option<StreamBegin> {
+        self.set_device(place);
+        let has_device = matches!(place.reader, Some(StreamReader::Device(_)));
+        self.follow_stream(&place.address, attached, has_device, place.resume)
     }
 
     fn follow_stream(
@@ -224,9 +337,9 @@ impl Connection {
     }
 }
 
-/// At the newest push of a stream.
-fn at_head(head: Option<StreamPosition>) -> Attached {
-    head.map_or(Attached::NoStream, |head| Attached::At { head, from: head.seq, waiting: 0, reset: false })
+fn too_many_devices(error: &AttachError) -> ClientError {
+    let message = format!("{error}: join as one of them, or have the back end delete one");
+    ClientError::new("too_many_devices", message)
 }
 
 fn bad_ack(message: String) -> ClientError {

@@ -3,7 +3,7 @@
 use bytestring::ByteString;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Connection, pending::Answer};
+use super::{Connection, steps::Answer};
 use crate::{
     events::{Event, EventError, EventKind},
     hub::ClientPush,

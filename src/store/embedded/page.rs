@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     log::Place,
-    push::{Address, Epoch, PageEntry, Push, StreamPage, unix_millis},
+    push::{Address, Epoch, PageEntry, Push, PushId, StreamPage, unix_millis},
     record::{self, Record},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 const TRIES: u32 = 3;
 
 impl EmbeddedStore {
-    /// See [`crate::store::Store::read`].
+    /// See [`crate::store::Store::read_pages`].
     pub(in crate::store) fn read(
         &self,
         address: &Address,
@@ -38,6 +38,7 @@ impl EmbeddedStore {
             address: address.clone(),
             epoch,
             after,
+            after_id: PushId::NIL,
             entries: Vec::with_capacity(places.len()),
             end: head,
             end_id: head_id,
@@ -115,6 +116,6 @@ fn push_in(kind: u8, body: &Bytes) -> Option<(Push, usize)> {
     let len = record.len();
     match record::decode(record) {
         Ok(Record::Push(push)) => Some((push, len)),
-        Ok(Record::Disconnect(_)) | Err(_) => None,
+        Ok(Record::Stored(_) | Record::Disconnect(_) | Record::Rebalance(_)) | Err(_) => None,
     }
 }

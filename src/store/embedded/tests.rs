@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{limits::StoreLimits, open_on};
+use super::{EmbeddedStore, limits::StoreLimits, open_on};
 use crate::{
     config,
     lifecycle::{Deadline, Tasks},
@@ -63,6 +63,15 @@ fn to(address: &Address, content: &str) -> Push {
 
 const PHONE: DeviceKey<'static> = DeviceKey::Declared("phone");
 
+/// The seam's methods that are async there.
+#[allow(unreachable_patterns)]
+fn embedded(store: &Store) -> &EmbeddedStore {
+    match store {
+        Store::Embedded(store) => store,
+        _ => panic!("it is the embedded one"),
+    }
+}
+
 impl Rig {
     async fn open(disk: &TestDisk, limits: StoreLimits) -> Self {
         Self::open_in(disk, limits, [1; 16]).await
@@ -86,14 +95,18 @@ impl Rig {
         timeout(PATIENCE, self.store.append(new)?).await.unwrap()
     }
 
+    fn embedded(&self) -> &EmbeddedStore {
+        embedded(&self.store)
+    }
+
     /// A page of all that is behind `after`.
     fn page(&self, address: &Address, after: u64) -> StreamPage {
         let epoch = self.epoch(address);
-        self.store.read(address, epoch, after, 10_000, usize::MAX).unwrap().unwrap()
+        self.embedded().read(address, epoch, after, 10_000, usize::MAX).unwrap().unwrap()
     }
 
     fn epoch(&self, address: &Address) -> Epoch {
-        self.store.head(address).unwrap().epoch
+        self.embedded().head(address).unwrap().epoch
     }
 
     /// What is behind `after`: seq and content.
@@ -129,7 +142,7 @@ async fn a_stored_push_is_numbered_told_to_dispatch_and_read_after_a_restart() {
     let mut pushes = Vec::new();
     for n in 0..5 {
         let push = to(&alice(), &n.to_string());
-        assert_eq!(rig.append(push.clone()).await, Ok(Appended::New(push.id)));
+        assert_eq!(rig.append(push.clone()).await, Ok(Appended::New { id: push.id, wake: None }));
         pushes.push(push);
     }
     let epoch = rig.epoch(&alice());
@@ -143,12 +156,12 @@ async fn a_stored_push_is_numbered_told_to_dispatch_and_read_after_a_restart() {
     let page = rig.page(&alice(), 2);
     assert_eq!((page.after, page.end, page.end_id, page.head), (2, 5, pushes[4].id, 5));
     assert_eq!(page.entries.iter().map(|entry| entry.push.clone()).collect::<Vec<_>>(), pushes[2..]);
-    let page = rig.store.read(&alice(), epoch, 0, 2, usize::MAX).unwrap().unwrap();
+    let page = rig.embedded().read(&alice(), epoch, 0, 2, usize::MAX).unwrap().unwrap();
     assert_eq!((page.entries.len(), page.end, page.end_id, page.head), (2, 2, pushes[1].id, 5));
-    let page = rig.store.read(&alice(), epoch, 0, 100, 1).unwrap().unwrap();
+    let page = rig.embedded().read(&alice(), epoch, 0, 100, 1).unwrap().unwrap();
     assert_eq!((page.entries.len(), page.end), (1, 1), "one at least");
-    assert_eq!(rig.store.read(&alice(), Epoch::from_u32(1), 0, 2, 100).unwrap(), None);
-    assert_eq!(rig.store.read(&room("alice"), epoch, 0, 2, 100).unwrap(), None);
+    assert_eq!(rig.embedded().read(&alice(), Epoch::from_u32(1), 0, 2, 100).unwrap(), None);
+    assert_eq!(rig.embedded().read(&room("alice"), epoch, 0, 2, 100).unwrap(), None);
     rig.close().await;
     disk.cut_power(&mut fastrand::Rng::with_seed(1));
     let rig = Rig::open(&disk, limits()).await;
@@ -174,9 +187,9 @@ async fn a_push_to_many_cards_is_in_the_stream_of_each_and_to_a_room_in_its_own(
     let told = rig.stored.bundles.next().await.unwrap();
     assert_eq!(told.entries.len(), 100);
     assert_eq!((told.entries[7].seq, told.entries[7].previous, told.entries[8].seq), (2, 1, 1));
-    let changed = rig.store.take_changes(1000);
+    let changed = rig.embedded().take_changes(1000);
     assert_eq!(changed.len(), 101);
-    assert!(rig.store.take_changes(1000).is_empty());
+    assert!(rig.embedded().take_changes(1000).is_empty());
     rig.close().await;
     let rig = Rig::open(&disk, limits()).await;
     for card in cards {
@@ -190,7 +203,7 @@ async fn a_push_to_many_cards_is_in_the_stream_of_each_and_to_a_room_in_its_own(
 async fn a_reader_begins_where_it_was_and_a_new_one_where_the_configuration_says() {
     let disk = TestDisk::default();
     let rig = Rig::open(&disk, limits()).await;
-    let attach = |store: &Store, device| store.attach(&alice(), Reader::Device(device, None)).unwrap();
+    let attach = |store: &Store, device| embedded(store).attach(&alice(), Reader::Device(device, None)).unwrap();
     assert_eq!(attach(&rig.store, PHONE), Attached::NoStream);
     for n in 1..=5 {
         rig.append(to(&alice(), &n.to_string())).await.unwrap();
@@ -198,7 +211,7 @@ async fn a_reader_begins_where_it_was_and_a_new_one_where_the_configuration_says
     assert_eq!(at(attach(&rig.store, DeviceKey::App("web"))), (5, 0, 5, false), "the first one gets all");
     assert_eq!(at(attach(&rig.store, DeviceKey::App("tv"))), (5, 5, 0, false), "another app begins at the head");
     assert_eq!(at(attach(&rig.store, PHONE)), (5, 0, 5, false), "a declared device gets all");
-    let epoch = rig.store.head(&alice()).unwrap().epoch;
+    let epoch = rig.embedded().head(&alice()).unwrap().epoch;
     rig.store.ack("alice", PHONE, epoch, 3);
     rig.store.ack("alice", PHONE, epoch, 2);
     rig.store.ack("alice", PHONE, crate::push::Epoch::from_u32(epoch.to_u32().wrapping_add(1)), 4);
@@ -208,13 +221,13 @@ async fn a_reader_begins_where_it_was_and_a_new_one_where_the_configuration_says
     rig.close().await;
     let rig = Rig::open(&disk, limits()).await;
     assert_eq!(at(attach(&rig.store, PHONE)), (5, 3, 2, false), "cursors outlast a restart");
-    let info = rig.store.describe(&alice()).unwrap();
+    let info = rig.embedded().describe(&alice()).unwrap();
     assert_eq!((info.first, info.entries, info.devices.len(), info.head.seq), (1, 5, 3, 5));
     assert_eq!(rig.store.forget_device("alice", PHONE).await, Ok(true));
     assert_eq!(rig.store.forget_device("alice", PHONE).await, Ok(false));
     rig.close().await;
     let rig = Rig::open(&disk, limits()).await;
-    assert_eq!(rig.store.describe(&alice()).unwrap().devices.len(), 2);
+    assert_eq!(rig.embedded().describe(&alice()).unwrap().devices.len(), 2);
     rig.close().await;
 }
 
@@ -229,9 +242,10 @@ async fn a_resume_that_does_not_hold_is_told_and_one_that_holds_goes_before_the_
         rig.append(push).await.unwrap();
     }
     let epoch = rig.epoch(&room("news"));
-    let resume =
-        |epoch, seq, id| at(rig.store.attach(&room("news"), Reader::Room(Some(Resume { epoch, seq, id }))).unwrap());
-    assert_eq!(at(rig.store.attach(&room("news"), Reader::Room(None)).unwrap()), (5, 5, 0, false));
+    let resume = |epoch, seq, id| {
+        at(rig.embedded().attach(&room("news"), Reader::Room(Some(Resume { epoch, seq, id }))).unwrap())
+    };
+    assert_eq!(at(rig.embedded().attach(&room("news"), Reader::Room(None)).unwrap()), (5, 5, 0, false));
     assert_eq!(resume(epoch, 3, None), (5, 3, 2, false));
     assert_eq!(resume(epoch, 3, Some(ids[2])), (5, 3, 2, false));
     assert_eq!(resume(epoch, 5, Some(ids[4])), (5, 5, 0, false));
@@ -244,7 +258,7 @@ async fn a_resume_that_does_not_hold_is_told_and_one_that_holds_goes_before_the_
     assert_eq!(resume(epoch, 5, Some(ids[1])), (5, 0, 5, true), "another push stands there");
     rig.append(to(&alice(), "1")).await.unwrap();
     rig.append(to(&alice(), "2")).await.unwrap();
-    let of_card = |resume| at(rig.store.attach(&alice(), Reader::Device(PHONE, resume)).unwrap());
+    let of_card = |resume| at(rig.embedded().attach(&alice(), Reader::Device(PHONE, resume)).unwrap());
     assert_eq!(of_card(None), (2, 0, 2, false));
     let epoch = rig.epoch(&alice());
     assert_eq!(of_card(Some(Resume { epoch, seq: 1, id: None })), (2, 1, 1, false));
@@ -257,14 +271,14 @@ async fn devices_are_bounded_in_number_and_one_that_was_away_makes_room() {
     let disk = TestDisk::default();
     let rig = Rig::open(&disk, StoreLimits { max_devices: 2, device_idle: 2, ..limits() }).await;
     rig.append(to(&alice(), "1")).await.unwrap();
-    let attach = |name: &str| rig.store.attach(&alice(), Reader::Device(DeviceKey::Declared(name), None));
+    let attach = |name: &str| rig.embedded().attach(&alice(), Reader::Device(DeviceKey::Declared(name), None));
     attach("a").unwrap();
     attach("b").unwrap();
     let refused = (0..10_000).map(|n| attach(&format!("more-{n}"))).filter(Result::is_err).count();
     assert_eq!(refused, 10_000);
     tokio::time::sleep(Duration::from_millis(3100)).await;
     assert_eq!(at(attach("c").unwrap()), (1, 0, 1, false));
-    assert!(rig.store.describe(&alice()).unwrap().devices.len() <= 2);
+    assert!(rig.embedded().describe(&alice()).unwrap().devices.len() <= 2);
     rig.close().await;
 }
 
@@ -327,12 +341,12 @@ async fn what_is_deleted_stays_deleted_and_a_deleted_stream_begins_in_another_ep
     let epoch = rig.epoch(&room("news"));
     assert_eq!(rig.store.delete_stream(&room("news")).await, Ok(true));
     assert_eq!(rig.store.delete_stream(&room("news")).await, Ok(false));
-    assert_eq!(rig.store.head(&room("news")), None);
+    assert_eq!(rig.embedded().head(&room("news")), None);
     rig.close().await;
     let rig = Rig::open(&disk, limits()).await;
     let expected = [(1, "1".to_owned()), (3, "3".to_owned())];
     assert_eq!(rig.texts(&alice(), 0), expected);
-    assert_eq!(rig.store.head(&room("news")), None);
+    assert_eq!(rig.embedded().head(&room("news")), None);
     rig.append(to(&room("news"), "new")).await.unwrap();
     assert_ne!(rig.epoch(&room("news")), epoch);
     rig.close().await;
@@ -391,7 +405,7 @@ async fn an_idempotency_key_makes_one_push_of_its_retries_even_over_a_restart() 
     for one in both {
         outcomes.push(one.unwrap().await);
     }
-    assert_eq!(outcomes, [Ok(Appended::New(id)), Ok(Appended::Before(id))]);
+    assert_eq!(outcomes, [Ok(Appended::New { id, wake: None }), Ok(Appended::Before(id))]);
     assert_eq!(rig.append_new(new("1", claim(1, 7))).await, Ok(Appended::Before(id)));
     assert_eq!(rig.append_new(new("2", claim(1, 8))).await, Err(StoreError::OtherBody));
     // a live push
@@ -418,7 +432,7 @@ async fn an_idempotency_key_makes_one_push_of_its_retries_even_over_a_restart() 
     rig.append_new(first).await.unwrap();
     tokio::time::sleep(Duration::from_millis(60)).await;
     let again = rig.append_new(new("brief", claim(9, 5))).await;
-    assert!(matches!(again, Ok(Appended::New(_))), "its time is over: {again:?}");
+    assert!(matches!(again, Ok(Appended::New { .. })), "its time is over: {again:?}");
     rig.close().await;
 }
 
@@ -433,10 +447,10 @@ async fn revocations_outlast_a_restart() {
     rig.close().await;
     disk.cut_power(&mut fastrand::Rng::with_seed(2));
     let rig = Rig::open(&disk, limits()).await;
-    assert_eq!(rig.store.revocations(), [("mallory".into(), now), ("trudy".into(), now - 5)]);
+    assert_eq!(rig.embedded().revocations(), [("mallory".into(), now), ("trudy".into(), now - 5)]);
     rig.close().await;
     let rig = Rig::open(&disk, StoreLimits { max_revocations: 1, ..limits() }).await;
-    assert_eq!(rig.store.revocations().len(), 1);
+    assert_eq!(rig.embedded().revocations().len(), 1);
     rig.close().await;
 }
 

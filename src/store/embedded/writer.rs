@@ -369,7 +369,7 @@ impl<D: Disk> StoreWriter<D> {
         }
         bundles.send();
         for (answer, followers, id) in answers {
-            let _ = answer.send(Ok(Appended::New(id)));
+            let _ = answer.send(Ok(Appended::New { id, wake: None }));
             followers.into_iter().for_each(|answer| drop(answer.send(Ok(Appended::Before(id)))));
         }
         if let Some(error) = no_room {

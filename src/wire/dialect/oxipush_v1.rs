@@ -360,7 +360,18 @@ fn write_presence(json: &mut Vec<u8>, present: &PresentCards) {
         }
         json_string(json, card);
     }
-    json.extend_from_slice(b"]}");
+    json.push(b']');
+    if !present.missing.is_empty() {
+        json.extend_from_slice(br#","missing":["#);
+        for (nth, node) in present.missing.iter().enumerate() {
+            if nth > 0 {
+                json.push(b',');
+            }
+            json_string(json, node);
+        }
+        json.push(b']');
+    }
+    json.push(b'}');
 }
 
 /// An event whose data is one name.

@@ -31,7 +31,7 @@ fn card(n: usize) -> Address {
 fn all(rig: &Rig) -> BTreeMap<String, Vec<(u64, PushId)>> {
     let mut found = BTreeMap::new();
     for n in 0..CARDS {
-        if rig.store.head(&card(n)).is_some() {
+        if rig.embedded().head(&card(n)).is_some() {
             let page = rig.page(&card(n), 0);
             let entries = page.entries.iter().map(|entry| (entry.seq, entry.push.id)).collect();
             found.insert(card(n).name().to_owned(), entries);
@@ -64,7 +64,7 @@ async fn cut_again_and_again(seed: u64, kill: bool, sync: config::Sync) {
                     let told = ledger.places.entry((name.clone(), epoch, *seq)).or_insert(*id);
                     assert_eq!(told, id, "another push at {seq} of {name} in round {round}");
                 }
-                for device in rig.store.describe(&Address::Card(name.clone().into())).unwrap().devices {
+                for device in rig.embedded().describe(&Address::Card(name.clone().into())).unwrap().devices {
                     let acked = ledger.cursors.get(name).copied().unwrap_or(0);
                     assert!(device.seq <= acked, "an acknowledgement that was none in round {round}");
                 }
@@ -121,8 +121,8 @@ async fn cut_again_and_again(seed: u64, kill: bool, sync: config::Sync) {
                     match random.u8(0..6) {
                         0 => {
                             let device = DeviceKey::App("");
-                            let _ = store.attach(&one, Reader::Device(device, None));
-                            let Some(head) = store.head(&one) else { continue };
+                            let _ = embedded(&store).attach(&one, Reader::Device(device, None));
+                            let Some(head) = embedded(&store).head(&one) else { continue };
                             let seq = random.u64(0..=head.seq);
                             let mut ledger = ledger.lock().unwrap();
                             let acked = ledger.cursors.entry(one.name().to_owned()).or_default();
@@ -131,7 +131,7 @@ async fn cut_again_and_again(seed: u64, kill: bool, sync: config::Sync) {
                             store.ack(one.name(), device, head.epoch, seq);
                         }
                         1 => {
-                            let seq = random.u64(1..=store.head(&one).map_or(1, |head| head.seq));
+                            let seq = random.u64(1..=embedded(&store).head(&one).map_or(1, |head| head.seq));
                             ledger.lock().unwrap().deleting.insert((one.name().to_owned(), seq));
                             if store.delete_entry(&one, seq).await == Ok(true) {
                                 ledger.lock().unwrap().deleted.insert((one.name().to_owned(), seq));
@@ -214,7 +214,7 @@ async fn with_sync_as_a_time_a_power_cut_renews_the_epochs_and_a_kill_or_an_orde
     assert_ne!(renewed, epoch);
     assert_eq!(rig.texts(&alice(), 0).len(), 2);
     let resume = Resume { epoch, seq: 2, id: Some(id) };
-    let attached = rig.store.attach(&alice(), Reader::Device(PHONE, Some(resume))).unwrap();
+    let attached = rig.embedded().attach(&alice(), Reader::Device(PHONE, Some(resume))).unwrap();
     assert_eq!(at(attached), (2, 2, 0, true), "reset, and it has what it had");
     rig.append(to(&alice(), "3")).await.unwrap();
     rig.close().await;
@@ -275,11 +275,11 @@ async fn a_flipped_bit_costs_its_entry_only_and_is_told_and_no_number_is_given_t
             assert!(rig.drops(DropReason::Lost) >= 1, "nobody was told");
             let entries = &there[name];
             let address = Address::Card(name.clone().into());
-            if let Some(head) = rig.store.head(&address) {
+            if let Some(head) = rig.embedded().head(&address) {
                 let is_newest = entries.last().unwrap().0 == *seq;
                 assert_eq!(head.epoch == epochs[name], is_newest, "a hole in the middle renews the epoch");
                 rig.append(to(&address, "next")).await.unwrap();
-                let next = rig.store.head(&address).unwrap();
+                let next = rig.embedded().head(&address).unwrap();
                 assert!(next.epoch != epochs[name] || next.seq > entries.last().unwrap().0, "a number was given twice");
             }
         }
@@ -397,8 +397,8 @@ async fn what_lives_on_moves_on_and_segments_of_dead_pushes_go() {
     rig.append(to(&card(0), "first")).await.unwrap();
     rig.append(to(&alice(), "1")).await.unwrap();
     rig.append(to(&alice(), "2")).await.unwrap();
-    rig.store.attach(&alice(), Reader::Device(PHONE, None)).unwrap();
-    let epoch = rig.store.head(&alice()).unwrap().epoch;
+    rig.embedded().attach(&alice(), Reader::Device(PHONE, None)).unwrap();
+    let epoch = rig.embedded().head(&alice()).unwrap().epoch;
     rig.store.ack("alice", PHONE, epoch, 2);
     rig.store.delete_entry(&alice(), 1).await.unwrap();
     rig.store.delete_entry(&alice(), 2).await.unwrap();
@@ -421,9 +421,9 @@ async fn what_lives_on_moves_on_and_segments_of_dead_pushes_go() {
     assert_eq!(rig.texts(&room("kept"), 0), [(1, "kept".to_owned())]);
     assert_eq!(rig.texts(&card(0), 0), [(1, "first".to_owned())]);
     assert_eq!(rig.texts(&card(2), 0).len(), 5);
-    let info = rig.store.describe(&alice()).unwrap();
+    let info = rig.embedded().describe(&alice()).unwrap();
     assert_eq!((info.entries, info.head.seq, info.devices[0].seq), (0, 2, 2));
-    assert_eq!(rig.store.revocations(), [("mallory".into(), second)]);
+    assert_eq!(rig.embedded().revocations(), [("mallory".into(), second)]);
     let again = NewPush { push: to(&room("kept"), "kept"), claim: Some(claim(1, 1)) };
     assert_eq!(rig.append_new(again).await, Ok(Appended::Before(id)));
     rig.append(to(&alice(), "3")).await.unwrap();
@@ -441,6 +441,6 @@ async fn what_finds_no_room_on_its_way_to_dispatch_is_counted_and_there() {
         rig.append(to(&alice(), "x")).await.unwrap();
     }
     assert_eq!(rig.drops(DropReason::Wakeups), 1100 - 1024);
-    assert_eq!(rig.store.take_changes(10)[0].1.seq, 1100);
+    assert_eq!(rig.embedded().take_changes(10)[0].1.seq, 1100);
     rig.close().await;
 }
