@@ -352,10 +352,7 @@ impl Gateway {
         };
         client_pushes.stop(deadline).await;
         let _ = deadline.timeout(self.queue.stop_jobs()).await;
-        let (cut, workers) = match held {
-            Some(held) => held.end_jobs(deadline).await,
-            None => (0, None),
-        };
+        let (cut, workers) = OptionFuture::from(held.map(|held| held.end_jobs(deadline))).await.unzip();
         let stop_workers = OptionFuture::from(workers.map(|workers| workers.stop(deadline)));
         tokio::join!(http.stop(deadline), grpc.stop(deadline), stop_workers);
         if let Some(peers) = peers {
@@ -374,7 +371,7 @@ impl Gateway {
         if !tasks.stop(LAST_MOMENT).await {
             tracing::warn!("some tasks did not end in time");
         }
-        tracing::info!(clients = told, cut, took = ?began.elapsed(), "the node has stopped");
+        tracing::info!(clients = told, cut = cut.unwrap_or(0), took = ?began.elapsed(), "the node has stopped");
         // a part may also die while the node drains: that is no clean end
         outcome.and_then(|()| self.deaths.try_recv().map_or(Ok(()), Err))
     }

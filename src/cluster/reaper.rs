@@ -5,11 +5,7 @@
 //! which holds the node's return off, deletes it at every nsqd and strikes the entry. Channels of others (an operator's, an
 //! archive's) are in no roster and stay, and so does a channel that is being read.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Config,
     proto::etcd::{Compare, KeyValue, RequestOp, TxnRequest},
+    push::unix_millis,
     telemetry::Metrics,
 };
 
@@ -84,7 +81,7 @@ impl Reaper {
                 continue;
             }
             let since = serde_json::from_slice::<RosterEntry>(&entry.value).unwrap_or_default().gone;
-            let now = millis();
+            let now = unix_millis();
             match since {
                 None => self.mark(&mut client, id, &keys, &entry, now).await?,
                 Some(since) if now.saturating_sub(since) >= self.grace.as_millis() as u64 => {
@@ -178,8 +175,4 @@ impl Reaper {
 
 fn unchanged(entry: &KeyValue) -> Compare {
     Compare::unchanged(&entry.key, entry.mod_revision)
-}
-
-fn millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

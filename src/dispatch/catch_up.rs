@@ -68,27 +68,32 @@ impl CatchUp {
         loop {
             // both cancel-safe: recv_many takes nothing until it ends
             tokio::select! {
-                taken = self.questions.recv_many(&mut asked, TOGETHER) => if taken == 0 {
-                    return;
-                },
-                _ = again.tick(), if !self.unanswered.is_empty() => self.ask_again(&mut asked),
-            }
-            let unanswered = self.unanswered.len();
-            self.answer_all(asked.drain(..)).await;
-            if !self.unanswered.is_empty() && self.unanswered.len() <= unanswered {
-                // the store answers: so do those that wait
-                again.reset_immediately();
+                taken = self.questions.recv_many(&mut asked, TOGETHER) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    self.answer_all(asked.drain(..)).await;
+                }
+                _ = again.tick(), if !self.unanswered.is_empty() => {
+                    if self.ask_again().await {
+                        again.reset_immediately();
+                    }
+                }
             }
         }
     }
 
-    /// Takes questions that were not answered as if they had come now.
-    fn ask_again(&mut self, asked: &mut Vec<StreamQuestion>) {
+    /// Some questions that were not answered; whether all of these are now, so that the others need not wait.
+    async fn ask_again(&mut self) -> bool {
         let some: Vec<_> = self.unanswered.keys().take(TOGETHER).cloned().collect();
-        for (shard, address) in some {
-            let known = self.unanswered.remove(&(shard, address.clone())).flatten();
-            asked.push(StreamQuestion::Head { shard, address, known });
-        }
+        let again = some.into_iter().filter_map(|place| {
+            let known = self.unanswered.remove(&place)?;
+            Some(HeadQuestion { shard: place.0, address: place.1, known })
+        });
+        let again = again.collect();
+        let others = self.unanswered.len();
+        self.answer_heads(again).await;
+        self.unanswered.len() == others
     }
 
     async fn answer_all(&mut self, asked: impl Iterator<Item = StreamQuestion>) {

@@ -1,14 +1,11 @@
 //! A backlog is offered no faster than clients read: what a start finds must not end the client that came back for it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use super::in_flight::InFlight;
-use crate::{config, hub::Hub};
+use crate::{config, hub::Hub, push::unix_millis};
 
 /// A client that does not read holds the others up for so long.
 const EACH: Duration = Duration::from_millis(500);
@@ -38,7 +35,7 @@ impl Pace {
     }
 
     pub(super) fn begin(&mut self) {
-        self.since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+        self.since = unix_millis();
         self.hub.count_waiting(true);
     }
 

@@ -40,10 +40,10 @@ impl HeldClients {
 
     /// Ends what has no more jobs to do, and waits for the connections' end; how many had to be cut, and the workers, still to be
     /// stopped.
-    pub(super) async fn end_jobs(self, deadline: Deadline) -> (usize, Option<ClientServer>) {
+    pub(super) async fn end_jobs(self, deadline: Deadline) -> (usize, ClientServer) {
         self.dispatch.drain(deadline).await;
         let cut = self.clients.gone(deadline).await;
-        (cut, Some(self.clients))
+        (cut, self.clients)
     }
 }
 

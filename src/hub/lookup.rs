@@ -1,10 +1,6 @@
 //! What back ends ask of a shard: which clients an address has.
 
-use std::{
-    borrow::Cow,
-    net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{borrow::Cow, net::IpAddr};
 
 use bytestring::ByteString;
 use tokio::sync::oneshot;
@@ -58,9 +54,4 @@ impl Hub {
         found.truncate(limit);
         found
     }
-}
-
-/// Milliseconds since 1970.
-pub(super) fn millis(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
 }

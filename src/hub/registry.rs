@@ -4,7 +4,7 @@ use std::{
     cell::{Ref, RefCell, RefMut},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
@@ -15,14 +15,13 @@ use super::{
     catch_up::StreamQuestions,
     fanout::Recipients,
     group::{ByKind, Groups},
-    lookup,
     membership::{JoinTime, JoinedCard, Membership},
     presence::Presence,
     slab::Slab,
     streams::GroupStreams,
 };
 use crate::{
-    push::{Address, AddressKind, NameSample},
+    push::{Address, AddressKind, NameSample, unix_millis},
     wire::{
         close::Close,
         dialect::{Dialect, PresentCards},
@@ -273,7 +272,7 @@ impl<S> Registry<S> {
             id,
             cards: client.cards(),
             dialect: client.dialect().label().into(),
-            since: lookup::millis(SystemTime::now()).saturating_sub(age.as_millis() as u64),
+            since: unix_millis().saturating_sub(age.as_millis() as u64),
             outbox: client.waiting(),
             address: client.sink.address(),
         }

@@ -62,7 +62,11 @@ impl Follower {
 
     /// What it was sent: all up to this.
     pub(super) fn sent(self) -> u64 {
-        if self == Self::UNPLACED { 0 } else { self.position }
+        if self.is_unplaced() { 0 } else { self.position }
+    }
+
+    pub(super) fn is_unplaced(self) -> bool {
+        self == Self::UNPLACED
     }
 }
 
@@ -389,7 +393,10 @@ impl GroupStream {
     pub(super) fn renew(&mut self, epoch: Epoch, newest: u64) {
         let asked = mem::take(&mut self.asked);
         let is_due = self.is_due;
-        *self = Self::at(StreamPosition { epoch, seq: 0, id: PushId::NIL });
+        // who has no place yet has none in these either
+        let unplaced = self.followers.iter().filter(|(_, follower)| follower.is_unplaced()).map(|(client, _)| *client);
+        let unplaced = unplaced.collect();
+        *self = Self::of(StreamPosition { epoch, seq: 0, id: PushId::NIL }, Some(unplaced));
         (self.newest, self.asked, self.is_due) = (newest, asked, is_due);
     }
 

@@ -6,18 +6,17 @@ use std::{
     io,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    time::SystemTime,
 };
 
 use super::{
     Client, ClientKey, Core, Flush, Item, Limits, Offer, Sink, Work,
     client::ClientState,
-    lookup::millis,
     outbox::{Flushed, GATHER, Written},
     tally::{Tally, add},
 };
 use crate::{
     bundles::Bundles,
+    push::unix_millis,
     wire::{
         close::{Close, Ending},
         frame::Frame,
@@ -84,7 +83,7 @@ impl<S: Sink> ShardWriter<S> {
             looks: Cell::new(0),
             blocked: Cell::new(0),
             drained: RefCell::default(),
-            now: Cell::new(millis(SystemTime::now())),
+            now: Cell::new(unix_millis()),
         }
     }
 
@@ -119,7 +118,7 @@ impl<S: Sink> ShardWriter<S> {
     }
 
     pub(super) fn look_at_clock(&self) {
-        self.set_now(millis(SystemTime::now()));
+        self.set_now(unix_millis());
     }
 
     pub(super) fn set_now(&self, millis: u64) {

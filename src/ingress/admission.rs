@@ -1,11 +1,7 @@
 //! What every push passes, whichever way it comes in: its limits checked, an id given, its
 //! record published or the push stored, its outcome counted.
 
-use std::{
-    ops::Deref,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
@@ -24,7 +20,7 @@ use crate::{
     auth::Caller,
     config::{Config, PushLimits},
     lifecycle::{Phase, Phases, Tasks},
-    push::{Push, PushId},
+    push::{Push, PushId, unix_millis},
     queue::{Destination, PublishError, Publisher, record},
     store::{Appended, Claim, Claimed, NewPush, Store, StoreError},
     telemetry::{
@@ -307,8 +303,7 @@ impl Submitter {
         }
         self.admission.count_options(&options);
         let claim = (!options.idempotency_key.is_empty()).then(|| {
-            let deadline = SystemTime::now() + self.admission.0.idempotency_ttl;
-            let deadline = deadline.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+            let deadline = unix_millis().saturating_add(self.admission.0.idempotency_ttl.as_millis() as u64);
             claims::claim(self.caller.name(), &push, &options, deadline)
         });
         let way = match claim {

@@ -2,10 +2,7 @@
 
 mod ended;
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use tokio::time::Instant;
@@ -21,7 +18,7 @@ use crate::{
     config::Config,
     hub::{ClientId, Hub},
     lifecycle::{Phase, Phases},
-    push::{ClientSelector, Disconnect, NameRule, PushId, Target},
+    push::{ClientSelector, Disconnect, NameRule, PushId, Target, unix_millis},
     queue::{Destination, Publisher, record},
     store::Store,
     telemetry::{
@@ -84,7 +81,7 @@ impl DisconnectDraft {
             }
             _ => ClientSelector::Subject(name),
         };
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64);
+        let at = unix_millis();
         let id = PushId::generate();
         Ok(Disconnect { id, selector, code: close.code(), reason, revoke: self.revoke, at })
     }

@@ -199,9 +199,10 @@ impl Nodes {
         let nodes = if registered.is_empty() { &alone[..] } else { &registered[..] };
         let known = nodes.iter().map(|node| {
             let holds_clients = node.has_role(SOCKET);
-            let connections = match node.id == core.own.id {
-                true => Some(core.hub.census().connections as u64),
-                false => loads.get(&node.id).copied(),
+            let connections = if node.id == core.own.id {
+                Some(core.hub.census().connections as u64)
+            } else {
+                loads.get(&node.id).copied()
             };
             KnownNode {
                 url: holds_clients.then(|| self.url(node)),

@@ -119,19 +119,15 @@ fn no_such_node(id: &str) -> Refusal {
 
 fn load_unknown(nodes: &[&str], can_ask: bool) -> Refusal {
     let nodes = nodes.join(", ");
-    match can_ask {
-        true => {
-            let message = format!("{nodes} did not say how many clients are there: try again later");
-            Refusal::new(RefusalKind::Unavailable, message)
-        }
-        false => {
-            let message = format!(
-                "how many clients {nodes} has is not known here, so that nobody's share is: set [peers] listen on all nodes, or \
-                 give `node` and `keep`"
-            );
-            Refusal::new(RefusalKind::Conflict, message)
-        }
+    if can_ask {
+        let message = format!("{nodes} did not say how many clients are there: try again later");
+        return Refusal::new(RefusalKind::Unavailable, message);
     }
+    let message = format!(
+        "how many clients {nodes} has is not known here, so that nobody's share is: set [peers] listen on all nodes, or give \
+         `node` and `keep`"
+    );
+    Refusal::new(RefusalKind::Conflict, message)
 }
 
 #[cfg(test)]

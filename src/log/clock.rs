@@ -1,11 +1,9 @@
 //! The log's time: no change of the wall clock moves it while the machine runs.
 
-use std::{
-    fs,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, time::Instant};
 
 use super::control::TimeAnchor;
+use crate::push::unix_millis;
 
 /// See the module.
 pub(super) struct LogClock {
@@ -21,7 +19,7 @@ impl LogClock {
         let same_run = |last: &TimeAnchor| last.uptime > 0 && last.boot == boot && last.uptime <= uptime;
         let time = match last.filter(same_run) {
             Some(last) => last.time + (uptime - last.uptime),
-            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
+            None => unix_millis(),
         };
         Self { since: Instant::now(), anchor: TimeAnchor { time, uptime, boot } }
     }

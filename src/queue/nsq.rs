@@ -126,10 +126,7 @@ pub async fn open(
     let live = TopicContext::new(&nsq, "live", &nsq.topics.live, node.as_str(), own, config.max_in_flight)?;
     // a raw push is published before it is finished, so that more in flight than may be published would only be refused
     let max_raw = config.max_in_flight.min(config.max_publishes.div_ceil(2));
-    let raw = match config.roles.has_ingress() {
-        true => Some(RawContexts::new(&nsq, max_raw)?),
-        false => None,
-    };
+    let raw = config.roles.has_ingress().then(|| RawContexts::new(&nsq, max_raw)).transpose()?;
     // the publisher and the consumers, which outlive the hand-outs
     let connections = tasks.service();
     let publisher = publisher::start(&nsq, members, &connections);

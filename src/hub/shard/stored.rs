@@ -458,7 +458,8 @@ impl<S: Sink> Shard<S> {
     }
 
     fn forget_followers(&self, stream: &GroupStream) {
-        for client in stream.followers().filter_map(|(key, _)| self.registry.get(key)) {
+        let placed = stream.followers().filter(|(_, follower)| !follower.is_unplaced());
+        for client in placed.filter_map(|(key, _)| self.registry.get(key)) {
             client.set_behind(false);
         }
     }

@@ -137,10 +137,8 @@ impl<S> Intercepted<S> {
         context.caller = caller;
         context.deadline = deadline;
         let keyed = !matches!(self.gate, Gate::Open);
-        let open = match keyed {
-            true => context.peer.begin(),
-            false => context.peer.begin_keyless().ok_or_else(too_many_keyless)?,
-        };
+        let open =
+            if keyed { context.peer.begin() } else { context.peer.begin_keyless().ok_or_else(too_many_keyless)? };
         let share = keyed.then(|| context.peer.share());
         Ok(AdmittedCall { open, share, deadline })
     }

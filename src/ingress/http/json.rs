@@ -140,6 +140,12 @@ impl<'de> Expected<'de> for BatchSeed<'_> {
     }
 }
 
+/// A number as JSON's schemas mean a whole one: 20.0 is, too.
+pub(super) fn whole(number: f64) -> Option<u64> {
+    let is_whole = number.fract() == 0.0 && (0.0..=u64::MAX as f64).contains(&number);
+    is_whole.then_some(number as u64)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::answer;
+use super::{answer, json::whole};
 use crate::ingress::{
     rebalances::{NodeMove, RebalanceDraft},
     refusal::{Refusal, RefusalKind},
@@ -26,10 +26,7 @@ pub(super) fn read(body: &Bytes) -> Result<RebalanceDraft, Refusal> {
             ("node", Value::String(node)) => draft.node = Some(node.into()),
             ("node", _) => return Err(Refusal::field("node", "must be a string: the id of a node")),
             ("keep", value) => {
-                // 20.0 is a whole number, too
-                let whole =
-                    || value.as_f64().filter(|keep| keep.fract() == 0.0 && (0.0..=u64::MAX as f64).contains(keep));
-                let keep = value.as_u64().or_else(|| whole().map(|keep| keep as u64));
+                let keep = value.as_u64().or_else(|| whole(value.as_f64()?));
                 let bad = || Refusal::field("keep", "must be a whole number, 0 or more");
                 draft.keep = Some(keep.ok_or_else(bad)?);
             }

@@ -10,6 +10,7 @@ use super::{
     content::ContentSeed,
     expected::{Expected, ValueSeed},
     target::{BooleanSeed, CardsSeed, ExcludeSeed, TextSeed},
+    whole,
 };
 use crate::{
     config::{PushLimits, UnknownFields},
@@ -201,8 +202,7 @@ impl Expected<'_> for TtlSeed<'_> {
 
     fn number(self, number: f64) -> Self::Output {
         // what is larger is refused by its bound, which is far below
-        let is_whole = number.fract() == 0.0 && (0.0..=u64::MAX as f64).contains(&number);
-        if is_whole { Ok(Some(number as u64)) } else { Err(bad_ttl(number, self.limits)) }
+        whole(number).map(Some).ok_or_else(|| bad_ttl(number, self.limits))
     }
 }
 

@@ -46,7 +46,7 @@ else
   if text then
     local seq = math.min(cursor(text), head)
     -- where Redis is full it is read all the same
-    redis.pcall('HSET', devices, device, string.format('%.0f:%.0f', seq, math.floor(now / 1000)))
+    redis.pcall('HSET', devices, device, cursor_text(seq))
     -- a place in this epoch that is not there was cut back, and so may be what the cursor says
     from = has or (reset == 1 and ARGV[2] == epoch and begin) or seq
   else

@@ -54,8 +54,12 @@ local function cursor(text)
   return tonumber(seq), tonumber(seen)
 end
 
+local function cursor_text(seq)
+  return string.format('%.0f:%.0f', seq, math.floor(now / 1000))
+end
+
 local function set_cursor(devices, device, seq)
-  redis.call('HSET', devices, device, string.format('%.0f:%.0f', seq, math.floor(now / 1000)))
+  redis.call('HSET', devices, device, cursor_text(seq))
 end
 
 -- Forgets the devices that were away for too long, and sees to it that one more has room; false: it has none.
