@@ -10,6 +10,7 @@
 //! | `/gopusher/<gopusher_key>/<addr>` | gopusher's form, by option | under the node's lease, while it serves |
 
 mod addresses;
+mod directory;
 mod etcd;
 mod members;
 mod node;
@@ -29,6 +30,7 @@ use crate::{
     telemetry::Metrics,
 };
 
+pub use directory::{Announcement, Directory, HasClients, Holders};
 use etcd::Etcd;
 use members::NodeSenders;
 pub use node::Node;
@@ -60,6 +62,8 @@ pub struct Cluster {
     pub readers: watch::Receiver<Vec<String>>,
     /// The same nodes with what they say of themselves, sorted by id. Without etcd: none.
     pub nodes: watch::Receiver<Arc<[Node]>>,
+    /// Ids of nodes that are gone, and whose channels are still there, sorted.
+    pub gone: watch::Receiver<Vec<String>>,
     state: ClusterState,
 }
 
@@ -79,6 +83,7 @@ enum ClusterState {
         _members: watch::Sender<Vec<String>>,
         _readers: watch::Sender<Vec<String>>,
         _nodes: watch::Sender<Arc<[Node]>>,
+        _gone: watch::Sender<Vec<String>>,
     },
     Registered {
         status: watch::Sender<NodeStatus>,
@@ -117,8 +122,9 @@ impl Cluster {
             let readers = if roles.has_socket() { vec![id.to_owned()] } else { Vec::new() };
             let (_readers, readers) = watch::channel(readers);
             let (_nodes, nodes) = watch::channel(Arc::default());
-            let state = ClusterState::Alone { _details, _members, _readers, _nodes };
-            return Ok(Self { details, members, readers, nodes, state });
+            let (_gone, gone) = watch::channel(Vec::new());
+            let state = ClusterState::Alone { _details, _members, _readers, _nodes, _gone };
+            return Ok(Self { details, members, readers, nodes, gone, state });
         }
         let addresses = addresses::advertised(&config.cluster, listeners, roles).await.map_err(ClusterError)?;
         let etcd = Etcd::new(&config.cluster, metrics);
@@ -127,6 +133,7 @@ impl Cluster {
         let (member_sender, members) = watch::channel(Vec::new());
         let (reader_sender, readers) = watch::channel(Vec::new());
         let (node_sender, nodes) = watch::channel(Arc::default());
+        let (gone_sender, gone) = watch::channel(Vec::new());
         let (status, statuses) = watch::channel(NodeStatus::FIRST);
         let (other_sender, other) = watch::channel(false);
         let mut registration =
@@ -155,7 +162,7 @@ impl Cluster {
         };
         tasks.spawn("cluster members", members::run(etcd.clone(), senders, tasks.cancelled()));
         if let Some(forget_node) = forget_node {
-            let reaper = reaper::Reaper::new(etcd, forget_node, config, metrics);
+            let reaper = reaper::Reaper::new(etcd, forget_node, gone_sender, config, metrics);
             tasks.spawn("cluster reaper", reaper.run(members.clone(), tasks.cancelled()));
         }
         let state = ClusterState::Registered {
@@ -165,7 +172,7 @@ impl Cluster {
             registration: service,
             revoke_timeout: config.cluster.timeout * 2 + Duration::from_secs(1),
         };
-        Ok(Self { details, members, readers, nodes, state })
+        Ok(Self { details, members, readers, nodes, gone, state })
     }
 
     /// From here on the registered phase follows `phases`, and the state of the queue: while that does not work, and another

@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+mod directory;
 mod events;
 mod gopusher;
 mod gpusher;
@@ -24,6 +25,7 @@ mod subnet;
 mod tables;
 
 pub use self::redis::RedisUrl;
+pub use directory::{DirectoryBackend, DirectoryConfig};
 pub use events::{EventKind, EventKinds};
 pub use gpusher::TagApp;
 pub use host::{HostPort, HostPortError};
@@ -53,6 +55,7 @@ pub struct Config {
     pub push: PushLimits,
     pub queue: QueueConfig,
     pub redis: RedisConfig,
+    pub directory: DirectoryConfig,
     pub store: StoreConfig,
     pub events: EventsConfig,
     pub drain: DrainConfig,
@@ -171,14 +174,14 @@ section! {
     }
 }
 section! {
-    /// `[queue]`, with `[data]`, the tags of `[gpusher]` and the roles of `[node]`.
+    /// `[queue]`, with `[data]`, the tags of `[gpusher]`, the roles of `[node]`, and whether there is a `[directory]`.
     QueueConfig {
         backend: Backend, topic: String, channel: String, raw_key: Option<String>, nsqd: Vec<String>, nsqd_http: Vec<String>, lookupd: Vec<String>,
         lookup_interval: Duration, lookup_timeout: Duration, processors: usize, max_in_flight: usize, max_publishes: usize,
         publish_timeout: Duration, copies: usize, return_after: Duration, batch_bytes: usize, flush_interval: Duration, rebuild_after: Duration, max_attempts: u32,
         requeue_delay: Duration, job_timeout: Duration, sync: Sync, max_bytes: u64, max_age: Duration, memory_bytes: usize,
         replay_hold: Duration, copy_window: usize, dir: PathBuf, segment_bytes: u32, tag_topics: Vec<String>,
-        roles: NodeRoles,
+        roles: NodeRoles, node_topics: bool,
     }
 }
 section! {

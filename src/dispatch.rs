@@ -2,6 +2,8 @@
 
 mod catch_up;
 mod dropped;
+mod forwarder;
+mod gone_nodes;
 mod in_flight;
 mod intake;
 mod lane;
@@ -23,11 +25,14 @@ use crate::{
     lifecycle::{Deadline, Service, Tasks},
     push::Rebalance,
     queue::Jobs,
+    routing::RoutedPublisher,
     store::{Store, StoredPushes},
     telemetry::Metrics,
 };
 
 use catch_up::{CatchUp, StreamSweep};
+use forwarder::Forwarder;
+pub(crate) use gone_nodes::drain_gone_nodes;
 use in_flight::InFlight;
 use intake::Intake;
 use lane::{Lane, LaneMerging};
@@ -73,7 +78,8 @@ pub struct Dispatch {
 
 impl Dispatch {
     /// Starts `[queue] processors` processors on `jobs`, and on what the store takes. Where there was a `backlog` when the first
-    /// job comes, it is offered at a pace that outboxes can follow. What is ordered is told to `orders`.
+    /// job comes, it is offered at a pace that outboxes can follow. What came to this node for clients that are at another by now goes
+    /// to `sent_on`. What is ordered is told to `orders`.
     #[expect(clippy::too_many_arguments, reason = "each is another part of the gateway")]
     pub fn start(
         config: &config::Config,
@@ -81,15 +87,23 @@ impl Dispatch {
         stored: Option<(Store, StoredPushes)>,
         hub: Hub,
         backlog: watch::Receiver<bool>,
+        sent_on: Option<RoutedPublisher>,
         orders: impl Into<NodeOrders>,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let config::Config { queue: config, rooms, store: store_config, .. } = config;
+        let config::Config { node, queue: config, rooms, store: store_config, directory, .. } = config;
         let service = tasks.service();
         let stopping = service.stopping().clone();
         let (completions, told) = mpsc::unbounded_channel();
-        let in_flight = InFlight::new(config, told, metrics);
+        let (absences, absent) = mpsc::unbounded_channel();
+        let in_flight = InFlight::new(config, told, sent_on.is_some().then_some(absences), metrics);
+        if let Some(publisher) = sent_on {
+            let own = node.id.as_str().into();
+            let forwarder =
+                Forwarder::new(own, hub.clone(), publisher, completions.clone(), Arc::clone(&in_flight), metrics);
+            service.spawn_until_done("forwarder", until_stopped(stopping.clone(), forwarder.run(absent)));
+        }
         let settling = Arc::clone(&in_flight);
         hub.after_turns(Box::new(move || settling.settle()));
         let processors = config.processors.max(1);
@@ -118,7 +132,8 @@ impl Dispatch {
             reading.spawn_until_done("stream sweep", sweep.run(stopping.clone()));
             stored
         });
-        let intake = Intake::new(config, lanes, completions, Arc::clone(&in_flight), orders.into(), metrics);
+        let intake =
+            Intake::new(config, directory.max_hops, lanes, completions, Arc::clone(&in_flight), orders.into(), metrics);
         let pace = Pace::new(config, hub, Arc::clone(&in_flight));
         // jobs that were taken and not yet dispatched are requeued by their drop
         service.spawn_until_done(
@@ -221,7 +236,7 @@ mod tests {
             let told = Arc::clone(&revoked);
             let revoke: Revoke = Box::new(move |subject, at| told.lock().unwrap().push((subject, at)));
             let dispatch =
-                Dispatch::start(&config, Jobs::detached(bundles), None, hub, backlog, revoke, &tasks, &metrics);
+                Dispatch::start(&config, Jobs::detached(bundles), None, hub, backlog, None, revoke, &tasks, &metrics);
             Self { jobs, dispatch, shard, client, inbox, revoked, metrics, _backlog }
         }
 

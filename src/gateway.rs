@@ -28,9 +28,9 @@ use crate::{
         Keys,
         identity::{IdentityConfigError, Verifier},
     },
-    cluster::{Cluster, ClusterError, ForgetNode, Listeners, Peers, PeersConfigError},
+    cluster::{Cluster, ClusterError, Directory, ForgetNode, Listeners, Peers, PeersConfigError},
     config::{self, Backend, Config},
-    dispatch::{Dispatch, Revoke},
+    dispatch::{Dispatch, Revoke, drain_gone_nodes},
     events::{Events, EventsConfigError, EventsControl},
     hub::{ClientPush, Hub},
     ingress::{
@@ -39,8 +39,13 @@ use crate::{
         streams::Streams,
     },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
-    queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopics},
+    push::Address,
+    queue::{
+        self, Jobs, OpenError, Queue, QueueState,
+        nsq::{NodeTopics, RawTopics},
+    },
     redis_client::{RedisClient, RedisOpenError},
+    routing::RoutedPublisher,
     socket::{ClientListener, Upstream},
     store::{self, OpenStore, Store, StoreControl, StoreOpenError, StoredPushes},
     telemetry::Metrics,
@@ -96,6 +101,10 @@ pub struct Gateway {
     raw: Option<RawTopics>,
     queue: queue::Control,
     stored: Option<(Store, StoredPushes)>,
+    /// Where pushes go whose clients are at another node by now; `None`: there is no directory.
+    sent_on: Option<RoutedPublisher>,
+    /// nsq with a directory: what waits for nodes that are gone.
+    node_topics: Option<NodeTopics>,
     store_control: Option<StoreControl>,
     events_control: EventsControl,
     keys: Keys,
@@ -172,7 +181,7 @@ impl Gateway {
         let redis: Option<RedisClient> = start_redis(&config, &tasks, &metrics).await?;
         let cluster = Cluster::join(&config, listeners, forget_node(&config.queue), &tasks, &metrics).await?;
         let peers = Peers::new(&config, cluster.nodes.clone(), &metrics)?;
-        let (queue, raw) = open_queue(&config, &cluster, &tasks, &metrics).await?;
+        let OpenQueue { queue, raw, node_topics } = open_queue(&config, &cluster, &tasks, &metrics).await?;
         let (state, queue_notes) = (queue.control.state.clone(), queue.control.notes.clone());
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let (events, events_control) = Events::start(&config, &queue.publisher, &tasks, &metrics).await?;
@@ -189,11 +198,13 @@ impl Gateway {
         let peer_listener = peers::listener(peer_listener, &config, &hub, &phases, &metrics)?;
         let (pushes, client_pushes) = mpsc::channel(config.queue.max_publishes);
         let upstream = Upstream { pushes, events: events.clone() };
+        let directory = start_directory(&config, redis.as_ref(), &cluster, &hub, &tasks, &metrics);
+        let publisher = RoutedPublisher::start(&config, queue.publisher.clone(), directory.clone(), &tasks, &metrics);
         let disconnects = Disconnects::new(&config, queue.publisher.clone(), store.clone(), phases.clone(), &metrics)
             .asking(&config, peers.clone(), &hub);
         let nodes = Nodes::new(&config, listeners, cluster.nodes.clone(), phases.clone(), hub.clone(), peers.clone());
-        let rebalances = Rebalances::new(nodes.clone(), queue.publisher.clone(), phases.clone(), &metrics);
-        let admission = Admission::new(&config, queue.publisher, store.clone(), phases.clone(), &tasks, &metrics);
+        let rebalances = Rebalances::new(nodes.clone(), queue.publisher, phases.clone(), &metrics);
+        let admission = Admission::new(&config, publisher.clone(), store.clone(), phases.clone(), &tasks, &metrics);
         let keys = Keys::new(&config, &metrics);
         let api = Api {
             roles: config.node.roles,
@@ -217,11 +228,13 @@ impl Gateway {
                 .sending_to(upstream)
                 .keeping(store)
                 .asking(peers.clone())
+                .announcing(directory.clone())
                 .accepting_at_most(descriptors.socket)
                 .beside("go_push", go_push_listener)
                 .beside("gpush", gpush_listener)
         });
-        let details = vec![cluster.details.clone(), queue_notes];
+        let directory_notes = directory.as_ref().map(Directory::notes);
+        let details = [cluster.details.clone(), queue_notes].into_iter().chain(directory_notes).collect();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, listeners.socket, &metrics)
             .and_at(http_also);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics).and_at(grpc_also);
@@ -254,6 +267,8 @@ impl Gateway {
             raw,
             queue: queue.control,
             stored,
+            sent_on: directory.is_some().then_some(publisher),
+            node_topics,
             store_control,
             events_control,
             keys,
@@ -305,10 +320,26 @@ impl Gateway {
         if let Some(changes) = self.presence {
             presence::start(changes, self.hub.clone(), self.told.clone(), tasks);
         }
+        if let Some(publisher) = self.sent_on.clone().filter(|_| self.clients.is_some())
+            && let Some(topics) = self.node_topics.take()
+        {
+            let (gone, readers) = (self.cluster.gone.clone(), self.cluster.readers.clone());
+            drain_gone_nodes(config, topics, gone, readers, publisher, tasks, metrics);
+        }
         let held = self.clients.map(|clients| {
             let orders = held_clients::orders(self.revoke, &clients, &config.node.id, self.reload.config.subscribe());
             HeldClients {
-                dispatch: Dispatch::start(config, self.jobs, self.stored, self.hub, backlog, orders, tasks, metrics),
+                dispatch: Dispatch::start(
+                    config,
+                    self.jobs,
+                    self.stored,
+                    self.hub,
+                    backlog,
+                    self.sent_on,
+                    orders,
+                    tasks,
+                    metrics,
+                ),
                 clients: clients.serve(tasks),
             }
         });
@@ -408,18 +439,48 @@ fn plan_descriptors(config: &Config) -> DescriptorPlan {
     plan
 }
 
-/// The configured queue, and with nsqd the topics that others write to.
+/// The directory, if the configuration has one.
+fn start_directory(
+    config: &Config,
+    redis: Option<&RedisClient>,
+    cluster: &Cluster,
+    hub: &Hub,
+    tasks: &Tasks,
+    metrics: &Metrics,
+) -> Option<Directory> {
+    let of = hub.clone();
+    let has_clients = Box::new(move |address: &Address| of.clients_of(address) > 0);
+    let directory = Directory::start(config, redis, cluster.readers.clone(), has_clients, tasks, metrics)?;
+    let told = directory.clone();
+    hub.when_address_left(Box::new(move |kind, name| told.left(kind, name)));
+    Some(directory)
+}
+
+/// The configured queue.
+struct OpenQueue {
+    queue: Queue,
+    /// With nsqd the topics that others write to.
+    raw: Option<RawTopics>,
+    /// With nsqd and a directory those of the nodes.
+    node_topics: Option<NodeTopics>,
+}
+
 async fn open_queue(
     config: &Config,
     cluster: &Cluster,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
-) -> Result<(Queue, Option<RawTopics>), OpenError> {
+) -> Result<OpenQueue, OpenError> {
     match config.queue.backend {
-        Backend::Embedded => Ok((queue::embedded::open(&config.queue, tasks, metrics).await?, None)),
+        Backend::Embedded => {
+            let queue = queue::embedded::open(&config.queue, tasks, metrics).await?;
+            Ok(OpenQueue { queue, raw: None, node_topics: None })
+        }
         Backend::Nsq => {
             let readers = cluster.readers.clone();
-            Ok(queue::nsq::open(&config.queue, &config.node.id, readers, tasks, metrics).await?)
+            let (queue, raw, node_topics) =
+                queue::nsq::open(&config.queue, &config.node.id, readers, tasks, metrics).await?;
+            Ok(OpenQueue { queue, raw, node_topics })
         }
     }
 }

@@ -91,6 +91,8 @@ struct Core {
     counting: AtomicBool,
     /// See [`Hub::after_turns`].
     after_turns: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// See [`Hub::when_address_left`].
+    address_left: OnceLock<AddressLeft>,
     /// Set where there is a store.
     catch_up: OnceLock<StreamQuestions>,
     process: ProcessNumber,
@@ -102,6 +104,9 @@ struct Core {
     limits: Limits,
     metrics: Arc<Metrics>,
 }
+
+/// Hears of an address whose last client on this node has left it.
+pub type AddressLeft = Box<dyn Fn(AddressKind, &str) + Send + Sync>;
 
 /// The bounds of shards and outboxes.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +181,7 @@ impl Hub {
                 waiting: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
                 counting: AtomicBool::new(false),
                 after_turns: OnceLock::new(),
+                address_left: OnceLock::new(),
                 catch_up: OnceLock::new(),
                 process: ProcessNumber::draw(),
                 presence: OnceLock::new(),
@@ -274,6 +280,12 @@ impl Hub {
     /// Only the first call of this counts.
     pub fn after_turns(&self, settle: Box<dyn Fn() + Send + Sync>) {
         let _ = self.core.after_turns.set(settle);
+    }
+
+    /// Lets `tell` be called whenever the last client of an address has left it, by the thread that it was on. Only the first call
+    /// of this counts.
+    pub fn when_address_left(&self, tell: AddressLeft) {
+        let _ = self.core.address_left.set(tell);
     }
 
     /// From now on shards ask the store through the returned end: each for `max_pages` pages at once. Called once, before any

@@ -13,9 +13,10 @@
 //! An order to end clients ([`push::Disconnect`]) goes the same way up to the shards, which end their clients some at a time.
 //!
 //! [`gateway`] builds these parts in order and drains them in reverse; [`cluster`] tells the others that this node is there.
-//! [`events`] tells the back end what clients say and do.
+//! [`events`] tells the back end what clients say and do. [`routing`] sends a push to the nodes alone that hold its clients, where
+//! there is a directory of them.
 //!
-//! Arrows point one way (`tests/architecture.rs` holds them): gateway → {ingress, dispatch, socket} → events → {hub, queue,
+//! Arrows point one way (`tests/architecture.rs` holds them): gateway → {ingress, dispatch, socket} → {events, routing} → {hub, queue,
 //! store, cluster, auth} → {log, wire} → push.
 //!
 //! # Which thread one is on
@@ -44,6 +45,9 @@
 //! | ingress → nsq's publisher | a channel | `[queue] max_publishes` |
 //! | queue → dispatch | a channel of bundles ([`bundles`]) of jobs | `[queue] max_in_flight` |
 //! | intake → each lane | what waits for the lane's task: a channel of bundles of records, of parts and of disconnects. While nothing waits, intake works the lane off itself | `[queue] max_in_flight` shared among `[queue] processors` lanes |
+//! | ingress and dispatch → routing | a channel of pushes, where there is a directory | `[queue] max_publishes` |
+//! | in flight → forwarder | an unbounded channel of pushes whose clients are at another node by now | the jobs in flight: `[queue] max_in_flight` |
+//! | shards and sockets → directory | the entries under a mutex, which is held for no I/O | cards and rooms of this node |
 //! | lane → each shard | a channel of bundles of parts, the shard's inbox | `[hub] inbox` |
 //! | a client → ingress | a channel of clients' own pushes | `[queue] max_publishes`; of one client `[socket] max_pending` |
 //! | shards → presence | a channel of who came into rooms and left | `[rooms] presence_buffer` |
@@ -81,6 +85,7 @@ mod push;
 mod queue;
 mod record;
 mod redis_client;
+mod routing;
 mod socket;
 mod store;
 mod telemetry;
@@ -128,8 +133,8 @@ pub mod internals {
     }
     pub mod cluster {
         pub use crate::cluster::{
-            Cluster, ClusterError, ForgetNode, Gathered, Listeners, Node, NodeLoad, OthersPresent, Peers,
-            PeersConfigError,
+            Announcement, Cluster, ClusterError, Directory, ForgetNode, Gathered, HasClients, Holders, Listeners, Node,
+            NodeLoad, OthersPresent, Peers, PeersConfigError,
         };
     }
     pub mod config {
@@ -167,7 +172,9 @@ pub mod internals {
             pub use crate::queue::embedded::open;
         }
         pub mod nsq {
-            pub use crate::queue::nsq::{RawJob, RawTopic, RawTopics, forget_node, open, protocol};
+            pub use crate::queue::nsq::{
+                NodeTopicReader, NodeTopics, RawJob, RawTopic, RawTopics, forget_node, open, protocol,
+            };
         }
         pub mod record {
             pub use crate::record::*;
@@ -175,6 +182,9 @@ pub mod internals {
     }
     pub mod redis_client {
         pub use crate::redis_client::*;
+    }
+    pub mod routing {
+        pub use crate::routing::*;
     }
     pub mod socket {
         pub use crate::socket::{ClientListener, ClientServer, Rebalancer, Upstream};

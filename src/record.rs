@@ -49,23 +49,20 @@ const BINARY: u32 = 2;
 
 /// Encodes `push`.
 pub fn encode(push: &Push) -> Bytes {
-    message_of(push, &[]).encode_to_vec().into()
+    message_of(push, &[], 0).encode_to_vec().into()
+}
+
+/// Encodes `push` for the nodes that hold its clients; `hops`: how often it was sent from node to node, this time counted.
+pub fn encode_routed(push: &Push, hops: u32) -> Bytes {
+    message_of(push, &[], hops).encode_to_vec().into()
 }
 
 /// Encodes a push that the store has.
 pub fn encode_stored(stored: &StoredPush) -> Bytes {
-    message_of(&stored.push, &stored.entries).encode_to_vec().into()
+    message_of(&stored.push, &stored.entries, 0).encode_to_vec().into()
 }
 
-/// The record, published on once more.
-pub fn with_hop(record: &Bytes) -> Bytes {
-    let hops = peek(record).map_or(0, |peek| peek.hops).saturating_add(1);
-    // the last of a field holds
-    let last = message::Record { hops, ..Default::default() };
-    [record, last.encode_to_vec().as_slice()].concat().into()
-}
-
-fn message_of(push: &Push, entries: &[StreamEntry]) -> message::Record {
+fn message_of(push: &Push, entries: &[StreamEntry], hops: u32) -> message::Record {
     let exclude = push.target.exclude.as_deref();
     let entry = |entry: &StreamEntry| message::StreamEntry {
         epoch: entry.epoch.to_u32(),
@@ -97,7 +94,7 @@ fn message_of(push: &Push, entries: &[StreamEntry]) -> message::Record {
         disconnect: None,
         id: Bytes::copy_from_slice(&push.id.to_bytes()),
         streams: entries.iter().map(entry).collect(),
-        hops: 0,
+        hops,
         rebalance: None,
     }
 }
@@ -330,12 +327,18 @@ mod tests {
         ] {
             let record = encode_stored(&stored);
             assert_eq!(peek(&record).map(|peek| (peek.is_stored, peek.hops)), Some((true, 0)));
-            let on = with_hop(&with_hop(&record));
-            assert_eq!(peek(&on).map(|peek| (peek.is_stored, peek.hops)), Some((true, 2)));
-            assert_eq!(decode(on), Ok(Record::Stored(Box::new(stored))));
+            assert_eq!(decode(record), Ok(Record::Stored(Box::new(stored))));
         }
         let one = StoredPush { push: two, entries: vec![entry(1, 0)] };
         assert_eq!(decode(encode_stored(&one)), Err(RecordError::BadPlaces(1, 2)));
+    }
+
+    #[test]
+    fn a_push_for_some_nodes_is_read_as_any_other_and_a_look_tells_its_hops() {
+        let push = Push::to("a", "content");
+        let record = encode_routed(&push, 3);
+        assert_eq!(peek(&record).map(|peek| peek.hops), Some(3));
+        assert_eq!(decode(record), Ok(Record::Push(push)));
     }
 
     #[test]

@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::identity::Verifier,
-    cluster::Peers,
+    cluster::{Directory, Peers},
     config::{self, Config},
     hub::Hub,
     lifecycle::{Deadline, Phases, Service, Tasks},
@@ -99,6 +99,7 @@ struct WorkerSetup {
     store: Option<Store>,
     store_retry: Duration,
     peers: Option<Peers>,
+    directory: Option<Directory>,
     /// `None`: clients need not prove who they are.
     verifier: Option<Verifier>,
     /// The cookie that may carry a token.
@@ -134,6 +135,7 @@ impl ClientListener {
             store: None,
             store_retry: config.store.sweep_interval,
             peers: None,
+            directory: None,
             verifier,
             cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket, metrics),
@@ -175,6 +177,13 @@ impl ClientListener {
     #[must_use]
     pub fn asking(mut self, peers: Option<Peers>) -> Self {
         self.setup.peers = peers;
+        self
+    }
+
+    /// Cards and rooms are written down there before a client is in them.
+    #[must_use]
+    pub fn announcing(mut self, directory: Option<Directory>) -> Self {
+        self.setup.directory = directory;
         self
     }
 
@@ -319,7 +328,12 @@ impl WorkerSetup {
         let rooms = RoomRules::new(&self.rooms);
         let upstream = self.upstream.clone();
         let worker = Worker::new(shard, self.live.clone(), authorizer, self.names, rooms, upstream, &self.metrics);
-        let worker = Rc::new(worker.keeping(self.store.clone(), self.store_retry).asking(self.peers.clone()));
+        let worker = Rc::new(
+            worker
+                .keeping(self.store.clone(), self.store_retry)
+                .asking(self.peers.clone())
+                .announcing(self.directory.clone()),
+        );
         // both are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();
         let this = Rc::clone(&worker);

@@ -30,6 +30,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("queue", 5),
     ("store", 5),
     ("events", 6),
+    ("routing", 6),
     ("dispatch", 7),
     ("ingress", 7),
     ("socket", 7),

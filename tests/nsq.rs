@@ -70,7 +70,7 @@ async fn open_among(members: Vec<String>, settings: &[(&str, String)]) -> Open {
     let (tasks, deaths) = Tasks::new();
     let metrics = Arc::new(Metrics::new());
     let (members, known) = tokio::sync::watch::channel(members);
-    let (queue, topics) = nsq::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
+    let (queue, topics, _) = nsq::open(&config.queue, &config.node.id, known, &tasks, &metrics).await.unwrap();
     let raw = topics.expect("the role ingress").pushes;
     Open { members, queue, raw, metrics, tasks, deaths }
 }

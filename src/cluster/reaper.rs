@@ -26,6 +26,7 @@ use super::{
 pub(super) struct Reaper {
     etcd: Etcd,
     forget_node: ForgetNode,
+    gone: watch::Sender<Vec<String>>,
     grace: Duration,
     metrics: Arc<Metrics>,
     /// Deletions that failed, with their reason: each is told once.
@@ -33,10 +34,18 @@ pub(super) struct Reaper {
 }
 
 impl Reaper {
-    pub(super) fn new(etcd: Etcd, forget_node: ForgetNode, config: &Config, metrics: &Arc<Metrics>) -> Self {
+    /// `gone` is told the ids of the nodes that are gone.
+    pub(super) fn new(
+        etcd: Etcd,
+        forget_node: ForgetNode,
+        gone: watch::Sender<Vec<String>>,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         Self {
             etcd,
             forget_node,
+            gone,
             grace: config.cluster.channel_grace,
             metrics: metrics.clone(),
             last_failures: HashMap::new(),
@@ -72,14 +81,24 @@ impl Reaper {
         let mut client = self.etcd.connect().await?;
         let living = self.read(&mut client, &node::nodes(&prefix)).await?;
         let rosters = node::rosters(&prefix);
+        let mut roster = Vec::new();
         for entry in self.read(&mut client, &rosters).await? {
             let Some(id) = std::str::from_utf8(&entry.key).ok().and_then(|key| key.strip_prefix(&rosters)) else {
                 continue;
             };
             let keys = NodeKeys::new(&prefix, id);
-            if living.iter().any(|kv| kv.key == keys.node.as_bytes()) {
-                continue;
+            if !living.iter().any(|kv| kv.key == keys.node.as_bytes()) {
+                roster.push((id.to_owned(), keys, entry));
             }
+        }
+        let gone: Vec<_> = roster.iter().map(|(id, ..)| id.clone()).collect();
+        self.gone.send_if_modified(|before| {
+            let changed = *before != gone;
+            *before = gone;
+            changed
+        });
+        for (id, keys, entry) in roster {
+            let id = id.as_str();
             let since = serde_json::from_slice::<RosterEntry>(&entry.value).unwrap_or_default().gone;
             let now = unix_millis();
             match since {

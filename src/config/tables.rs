@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    AuthConfig, Backend, ClusterConfig, Config, DrainConfig, EventKinds, GrpcConfig, HostPort, HttpConfig, HubConfig,
-    LogConfig, LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig, RoomsConfig, Secret,
-    SocketConfig, Sync, UnknownFields, events, gpusher, identities, key, peers,
+    AuthConfig, Backend, ClusterConfig, Config, DirectoryBackend, DrainConfig, EventKinds, GrpcConfig, HostPort,
+    HttpConfig, HubConfig, LogConfig, LogFormat, NodeConfig, NodeId, OutboxConfig, Policy, PushLimits, QueueConfig,
+    RoomsConfig, Secret, SocketConfig, Sync, UnknownFields, events, gpusher, identities, key, peers,
     reader::{SectionReader, duration},
     roles::{self, NodeRoles},
     store,
@@ -42,6 +42,7 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
         push,
         queue: queue(r),
         redis: super::redis::read(r),
+        directory: super::directory::read(r),
         store: store::read(r),
         events: events::read(r),
         drain: drain(r),
@@ -51,6 +52,7 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> Config {
     };
     config.push.max_ttl = config.store.max_ttl;
     config.queue.roles = config.node.roles;
+    config.queue.node_topics = config.directory.backend != DirectoryBackend::None;
     if !config.node.roles.has_socket() {
         // clients' events are told where they are
         config.events.kinds = EventKinds::default();
@@ -71,6 +73,7 @@ fn together(r: &mut SectionReader<'_>, config: &mut Config) {
     store::together(r, config);
     let config = &*config;
     super::redis::together(r, config);
+    super::directory::together(r, config);
     roles::together(r, config);
     for (section, key, address) in config.api_beyond_loopback().filter(|_| config.is_open()) {
         let what = format!(
@@ -391,6 +394,7 @@ fn queue(r: &mut SectionReader<'_>) -> QueueConfig {
         tag_topics: Vec::new(),
         // those of [node], once they are read
         roles: NodeRoles::ALL,
+        node_topics: false,
         // the bounds fit in 32 bits
         segment_bytes: u32::try_from(r.size("data", "segment_bytes", 64 * KIB, 64 * MIB)).unwrap_or(u32::MAX),
     }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tokio::{
@@ -48,6 +49,17 @@ pub(super) struct InFlight {
     finished: Counter,
     unmatched: Counter,
     requeued: Counter,
+    /// Where pushes go whose clients are at another node by now. Unbounded, yet it holds no more than the jobs in flight.
+    absences: Option<mpsc::UnboundedSender<Absence>>,
+}
+
+/// A push for this node, of which an address has no clients here any more. Its job stays in flight until its completion is told
+/// once more.
+pub(super) struct Absence {
+    pub(super) number: u64,
+    pub(super) record: Bytes,
+    /// The node sends its clients away, and some of them were of that address.
+    pub(super) sent_away: bool,
 }
 
 /// Completions that were told and not yet looked at.
@@ -98,6 +110,7 @@ impl InFlight {
     pub(super) fn new(
         config: &config::QueueConfig,
         completions: mpsc::UnboundedReceiver<Completion>,
+        absences: Option<mpsc::UnboundedSender<Absence>>,
         metrics: &Metrics,
     ) -> Arc<Self> {
         let window = CopyWindow::new(match config.backend {
@@ -119,6 +132,7 @@ impl InFlight {
             finished: metrics.jobs.get_or_create_owned(&JobOutcome::Finished),
             unmatched: metrics.drops.get_or_create_owned(&DropReason::NoMatch),
             requeued: metrics.jobs.get_or_create_owned(&JobOutcome::Requeued),
+            absences,
         })
     }
 
@@ -232,6 +246,16 @@ impl InFlight {
                 Outcome::Lost | Outcome::SentAway => {
                     others.push((number, outcome, in_flight));
                     continue;
+                }
+                Outcome::Absent { sent_away } if let Some(absences) = &self.absences => {
+                    let record = in_flight.job.record.clone();
+                    jobs.by_number.insert(number, in_flight);
+                    // nobody listens any more: dispatch was stopped, and puts its jobs back
+                    let _ = absences.send(Absence { number, record, sent_away });
+                    continue;
+                }
+                Outcome::Absent { .. } => {
+                    self.unmatched.inc();
                 }
                 Outcome::Unmatched => {
                     self.unmatched.inc();

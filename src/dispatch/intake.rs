@@ -23,7 +23,7 @@ use crate::{
     push::{Address, ClientSelector, Disconnect, Push, PushId, Rebalance, Selection, StoredPush},
     queue::{
         Job, Jobs,
-        record::{self, PeekedSelection, Record},
+        record::{self, PeekedSelection, Record, RecordPeek},
     },
     store::StoredPushes,
     telemetry::{Metrics, labels::DropReason},
@@ -36,6 +36,8 @@ pub(super) struct Intake {
     completions: mpsc::UnboundedSender<Completion>,
     in_flight: Arc<InFlight>,
     max_attempts: u32,
+    /// How often a push may be sent from node to node.
+    max_hops: u32,
     orders: NodeOrders,
     metrics: Arc<Metrics>,
 }
@@ -43,6 +45,7 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(
         config: &config::QueueConfig,
+        max_hops: u32,
         lanes: Vec<Lane>,
         completions: mpsc::UnboundedSender<Completion>,
         in_flight: Arc<InFlight>,
@@ -51,7 +54,7 @@ impl Intake {
     ) -> Self {
         let ready = lanes.iter().map(|_| Vec::new()).collect();
         let metrics = Arc::clone(metrics);
-        Self { lanes, ready, completions, in_flight, max_attempts: config.max_attempts, orders, metrics }
+        Self { lanes, ready, completions, in_flight, max_attempts: config.max_attempts, max_hops, orders, metrics }
     }
 
     /// Takes jobs until their end.
@@ -151,11 +154,11 @@ impl Intake {
         }
         let lane = peeked.filter(|peek| !peek.is_stored).and_then(|peek| self.only_lane(peek.selection));
         let (Some(lane), Some(peek)) = (lane, peeked) else { return self.decode(job, now, dropped) };
-        let id = peek.id;
+        let PeekedPush { id, copy_id, is_routed } = self.look_at(&peek);
         tracing::trace!(%id, attempts = job.attempts, "a push is taken from the queue");
         let record = job.record.clone();
-        if let Some(number) = self.begin_job(job, id, now) {
-            self.ready[lane].push(LaneWork::Record { number, record });
+        if let Some(number) = self.begin_job(job, copy_id, now) {
+            self.ready[lane].push(LaneWork::Record { number, record, is_routed });
         }
         Some(id.millis())
     }
@@ -171,6 +174,10 @@ impl Intake {
             PeekedSelection::Everyone => Some(0),
             PeekedSelection::Disconnect => None,
         }
+    }
+
+    fn look_at(&self, peek: &RecordPeek<'_>) -> PeekedPush {
+        PeekedPush { id: peek.id, copy_id: copy_id(peek), is_routed: (1..=self.max_hops).contains(&peek.hops) }
     }
 
     /// Decodes what is not the work of one lane alone. As [`Intake::place`].
@@ -194,11 +201,14 @@ impl Intake {
     fn begin_push(&mut self, job: Job, mut push: Push, now: Instant) -> u64 {
         tracing::trace!(id = %push.id, attempts = job.attempts, "a push is taken from the queue");
         let millis = push.id.millis();
+        let peeked = record::peek(&job.record).map(|peek| self.look_at(&peek));
+        let PeekedPush { copy_id, is_routed, .. } =
+            peeked.unwrap_or(PeekedPush { id: push.id, copy_id: push.id, is_routed: false });
         // admission did so already; a record of another origin must not deliver twice either
         push.target.name_each_once();
         let record = job.record.clone();
-        if let Some(number) = self.begin_job(job, push.id, now) {
-            self.add(push, number, record);
+        if let Some(number) = self.begin_job(job, copy_id, now) {
+            self.add(push, number, is_routed, record);
         }
         millis
     }
@@ -264,17 +274,22 @@ impl Intake {
     }
 
     /// Makes of a push to several cards a part for each lane that has some of them.
-    fn add(&mut self, push: Push, number: u64, record: Bytes) {
+    fn add(&mut self, push: Push, number: u64, is_routed: bool, record: Bytes) {
         let lane = match push.target.selection() {
             Selection::Room(name) | Selection::App(name) => self.lane(name.as_bytes()),
             Selection::Cards(_) => {
-                let fanout = Fanout::new(push, number, self.completions.clone());
+                let completions = self.completions.clone();
+                let fanout = if is_routed {
+                    Fanout::routed(push, number, completions)
+                } else {
+                    Fanout::new(push, number, completions)
+                };
                 return self.add_parts(&fanout);
             }
             Selection::Everyone | Selection::Nobody => 0,
         };
         // written in a way that a look at it did not understand
-        self.ready[lane].push(LaneWork::Record { number, record });
+        self.ready[lane].push(LaneWork::Record { number, record, is_routed });
     }
 
     fn add_stored(&mut self, stored: StoredPush) {
@@ -302,5 +317,26 @@ impl Intake {
 
     fn lane(&self, name: &[u8]) -> usize {
         (FixedState::default().hash_one(name) % self.lanes.len() as u64) as usize
+    }
+}
+
+/// What a look at a push's record says.
+struct PeekedPush {
+    id: PushId,
+    /// By which copies of it are known.
+    copy_id: PushId,
+    /// It was sent to this node because its clients are here, and may be sent on.
+    is_routed: bool,
+}
+
+/// By which copies of a push are known. A part of it that another node sent on is no copy of the part that came here at first.
+fn copy_id(peek: &RecordPeek<'_>) -> PushId {
+    match peek.selection {
+        PeekedSelection::Cards(cards) if peek.hops > 1 => {
+            let names = std::iter::once(cards.first()).chain(cards.rest());
+            let part = names.fold(0, |part: u64, name| part.rotate_left(1) ^ FixedState::default().hash_one(name));
+            PushId::from_bytes((u128::from_be_bytes(peek.id.to_bytes()) ^ u128::from(part)).to_be_bytes())
+        }
+        _ => peek.id,
     }
 }

@@ -18,7 +18,12 @@ use crate::{
 /// What a lane is given to do.
 pub(super) enum LaneWork {
     /// The record of a job in flight, all of whose recipients are this lane's.
-    Record { number: u64, record: Bytes },
+    Record {
+        number: u64,
+        record: Bytes,
+        /// It was sent to this node because its clients are here.
+        is_routed: bool,
+    },
     /// Of a push that intake decoded, because several lanes have its recipients: this lane's.
     Part(Part),
     /// An order to end clients.
@@ -54,7 +59,7 @@ impl Processor {
         let mut nowhere = 0;
         for work in works.drain(..) {
             nowhere += match work {
-                LaneWork::Record { number, record } => self.decode(number, record, &mut dropped),
+                LaneWork::Record { number, record, is_routed } => self.decode(number, record, is_routed, &mut dropped),
                 LaneWork::Part(part) => {
                     let nowhere = self.router.route(part.fanout(), part.recipients(), Audience::All);
                     let is_stored = part.fanout().is_stored();
@@ -113,7 +118,7 @@ impl Processor {
     }
 
     /// How many of its addresses no shard has.
-    fn decode(&mut self, number: u64, record: Bytes, dropped: &mut Dropped) -> u64 {
+    fn decode(&mut self, number: u64, record: Bytes, is_routed: bool, dropped: &mut Dropped) -> u64 {
         let mut push = match record::decode(record) {
             Ok(Record::Push(push)) => push,
             // intake gives only those that are none of these
@@ -124,20 +129,25 @@ impl Processor {
         };
         // admission did so already; a record of another origin must not deliver twice either
         push.target.name_each_once();
-        self.route(push, number)
+        self.route(push, number, is_routed)
     }
 
-    fn route(&mut self, push: Push, number: u64) -> u64 {
+    fn route(&mut self, push: Push, number: u64, is_routed: bool) -> u64 {
         let Some(recipients) = recipients(&push) else { return 0 };
         let waits = matches!(push.target.selection(), Selection::Room(_) | Selection::Everyone);
         if waits && self.merger.is_some() {
-            return self.gather(push, number, &recipients);
+            return self.gather(push, number, is_routed, &recipients);
         }
-        self.router.route(&Fanout::new(push, number, self.completions.clone()), &recipients, Audience::All)
+        self.router.route(&self.fanout(push, number, is_routed), &recipients, Audience::All)
+    }
+
+    fn fanout(&self, push: Push, number: u64, is_routed: bool) -> Arc<Fanout> {
+        let completions = self.completions.clone();
+        if is_routed { Fanout::routed(push, number, completions) } else { Fanout::new(push, number, completions) }
     }
 
     /// Lets a push wait for those of its clients that merge, and sends it to the others.
-    fn gather(&mut self, push: Push, number: u64, recipients: &Recipients) -> u64 {
+    fn gather(&mut self, push: Push, number: u64, is_routed: bool, recipients: &Recipients) -> u64 {
         let merging = self.router.hub.merging(push.target.room.as_deref());
         let is_alone = push.target.exclude.is_some() || push.collapse_key.is_some() || push.deadline.is_some();
         if is_alone || merging == MergingClients::None {
@@ -145,7 +155,7 @@ impl Processor {
             if let Some(pushes) = self.merger.as_mut().and_then(|merger| merger.take(&push.target.room)) {
                 self.route_merged(pushes, None);
             }
-            return self.router.route(&Fanout::new(push, number, self.completions.clone()), recipients, Audience::All);
+            return self.router.route(&self.fanout(push, number, is_routed), recipients, Audience::All);
         }
         let nowhere = if merging == MergingClients::All {
             // told here, for no part of it will
@@ -222,7 +232,7 @@ impl Router {
         let (shards, nowhere) = match recipients {
             Recipients::Address(address) => {
                 let shards = self.hub.shards(address);
-                (shards, u64::from(shards == 0))
+                (shards, nowhere(fanout, shards))
             }
             Recipients::Addresses(addresses) => return self.split(fanout, addresses),
             Recipients::Everyone | Recipients::Panic => (self.all_shards(), 0),
@@ -260,7 +270,7 @@ impl Router {
         let mut nowhere = 0;
         for address in addresses {
             let shards = self.hub.shards(address);
-            nowhere += u64::from(shards == 0);
+            nowhere += self::nowhere(fanout, shards);
             for shard in bits(shards) {
                 self.addresses[shard].push(address.clone());
             }
@@ -273,6 +283,14 @@ impl Router {
         }
         nowhere
     }
+}
+
+/// 1 for an address that no shard has, and whose push ends here: one that was sent to this node may be sent on.
+fn nowhere(fanout: &Fanout, shards: u64) -> u64 {
+    if shards == 0 && fanout.is_routed() {
+        fanout.address_absent();
+    }
+    u64::from(shards == 0 && !fanout.is_routed())
 }
 
 /// The places of the bits that are set.

@@ -35,6 +35,11 @@ pub enum Outcome {
     Unmatched,
     /// A connection that it was for is no more, because the node sends its clients away: the job must wait for their return.
     SentAway,
+    /// It was for this node, and an address of it has no clients here any more: they may be at another node.
+    Absent {
+        /// The node sends its clients away, and some of them were of that address.
+        sent_away: bool,
+    },
     /// A part was lost on its way: the job must come again.
     Lost,
 }
@@ -69,6 +74,8 @@ pub(super) struct FoundClients {
     pub(super) any: bool,
     /// It had others, that the node sends away.
     pub(super) sent_away: bool,
+    /// It had none at all at one of the addresses.
+    pub(super) absent: bool,
 }
 
 /// Clients by their shards.
@@ -94,6 +101,10 @@ pub struct Fanout {
     matched: AtomicBool,
     /// A client it was for was sent away.
     sent_away: AtomicBool,
+    /// It was sent to this node because its clients are here.
+    is_routed: bool,
+    /// An address of it has no clients.
+    absent: AtomicBool,
     /// Of a push to several cards: the clients that got it, by shard, so that none gets it twice.
     offered: OnceLock<Box<OfferedClients>>,
 }
@@ -102,6 +113,14 @@ impl Fanout {
     /// A push on its way; `completions` gets `number` once the last part of it is dropped.
     pub fn new(push: Push, number: u64, completions: mpsc::UnboundedSender<Completion>) -> Arc<Self> {
         Self::over(push, Vec::new(), Some((number, completions)))
+    }
+
+    /// As [`Fanout::new`], of a push that was sent to this node because its clients are here: where one of its addresses has
+    /// none, its end says so.
+    pub fn routed(push: Push, number: u64, completions: mpsc::UnboundedSender<Completion>) -> Arc<Self> {
+        let mut fanout = Self::of(push, Vec::new(), Some((number, completions)));
+        fanout.is_routed = true;
+        Arc::new(fanout)
     }
 
     /// A stored push on its way. No job waits for its end: what is lost of it is read from the store.
@@ -135,6 +154,8 @@ impl Fanout {
             unmatched: AtomicBool::new(false),
             matched: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
+            is_routed: false,
+            absent: AtomicBool::new(false),
             offered: OnceLock::new(),
         }
     }
@@ -166,6 +187,19 @@ impl Fanout {
         if found.sent_away {
             self.sent_away.store(true, Ordering::Relaxed);
         }
+        if found.absent {
+            self.absent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// It was sent to this node because its clients are here.
+    pub fn is_routed(&self) -> bool {
+        self.is_routed
+    }
+
+    /// No shard has one of its addresses.
+    pub fn address_absent(&self) {
+        self.absent.store(true, Ordering::Relaxed);
     }
 
     /// Whether a client, which may be found for each of its cards, gets it for the first time now.
@@ -187,6 +221,8 @@ impl Drop for Fanout {
     fn drop(&mut self) {
         let outcome = if *self.lost.get_mut() {
             Outcome::Lost
+        } else if self.is_routed && (*self.absent.get_mut() || *self.sent_away.get_mut()) {
+            Outcome::Absent { sent_away: *self.sent_away.get_mut() }
         } else if *self.sent_away.get_mut() {
             Outcome::SentAway
         } else if *self.unmatched.get_mut() && !*self.matched.get_mut() {

@@ -48,9 +48,9 @@ impl Index {
         self.0.get(kind).enter(name, shard)
     }
 
-    /// One client less; `last`: the shard wants no more pushes for the address.
-    pub(super) fn leave(&self, kind: AddressKind, name: &str, shard: usize, last: bool) {
-        self.0.get(kind).leave(name, shard, last);
+    /// One client less; `last`: the shard wants no more pushes for the address. Whether it was the last of all shards.
+    pub(super) fn leave(&self, kind: AddressKind, name: &str, shard: usize, last: bool) -> bool {
+        self.0.get(kind).leave(name, shard, last)
     }
 
     pub(super) fn shards(&self, kind: AddressKind, name: &str) -> u64 {
@@ -124,21 +124,22 @@ impl KindIndex {
         name
     }
 
-    fn leave(&self, name: &str, shard: usize, last: bool) {
+    fn leave(&self, name: &str, shard: usize, last: bool) -> bool {
         let mut stripe = self.stripe(name);
-        let Some(holders) = stripe.get_mut(name) else { return };
+        let Some(holders) = stripe.get_mut(name) else { return false };
         holders.clients -= 1;
         if last {
             holders.shards &= !(1 << shard);
         }
         if holders.clients > 0 {
-            return;
+            return false;
         }
         self.groups.fetch_sub(1, Ordering::Relaxed);
         if holders.shards == 0 {
             stripe.remove(name);
             shrink(&mut stripe);
         }
+        true
     }
 
     /// Looks at each address, and keeps no more than twice what is asked for.

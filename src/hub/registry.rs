@@ -310,7 +310,10 @@ impl<S> Registry<S> {
         self.leave_stream(client, kind, &name, removed.was_last);
         let mut left = self.left.borrow_mut();
         // a shard whose clients are sent away goes on to want their pushes: they wait for the clients' return
-        self.core.index.leave(kind, &name, self.shard, removed.was_last && left.is_none());
+        let was_last = self.core.index.leave(kind, &name, self.shard, removed.was_last && left.is_none());
+        if was_last && let Some(tell) = self.core.address_left.get() {
+            tell(kind, &name);
+        }
         if let Some(left) = &mut *left {
             left.names.get_mut(kind).insert(name);
         }

@@ -208,13 +208,14 @@ impl<S: Sink> Shard<S> {
             may_find_twice: burst.parts().any(|part| part.fanout().push().target.cards.len() > 1),
             is_leaving: self.registry.is_leaving(),
             items: Default::default(),
-            found: FoundClients { any: false, sent_away: self.registry.has_left(recipients) },
+            found: FoundClients { any: false, sent_away: self.registry.has_left(recipients), absent: false },
         };
         match recipients {
             Recipients::Address(_) | Recipients::Addresses(_) => {
                 let groups = self.registry.groups();
                 for address in recipients.addresses() {
                     let clients = groups.clients(address.kind(), address.name());
+                    delivery.found.absent |= clients.is_empty();
                     self.offer(&mut delivery, Some(address), clients, budget);
                 }
             }
@@ -230,7 +231,7 @@ impl<S: Sink> Shard<S> {
     /// The time of a push is over: nobody gets it, and it is done.
     fn drop_expired(&self, burst: Burst) {
         self.writer.count_expired(burst.len());
-        burst.done(FoundClients { any: true, sent_away: false });
+        burst.done(FoundClients { any: true, ..FoundClients::default() });
     }
 
     /// The client of this shard that a target excludes by its id.

@@ -21,7 +21,8 @@ use crate::{
     config::{Config, PushLimits},
     lifecycle::{Phase, Phases, Tasks},
     push::{Push, PushId, unix_millis},
-    queue::{Destination, PublishError, Publisher, record},
+    queue::PublishError,
+    routing::{RoutedPublisher, RoutedPush},
     store::{Appended, Claim, Claimed, NewPush, Store, StoreError},
     telemetry::{
         Counter, Metrics,
@@ -78,7 +79,7 @@ pub(crate) struct Admission(Arc<AdmissionCore>);
 
 struct AdmissionCore {
     checks: ArcSwap<PushChecks>,
-    publisher: Publisher,
+    publisher: RoutedPublisher,
     store: Option<Store>,
     wakes: StoreWakes,
     idempotency_ttl: Duration,
@@ -118,7 +119,7 @@ impl Admission {
     /// Of pushes that `publisher` takes, and those with `offline` the store.
     pub(crate) fn new(
         config: &Config,
-        publisher: Publisher,
+        publisher: RoutedPublisher,
         store: Option<Store>,
         phases: Phases,
         tasks: &Tasks,
@@ -189,9 +190,10 @@ impl Admission {
         self.0.store.as_ref().expect("invariant: without a store such pushes are refused")
     }
 
-    fn publish(&self, push: &Push) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
-        trace_accepted(push);
-        self.0.publisher.publish(Destination::Live, record::encode(push))
+    fn publish(&self, push: Push) -> impl Future<Output = Result<(), PublishError>> + Send + use<> {
+        trace_accepted(&push);
+        let published = self.0.publisher.publish(RoutedPush::Live(push));
+        async move { published.await.map(|_| ()) }
     }
 
     /// Claims a live push's key; it is on its way when this returns.
@@ -225,13 +227,14 @@ impl Admission {
                 Some(key)
             }
         };
-        let published = self.publish(&push);
+        let id = push.id;
+        let published = self.publish(push);
         drop(turn);
         published.await?;
         if let Some(key) = key {
             self.store().fulfil(key);
         }
-        Ok(Receipt::new(push.id))
+        Ok(Receipt::new(id))
     }
 }
 
@@ -319,8 +322,9 @@ impl Submitter {
         let AdmittedPush { push, way } = admitted;
         match way {
             PushWay::Live => {
-                self.admission.publish(&push).await?;
-                Ok(Receipt::new(push.id))
+                let id = push.id;
+                self.admission.publish(push).await?;
+                Ok(Receipt::new(id))
             }
             PushWay::Stored(claim) => {
                 trace_accepted(&push);
@@ -370,7 +374,7 @@ impl Submitter {
         self: &Arc<Self>,
         drafts: Vec<Result<Draft, Refusal>>,
     ) -> Vec<impl Future<Output = Result<Receipt, Refusal>> + Send + use<>> {
-        let mut records = Vec::with_capacity(drafts.len());
+        let mut live = Vec::with_capacity(drafts.len());
         let mut stored = Vec::new();
         // first all are checked and gathered, in their order
         let gathered: Vec<Result<SentPush<(), (), _>, Refusal>> = drafts
@@ -385,8 +389,9 @@ impl Submitter {
                     }
                     PushWay::Live if self.turns.are_over() => {
                         trace_accepted(&push);
-                        records.push((Destination::Live, record::encode(&push)));
-                        return Ok(SentPush::Published(push.id, ()));
+                        let id = push.id;
+                        live.push(RoutedPush::Live(push));
+                        return Ok(SentPush::Published(id, ()));
                     }
                     PushWay::Live => None,
                     PushWay::Claimed(claim) => Some((claim.key, self.admission.claim(push.id, claim)?)),
@@ -394,7 +399,7 @@ impl Submitter {
                 Ok(SentPush::Later(Box::new(LaterPush { push, claim, turn: self.turns.give() })))
             })
             .collect();
-        let mut published = self.admission.0.publisher.publish_all(records).into_iter();
+        let mut published = self.admission.0.publisher.publish_all(live).into_iter();
         let store = self.admission.0.store.as_ref().filter(|_| !stored.is_empty());
         let mut appended = store.map(|store| store.append_all(stored)).unwrap_or_default().into_iter();
         let outcomes = gathered.into_iter().map(|push| {
@@ -415,7 +420,7 @@ impl Submitter {
                 let (sent, waiting) = sent?;
                 let outcome = match sent {
                     SentPush::Published(id, published) => {
-                        published.await.map(|()| Receipt::new(id)).map_err(Refusal::from)
+                        published.await.map(|_| Receipt::new(id)).map_err(Refusal::from)
                     }
                     SentPush::Appended(appended) => match appended.await {
                         Ok(appended) => Ok(waiting.submitter.admission.appended(appended)),

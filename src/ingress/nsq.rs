@@ -217,6 +217,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::routing::RoutedPublisher;
     use crate::{
         config,
         lifecycle::{Phase, Phases},
@@ -250,7 +251,8 @@ mod tests {
         let config = config::load(None, env).unwrap();
         let (metrics, (tasks, _deaths), phases) = (Arc::new(Metrics::new()), Tasks::new(), Phases::new());
         let mut queue = queue::embedded::open(&config.queue, &tasks, &metrics).await.unwrap();
-        let admission = Admission::new(&config, queue.publisher, None, phases.clone(), &tasks, &metrics);
+        let publisher = RoutedPublisher::start(&config, queue.publisher, None, &tasks, &metrics);
+        let admission = Admission::new(&config, publisher, None, phases.clone(), &tasks, &metrics);
         // what is in flight in a drain is published all the same
         phases.enter(Phase::Draining);
 

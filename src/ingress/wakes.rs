@@ -12,7 +12,8 @@ use crate::{
     config::Config,
     lifecycle::Tasks,
     push::StoredPush,
-    queue::{Destination, PublishError, Publisher, record},
+    queue::PublishError,
+    routing::{RoutedPublisher, RoutedPush},
     store::Store,
     telemetry::{Metrics, labels::WakeOutcome},
 };
@@ -37,7 +38,7 @@ impl StoreWakes {
     pub(super) fn start(
         config: &Config,
         store: Option<&Store>,
-        publisher: &Publisher,
+        publisher: &RoutedPublisher,
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -64,17 +65,17 @@ impl StoreWakes {
     }
 }
 
-async fn run(mut waiting: mpsc::Receiver<StoredPush>, publisher: Publisher, metrics: Arc<Metrics>) {
+async fn run(mut waiting: mpsc::Receiver<StoredPush>, publisher: RoutedPublisher, metrics: Arc<Metrics>) {
     let mut taken = Vec::with_capacity(TOGETHER);
     while waiting.recv_many(&mut taken, TOGETHER).await > 0 {
-        let mut left: Vec<_> = taken.drain(..).map(|stored| record::encode_stored(&stored)).collect();
+        let mut left: Vec<_> = taken.drain(..).collect();
         for nth in 1..=TRIES {
-            let records = left.iter().map(|record| (Destination::Live, record.clone())).collect();
-            let told = join_all(publisher.publish_all(records).into_iter().map(|one| async { one?.await })).await;
+            let pushes = left.iter().map(|stored| RoutedPush::Stored(stored.clone())).collect();
+            let told = join_all(publisher.publish_all(pushes).into_iter().map(|one| async { one?.await })).await;
             let taken = told.iter().filter(|told| told.is_ok()).count();
             metrics.store_wakes.get_or_create(&WakeOutcome::Told).inc_by(taken as u64);
             let mut outcomes = told.into_iter();
-            left.retain(|_| !matches!(outcomes.next(), Some(Ok(()) | Err(PublishError::TooLarge { .. }))));
+            left.retain(|_| !matches!(outcomes.next(), Some(Ok(_) | Err(PublishError::TooLarge { .. }))));
             if left.is_empty() {
                 break;
             }

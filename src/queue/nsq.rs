@@ -17,6 +17,7 @@ mod copies;
 mod discovery;
 mod health;
 mod liveness;
+mod node_topics;
 mod nsqds;
 mod pending;
 mod producer;
@@ -51,6 +52,7 @@ use crate::{
 pub(crate) use acker::Acker;
 pub(crate) use channel_hold::HoldSignals;
 pub use channels::forget_node;
+pub use node_topics::{NodeTopicReader, NodeTopics};
 pub(crate) use publisher::Publisher;
 pub(crate) use raw::{Origin, RawControl};
 pub use raw::{RawJob, RawTopic, RawTopics};
@@ -70,7 +72,7 @@ fn backoff() -> Backoff {
 
 /// Opens the queue of the node of this id on the nsqds of `[queue] nsqd`, and the topics that others write to beside it. `members` are the ids of
 /// the living nodes that hold clients, this one too: the channel of each is created at an nsqd before the first publish there; none
-/// are known without a cluster. An nsqd that is away is no error: the state says it. A node that holds no clients reads no channel: its
+/// are known without a cluster. With a directory the topics of nodes that are gone can be read, too. An nsqd that is away is no error: the state says it. A node that holds no clients reads no channel: its
 /// jobs end at once; one that takes no pushes reads no topics of others.
 ///
 /// # Errors
@@ -81,7 +83,7 @@ pub async fn open(
     members: watch::Receiver<Vec<String>>,
     tasks: &Tasks,
     metrics: &Arc<Metrics>,
-) -> Result<(Queue, Option<RawTopics>), OpenError> {
+) -> Result<(Queue, Option<RawTopics>, Option<NodeTopics>), OpenError> {
     if config.nsqd.is_empty() {
         return Err(OpenError("[queue] nsqd is empty; name at least one nsqd (host:port) to publish to".into()));
     }
@@ -123,7 +125,14 @@ pub async fn open(
     let end = HoldEnd::Nsq(channel_hold.signals().clone());
     let hold = ReplayHold { missing: missing.unwrap_or_default(), end };
     let own = Some(channel_hold.clone());
-    let live = TopicContext::new(&nsq, "live", &nsq.topics.live, node.as_str(), own, config.max_in_flight)?;
+    let consumers = TopicConsumers::new(config.max_in_flight);
+    let mut own_topics =
+        vec![TopicContext::new(&nsq, "live", &nsq.topics.live, node.as_str(), own, consumers.clone())?];
+    if config.node_topics {
+        // nothing is held in it: whoever its pushes are for may be at another node by now
+        let topic = nsq.topics.of_node(node.as_str());
+        own_topics.push(TopicContext::new(&nsq, "node", &topic, node.as_str(), None, consumers.clone())?);
+    }
     // a raw push is published before it is finished, so that more in flight than may be published would only be refused
     let max_raw = config.max_in_flight.min(config.max_publishes.div_ceil(2));
     let raw = config.roles.has_ingress().then(|| RawContexts::new(&nsq, max_raw)).transpose()?;
@@ -133,13 +142,13 @@ pub async fn open(
     let backend = Control {
         hold: channel_hold,
         publisher: publisher.clone(),
-        live: live.consumers.clone(),
+        live: consumers,
         raw: raw.iter().flat_map(RawContexts::all).map(|topic| topic.consumers.clone()).collect(),
         connections: connections.clone(),
     };
     let queue = Queue {
         publisher: QueuePublisher::Nsq(publisher),
-        jobs: if config.roles.has_socket() { discovery::start(live, &connections) } else { Jobs::none() },
+        jobs: if config.roles.has_socket() { discovery::start_all(own_topics, &connections) } else { Jobs::none() },
         control: QueueControl {
             state,
             notes: nsq.health.notes(),
@@ -158,7 +167,8 @@ pub async fn open(
         pushes: start(pushes),
         tags: tags.into_iter().map(start).collect(),
     });
-    Ok((queue, raw))
+    let gone = config.node_topics.then(|| NodeTopics::new(nsq, tasks));
+    Ok((queue, raw, gone))
 }
 
 /// The topics of other NSQ clients.
@@ -169,8 +179,9 @@ struct RawContexts {
 
 impl RawContexts {
     fn new(nsq: &NsqContext, max_in_flight: usize) -> Result<Self, OpenError> {
-        let context =
-            |group: &str, topic: &str| TopicContext::new(nsq, group, topic, &nsq.config.channel, None, max_in_flight);
+        let context = |group: &str, topic: &str| {
+            TopicContext::new(nsq, group, topic, &nsq.config.channel, None, TopicConsumers::new(max_in_flight))
+        };
         let tag = |tag: &String| context(&format!("tag {tag}"), tag);
         let tags = nsq.config.tag_topics.iter().map(tag).collect::<Result<_, _>>()?;
         Ok(Self { pushes: context("raw", &nsq.topics.raw)?, tags })

@@ -29,7 +29,7 @@ pub struct RecordPeek<'a> {
     pub deadline: Option<u64>,
     /// The store has it.
     pub is_stored: bool,
-    /// How often it was published on.
+    /// How often it was sent from node to node, because they hold its clients; 0: it was sent to every node.
     pub hops: u32,
 }
 

@@ -178,7 +178,7 @@ impl Connection {
             self.forget_step();
             match step {
                 Some(NextStep::Decided(decision)) => self.do_decided(decision),
-                Some(NextStep::EnterCard(entry, attached)) => self.enter_card(entry, Some(attached)),
+                Some(NextStep::EnterCard(entry, attached)) => self.enter_card(entry, attached),
                 Some(NextStep::EnterRoom(entry, attached)) => self.enter_room(entry, attached),
                 None => return Poll::Ready(false),
             }

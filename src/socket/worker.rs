@@ -13,7 +13,13 @@ use super::{
     client_socket::ClientSocket, heartbeat::Heartbeat, join::Authorizer, live::LiveConfig, rooms::RoomRules,
     upstream::Upstream,
 };
-use crate::{cluster::Peers, hub::Shard, push::NameRule, store::Store, telemetry::Metrics};
+use crate::{
+    cluster::{Directory, Peers},
+    hub::Shard,
+    push::NameRule,
+    store::Store,
+    telemetry::Metrics,
+};
 
 /// Bytes that one read takes from a socket at most.
 const READ: usize = 16 * 1024;
@@ -32,6 +38,8 @@ pub(super) struct Worker {
     pub(super) store_retry: Duration,
     /// The other nodes; `None`: they are not asked.
     pub(super) peers: Option<Peers>,
+    /// Which node holds which cards and rooms; `None`: nobody asks for that.
+    pub(super) directory: Option<Directory>,
     /// `[socket] max_message`, in bytes.
     pub(super) max_message: usize,
     pub(super) live: LiveConfig,
@@ -66,6 +74,7 @@ impl Worker {
             store: None,
             store_retry: Duration::from_secs(1),
             peers: None,
+            directory: None,
             max_message: config.max_message,
             live,
             metrics: Arc::clone(metrics),
@@ -84,6 +93,11 @@ impl Worker {
     /// Who is in a room is asked of these nodes, too.
     pub(super) fn asking(self, peers: Option<Peers>) -> Self {
         Self { peers, ..self }
+    }
+
+    /// Cards and rooms are written down there before a client is in them.
+    pub(super) fn announcing(self, directory: Option<Directory>) -> Self {
+        Self { directory, ..self }
     }
 
     /// Since the worker started.

@@ -161,6 +161,21 @@ label_values! {
         Unknown = "unknown",
     }
 
+    /// Which nodes the directory sent a push to.
+    DirectoryRoute in "directory_routes" by "route" {
+        Nodes = "nodes",
+        Nobody = "nobody",
+        EveryNode = "every_node",
+    }
+
+    /// What became of a push whose client was gone from the node that the directory named.
+    ForwardOutcome in "directory_forwards" by "outcome" {
+        SentOn = "sent_on",
+        Nobody = "nobody",
+        TooManyHops = "too_many_hops",
+        Failed = "failed",
+    }
+
     /// What became of a push in a shared store that nodes were to be told of.
     WakeOutcome in "store_wakes" by "outcome" {
         Told = "told",

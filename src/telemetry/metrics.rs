@@ -14,10 +14,11 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    AppendOutcome, CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DisconnectLabels,
-    DropReason, EventOutcome, EventRequestOutcome, GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome,
-    LineDropReason, MergeTarget, NodeRole, NsqSide, OfferOutcome, PeerAnswerOutcome, PeerOutcome, PushLabels,
-    PushOption, RebalanceOutcome, RedisOutcome, RefusedConnectLabels, ReloadOutcome, RequestLabels, WakeOutcome,
+    AppendOutcome, CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DirectoryRoute,
+    DisconnectLabels, DropReason, EventOutcome, EventRequestOutcome, ForwardOutcome, GrpcCloseReason, IdentityOutcome,
+    JobOutcome, JwksFetchOutcome, LineDropReason, MergeTarget, NodeRole, NsqSide, OfferOutcome, PeerAnswerOutcome,
+    PeerOutcome, PushLabels, PushOption, RebalanceOutcome, RedisOutcome, RefusedConnectLabels, ReloadOutcome,
+    RequestLabels, WakeOutcome,
 };
 
 /// A counter of 64 bits.
@@ -104,6 +105,11 @@ metrics! {
     redis_ready: Gauge = Gauge::default(), "redis_ready", "1 while Redis can be used";
     redis_connects: Counter = Counter::default(), "redis_connects", "Connections to Redis that were made";
     redis_commands: Family<RedisOutcome, Counter> = Family::default(), "redis_commands", "Commands to Redis, by outcome (done, refused, away, unknown)";
+    directory_entries: Gauge = Gauge::default(), "directory_entries", "Cards and rooms of this node that are in the directory, or are to be";
+    directory_ready: Gauge = Gauge::default(), "directory_ready", "1 while the directory has all cards and rooms of this node";
+    directory_routes: Family<DirectoryRoute, Counter> = Family::default(), "directory_routes", "Pushes to cards and rooms that this node published, by route (nodes, nobody, every_node)";
+    directory_forwards: Family<ForwardOutcome, Counter> = Family::default(), "directory_forwards", "Pushes whose client was gone from this node, by outcome (sent_on, nobody, too_many_hops, failed)";
+    directory_drained: Counter = Counter::default(), "directory_drained", "Pushes for nodes that are gone which this node took and sent on";
     events: Family<EventOutcome, Counter> = Family::default(), "events", "Events for the back end, by outcome (accepted, delivered, refused, full, unread, failed, lost)";
     event_requests: Family<EventRequestOutcome, Counter> = Family::default(), "event_requests", "Requests to the webhook of events, by outcome (taken, refused, failed)";
     events_waiting: Gauge = Gauge::default(), "events_waiting", "Messages of clients on the disk that the back end has not acknowledged";

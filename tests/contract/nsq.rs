@@ -32,7 +32,7 @@ impl Backend for Nsq {
 
     async fn open(config: &Config, tasks: &Tasks, metrics: &Arc<Metrics>) -> Result<Queue, OpenError> {
         let nobody = tokio::sync::watch::channel(Vec::new()).1;
-        let (queue, _raw) = queue::nsq::open(&config.queue, &config.node.id, nobody, tasks, metrics).await?;
+        let (queue, ..) = queue::nsq::open(&config.queue, &config.node.id, nobody, tasks, metrics).await?;
         Ok(queue)
     }
 }

@@ -70,7 +70,7 @@ pub fn start(overrides: &[(&str, &str)]) -> Rig {
     let (_, backlog) = watch::channel(false);
     let handed_out = Jobs::detached(bundles);
     let revoke: Revoke = Box::new(|_, _| {});
-    let dispatch = Dispatch::start(&config, handed_out, None, hub.clone(), backlog, revoke, &tasks, &metrics);
+    let dispatch = Dispatch::start(&config, handed_out, None, hub.clone(), backlog, None, revoke, &tasks, &metrics);
     Rig { address, hub, metrics, jobs: Some(jobs), clients, dispatch, tasks, deaths }
 }
 

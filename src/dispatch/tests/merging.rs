@@ -79,7 +79,7 @@ impl Rig {
         let (_backlog, backlog) = watch::channel(false);
         let jobs_of_it = Jobs::detached(bundles);
         let revoke: Revoke = Box::new(|_, _| {});
-        let dispatch = Dispatch::start(&config, jobs_of_it, None, hub, backlog, revoke, &tasks, &metrics);
+        let dispatch = Dispatch::start(&config, jobs_of_it, None, hub, backlog, None, revoke, &tasks, &metrics);
         let running = Rc::clone(&shard);
         tokio::task::spawn_local(async move { running.run(inbox, Duration::from_secs(60), |_| {}).await });
         Self { jobs, dispatch, shard, metrics, _backlog }

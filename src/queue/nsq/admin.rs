@@ -178,6 +178,11 @@ impl Admin {
         self.post(server, &format!("/channel/delete?topic={topic}&channel={channel}")).await
     }
 
+    /// Deletes a topic with its channels at an nsqd or an nsqlookupd; whether it was there.
+    pub(super) async fn delete_topic(&self, server: &str, topic: &str) -> Result<bool, String> {
+        self.post(server, &format!("/topic/delete?topic={topic}")).await
+    }
+
     /// What one nsqd says of a channel; `None` when it has none of that name.
     pub(super) async fn stats(&self, http: &str, topic: &str, channel: &str) -> Result<Option<ChannelStats>, String> {
         Ok(self.stats_and_health(http, topic, channel).await?.0)

@@ -46,11 +46,11 @@ pub(super) async fn known(admin: &Admin, config: &config::QueueConfig, within: D
     answers.filter_map(|asked| asked.ok()?.ok()).flatten().collect()
 }
 
-/// Deletes the channel of a node that is gone: on every nsqd that is configured or that a nsqlookupd knows, and there.
+/// Deletes the channel of a node that is gone, and its own topic: on every nsqd that is configured or that a nsqlookupd knows, and there.
 /// How many nsqds had it.
 ///
 /// # Errors
-/// Somebody reads it, or which of them could not be asked; the others are done.
+/// Somebody reads it, its topic has pushes that were not sent on yet, or which of them could not be asked; the others are done.
 pub async fn forget_node(config: &config::QueueConfig, node: &str) -> Result<usize, String> {
     let admin = Admin::new(config.lookup_timeout)?;
     let topic = Topics::new(config).live;
@@ -72,7 +72,32 @@ pub async fn forget_node(config: &config::QueueConfig, node: &str) -> Result<usi
             Err(error) => errors.push(error),
         }
     }
+    if config.node_topics
+        && let Err(error) = delete_node_topic(&admin, config, node).await
+    {
+        errors.push(error);
+    }
     if errors.is_empty() { Ok(deleted) } else { Err(errors.join("; ")) }
+}
+
+/// Deletes the topic of a node that is gone, once nothing waits there.
+async fn delete_node_topic(admin: &Admin, config: &config::QueueConfig, node: &str) -> Result<(), String> {
+    let topic = Topics::new(config).of_node(node);
+    let (nsqds, mut errors) = all_nsqds(admin, config, &topic).await;
+    for http in &nsqds {
+        if let Some(channel) = admin.stats(http, &topic, node).await?
+            && channel.unfinished() > 0
+        {
+            return Err(format!("{} pushes for it wait at {http} to be sent on", channel.unfinished()));
+        }
+    }
+    let servers = config.lookupd.iter().chain(&nsqds);
+    for done in join_all(servers.map(|server| admin.delete_topic(server, &topic))).await {
+        if let Err(error) = done {
+            errors.push(error);
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
 /// An nsqd where someone reads the node's channel, if there is one; an error names those that could not be asked.

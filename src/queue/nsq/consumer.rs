@@ -63,21 +63,21 @@ pub(super) struct TopicContext {
 }
 
 impl TopicContext {
-    /// `own`: how the channel is held after the start, if it is this node's alone.
+    /// Bounded with others by `consumers`. `own`: how the channel is held after the start, if it is this node's alone.
     pub(super) fn new(
         nsq: &NsqContext,
         group: &str,
         name: &str,
         channel: &str,
         own: Option<ChannelHold>,
-        max_in_flight: usize,
+        consumers: TopicConsumers,
     ) -> Result<Self, OpenError> {
         let bad_topic = || OpenError(format!("NSQ takes no topic {name:?}; correct [queue] topic"));
         let bad_channel =
             || OpenError(format!("NSQ takes no channel {channel:?}; correct [queue] channel or [node] id"));
         Ok(Self {
             nsq: nsq.clone(),
-            consumers: TopicConsumers::new(max_in_flight),
+            consumers,
             group: group.into(),
             name: name.into(),
             channel: channel.into(),

@@ -27,9 +27,23 @@ struct RunningConsumer {
     closing: CancellationToken,
 }
 
-/// Starts the consumers of one topic, and with nsqlookupd the task that keeps their set.
+/// Starts the consumers of one topic.
 pub(super) fn start(topic: TopicContext, connections: &Service) -> Jobs {
-    let (jobs, bundles) = bundles::channel(topic.consumers.max_in_flight);
+    start_all(vec![topic], connections)
+}
+
+/// Starts the consumers of topics that share their bounds, and whose jobs come as those of one.
+pub(super) fn start_all(topics: Vec<TopicContext>, connections: &Service) -> Jobs {
+    let bound = topics.iter().map(|topic| topic.consumers.max_in_flight).max().unwrap_or(1);
+    let (jobs, bundles) = bundles::channel(bound);
+    for topic in topics {
+        start_into(topic, jobs.clone(), connections);
+    }
+    Jobs { bundles }
+}
+
+/// Starts the consumers of one topic, and with nsqlookupd the task that keeps their set.
+fn start_into(topic: TopicContext, jobs: mpsc::Sender<Vec<Job>>, connections: &Service) {
     let configured = topic.nsq.nsqds();
     let spawner = Spawner { topic, jobs, connections: connections.clone() };
     if spawner.topic.nsq.config.lookupd.is_empty() {
@@ -37,14 +51,13 @@ pub(super) fn start(topic: TopicContext, connections: &Service) -> Jobs {
         for nsqd in configured {
             spawner.spawn(nsqd, nsqds);
         }
-        return Jobs { bundles };
+        return;
     }
     let topic = &spawner.topic;
     topic.nsq.health.set(&topic.group, "", PartHealth::Unhealthy("no nsqlookupd was asked yet".into()));
     let name = format!("nsq {} discovery", topic.group);
     let configured = configured.into_iter().map(|address| ConfiguredNsqd { address, listed_as: None }).collect();
     connections.spawn(name, Discovery { spawner, configured, consumers: BTreeMap::new() }.run());
-    Jobs { bundles }
 }
 
 /// Starts consumers.

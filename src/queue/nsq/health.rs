@@ -64,6 +64,9 @@ impl Health {
                 tracing::debug!(group, name, reason, "nsq: does not work")
             }
         }
+        if group.starts_with(GONE_NODE) {
+            return;
+        }
         parts.insert((group.to_owned(), name.to_owned()), status);
         self.update(&parts);
     }
@@ -88,6 +91,9 @@ impl Health {
         replace(&self.notes, missing_copy(parts).into_iter().collect());
     }
 }
+
+/// How groups begin that read what waits for a gone node: this node works without them.
+pub(super) const GONE_NODE: &str = "gone node ";
 
 /// Only what differs is news.
 fn replace<T: PartialEq>(sender: &watch::Sender<T>, value: T) {

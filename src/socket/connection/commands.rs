@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytestring::ByteString;
+use futures_util::future::OptionFuture;
 
 use super::{
     Connection,
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     auth::identity::Identity,
+    cluster::Announcement,
     events::EventKind,
     push::Address,
     socket::join::{Authorization, Grant, JoinDecision, JoinError},
@@ -143,7 +145,7 @@ impl Connection {
                 if let Err(error) = self.check_card_limits(&request.card) {
                     return self.answer_error(&error);
                 }
-                self.begin_card_entry(CardEntry { request, answer: CardAnswer::Joined { expires_in } });
+                self.begin_card_entry(request, CardAnswer::Joined { expires_in });
             }
             Ok(Grant::Refresh(identity)) => {
                 let expires_in = self.prove(identity);
@@ -158,24 +160,38 @@ impl Connection {
                     }
                 }
                 let request = JoinRequest { card, app, ..JoinRequest::default() };
-                self.begin_card_entry(CardEntry { request, answer: CardAnswer::LoggedIn });
+                self.begin_card_entry(request, CardAnswer::LoggedIn);
             }
             Err(JoinError::Told(error)) => self.answer_error(&error),
             Err(JoinError::Ends(ending)) => self.end(&ending),
         }
     }
 
-    /// Enters a card, at once where it need not be looked up first where the client begins in its stream.
-    fn begin_card_entry(&mut self, entry: CardEntry) {
-        match self.look_up_card(&entry.request) {
-            Some(attach) => self.wait_for_step(async move { NextStep::EnterCard(entry, attach.await) }),
-            None => self.enter_card(entry, None),
+    /// Enters a card, at once where the directory has it, and it need not be looked up first where the client begins in its stream.
+    fn begin_card_entry(&mut self, request: JoinRequest, answer: CardAnswer) {
+        let announcement = self.announce(|| Address::Card(request.card.clone()));
+        let attach = self.look_up_card(&request);
+        let mut entry = CardEntry { request, answer, announcement };
+        if attach.is_none() && entry.announcement.as_ref().is_none_or(Announcement::is_entered) {
+            return self.enter_card(entry, None);
         }
+        self.wait_for_step(async move {
+            // first: what is published from then on comes here, and what was stored before is found by the look-up
+            entered(&mut entry.announcement).await;
+            let attached = OptionFuture::from(attach).await;
+            NextStep::EnterCard(entry, attached)
+        });
+    }
+
+    /// Tells the directory, if there is one, that the client is on its way into an address.
+    pub(super) fn announce(&self, address: impl FnOnce() -> Address) -> Option<Announcement> {
+        self.worker.directory.as_ref().map(|directory| directory.announce(address()))
     }
 
     /// Puts the client into a card, and answers it.
     pub(super) fn enter_card(&mut self, entry: CardEntry, attached: Option<AttachOutcome>) {
-        let CardEntry { request, answer } = entry;
+        // until it is in
+        let CardEntry { request, answer, announcement: _announcement } = entry;
         let is_new = !self.client.has_joined(&request.card);
         let begin = match self.put_into_card(&request, attached) {
             Ok(begin) => begin,
@@ -285,6 +301,13 @@ impl Connection {
         self.peer_closed = true;
         self.ack_by_close();
         self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
+    }
+}
+
+/// Waits until the directory has what was announced.
+pub(super) async fn entered(announcement: &mut Option<Announcement>) {
+    if let Some(announcement) = announcement {
+        announcement.entered().await;
     }
 }
 

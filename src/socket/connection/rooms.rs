@@ -1,15 +1,17 @@
 //! What a client's words about rooms do.
 
 use bytestring::ByteString;
+use futures_util::future::OptionFuture;
 
 use super::{
     Connection,
+    commands::entered,
     steps::{NextStep, RoomEntry},
     stream_place::AttachOutcome,
     streams::StreamBegin,
 };
 use crate::{
-    cluster::OthersPresent,
+    cluster::{Announcement, OthersPresent},
     events::EventKind,
     push::{Address, PRIVATE_TOPICS},
     socket::{
@@ -26,28 +28,20 @@ impl Connection {
             Ok(room) => room,
             Err(error) => return self.answer_error(&error),
         };
-        let mut entry = RoomEntry { room, resume, others: None };
+        let announcement = self.announce(|| Address::Room(room.clone()));
+        let mut entry = RoomEntry { room, resume, others: None, announcement };
         // who subscribes again goes on where it is, unless it asks for another place
         let begins = resume.is_some() || !self.client.is_in_room(&entry.room);
         let attach = self.look_up_room(&entry.room, resume).filter(|_| begins);
         let peers = self.worker.peers.clone().filter(|_| self.worker.shard.has_presence(&entry.room));
-        if attach.is_none() && peers.is_none() {
+        let is_entered = entry.announcement.as_ref().is_none_or(Announcement::is_entered);
+        if attach.is_none() && peers.is_none() && is_entered {
             return self.enter_room(entry, None);
         }
         self.wait_for_step(async move {
-            let others = async {
-                match peers {
-                    Some(peers) => Some(peers.present(&entry.room).await),
-                    None => None,
-                }
-            };
-            let attach = async {
-                match attach {
-                    Some(attach) => Some(attach.await),
-                    None => None,
-                }
-            };
-            let (others, attached) = tokio::join!(others, attach);
+            entered(&mut entry.announcement).await;
+            let others = peers.as_ref().map(|peers| peers.present(&entry.room));
+            let (others, attached) = tokio::join!(OptionFuture::from(others), OptionFuture::from(attach));
             entry.others = others;
             NextStep::EnterRoom(entry, attached)
         });
@@ -55,7 +49,8 @@ impl Connection {
 
     /// Puts the client into a room, and answers it.
     pub(super) fn enter_room(&mut self, entry: RoomEntry, attached: Option<AttachOutcome>) {
-        let RoomEntry { room, resume, others } = entry;
+        // until it is in
+        let RoomEntry { room, resume, others, announcement: _announcement } = entry;
         let is_new = self.worker.shard.subscribe(&self.client, &room);
         let begin = if is_new || resume.is_some() { self.begin_room(&room, resume, attached) } else { None };
         let presence = self.present(&room, others.as_deref());

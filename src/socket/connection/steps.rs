@@ -6,7 +6,7 @@ use bytestring::ByteString;
 
 use super::stream_place::{AttachOutcome, StreamPlace};
 use crate::{
-    cluster::OthersPresent,
+    cluster::{Announcement, OthersPresent},
     push::{PushId, Resume},
     socket::join::JoinDecision,
     wire::dialect::{ClientError, JoinRequest},
@@ -17,7 +17,7 @@ pub(super) enum NextStep {
     /// A join, or a new token, is decided.
     Decided(JoinDecision),
     /// Where it begins in the card's stream is looked up.
-    EnterCard(CardEntry, AttachOutcome),
+    EnterCard(CardEntry, Option<AttachOutcome>),
     /// The same of a room, and who is there on the other nodes.
     EnterRoom(RoomEntry, Option<AttachOutcome>),
 }
@@ -26,6 +26,8 @@ pub(super) enum NextStep {
 pub(super) struct CardEntry {
     pub(super) request: JoinRequest,
     pub(super) answer: CardAnswer,
+    /// `None`: there is no directory.
+    pub(super) announcement: Option<Announcement>,
 }
 
 /// What it is told then.
@@ -43,6 +45,8 @@ pub(super) struct RoomEntry {
     pub(super) resume: Option<Resume>,
     /// Who is there on the other nodes; `None`: nobody is asked.
     pub(super) others: Option<Arc<OthersPresent>>,
+    /// `None`: there is no directory.
+    pub(super) announcement: Option<Announcement>,
 }
 
 /// What became of a push or a message of a client.
