@@ -96,13 +96,14 @@ impl Dispatch {
         let service = tasks.service();
         let stopping = service.stopping().clone();
         let (completions, told) = mpsc::unbounded_channel();
+        let none_in_flight = CancellationToken::new();
         let (absences, absent) = mpsc::unbounded_channel();
         let in_flight = InFlight::new(config, told, sent_on.is_some().then_some(absences), metrics);
         if let Some(publisher) = sent_on {
             let own = node.id.as_str().into();
             let forwarder =
                 Forwarder::new(own, hub.clone(), publisher, completions.clone(), Arc::clone(&in_flight), metrics);
-            service.spawn_until_done("forwarder", until_stopped(stopping.clone(), forwarder.run(absent)));
+            service.spawn_until_done("forwarder", until_stopped(none_in_flight.clone(), forwarder.run(absent)));
         }
         let settling = Arc::clone(&in_flight);
         hub.after_turns(Box::new(move || settling.settle()));
@@ -143,6 +144,7 @@ impl Dispatch {
         service.spawn_until_done("dispatch time-outs", async move {
             stopping.run_until_cancelled(in_flight.run()).await;
             in_flight.put_back_all();
+            none_in_flight.cancel();
         });
         Self { service, reading, merging }
     }
