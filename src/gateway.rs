@@ -2,7 +2,9 @@
 
 mod clients_return;
 mod descriptors;
+mod directory;
 mod held_clients;
+mod open_queue;
 mod peers;
 mod presence;
 mod reload;
@@ -28,8 +30,8 @@ use crate::{
         Keys,
         identity::{IdentityConfigError, Verifier},
     },
-    cluster::{Cluster, ClusterError, Directory, ForgetNode, Listeners, Peers, PeersConfigError},
-    config::{self, Backend, Config},
+    cluster::{Cluster, ClusterError, Directory, Listeners, Peers, PeersConfigError},
+    config::{Backend, Config},
     dispatch::{Dispatch, Revoke, drain_gone_nodes},
     events::{Events, EventsConfigError, EventsControl},
     hub::{ClientPush, Hub},
@@ -39,9 +41,8 @@ use crate::{
         streams::Streams,
     },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
-    push::Address,
     queue::{
-        self, Jobs, OpenError, Queue, QueueState,
+        self, Jobs, OpenError, QueueState,
         nsq::{NodeTopics, RawTopics},
     },
     redis_client::{RedisClient, RedisOpenError},
@@ -54,6 +55,7 @@ use crate::{
 
 use descriptors::DescriptorPlan;
 use held_clients::HeldClients;
+use open_queue::OpenQueue;
 pub use reload::GatewayReload;
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
@@ -179,9 +181,10 @@ impl Gateway {
         let listeners = Listeners { socket: socket.unwrap_or(config.socket.listen), http, grpc, peers: peers_at };
         // before the node's id is claimed: a Redis that must not be used costs the cluster nothing
         let redis: Option<RedisClient> = start_redis(&config, &tasks, &metrics).await?;
-        let cluster = Cluster::join(&config, listeners, forget_node(&config.queue), &tasks, &metrics).await?;
+        let cluster =
+            Cluster::join(&config, listeners, open_queue::forget_node(&config.queue), &tasks, &metrics).await?;
         let peers = Peers::new(&config, cluster.nodes.clone(), &metrics)?;
-        let OpenQueue { queue, raw, node_topics } = open_queue(&config, &cluster, &tasks, &metrics).await?;
+        let OpenQueue { queue, raw, node_topics } = open_queue::open(&config, &cluster, &tasks, &metrics).await?;
         let (state, queue_notes) = (queue.control.state.clone(), queue.control.notes.clone());
         cluster.follow(&phases, state.clone(), |state| *state == QueueState::Ready, &tasks);
         let (events, events_control) = Events::start(&config, &queue.publisher, &tasks, &metrics).await?;
@@ -198,7 +201,7 @@ impl Gateway {
         let peer_listener = peers::listener(peer_listener, &config, &hub, &phases, &metrics)?;
         let (pushes, client_pushes) = mpsc::channel(config.queue.max_publishes);
         let upstream = Upstream { pushes, events: events.clone() };
-        let directory = start_directory(&config, redis.as_ref(), &cluster, &hub, &tasks, &metrics);
+        let directory = directory::start(&config, redis.as_ref(), &cluster, &hub, &tasks, &metrics);
         let publisher = RoutedPublisher::start(&config, queue.publisher.clone(), directory.clone(), &tasks, &metrics);
         let disconnects = Disconnects::new(&config, queue.publisher.clone(), store.clone(), phases.clone(), &metrics)
             .asking(&config, peers.clone(), &hub);
@@ -437,64 +440,6 @@ fn plan_descriptors(config: &Config) -> DescriptorPlan {
         tracing::warn!("{shortage}");
     }
     plan
-}
-
-/// The directory, if the configuration has one.
-fn start_directory(
-    config: &Config,
-    redis: Option<&RedisClient>,
-    cluster: &Cluster,
-    hub: &Hub,
-    tasks: &Tasks,
-    metrics: &Metrics,
-) -> Option<Directory> {
-    let of = hub.clone();
-    let has_clients = Box::new(move |address: &Address| of.clients_of(address) > 0);
-    let directory = Directory::start(config, redis, cluster.readers.clone(), has_clients, tasks, metrics)?;
-    let told = directory.clone();
-    hub.when_address_left(Box::new(move |kind, name| told.left(kind, name)));
-    Some(directory)
-}
-
-/// The configured queue.
-struct OpenQueue {
-    queue: Queue,
-    /// With nsqd the topics that others write to.
-    raw: Option<RawTopics>,
-    /// With nsqd and a directory those of the nodes.
-    node_topics: Option<NodeTopics>,
-}
-
-async fn open_queue(
-    config: &Config,
-    cluster: &Cluster,
-    tasks: &Tasks,
-    metrics: &Arc<Metrics>,
-) -> Result<OpenQueue, OpenError> {
-    match config.queue.backend {
-        Backend::Embedded => {
-            let queue = queue::embedded::open(&config.queue, tasks, metrics).await?;
-            Ok(OpenQueue { queue, raw: None, node_topics: None })
-        }
-        Backend::Nsq => {
-            let readers = cluster.readers.clone();
-            let (queue, raw, node_topics) =
-                queue::nsq::open(&config.queue, &config.node.id, readers, tasks, metrics).await?;
-            Ok(OpenQueue { queue, raw, node_topics })
-        }
-    }
-}
-
-/// How a node that is gone is forgotten: only nsqd keeps something for each node.
-fn forget_node(config: &config::QueueConfig) -> Option<ForgetNode> {
-    if config.backend != Backend::Nsq {
-        return None;
-    }
-    let config = Arc::new(config.clone());
-    Some(Box::new(move |node| {
-        let config = config.clone();
-        Box::pin(async move { queue::nsq::forget_node(&config, &node).await })
-    }))
 }
 
 /// One of the clients' listeners, if it has an address, and the node holds clients.

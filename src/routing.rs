@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, Either, FutureExt};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    cluster::{Directory, Holders},
+    cluster::{Directory, HoldingNodes},
     config::Config,
     lifecycle::Tasks,
     push::{Address, Push, Selection, StoredPush},
@@ -221,7 +221,7 @@ impl NodeRouter {
     }
 
     /// Hands a push to the queue, for each node that it goes to.
-    fn send(&self, push: RoutedPush, holders: &[Holders]) -> SentPushes {
+    fn send(&self, push: RoutedPush, holders: &[HoldingNodes]) -> SentPushes {
         let Some(nodes) = self.nodes(&push, holders) else {
             self.to_every_node.inc();
             let push = match push {
@@ -242,14 +242,14 @@ impl NodeRouter {
     }
 
     /// The nodes that a push goes to, each with the places of the addresses that it holds; `None`: every node.
-    fn nodes(&self, push: &RoutedPush, holders: &[Holders]) -> Option<BTreeMap<Arc<str>, Vec<usize>>> {
+    fn nodes(&self, push: &RoutedPush, holders: &[HoldingNodes]) -> Option<BTreeMap<Arc<str>, Vec<usize>>> {
         if holders.is_empty() {
             return None;
         }
         let except = if let RoutedPush::SentOn { except, .. } = push { Some(except) } else { None };
         let mut places: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
         for (place, holders) in holders.iter().enumerate() {
-            let Holders::Nodes(nodes) = holders else { return None };
+            let HoldingNodes::Nodes(nodes) = holders else { return None };
             let mut is_held = false;
             for node in nodes.iter().filter(|node| Some(*node) != except) {
                 places.entry(Arc::clone(node)).or_default().push(place);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub use entries::{Announcement, HasClients};
-pub use lookup::Holders;
+pub use lookup::HoldingNodes;
 
 use entries::Entries;
 use lookup::Lookup;
@@ -83,7 +83,7 @@ impl Directory {
     }
 
     /// Who holds each of `addresses`, within `[redis] timeout`.
-    pub async fn holders(&self, addresses: &[Address]) -> Vec<Holders> {
+    pub async fn holders(&self, addresses: &[Address]) -> Vec<HoldingNodes> {
         self.lookup.holders(addresses).await
     }
 

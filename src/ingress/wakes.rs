@@ -68,7 +68,7 @@ impl StoreWakes {
 async fn run(mut waiting: mpsc::Receiver<StoredPush>, publisher: RoutedPublisher, metrics: Arc<Metrics>) {
     let mut taken = Vec::with_capacity(TOGETHER);
     while waiting.recv_many(&mut taken, TOGETHER).await > 0 {
-        let mut left: Vec<_> = taken.drain(..).collect();
+        let mut left = std::mem::take(&mut taken);
         for nth in 1..=TRIES {
             let pushes = left.iter().map(|stored| RoutedPush::Stored(stored.clone())).collect();
             let told = join_all(publisher.publish_all(pushes).into_iter().map(|one| async { one?.await })).await;

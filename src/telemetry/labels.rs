@@ -172,7 +172,6 @@ label_values! {
     ForwardOutcome in "directory_forwards" by "outcome" {
         SentOn = "sent_on",
         Nobody = "nobody",
-        TooManyHops = "too_many_hops",
         Failed = "failed",
     }
 

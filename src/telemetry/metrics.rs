@@ -108,7 +108,7 @@ metrics! {
     directory_entries: Gauge = Gauge::default(), "directory_entries", "Cards and rooms of this node that are in the directory, or are to be";
     directory_ready: Gauge = Gauge::default(), "directory_ready", "1 while the directory has all cards and rooms of this node";
     directory_routes: Family<DirectoryRoute, Counter> = Family::default(), "directory_routes", "Pushes to cards and rooms that this node published, by route (nodes, nobody, every_node)";
-    directory_forwards: Family<ForwardOutcome, Counter> = Family::default(), "directory_forwards", "Pushes whose client was gone from this node, by outcome (sent_on, nobody, too_many_hops, failed)";
+    directory_forwards: Family<ForwardOutcome, Counter> = Family::default(), "directory_forwards", "Pushes whose client was gone from this node, by outcome (sent_on, nobody, failed)";
     directory_drained: Counter = Counter::default(), "directory_drained", "Pushes for nodes that are gone which this node took and sent on";
     events: Family<EventOutcome, Counter> = Family::default(), "events", "Events for the back end, by outcome (accepted, delivered, refused, full, unread, failed, lost)";
     event_requests: Family<EventRequestOutcome, Counter> = Family::default(), "event_requests", "Requests to the webhook of events, by outcome (taken, refused, failed)";

@@ -28,7 +28,7 @@ pub(super) struct Entries {
 }
 
 struct Partition {
-    entries: HashMap<Address, Entry, RandomState>,
+    entries: HashMap<Address, DirectoryEntry, RandomState>,
     /// Those to be written; each once.
     unwritten: Vec<Address>,
     /// Other nodes may rely on what stands in Redis until then.
@@ -36,7 +36,7 @@ struct Partition {
 }
 
 #[derive(Default)]
-struct Entry {
+struct DirectoryEntry {
     /// Clients on their way into it.
     announced: u32,
     /// Redis has it.

@@ -16,7 +16,7 @@ use crate::{push::Address, redis_client::RedisClient};
 
 /// Who holds an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holders {
+pub enum HoldingNodes {
     /// The directory does not know it now: any node may.
     AnyNode,
     /// These nodes alone; there may be none.
@@ -46,8 +46,8 @@ impl Lookup {
     }
 
     /// Who holds each of `addresses`.
-    pub(super) async fn holders(&self, addresses: &[Address]) -> Vec<Holders> {
-        let mut found = vec![Holders::AnyNode; addresses.len()];
+    pub(super) async fn holders(&self, addresses: &[Address]) -> Vec<HoldingNodes> {
+        let mut found = vec![HoldingNodes::AnyNode; addresses.len()];
         // it would be told of everything anyway
         if self.readers.borrow().len() <= 1 {
             return found;
@@ -73,7 +73,7 @@ impl Lookup {
             let Some(complete) = self.complete(partition, text_of(version), nodes) else { continue };
             for (place, holders) in places.into_iter().zip(holders) {
                 let names = parts_of(holders).iter().map(text_of);
-                found[place] = Holders::Nodes(names.filter_map(|name| complete.get(name).cloned()).collect());
+                found[place] = HoldingNodes::Nodes(names.filter_map(|name| complete.get(name).cloned()).collect());
             }
         }
         found
