@@ -26,7 +26,7 @@ pub use lookup::HoldingNodes;
 
 use entries::Entries;
 use lookup::Lookup;
-use writer::Writer;
+use writer::EntryWriter;
 
 /// The directory as this node uses it; a cheap clone.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ impl Directory {
         let entries = Arc::new(Entries::new(has_clients, relied_until, metrics.directory_entries.clone()));
         let (noting, notes) = watch::channel(Vec::new());
         if config.node.roles.has_socket() {
-            let writer = Writer::new(
+            let writer = EntryWriter::new(
                 config.node.id.as_str().into(),
                 &config.directory,
                 config.redis.timeout,

@@ -29,7 +29,7 @@ const ENTRIES: usize = 256;
 /// Entries that one round writes.
 const ROUND: usize = 8192;
 
-pub(super) struct Writer {
+pub(super) struct EntryWriter {
     node: Arc<str>,
     redis: RedisClient,
     keys: DirectoryKeys,
@@ -62,7 +62,7 @@ struct Write {
     changes: Vec<EntryChange>,
 }
 
-impl Writer {
+impl EntryWriter {
     pub(super) fn new(
         node: Arc<str>,
         config: &DirectoryConfig,
