@@ -62,9 +62,20 @@ pub struct Cluster {
     pub readers: watch::Receiver<Vec<String>>,
     /// The same nodes with what they say of themselves, sorted by id. Without etcd: none.
     pub nodes: watch::Receiver<Arc<[Node]>>,
-    /// Ids of nodes that are gone, and whose channels are still there, sorted.
-    pub gone: watch::Receiver<Vec<String>>,
+    /// Nodes that are gone, and whose channels are still there, sorted by id.
+    pub gone: watch::Receiver<Vec<GoneNode>>,
     state: ClusterState,
+}
+
+/// A node whose key is not in etcd any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoneNode {
+    /// Its id.
+    pub id: String,
+    /// It has not stopped in order: it may be cut off from etcd alone, and have clients.
+    pub may_live: bool,
+    /// What waits in its own topic is to be taken: the topic is not about to be deleted.
+    pub is_read: bool,
 }
 
 /// Takes out of the queue what it keeps for the node of this id, which is gone: how many channels those were. An error says
@@ -83,7 +94,7 @@ enum ClusterState {
         _members: watch::Sender<Vec<String>>,
         _readers: watch::Sender<Vec<String>>,
         _nodes: watch::Sender<Arc<[Node]>>,
-        _gone: watch::Sender<Vec<String>>,
+        _gone: watch::Sender<Vec<GoneNode>>,
     },
     Registered {
         status: watch::Sender<NodeStatus>,

@@ -92,7 +92,7 @@ impl Dispatch {
         tasks: &Tasks,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let config::Config { node, queue: config, rooms, store: store_config, directory, .. } = config;
+        let config::Config { queue: config, rooms, store: store_config, directory, .. } = config;
         let service = tasks.service();
         let stopping = service.stopping().clone();
         let (completions, told) = mpsc::unbounded_channel();
@@ -100,9 +100,7 @@ impl Dispatch {
         let (absences, absent) = mpsc::unbounded_channel();
         let in_flight = InFlight::new(config, told, sent_on.is_some().then_some(absences), metrics);
         if let Some(publisher) = sent_on {
-            let own = node.id.as_str().into();
-            let forwarder =
-                Forwarder::new(own, hub.clone(), publisher, completions.clone(), Arc::clone(&in_flight), metrics);
+            let forwarder = Forwarder::new(publisher, completions.clone(), Arc::clone(&in_flight), metrics);
             service.spawn_until_done("forwarder", until_stopped(none_in_flight.clone(), forwarder.run(absent)));
         }
         let settling = Arc::clone(&in_flight);

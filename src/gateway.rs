@@ -105,6 +105,7 @@ pub struct Gateway {
     stored: Option<(Store, StoredPushes)>,
     /// Where pushes go whose clients are at another node by now; `None`: there is no directory.
     sent_on: Option<RoutedPublisher>,
+    directory: Option<Directory>,
     /// nsq with a directory: what waits for nodes that are gone.
     node_topics: Option<NodeTopics>,
     store_control: Option<StoreControl>,
@@ -271,6 +272,7 @@ impl Gateway {
             queue: queue.control,
             stored,
             sent_on: directory.is_some().then_some(publisher),
+            directory,
             node_topics,
             store_control,
             events_control,
@@ -323,11 +325,11 @@ impl Gateway {
         if let Some(changes) = self.presence {
             presence::start(changes, self.hub.clone(), self.told.clone(), tasks);
         }
-        if let Some(publisher) = self.sent_on.clone().filter(|_| self.clients.is_some())
-            && let Some(topics) = self.node_topics.take()
+        if let Some(publisher) = &self.sent_on
+            && let Some(topics) = self.node_topics
         {
-            let (gone, readers) = (self.cluster.gone.clone(), self.cluster.readers.clone());
-            drain_gone_nodes(config, topics, gone, readers, publisher, tasks, metrics);
+            let publisher = publisher.publisher().clone();
+            drain_gone_nodes(config, topics, self.cluster.gone.clone(), publisher, tasks, metrics);
         }
         let held = self.clients.map(|clients| {
             let orders = held_clients::orders(self.revoke, &clients, &config.node.id, self.reload.config.subscribe());
@@ -396,6 +398,9 @@ impl Gateway {
         // dispatch tells no more
         if let Some(store) = self.store_control {
             store.close(deadline.granting(LAST_MOMENT)).await;
+        }
+        if let Some(directory) = self.directory {
+            directory.leave().await;
         }
         if deadline.remaining().is_zero() {
             tracing::warn!("[node] shutdown_timeout passed before the drain was done");

@@ -133,8 +133,8 @@ pub mod internals {
     }
     pub mod cluster {
         pub use crate::cluster::{
-            Announcement, Cluster, ClusterError, Directory, ForgetNode, Gathered, HasClients, HoldingNodes, Listeners,
-            Node, NodeLoad, OthersPresent, Peers, PeersConfigError,
+            Announcement, Cluster, ClusterError, Directory, ForgetNode, Gathered, GoneNode, HasClients, HoldingNodes,
+            Listeners, Node, NodeLoad, OthersPresent, Peers, PeersConfigError,
         };
     }
     pub mod config {

@@ -49,20 +49,22 @@ const BINARY: u32 = 2;
 
 /// Encodes `push`.
 pub fn encode(push: &Push) -> Bytes {
-    message_of(push, &[], 0).encode_to_vec().into()
+    message_of(push, &[]).encode_to_vec().into()
 }
 
 /// Encodes `push` for the nodes that hold its clients; `hops`: how often it was sent from node to node, this time counted.
-pub fn encode_routed(push: &Push, hops: u32) -> Bytes {
-    message_of(push, &[], hops).encode_to_vec().into()
+/// `sent_on`: a number that tells it from what it was sent on from; 0: it is sent for the first time.
+pub fn encode_routed(push: &Push, hops: u32, sent_on: u64) -> Bytes {
+    let record = message::Record { hops, sent_on, ..message_of(push, &[]) };
+    record.encode_to_vec().into()
 }
 
 /// Encodes a push that the store has.
 pub fn encode_stored(stored: &StoredPush) -> Bytes {
-    message_of(&stored.push, &stored.entries, 0).encode_to_vec().into()
+    message_of(&stored.push, &stored.entries).encode_to_vec().into()
 }
 
-fn message_of(push: &Push, entries: &[StreamEntry], hops: u32) -> message::Record {
+fn message_of(push: &Push, entries: &[StreamEntry]) -> message::Record {
     let exclude = push.target.exclude.as_deref();
     let entry = |entry: &StreamEntry| message::StreamEntry {
         epoch: entry.epoch.to_u32(),
@@ -94,7 +96,8 @@ fn message_of(push: &Push, entries: &[StreamEntry], hops: u32) -> message::Recor
         disconnect: None,
         id: Bytes::copy_from_slice(&push.id.to_bytes()),
         streams: entries.iter().map(entry).collect(),
-        hops,
+        hops: 0,
+        sent_on: 0,
         rebalance: None,
     }
 }
@@ -336,8 +339,8 @@ mod tests {
     #[test]
     fn a_push_for_some_nodes_is_read_as_any_other_and_a_look_tells_its_hops() {
         let push = Push::to("a", "content");
-        let record = encode_routed(&push, 3);
-        assert_eq!(peek(&record).map(|peek| peek.hops), Some(3));
+        let record = encode_routed(&push, 3, u64::MAX);
+        assert_eq!(peek(&record).map(|peek| (peek.hops, peek.sent_on)), Some((3, u64::MAX)));
         assert_eq!(decode(record), Ok(Record::Push(push)));
     }
 

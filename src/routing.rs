@@ -2,10 +2,10 @@
 //!
 //! A task looks up what waits together, and hands it to the queue in order: pushes of one address keep the order in which they came.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, Either, FutureExt};
+use futures_util::future::{BoxFuture, Either, FutureExt, join_all};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -37,15 +37,18 @@ pub enum RoutedPush {
     Live(Push),
     /// A push that the store has, of which the nodes are told.
     Stored(StoredPush),
-    /// A push that was sent to a node which has no clients of it any more.
-    SentOn {
-        /// With the addresses that are looked for.
-        push: Push,
-        /// How often it was sent from node to node, this time counted.
-        hops: u32,
-        /// That node.
-        except: Arc<str>,
-    },
+    /// A push that came to this node, which has clients of it no more.
+    SentOn(SentOnPush),
+}
+
+/// A push that is looked up once more.
+pub struct SentOnPush {
+    /// With the addresses that are looked for.
+    pub push: Push,
+    /// How often it was sent from node to node, this time counted.
+    pub hops: u32,
+    /// If nobody has clients of it, it goes to every node, and waits for those that come back.
+    pub keep: bool,
 }
 
 /// Where a push went.
@@ -78,6 +81,7 @@ impl RoutedPublisher {
             let (requests, waiting) = mpsc::channel(config.queue.max_publishes);
             let route = |route| metrics.directory_routes.get_or_create_owned(&route);
             let router = NodeRouter {
+                own: config.node.id.as_str().into(),
                 max_hops: config.directory.max_hops,
                 directory,
                 publisher: publisher.clone(),
@@ -116,7 +120,7 @@ impl RoutedPublisher {
         pushes: Vec<RoutedPush>,
     ) -> Vec<Result<impl Future<Output = Result<PublishedTo, PublishError>> + Send + use<>, PublishError>> {
         let Some(requests) = &self.requests else {
-            let records = pushes.into_iter().map(|push| (Destination::Live, push.record())).collect();
+            let records = pushes.into_iter().map(|push| (Destination::Live, push.record(0))).collect();
             let published = self.publisher.publish_all(records).into_iter();
             return published.map(|one| Ok(Either::Left(one?.map(|done| done.map(|()| PublishedTo::Nodes))))).collect();
         };
@@ -129,13 +133,25 @@ impl RoutedPublisher {
             Ok(Either::Right(async move {
                 let sent = answered.await.map_err(|_| closed())?;
                 let to = if sent.is_empty() { PublishedTo::Nobody } else { PublishedTo::Nodes };
-                for published in sent {
-                    published.await?;
-                }
+                all_published(sent).await?;
                 Ok(to)
             }))
         });
         requested.collect()
+    }
+}
+
+/// Waits until the queue holds a push for each node.
+async fn all_published(sent: SentPushes) -> Result<(), PublishError> {
+    let outcomes = join_all(sent).await;
+    let some = outcomes.iter().any(Result::is_ok);
+    match outcomes.into_iter().find_map(Result::err) {
+        // not refused: some of its clients get it
+        Some(PublishError::Full(_) | PublishError::TooLarge { .. }) if some => {
+            Err(PublishError::Unavailable("the queue took it for some of its nodes only; try again".into()))
+        }
+        Some(error) => Err(error),
+        None => Ok(()),
     }
 }
 
@@ -148,27 +164,30 @@ fn closed() -> PublishError {
 impl RoutedPush {
     fn push(&self) -> &Push {
         match self {
-            Self::Live(push) | Self::SentOn { push, .. } => push,
+            Self::Live(push) => push,
+            Self::SentOn(sent_on) => &sent_on.push,
             Self::Stored(stored) => &stored.push,
         }
     }
 
-    /// For every node.
-    fn record(&self) -> Bytes {
+    /// For every node, none of which sends it on.
+    fn record(&self, max_hops: u32) -> Bytes {
         match self {
             Self::Live(push) => record::encode(push),
             Self::Stored(stored) => record::encode_stored(stored),
-            Self::SentOn { push, hops, .. } => record::encode_routed(push, *hops),
+            Self::SentOn(SentOnPush { push, .. }) => record::encode_routed(push, max_hops + 1, fastrand::u64(1..)),
         }
     }
 
     /// For a node that holds these of its cards; `None`: all it is for.
     fn record_for(&self, cards: Option<&[usize]>) -> Bytes {
+        let part = |push| cards.map_or(Cow::Borrowed(push), |cards| Cow::Owned(with_cards(push, cards)));
         match (self, cards) {
-            (Self::Live(push), None) => record::encode_routed(push, 1),
-            (_, None) => self.record(),
-            (Self::Live(push), Some(cards)) => record::encode_routed(&with_cards(push, cards), 1),
-            (Self::SentOn { push, hops, .. }, Some(cards)) => record::encode_routed(&with_cards(push, cards), *hops),
+            (Self::Live(push), _) => record::encode_routed(&part(push), 1, 0),
+            (Self::SentOn(SentOnPush { push, hops, .. }), _) => {
+                record::encode_routed(&part(push), *hops, fastrand::u64(1..))
+            }
+            (Self::Stored(stored), None) => record::encode_stored(stored),
             (Self::Stored(stored), Some(cards)) => record::encode_stored(&StoredPush {
                 push: with_cards(&stored.push, cards),
                 entries: cards.iter().filter_map(|at| stored.entries.get(*at).copied()).collect(),
@@ -193,8 +212,14 @@ fn addresses(push: &Push) -> Vec<Address> {
     }
 }
 
+/// One of [`addresses`], by its place.
+fn address(push: &Push, place: usize) -> Option<Address> {
+    addresses(push).into_iter().nth(place)
+}
+
 /// Looks up, and publishes.
 struct NodeRouter {
+    own: Arc<str>,
     max_hops: u32,
     directory: Directory,
     publisher: Publisher,
@@ -222,14 +247,11 @@ impl NodeRouter {
 
     /// Hands a push to the queue, for each node that it goes to.
     fn send(&self, push: RoutedPush, holders: &[HoldingNodes]) -> SentPushes {
-        let Some(nodes) = self.nodes(&push, holders) else {
+        let nodes = self.nodes(&push, holders);
+        let is_kept = matches!(&push, RoutedPush::SentOn(sent_on) if sent_on.keep);
+        let Some(nodes) = nodes.filter(|nodes| !(nodes.is_empty() && is_kept)) else {
             self.to_every_node.inc();
-            let push = match push {
-                // every node has it then: none sends it on
-                RoutedPush::SentOn { push, except, .. } => RoutedPush::SentOn { push, hops: self.max_hops + 1, except },
-                push => push,
-            };
-            return vec![self.publisher.publish(Destination::Live, push.record()).boxed()];
+            return vec![self.publisher.publish(Destination::Live, push.record(self.max_hops)).boxed()];
         };
         let counter = if nodes.is_empty() { &self.to_nobody } else { &self.to_nodes };
         counter.inc();
@@ -246,18 +268,27 @@ impl NodeRouter {
         if holders.is_empty() {
             return None;
         }
-        let except = if let RoutedPush::SentOn { except, .. } = push { Some(except) } else { None };
+        let not_here = matches!(push, RoutedPush::SentOn(_));
         let mut places: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
+        let mut missing = 0;
         for (place, holders) in holders.iter().enumerate() {
             let HoldingNodes::Nodes(nodes) = holders else { return None };
             let mut is_held = false;
-            for node in nodes.iter().filter(|node| Some(*node) != except) {
+            for node in nodes {
+                if not_here && *node == self.own {
+                    // a process of before may have left it there
+                    if let Some(address) = address(push.push(), place) {
+                        self.directory.take_out(address);
+                    }
+                    continue;
+                }
                 places.entry(Arc::clone(node)).or_default().push(place);
                 is_held = true;
             }
-            if !is_held && !matches!(push, RoutedPush::Stored(_)) {
-                self.no_connection.inc();
-            }
+            missing += u64::from(!is_held);
+        }
+        if matches!(push, RoutedPush::Live(_)) {
+            self.no_connection.inc_by(missing);
         }
         Some(places)
     }

@@ -149,6 +149,9 @@ pub(super) struct RosterEntry {
     /// Since when the node's key is missing, ms since 1970; `None` while it is there.
     #[serde(default)]
     pub(super) gone: Option<u64>,
+    /// It has stopped in order: it has no clients.
+    #[serde(default)]
+    pub(super) stopped: bool,
 }
 
 impl RosterEntry {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 use super::{
-    ForgetNode,
+    ForgetNode, GoneNode,
     etcd::{Etcd, EtcdClient, EtcdError},
     node::{self, NodeKeys, RosterEntry},
 };
@@ -26,7 +26,7 @@ use super::{
 pub(super) struct Reaper {
     etcd: Etcd,
     forget_node: ForgetNode,
-    gone: watch::Sender<Vec<String>>,
+    gone: watch::Sender<Vec<GoneNode>>,
     grace: Duration,
     metrics: Arc<Metrics>,
     /// Deletions that failed, with their reason: each is told once.
@@ -34,11 +34,11 @@ pub(super) struct Reaper {
 }
 
 impl Reaper {
-    /// `gone` is told the ids of the nodes that are gone.
+    /// `gone` is told of the nodes that are gone.
     pub(super) fn new(
         etcd: Etcd,
         forget_node: ForgetNode,
-        gone: watch::Sender<Vec<String>>,
+        gone: watch::Sender<Vec<GoneNode>>,
         config: &Config,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -88,21 +88,28 @@ impl Reaper {
             };
             let keys = NodeKeys::new(&prefix, id);
             if !living.iter().any(|kv| kv.key == keys.node.as_bytes()) {
-                roster.push((id.to_owned(), keys, entry));
+                let roster_entry = serde_json::from_slice::<RosterEntry>(&entry.value).unwrap_or_default();
+                roster.push((id.to_owned(), keys, entry, roster_entry));
             }
         }
-        let gone: Vec<_> = roster.iter().map(|(id, ..)| id.clone()).collect();
+        let now = unix_millis();
+        let age = |entry: &RosterEntry| entry.gone.map_or(0, |since| now.saturating_sub(since));
+        let gone = roster.iter().map(|(id, .., entry)| GoneNode {
+            id: id.clone(),
+            may_live: !entry.stopped,
+            // nobody may read a topic that is deleted
+            is_read: age(entry) < self.grace.as_millis() as u64 / 2,
+        });
+        let gone: Vec<_> = gone.collect();
         self.gone.send_if_modified(|before| {
             let changed = *before != gone;
             *before = gone;
             changed
         });
-        for (id, keys, entry) in roster {
+        for (id, keys, entry, roster_entry) in roster {
             let id = id.as_str();
-            let since = serde_json::from_slice::<RosterEntry>(&entry.value).unwrap_or_default().gone;
-            let now = unix_millis();
-            match since {
-                None => self.mark(&mut client, id, &keys, &entry, now).await?,
+            match roster_entry.gone {
+                None => self.mark(&mut client, id, &keys, &entry, &roster_entry, now).await?,
                 Some(since) if now.saturating_sub(since) >= self.grace.as_millis() as u64 => {
                     self.delete(&mut client, id, &keys, &entry).await?;
                 }
@@ -123,9 +130,10 @@ impl Reaper {
         id: &str,
         keys: &NodeKeys,
         entry: &KeyValue,
+        roster_entry: &RosterEntry,
         now: u64,
     ) -> Result<(), EtcdError> {
-        let gone = RosterEntry { gone: Some(now) }.json();
+        let gone = RosterEntry { gone: Some(now), ..roster_entry.clone() }.json();
         let txn = TxnRequest {
             compare: vec![unchanged(entry), Compare::absent(&keys.node)],
             success: vec![RequestOp::put(&keys.roster, gone, 0)],

@@ -199,7 +199,11 @@ impl Registration {
             None => self.etcd.connect().await,
         };
         let revoked = match client {
-            Ok(mut client) => self.etcd.call("revoke the lease", client.lease_revoke(lease)).await,
+            Ok(mut client) => {
+                // should it fail, the others take the node for one that may live
+                let _ = self.key.stop(&mut client).await;
+                self.etcd.call("revoke the lease", client.lease_revoke(lease)).await
+            }
             Err(error) => Err(error),
         };
         match revoked {

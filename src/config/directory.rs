@@ -58,8 +58,8 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
         r.reject(s, "lease", "it must be at least three times [redis] timeout, or one slow answer ends it");
     }
     // a client whose node cannot write it down waits until no other node relies on that
-    if directory.lease + config.redis.timeout >= config.socket.join_timeout {
-        r.reject(s, "lease", "lease and [redis] timeout together must be less than [socket] join_timeout");
+    if directory.lease + config.redis.timeout * 2 >= config.socket.join_timeout {
+        r.reject(s, "lease", "lease and twice [redis] timeout together must be less than [socket] join_timeout");
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
             ("NODE__ID", "a"),
         ];
         assert_eq!(with(&whole).unwrap().directory.backend, DirectoryBackend::Redis);
-        for (lease, told) in [("2s", "three times [redis] timeout"), ("9s", "less than [socket] join_timeout")] {
+        for (lease, told) in [("2s", "three times [redis] timeout"), ("8s", "less than [socket] join_timeout")] {
             let error = with(&[&whole[..], &[("DIRECTORY__LEASE", lease)]].concat()).unwrap_err().to_string();
             assert!(error.contains(told), "{error}");
         }

@@ -10,36 +10,36 @@ use super::{
     in_flight::{Absence, InFlight},
 };
 use crate::{
-    hub::{Completion, Hub, Outcome},
-    push::{Address, Push, Selection},
+    hub::{Completion, Outcome},
+    push::{Address, Push},
     queue::{
         PublishError,
         record::{self, Record},
     },
-    routing::{PublishedTo, RoutedPublisher, RoutedPush},
-    telemetry::{Metrics, labels::ForwardOutcome},
+    routing::{PublishedTo, RoutedPublisher, RoutedPush, SentOnPush},
+    telemetry::{
+        Counter, Metrics,
+        labels::{DropReason, ForwardOutcome},
+    },
 };
 
 pub(super) struct Forwarder {
-    /// This node.
-    own: Arc<str>,
-    hub: Hub,
     publisher: RoutedPublisher,
     completions: mpsc::UnboundedSender<Completion>,
     in_flight: Arc<InFlight>,
+    nobody: Counter,
     metrics: Arc<Metrics>,
 }
 
 impl Forwarder {
     pub(super) fn new(
-        own: Arc<str>,
-        hub: Hub,
         publisher: RoutedPublisher,
         completions: mpsc::UnboundedSender<Completion>,
         in_flight: Arc<InFlight>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        Self { own, hub, publisher, completions, in_flight, metrics: Arc::clone(metrics) }
+        let nobody = metrics.drops.get_or_create_owned(&DropReason::NoConnection);
+        Self { publisher, completions, in_flight, nobody, metrics: Arc::clone(metrics) }
     }
 
     /// Sends on what `absences` has, in order, until it is dropped.
@@ -57,24 +57,25 @@ impl Forwarder {
 
     /// Sends a push on to whoever else holds its absent addresses; its number, and what became of it.
     fn send_on(&self, absence: Absence) -> impl Future<Output = (u64, Outcome)> + use<> {
-        let Absence { number, record, sent_away } = absence;
-        let hops = record::peek(&record).map_or(1, |peek| peek.hops);
+        let Absence { number, record, addresses, sent_away } = absence;
+        let hops = record::peek(&record).map_or(1, |peek| peek.hops).saturating_add(1);
         let push = match record::decode(record) {
-            Ok(Record::Push(push)) => self.without_present(push),
+            Ok(Record::Push(push)) => Some(only_at(push, &addresses)),
             // intake gives only pushes
             Ok(_) | Err(_) => None,
         };
-        let except = Arc::clone(&self.own);
-        let sent_on = push.map(|push| RoutedPush::SentOn { push, hops: hops.saturating_add(1), except });
+        let sent_on = push.map(|push| RoutedPush::SentOn(SentOnPush { push, hops, keep: sent_away }));
         let published = sent_on.map(|push| self.publisher.publish(push));
         let metrics = Arc::clone(&self.metrics);
+        let nobody = self.nobody.clone();
         async move {
             let Some(published) = published else { return (number, Outcome::Offered) };
             let (forward, outcome) = match published.await {
                 Ok(PublishedTo::Nodes) => (ForwardOutcome::SentOn, Outcome::Offered),
-                // its clients are told to come back, and are nowhere yet
-                Ok(PublishedTo::Nobody) if sent_away => (ForwardOutcome::Nobody, Outcome::SentAway),
-                Ok(PublishedTo::Nobody) => (ForwardOutcome::Nobody, Outcome::Offered),
+                Ok(PublishedTo::Nobody) => {
+                    nobody.inc();
+                    (ForwardOutcome::Nobody, Outcome::Offered)
+                }
                 Err(PublishError::TooLarge { .. }) => (ForwardOutcome::Failed, Outcome::Offered),
                 Err(_) => (ForwardOutcome::Failed, Outcome::Lost),
             };
@@ -82,17 +83,10 @@ impl Forwarder {
             (number, outcome)
         }
     }
+}
 
-    /// The push to those of its addresses that have no clients here; `None`: there are none.
-    fn without_present(&self, mut push: Push) -> Option<Push> {
-        let is_absent = |address: &Address| self.hub.clients_of(address) == 0;
-        match push.target.selection() {
-            Selection::Cards(_) => {
-                push.target.cards.retain(|card| is_absent(&Address::Card(card.clone())));
-                (!push.target.cards.is_empty()).then_some(push)
-            }
-            Selection::Room(room) => is_absent(&Address::Room(room.clone())).then_some(push),
-            Selection::App(_) | Selection::Everyone | Selection::Nobody => None,
-        }
-    }
+/// The push to these of its addresses alone.
+fn only_at(mut push: Push, addresses: &[Address]) -> Push {
+    push.target.cards.retain(|card| addresses.contains(&Address::Card(card.clone())));
+    push
 }

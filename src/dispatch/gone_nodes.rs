@@ -1,88 +1,80 @@
-//! Takes what waits for nodes that are gone, and sends it to where their clients are now.
+//! Takes what waits in the topics of nodes that are gone, and sends it to every node.
 //!
-//! The first of the living nodes does it, by their ids. Should two think so for a moment, each push is taken by one of them.
+//! All living nodes do so: each push is taken by one of them. One that is only cut off from etcd reads its topic too; of what another
+//! one takes it gets its copy through the topic of all.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::BUNDLE;
 use crate::{
+    cluster::GoneNode,
     config::Config,
     lifecycle::{Deadline, Tasks},
     queue::{
-        Job, Jobs,
+        Destination, Job, Jobs, Publisher,
         nsq::{NodeTopicReader, NodeTopics},
         record::{self, Record},
     },
-    routing::{RoutedPublisher, RoutedPush},
-    telemetry::Metrics,
+    telemetry::{Counter, Metrics},
 };
 
-/// Nothing more comes for a gone node for so long, beside the time in which others may take it for living.
-const QUIET: Duration = Duration::from_secs(30);
 /// Before a push is taken again that the queue did not take.
 const REQUEUE: Duration = Duration::from_secs(1);
 /// What the last acknowledgements get.
 const CLOSE: Duration = Duration::from_secs(2);
 
-/// Starts to take what waits for the nodes of `gone`, while this node is the first of `readers`, which are those that hold clients.
+/// Starts to take what waits for the nodes of `gone`.
 pub(crate) fn drain_gone_nodes(
     config: &Config,
     topics: NodeTopics,
-    gone: watch::Receiver<Vec<String>>,
-    readers: watch::Receiver<Vec<String>>,
-    publisher: RoutedPublisher,
+    gone: watch::Receiver<Vec<GoneNode>>,
+    publisher: Publisher,
     tasks: &Tasks,
-    metrics: &Arc<Metrics>,
+    metrics: &Metrics,
 ) {
     let drains = GoneNodes {
-        own: config.node.id.as_str().to_owned(),
-        quiet: QUIET + config.directory.lease * 2,
+        max_hops: config.directory.max_hops,
         topics,
         publisher,
         tasks: tasks.clone(),
-        metrics: Arc::clone(metrics),
-        drained: BTreeMap::new(),
+        drained: metrics.directory_drained.clone(),
+        read: BTreeMap::new(),
     };
     let cancelled = tasks.cancelled();
     tasks.spawn_until_done("gone nodes", async move {
-        cancelled.run_until_cancelled(drains.run(gone, readers)).await;
+        cancelled.run_until_cancelled(drains.run(gone)).await;
     });
 }
 
 struct GoneNodes {
-    own: String,
-    quiet: Duration,
+    max_hops: u32,
     topics: NodeTopics,
-    publisher: RoutedPublisher,
+    publisher: Publisher,
     tasks: Tasks,
-    metrics: Arc<Metrics>,
-    /// Those that are worked off, or were: what stops it.
-    drained: BTreeMap<String, CancellationToken>,
+    drained: Counter,
+    /// Those whose topics are read, each with what stops that.
+    read: BTreeMap<String, CancellationToken>,
 }
 
 impl GoneNodes {
-    async fn run(mut self, mut gone: watch::Receiver<Vec<String>>, mut readers: watch::Receiver<Vec<String>>) {
+    async fn run(mut self, mut gone: watch::Receiver<Vec<GoneNode>>) {
         loop {
-            let is_first = readers.borrow_and_update().first() == Some(&self.own);
-            let wanted = if is_first { gone.borrow_and_update().clone() } else { Vec::new() };
-            self.drain_only(&wanted);
-            // both cancel-safe
-            let changed = tokio::select! {
-                changed = gone.changed() => changed,
-                changed = readers.changed() => changed,
-            };
-            if changed.is_err() {
+            let wanted: Vec<_> =
+                gone.borrow_and_update().iter().filter(|node| node.is_read).map(|node| node.id.clone()).collect();
+            self.read_only(&wanted);
+            if gone.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    fn drain_only(&mut self, wanted: &[String]) {
-        self.drained.retain(|node, stop| {
+    fn read_only(&mut self, wanted: &[String]) {
+        self.read.retain(|node, stop| {
             let goes_on = wanted.contains(node);
             if !goes_on {
                 stop.cancel();
@@ -90,7 +82,7 @@ impl GoneNodes {
             goes_on
         });
         for node in wanted {
-            if self.drained.contains_key(node) {
+            if self.read.contains_key(node) {
                 continue;
             }
             let reader = match self.topics.read(node) {
@@ -101,56 +93,40 @@ impl GoneNodes {
                 }
             };
             let stop = self.tasks.cancelled().child_token();
-            self.drained.insert(node.clone(), stop.clone());
-            let drain = GoneNode {
-                node: node.as_str().into(),
-                quiet: self.quiet,
-                publisher: self.publisher.clone(),
-                metrics: Arc::clone(&self.metrics),
-            };
+            self.read.insert(node.clone(), stop.clone());
+            let (max_hops, publisher, drained) = (self.max_hops, self.publisher.clone(), self.drained.clone());
+            let drain = GoneNodeDrain { max_hops, publisher, drained };
             self.tasks.spawn_until_done(format!("gone node {node}"), drain.run(reader, stop));
         }
     }
 }
 
-struct GoneNode {
-    node: Arc<str>,
-    quiet: Duration,
-    publisher: RoutedPublisher,
-    metrics: Arc<Metrics>,
+/// Of one node.
+struct GoneNodeDrain {
+    max_hops: u32,
+    publisher: Publisher,
+    drained: Counter,
 }
 
-impl GoneNode {
+impl GoneNodeDrain {
     async fn run(self, mut reader: NodeTopicReader, stop: CancellationToken) {
-        let sent = stop.run_until_cancelled(self.drain(&mut reader.jobs)).await;
-        if let Some(sent) = sent.filter(|sent| *sent > 0) {
-            tracing::info!(node = &*self.node, pushes = sent, "what waited for a gone node was sent on");
-        }
+        stop.run_until_cancelled(self.drain(&mut reader.jobs)).await;
         reader.close(Deadline::after(CLOSE)).await;
     }
 
-    /// Sends on what comes, until nothing has come for long enough; how many pushes.
-    async fn drain(&self, jobs: &mut Jobs) -> u64 {
-        let mut sent = 0;
-        while let Ok(true) = timeout(self.quiet, jobs.ready()).await {
+    async fn drain(&self, jobs: &mut Jobs) {
+        while jobs.ready().await {
+            // they are on their way in this order when they are awaited
             let taken: Vec<_> = jobs.waiting(BUNDLE).map(|job| self.send_on(job)).collect();
-            sent += taken.len() as u64;
             join_all(taken).await;
         }
-        sent
     }
 
     /// A push is on its way when this returns; its job ends when it is awaited.
     fn send_on(&self, job: Job) -> impl Future<Output = ()> + use<> {
-        let hops = record::peek(&job.record).map_or(0, |peek| peek.hops).saturating_add(1);
-        let push = match record::decode(job.record.clone()) {
-            Ok(Record::Push(push)) => Some(RoutedPush::SentOn { push, hops, except: Arc::clone(&self.node) }),
-            Ok(Record::Stored(stored)) => Some(RoutedPush::Stored(*stored)),
-            // no such records go to single nodes
-            Ok(Record::Disconnect(_) | Record::Rebalance(_)) | Err(_) => None,
-        };
-        let published = push.map(|push| self.publisher.publish(push));
-        let drained = self.metrics.directory_drained.clone();
+        let record = self.for_every_node(&job.record);
+        let published = record.map(|record| self.publisher.publish(Destination::Live, record));
+        let drained = self.drained.clone();
         async move {
             if let Some(published) = published
                 && let Err(error) = published.await
@@ -160,6 +136,16 @@ impl GoneNode {
             }
             drained.inc();
             job.finish();
+        }
+    }
+
+    /// The record, which no node sends on; `None`: it is for nobody.
+    fn for_every_node(&self, record: &Bytes) -> Option<Bytes> {
+        match record::decode(record.clone()) {
+            Ok(Record::Push(push)) => Some(record::encode_routed(&push, self.max_hops + 1, fastrand::u64(1..))),
+            Ok(Record::Stored(_)) => Some(record.clone()),
+            // no such records go to single nodes
+            Ok(Record::Disconnect(_) | Record::Rebalance(_)) | Err(_) => None,
         }
     }
 }

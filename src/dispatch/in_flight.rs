@@ -20,7 +20,7 @@ use super::window::{CopyWindow, Seen, WindowEntry};
 use crate::{
     config::{self, Backend},
     hub::{Completion, Outcome, shrink},
-    push::PushId,
+    push::{Address, PushId},
     queue::{self, Job, record},
     telemetry::{
         Counter, Gauge, Metrics,
@@ -49,7 +49,8 @@ pub(super) struct InFlight {
     finished: Counter,
     unmatched: Counter,
     requeued: Counter,
-    /// Where pushes go whose clients are at another node by now. Unbounded, yet it holds no more than the jobs in flight.
+    /// Where pushes go whose clients are at another node by now. Unbounded, yet it holds no more than the jobs in flight, and those that
+    /// were late meanwhile.
     absences: Option<mpsc::UnboundedSender<Absence>>,
 }
 
@@ -58,6 +59,8 @@ pub(super) struct InFlight {
 pub(super) struct Absence {
     pub(super) number: u64,
     pub(super) record: Bytes,
+    /// Its addresses that have clients no more.
+    pub(super) addresses: Box<[Address]>,
     /// The node sends its clients away, and some of them were of that address.
     pub(super) sent_away: bool,
 }
@@ -247,11 +250,11 @@ impl InFlight {
                     others.push((number, outcome, in_flight));
                     continue;
                 }
-                Outcome::Absent { sent_away } if let Some(absences) = &self.absences => {
+                Outcome::Absent { addresses, sent_away } if let Some(absences) = &self.absences => {
                     let record = in_flight.job.record.clone();
                     jobs.by_number.insert(number, in_flight);
                     // nobody listens any more: dispatch was stopped, and puts its jobs back
-                    let _ = absences.send(Absence { number, record, sent_away });
+                    let _ = absences.send(Absence { number, record, addresses, sent_away });
                     continue;
                 }
                 Outcome::Absent { .. } => {

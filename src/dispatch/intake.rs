@@ -278,12 +278,7 @@ impl Intake {
         let lane = match push.target.selection() {
             Selection::Room(name) | Selection::App(name) => self.lane(name.as_bytes()),
             Selection::Cards(_) => {
-                let completions = self.completions.clone();
-                let fanout = if is_routed {
-                    Fanout::routed(push, number, completions)
-                } else {
-                    Fanout::new(push, number, completions)
-                };
+                let fanout = Fanout::for_node(push, number, is_routed, self.completions.clone());
                 return self.add_parts(&fanout);
             }
             Selection::Everyone | Selection::Nobody => 0,
@@ -329,14 +324,7 @@ struct PeekedPush {
     is_routed: bool,
 }
 
-/// By which copies of a push are known. A part of it that another node sent on is no copy of the part that came here at first.
+/// By which copies of a push are known. One that another node sent on is no copy of what came here at first.
 fn copy_id(peek: &RecordPeek<'_>) -> PushId {
-    match peek.selection {
-        PeekedSelection::Cards(cards) if peek.hops > 1 => {
-            let names = std::iter::once(cards.first()).chain(cards.rest());
-            let part = names.fold(0, |part: u64, name| part.rotate_left(1) ^ FixedState::default().hash_one(name));
-            PushId::from_bytes((u128::from_be_bytes(peek.id.to_bytes()) ^ u128::from(part)).to_be_bytes())
-        }
-        _ => peek.id,
-    }
+    PushId::from_bytes((u128::from_be_bytes(peek.id.to_bytes()) ^ u128::from(peek.sent_on)).to_be_bytes())
 }

@@ -142,11 +142,10 @@ impl Processor {
     }
 
     fn fanout(&self, push: Push, number: u64, is_routed: bool) -> Arc<Fanout> {
-        let completions = self.completions.clone();
-        if is_routed { Fanout::routed(push, number, completions) } else { Fanout::new(push, number, completions) }
+        Fanout::for_node(push, number, is_routed, self.completions.clone())
     }
 
-    /// Lets a push wait for those of its clients that merge, and sends it to the others.
+    /// Lets a push wait for those of its clients that merge, and sends it to the others. One that waits is not sent on.
     fn gather(&mut self, push: Push, number: u64, is_routed: bool, recipients: &Recipients) -> u64 {
         let merging = self.router.hub.merging(push.target.room.as_deref());
         let is_alone = push.target.exclude.is_some() || push.collapse_key.is_some() || push.deadline.is_some();
@@ -232,7 +231,7 @@ impl Router {
         let (shards, nowhere) = match recipients {
             Recipients::Address(address) => {
                 let shards = self.hub.shards(address);
-                (shards, nowhere(fanout, shards))
+                (shards, count_absent(fanout, address, shards))
             }
             Recipients::Addresses(addresses) => return self.split(fanout, addresses),
             Recipients::Everyone | Recipients::Panic => (self.all_shards(), 0),
@@ -270,7 +269,7 @@ impl Router {
         let mut nowhere = 0;
         for address in addresses {
             let shards = self.hub.shards(address);
-            nowhere += self::nowhere(fanout, shards);
+            nowhere += count_absent(fanout, address, shards);
             for shard in bits(shards) {
                 self.addresses[shard].push(address.clone());
             }
@@ -285,12 +284,16 @@ impl Router {
     }
 }
 
-/// 1 for an address that no shard has, and whose push ends here: one that was sent to this node may be sent on.
-fn nowhere(fanout: &Fanout, shards: u64) -> u64 {
-    if shards == 0 && fanout.is_routed() {
-        fanout.address_absent();
+/// 1 for an address that no shard has. Not where the push was sent to this node: then it may be sent on.
+fn count_absent(fanout: &Fanout, address: &Address, shards: u64) -> u64 {
+    if shards > 0 {
+        return 0;
     }
-    u64::from(shards == 0 && !fanout.is_routed())
+    if fanout.is_routed() {
+        fanout.address_absent(address.clone());
+        return 0;
+    }
+    1
 }
 
 /// The places of the bits that are set.

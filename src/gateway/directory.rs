@@ -21,7 +21,7 @@ pub(super) fn start(
 ) -> Option<Directory> {
     let of = hub.clone();
     let has_clients = Box::new(move |address: &Address| of.clients_of(address) > 0);
-    let directory = Directory::start(config, redis, cluster.readers.clone(), has_clients, tasks, metrics)?;
+    let directory = Directory::start(config, redis, cluster, has_clients, tasks, metrics)?;
     let told = directory.clone();
     hub.when_address_left(Box::new(move |kind, name| told.left(kind, name)));
     Some(directory)

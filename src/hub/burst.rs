@@ -146,7 +146,7 @@ impl Burst {
     pub(super) fn done(self, mut found: FoundClients) {
         // those that merge get it too
         found.any |= self.audience() == Audience::NotMerging;
-        self.parts().for_each(|part| part.fanout().part_offered(found));
+        self.parts().for_each(|part| part.fanout().part_offered(&found));
         iter::once(self.first).chain(self.rest).for_each(Part::done);
     }
 

@@ -98,13 +98,12 @@ impl DisconnectRun {
 
 impl Drop for DisconnectRun {
     fn drop(&mut self) {
-        let outcome = if *self.lost.get_mut() { Outcome::Lost } else { Outcome::Offered };
+        let is_lost = *self.lost.get_mut();
+        let outcome = if is_lost { Outcome::Lost } else { Outcome::Offered };
         tracing::trace!(id = %self.order.id, ?outcome, "a disconnect has been through the hub");
         // nobody listens any more: dispatch was stopped and the job requeued
         let _ = self.completions.send(Completion { number: self.number, outcome });
-        if outcome == Outcome::Offered
-            && let Some(orders) = self.told.get()
-        {
+        if !is_lost && let Some(orders) = self.told.get() {
             orders.note(self.order.id, *self.ended.get_mut());
         }
     }

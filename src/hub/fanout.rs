@@ -3,7 +3,7 @@
 use std::{
     iter, slice,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The end of a push: told once, when its last part is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// The number that dispatch gave it.
     pub number: u64,
@@ -27,7 +27,7 @@ pub struct Completion {
 }
 
 /// What became of a push.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every part was offered to the clients it is for; there may be none at an address that no shard has.
     Offered,
@@ -35,9 +35,12 @@ pub enum Outcome {
     Unmatched,
     /// A connection that it was for is no more, because the node sends its clients away: the job must wait for their return.
     SentAway,
-    /// It was for this node, and an address of it has no clients here any more: they may be at another node.
+    /// It was for this node, and some of its addresses have clients no more on this node, or on one of its threads: these may be
+    /// at another node.
     Absent {
-        /// The node sends its clients away, and some of them were of that address.
+        /// Those addresses, each once at least.
+        addresses: Box<[Address]>,
+        /// The node sends its clients away, and some of them were of these addresses.
         sent_away: bool,
     },
     /// A part was lost on its way: the job must come again.
@@ -68,14 +71,14 @@ impl Audience {
 }
 
 /// The clients that a shard has for a part.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(super) struct FoundClients {
     /// At least one.
     pub(super) any: bool,
     /// It had others, that the node sends away.
     pub(super) sent_away: bool,
-    /// It had none at all at one of the addresses.
-    pub(super) absent: bool,
+    /// The addresses of a push for this node at which it had none, or sends them away.
+    pub(super) absent: Vec<Address>,
 }
 
 /// Clients by their shards.
@@ -103,8 +106,8 @@ pub struct Fanout {
     sent_away: AtomicBool,
     /// It was sent to this node because its clients are here.
     is_routed: bool,
-    /// An address of it has no clients.
-    absent: AtomicBool,
+    /// Its addresses that have no clients; of a push for this node only.
+    absent: Mutex<Vec<Address>>,
     /// Of a push to several cards: the clients that got it, by shard, so that none gets it twice.
     offered: OnceLock<Box<OfferedClients>>,
 }
@@ -115,11 +118,15 @@ impl Fanout {
         Self::over(push, Vec::new(), Some((number, completions)))
     }
 
-    /// As [`Fanout::new`], of a push that was sent to this node because its clients are here: where one of its addresses has
-    /// none, its end says so.
-    pub fn routed(push: Push, number: u64, completions: mpsc::UnboundedSender<Completion>) -> Arc<Self> {
+    /// As [`Fanout::new`]. `is_routed`: it was sent to this node because its clients are here; where they are not, its end says so.
+    pub fn for_node(
+        push: Push,
+        number: u64,
+        is_routed: bool,
+        completions: mpsc::UnboundedSender<Completion>,
+    ) -> Arc<Self> {
         let mut fanout = Self::of(push, Vec::new(), Some((number, completions)));
-        fanout.is_routed = true;
+        fanout.is_routed = is_routed;
         Arc::new(fanout)
     }
 
@@ -155,7 +162,7 @@ impl Fanout {
             matched: AtomicBool::new(false),
             sent_away: AtomicBool::new(false),
             is_routed: false,
-            absent: AtomicBool::new(false),
+            absent: Mutex::default(),
             offered: OnceLock::new(),
         }
     }
@@ -181,15 +188,19 @@ impl Fanout {
     }
 
     /// A shard has offered a part to those that it found.
-    pub(super) fn part_offered(&self, found: FoundClients) {
+    pub(super) fn part_offered(&self, found: &FoundClients) {
         let noted = if found.any { &self.matched } else { &self.unmatched };
         noted.store(true, Ordering::Relaxed);
         if found.sent_away {
             self.sent_away.store(true, Ordering::Relaxed);
         }
-        if found.absent {
-            self.absent.store(true, Ordering::Relaxed);
+        if self.is_routed && !found.absent.is_empty() {
+            self.absent().extend_from_slice(&found.absent);
         }
+    }
+
+    fn absent(&self) -> MutexGuard<'_, Vec<Address>> {
+        self.absent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// It was sent to this node because its clients are here.
@@ -198,8 +209,8 @@ impl Fanout {
     }
 
     /// No shard has one of its addresses.
-    pub fn address_absent(&self) {
-        self.absent.store(true, Ordering::Relaxed);
+    pub fn address_absent(&self, address: Address) {
+        self.absent().push(address);
     }
 
     /// Whether a client, which may be found for each of its cards, gets it for the first time now.
@@ -221,8 +232,9 @@ impl Drop for Fanout {
     fn drop(&mut self) {
         let outcome = if *self.lost.get_mut() {
             Outcome::Lost
-        } else if self.is_routed && (*self.absent.get_mut() || *self.sent_away.get_mut()) {
-            Outcome::Absent { sent_away: *self.sent_away.get_mut() }
+        } else if !self.absent().is_empty() {
+            let addresses = std::mem::take(&mut *self.absent()).into();
+            Outcome::Absent { addresses, sent_away: *self.sent_away.get_mut() }
         } else if *self.sent_away.get_mut() {
             Outcome::SentAway
         } else if *self.unmatched.get_mut() && !*self.matched.get_mut() {
@@ -230,13 +242,14 @@ impl Drop for Fanout {
         } else {
             Outcome::Offered
         };
+        let is_lost = outcome == Outcome::Lost;
         for push in self.pushes() {
             tracing::trace!(id = %push.id, ?outcome, "a push has been through the hub");
         }
         if let Some((number, completions)) = &self.end {
             // nobody listens any more: dispatch was stopped and the job requeued
             let _ = completions.send(Completion { number: *number, outcome });
-        } else if outcome == Outcome::Lost && !self.is_stored() {
+        } else if is_lost && !self.is_stored() {
             tracing::warn!(pushes = self.push_count(), "merged pushes were lost: a shard did not take them");
         }
     }

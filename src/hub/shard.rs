@@ -208,15 +208,17 @@ impl<S: Sink> Shard<S> {
             may_find_twice: burst.parts().any(|part| part.fanout().push().target.cards.len() > 1),
             is_leaving: self.registry.is_leaving(),
             items: Default::default(),
-            found: FoundClients { any: false, sent_away: self.registry.has_left(recipients), absent: false },
+            found: FoundClients { sent_away: self.registry.has_left(recipients), ..FoundClients::default() },
         };
         match recipients {
             Recipients::Address(_) | Recipients::Addresses(_) => {
                 let groups = self.registry.groups();
                 for address in recipients.addresses() {
                     let clients = groups.clients(address.kind(), address.name());
-                    delivery.found.absent |= clients.is_empty();
                     self.offer(&mut delivery, Some(address), clients, budget);
+                    if clients.is_empty() || delivery.found.sent_away {
+                        delivery.found.absent.push(address.clone());
+                    }
                 }
             }
             Recipients::Everyone => self.offer(&mut delivery, None, &self.registry.let_in(), budget),

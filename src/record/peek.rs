@@ -14,6 +14,7 @@ mod tag {
     pub(super) const ID: u64 = 15;
     pub(super) const STREAMS: u64 = 16;
     pub(super) const HOPS: u64 = 17;
+    pub(super) const SENT_ON: u64 = 19;
 }
 
 /// A look at a record. Where [`super::decode`] reads the record too, both say the same.
@@ -31,6 +32,8 @@ pub struct RecordPeek<'a> {
     pub is_stored: bool,
     /// How often it was sent from node to node, because they hold its clients; 0: it was sent to every node.
     pub hops: u32,
+    /// Tells it from what it was sent on from; 0: it was sent for the first time.
+    pub sent_on: u64,
 }
 
 /// As [`crate::push::Selection`], with names that nobody has proven to be UTF-8.
@@ -87,6 +90,7 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
     let mut disconnect = false;
     let mut is_stored = false;
     let mut hops = 0;
+    let mut sent_on = 0;
     let mut id: &[u8] = &[];
     let mut fields = Fields(record);
     loop {
@@ -106,6 +110,7 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
             (tag::ID, Value::Bytes(bytes)) => id = bytes,
             (tag::STREAMS, Value::Bytes(_)) => is_stored = true,
             (tag::HOPS, Value::Varint(value)) => hops = value as u32,
+            (tag::SENT_ON, Value::Varint(value)) => sent_on = value,
             _ => {}
         }
     }
@@ -124,7 +129,7 @@ pub fn peek(record: &[u8]) -> Option<RecordPeek<'_>> {
     };
     let deadline = (deadline > 0).then_some(deadline);
     let id = PushId::from_bytes(id.try_into().ok()?);
-    Some(RecordPeek { id, selection, collapse_key, deadline, is_stored, hops })
+    Some(RecordPeek { id, selection, collapse_key, deadline, is_stored, hops, sent_on })
 }
 
 /// The fields of a protobuf message, in order; a `None` in it: they cannot be read on from there.
@@ -284,8 +289,15 @@ mod tests {
         let order = Disconnect { id: PushId::generate(), selector, code: 3504, reason: None, revoke: false, at: 1 };
         let bytes = encode_disconnect(&order);
         let selection = PeekedSelection::Disconnect;
-        let peeked =
-            RecordPeek { id: order.id, selection, collapse_key: b"", deadline: None, is_stored: false, hops: 0 };
+        let peeked = RecordPeek {
+            id: order.id,
+            selection,
+            collapse_key: b"",
+            deadline: None,
+            is_stored: false,
+            hops: 0,
+            sent_on: 0,
+        };
         assert_eq!(peek(&bytes), Some(peeked));
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::Notify,
     time::{Instant, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::keys::{PARTITIONS, partition};
 use crate::{
@@ -29,8 +30,7 @@ pub(super) struct Entries {
 
 struct Partition {
     entries: HashMap<Address, DirectoryEntry, RandomState>,
-    /// Those to be written; each once.
-    unwritten: Vec<Address>,
+    to_write: HashSet<Address, RandomState>,
     /// Other nodes may rely on what stands in Redis until then.
     relied_until: Instant,
 }
@@ -39,14 +39,21 @@ struct Partition {
 struct DirectoryEntry {
     /// Clients on their way into it.
     announced: u32,
-    /// Redis has it.
-    is_written: bool,
-    /// It is in [`Partition::unwritten`].
-    is_changed: bool,
-    /// It is on its way to Redis: to be there, or not to be.
-    sent: Option<bool>,
-    /// Who waits until it is there.
-    waiting: Vec<oneshot::Sender<()>>,
+    state: EntryState,
+    /// Told once Redis has it; another one when it is taken out.
+    written: CancellationToken,
+}
+
+/// Whether Redis has an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum EntryState {
+    #[default]
+    Absent,
+    Written,
+    /// It is on its way there, and may be there already.
+    Adding,
+    /// It is on its way out.
+    Removing,
 }
 
 /// An address, and whether this node is to be among those that hold it.
@@ -59,8 +66,8 @@ impl Entries {
     /// Nothing is in Redis of this process; of one before it there may be something until `relied_until`.
     pub(super) fn new(has_clients: HasClients, relied_until: Instant, count: Gauge) -> Self {
         let partition = || {
-            let entries = HashMap::default();
-            Mutex::new(Partition { entries, unwritten: Vec::new(), relied_until })
+            let (entries, to_write) = (HashMap::default(), HashSet::default());
+            Mutex::new(Partition { entries, to_write, relied_until })
         };
         let partitions = (0..PARTITIONS).map(|_| partition()).collect();
         Self { partitions, has_clients, changed: Notify::new(), count }
@@ -69,34 +76,36 @@ impl Entries {
     /// A client is on its way into `address`, which is to be in the directory before it is there.
     pub(super) fn announce(self: &Arc<Self>, address: Address) -> Announcement {
         let mut partition = self.partition(address.kind(), address.name());
-        let entry = match partition.entries.get_mut(&address) {
-            Some(entry) => entry,
-            None => {
-                self.count.inc();
-                partition.entries.entry(address.clone()).or_default()
-            }
-        };
+        let entry = self.entry(&mut partition, &address);
         entry.announced += 1;
+        let written = entry.written.clone();
         // one that is being taken out is put in again
-        let is_there = entry.is_written && entry.sent != Some(false);
-        let mut wait = None;
-        if !is_there {
-            let (there, waits) = oneshot::channel();
-            entry.waiting.push(there);
-            wait = Some(waits);
-            partition.change(&address);
+        if entry.state != EntryState::Written {
+            partition.to_write.insert(address.clone());
             self.changed.notify_one();
         }
         drop(partition);
-        Announcement { entries: Arc::clone(self), address, wait }
+        Announcement { entries: Arc::clone(self), address, written }
     }
 
     /// The last client of an address left it.
     pub(super) fn left(&self, kind: AddressKind, name: &str) {
+        let address = kind.of(name);
         let mut partition = self.partition(kind, name);
-        if partition.change(&kind.of(name)) {
-            self.changed.notify_one();
+        if partition.entries.contains_key(&address) {
+            self.remove(&mut partition, address);
         }
+    }
+
+    /// Redis says that this node holds an address, and it has no clients here: a process of before has left it there.
+    pub(super) fn take_out(&self, address: Address) {
+        let mut partition = self.partition(address.kind(), address.name());
+        let entry = self.entry(&mut partition, &address);
+        if entry.state == EntryState::Absent {
+            entry.state = EntryState::Written;
+            entry.written.cancel();
+        }
+        self.remove(&mut partition, address);
     }
 
     /// Waits for something to write. Cancel-safe.
@@ -108,20 +117,29 @@ impl Entries {
     /// [`Entries::failed`].
     pub(super) fn take(&self, at: usize, most: usize) -> (Vec<EntryChange>, bool) {
         let mut partition = self.lock(at);
-        let Partition { entries, unwritten, .. } = &mut *partition;
-        let taken = unwritten.len().min(most);
-        let mut changes = Vec::with_capacity(taken);
-        for address in unwritten.drain(..taken) {
+        let Partition { entries, to_write, .. } = &mut *partition;
+        let taken: Vec<_> = to_write.extract_if(|_| true).take(most).collect();
+        let mut changes = Vec::with_capacity(taken.len());
+        for address in taken {
             let Some(entry) = entries.get_mut(&address) else { continue };
-            entry.is_changed = false;
             let holds = entry.announced > 0 || (self.has_clients)(&address);
-            entry.sent = Some(holds);
+            if holds {
+                entry.state = EntryState::Adding;
+            } else {
+                entry.state = EntryState::Removing;
+                entry.written = CancellationToken::new();
+            }
             changes.push(EntryChange { address, holds });
         }
-        (changes, !unwritten.is_empty())
+        (changes, !to_write.is_empty())
     }
 
-    /// Other nodes may rely on what stands in Redis of a partition until then.
+    /// Until when other nodes may rely on what stands in Redis of a partition.
+    pub(super) fn relied_until(&self, at: usize) -> Instant {
+        self.lock(at).relied_until
+    }
+
+    /// See [`Entries::relied_until`].
     pub(super) fn rely_until(&self, at: usize, until: Instant) {
         self.lock(at).relied_until = until;
     }
@@ -131,44 +149,63 @@ impl Entries {
         let mut partition = self.lock(at);
         for EntryChange { address, holds } in changes {
             let Some(entry) = partition.entries.get_mut(&address) else { continue };
-            entry.sent = None;
-            entry.is_written = holds;
             if holds {
-                for waiting in entry.waiting.drain(..) {
-                    // whoever waited may be gone
-                    let _ = waiting.send(());
-                }
-            } else if !entry.is_changed && entry.announced == 0 {
-                partition.entries.remove(&address);
-                self.count.dec();
+                entry.state = EntryState::Written;
+                entry.written.cancel();
+            } else {
+                entry.state = EntryState::Absent;
+                self.forget_unused(&mut partition, &address);
             }
         }
-        let entries = &mut partition.entries;
+        let Partition { entries, to_write, .. } = &mut *partition;
         if entries.capacity() > 64 && entries.len() * 4 < entries.capacity() {
             entries.shrink_to(entries.len() * 2);
+            to_write.shrink_to(entries.len() * 2);
         }
     }
 
     /// Nobody knows whether Redis has these changes: they are to be written again.
     pub(super) fn failed(&self, at: usize, changes: Vec<EntryChange>) {
         let mut partition = self.lock(at);
-        for EntryChange { address, holds } in changes {
-            if let Some(entry) = partition.entries.get_mut(&address) {
-                entry.sent = None;
-                entry.is_written &= holds;
+        for EntryChange { address, .. } in changes {
+            if partition.entries.contains_key(&address) {
+                partition.to_write.insert(address);
             }
-            partition.change(&address);
         }
     }
 
     /// All of a partition is to be written again.
-    pub(super) fn rewrite(&self, at: usize) {
+    pub(super) fn write_all(&self, at: usize) {
         let mut partition = self.lock(at);
-        let Partition { entries, unwritten, .. } = &mut *partition;
-        for (address, entry) in entries.iter_mut().filter(|(_, entry)| !entry.is_changed) {
-            entry.is_changed = true;
-            unwritten.push(address.clone());
+        let Partition { entries, to_write, .. } = &mut *partition;
+        to_write.extend(entries.keys().cloned());
+    }
+
+    fn entry<'a>(&self, partition: &'a mut Partition, address: &Address) -> &'a mut DirectoryEntry {
+        partition.entries.entry(address.clone()).or_insert_with(|| {
+            self.count.inc();
+            DirectoryEntry::default()
+        })
+    }
+
+    /// An address without clients is to be taken out of Redis, if it may be there.
+    fn remove(&self, partition: &mut Partition, address: Address) {
+        if !self.forget_unused(partition, &address) {
+            partition.to_write.insert(address);
+            self.changed.notify_one();
         }
+    }
+
+    /// Forgets an entry that Redis does not have and nobody needs; `false`: it is kept.
+    fn forget_unused(&self, partition: &mut Partition, address: &Address) -> bool {
+        let Some(entry) = partition.entries.get(address) else { return true };
+        let is_unused = entry.state == EntryState::Absent && entry.announced == 0 && !(self.has_clients)(address);
+        if is_unused {
+            partition.entries.remove(address);
+            partition.to_write.remove(address);
+            self.count.dec();
+        }
+        is_unused
     }
 
     fn partition(&self, kind: AddressKind, name: &str) -> MutexGuard<'_, Partition> {
@@ -180,43 +217,32 @@ impl Entries {
     }
 }
 
-impl Partition {
-    /// An entry is to be written; `false`: there is none.
-    fn change(&mut self, address: &Address) -> bool {
-        let Some(entry) = self.entries.get_mut(address) else { return false };
-        if !entry.is_changed {
-            entry.is_changed = true;
-            self.unwritten.push(address.clone());
-        }
-        true
-    }
-}
-
 /// A client on its way into an address. It is to be held until the client is there, or is not to come any more.
 pub struct Announcement {
     entries: Arc<Entries>,
     address: Address,
-    /// `None`: the directory has the address.
-    wait: Option<oneshot::Receiver<()>>,
+    /// Told once the directory has the address.
+    written: CancellationToken,
 }
 
 impl Announcement {
     /// The directory has the address already.
     pub fn is_entered(&self) -> bool {
-        self.wait.is_none()
+        self.written.is_cancelled()
     }
 
     /// Waits until the directory has the address, or no node relies on what the directory has of this one: then each push comes here
-    /// anyway. At most `[directory] lease` and `[redis] timeout` from the moment on in which Redis went away. Cancel-safe.
-    pub async fn entered(&mut self) {
-        while let Some(wait) = &mut self.wait {
+    /// anyway. At most `[directory] lease` and twice `[redis] timeout` from the last moment on in which Redis took what this node
+    /// wrote. Cancel-safe.
+    pub async fn entered(&self) {
+        while !self.is_entered() {
             let relied_until = self.entries.partition(self.address.kind(), self.address.name()).relied_until;
             if relied_until <= Instant::now() {
                 return;
             }
             // both cancel-safe
             tokio::select! {
-                _ = wait => self.wait = None,
+                () = self.written.cancelled() => {}
                 () = sleep_until(relied_until) => {}
             }
         }
@@ -225,13 +251,13 @@ impl Announcement {
 
 impl Drop for Announcement {
     fn drop(&mut self) {
-        let mut partition = self.entries.partition(self.address.kind(), self.address.name());
-        let Some(entry) = partition.entries.get_mut(&self.address) else { return };
+        let Self { entries, address, .. } = self;
+        let mut partition = entries.partition(address.kind(), address.name());
+        let Some(entry) = partition.entries.get_mut(address) else { return };
         entry.announced -= 1;
         // who did not come in leaves an entry behind that nobody else takes out
-        if entry.announced == 0 && !(self.entries.has_clients)(&self.address) {
-            partition.change(&self.address);
-            self.entries.changed.notify_one();
+        if entry.announced == 0 && !(entries.has_clients)(address) {
+            entries.remove(&mut partition, address.clone());
         }
     }
 }

@@ -1,13 +1,16 @@
 -- Writes what a node holds of one partition, and renews its lease there.
--- KEYS[1]  sorted set: each node that has written all it holds of this partition, by the ms at which its lease ends; besides '~<node>' for each
---          node that is about to, and '' with a number below 0, which is another one whenever a node comes into the set
+-- KEYS[1]  sorted set of nodes: see below
 -- KEYS[2…] sets: the nodes that hold an address
--- ARGV     the node; when it sent this, by this server's clock as it knows it (ms); how far off that may be (ms); its lease (ms); how long an
---          address is kept that nobody writes again (ms); what it is (below); for each address 1: it holds it
---            changes  of a node that has written all it holds
---            first, next, last  parts of all it holds;  whole  all of it
--- Answers  done (0: sent too long ago, or its clock is another), now (ms), and
+-- ARGV     1 the node; 2 when it sent this, by this server's clock as it knows it (ms); 3 how far off that may be (ms); 4 its lease (ms);
+--          5 how long an address is kept that nobody writes again (ms); 6 what it writes; 7… for each address 1: it holds it, 0: it does not
+--   changes              of a node that has written all it holds
+--   first, next, last    all it holds, in parts;  whole: in one
+-- Answers  done (0: it was sent too long ago, or the clocks differ), now (ms), and
 --            1: the node has written all it holds;  0: more parts are to come;  -1: what it wrote before is lost, all has to be written
+--
+-- In KEYS[1] are, with numbers above 0, the nodes that have written all they hold, each with the ms at which its lease ends. Below 0 are:
+-- '' with a number that is another one whenever a node comes into the set, so that this number and the count of nodes tell one set from
+-- another; and '~<node>' for a node that is writing in parts, with the ms of the last part.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local node, lease, what = ARGV[1], tonumber(ARGV[4]), ARGV[6]
@@ -22,16 +25,19 @@ for at = 2, #KEYS do
     redis.call('SREM', KEYS[at], node)
   end
 end
+local parts = '~' .. node
 local ends = tonumber(redis.call('ZSCORE', KEYS[1], node) or 0)
-local began = '~' .. node
-if what == 'changes' and ends < now or (what == 'next' or what == 'last') and not redis.call('ZSCORE', KEYS[1], began) then
+local last_part = -tonumber(redis.call('ZSCORE', KEYS[1], parts) or 0)
+if what == 'changes' and ends < now or (what == 'next' or what == 'last') and last_part + lease < now then
   return {1, now, -1}
 end
-local is_part = what == 'first' or what == 'next'
-if is_part then
-  redis.call('ZADD', KEYS[1], now + lease, began)
+local has_more = what == 'first' or what == 'next'
+if has_more then
+  redis.call('ZADD', KEYS[1], -now, parts)
+  -- it is not relied on before all of it is there
+  redis.call('ZREM', KEYS[1], node)
 else
-  redis.call('ZREM', KEYS[1], began)
+  redis.call('ZREM', KEYS[1], parts)
   redis.call('ZADD', KEYS[1], now + lease, node)
   if ends < now then
     redis.call('ZREMRANGEBYSCORE', KEYS[1], 0, now)
@@ -39,4 +45,4 @@ else
   end
 end
 redis.call('PEXPIRE', KEYS[1], lease * 4)
-return {1, now, is_part and 0 or 1}
+return {1, now, has_more and 0 or 1}

@@ -1,8 +1,8 @@
 //! Writes this node's entries, and keeps its lease on them.
 //!
 //! One round at a time: what changed in all partitions is sent together, a script for each. A node counts as one that has written
-//! all it holds of a partition from the script on with which that is so; whenever it may not be so any more (a new connection, a
-//! Redis that was emptied, a lease that ended) all of the partition is written again first.
+//! all it holds of a partition from the script on with which that is so. Where it may not be so any more (a new connection, a Redis
+//! that was emptied, a lease that ended) all of the partition is written again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::DirectoryConfig,
     push::unix_millis,
-    redis_client::{RedisClient, RedisState, ScriptCall},
+    redis_client::{RedisCallError, RedisClient, RedisState, ScriptCall},
     telemetry::Gauge,
 };
 
@@ -36,8 +36,8 @@ pub(super) struct EntryWriter {
     entries: Arc<Entries>,
     lease: Duration,
     rewrite_interval: Duration,
-    /// How long after it was sent a script may still be done.
-    guard: Duration,
+    /// How far off the time may be that a script is sent with: twice as long after it was sent it may still be done.
+    tolerance: Duration,
     partitions: Vec<PartitionState>,
     /// The connections to Redis that there have been, as of the last round.
     connections: u64,
@@ -60,13 +60,15 @@ struct PartitionState {
 struct Write {
     partition: usize,
     changes: Vec<EntryChange>,
+    /// Until when the others may rely on this node in the partition, should the script not be done.
+    relied_until: Instant,
 }
 
 impl EntryWriter {
     pub(super) fn new(
         node: Arc<str>,
         config: &DirectoryConfig,
-        guard: Duration,
+        tolerance: Duration,
         redis: RedisClient,
         entries: Arc<Entries>,
         ready: Gauge,
@@ -80,7 +82,7 @@ impl EntryWriter {
             entries,
             lease: config.lease,
             rewrite_interval: config.rewrite_interval,
-            guard,
+            tolerance,
             partitions: vec![PartitionState::default(); PARTITIONS],
             ready,
             notes,
@@ -103,7 +105,7 @@ impl EntryWriter {
                 () = entries.changed() => false,
                 _ = renewals.tick() => true,
                 _ = rewrites.tick() => {
-                    self.entries.rewrite(rewritten);
+                    self.entries.write_all(rewritten);
                     rewritten = (rewritten + 1) % PARTITIONS;
                     false
                 }
@@ -126,9 +128,7 @@ impl EntryWriter {
             return;
         }
         self.ready.set(0);
-        let note = "directory: Redis is away, so that every node reads every push";
-        self.notes.send_replace(vec![note.to_owned()]);
-        tracing::warn!("{note}");
+        self.note("directory: Redis is away, so that every node reads every push".into());
         let _ = state.wait_for(|state| *state == RedisState::Ready).await;
     }
 
@@ -150,27 +150,49 @@ impl EntryWriter {
             match answer {
                 Ok(answer) => refused |= !self.answered(write, &answer),
                 Err(error) => {
-                    self.entries.failed(write.partition, write.changes);
+                    self.not_written(write, &error);
                     failed = Some(error);
                 }
             }
         }
         if let Some(error) = failed {
-            tracing::debug!("the directory was not written: {error}");
-            self.all_anew();
+            self.ready.set(0);
+            self.note(format!(
+                "directory: what this node holds cannot be written, so that every node reads every push: {error}"
+            ));
             // what was sent may be done until then, and must not be done behind what is sent next
-            sleep(self.guard).await;
+            sleep(self.tolerance * 2).await;
             return false;
         }
         if refused {
-            sleep(self.guard / 20).await;
+            sleep(self.tolerance / 20).await;
         }
         let is_ready = self.partitions.iter().all(|partition| partition.is_complete);
         self.ready.set(i64::from(is_ready));
-        if is_ready {
-            self.notes.send_if_modified(|notes| !std::mem::take(notes).is_empty());
+        if is_ready && self.notes.send_if_modified(|notes| !std::mem::take(notes).is_empty()) {
+            tracing::info!("directory: what this node holds is written");
         }
         true
+    }
+
+    /// The script was not done, or nobody knows.
+    fn not_written(&mut self, write: Write, error: &RedisCallError) {
+        let Write { partition, changes, relied_until } = write;
+        if !matches!(error, RedisCallError::Unknown(_) | RedisCallError::Unexpected(_)) {
+            self.entries.rely_until(partition, relied_until);
+        }
+        self.entries.failed(partition, changes);
+        self.partitions[partition].begin_anew();
+        self.entries.write_all(partition);
+    }
+
+    /// Shows why every node reads every push; logged where it is news.
+    fn note(&self, note: String) {
+        let notes = vec![note];
+        if *self.notes.borrow() != notes {
+            tracing::warn!("{}", notes[0]);
+            self.notes.send_replace(notes);
+        }
     }
 
     /// A script for each partition that has something to write, or a lease to renew.
@@ -184,7 +206,8 @@ impl EntryWriter {
             if changes.is_empty() && !renew && (state.is_complete || more) {
                 continue;
             }
-            self.entries.rely_until(partition, Instant::now() + self.guard + self.lease);
+            let relied_until = self.entries.relied_until(partition);
+            self.entries.rely_until(partition, Instant::now() + self.tolerance * 2 + self.lease);
             let holders: Vec<_> = changes.iter().map(|change| self.keys.holders(partition, &change.address)).collect();
             let nodes = self.keys.nodes(partition);
             let keys: Vec<&[u8]> = std::iter::once(&*nodes).chain(holders.iter().map(Vec::as_slice)).collect();
@@ -193,14 +216,14 @@ impl EntryWriter {
                 .with_keys(&keys)
                 .arg(&*self.node)
                 .arg(sent)
-                .arg(millis(self.guard))
+                .arg(millis(self.tolerance))
                 .arg(millis(self.lease))
                 .arg(millis(self.rewrite_interval * 4))
                 .arg(state.next_write(more));
             for change in &changes {
                 call = call.arg(u8::from(change.holds));
             }
-            writes.push(Write { partition, changes });
+            writes.push(Write { partition, changes, relied_until });
             calls.push(call);
         }
         (writes, calls)
@@ -208,7 +231,7 @@ impl EntryWriter {
 
     /// `false`: Redis did not do it.
     fn answered(&mut self, write: Write, answer: &Value) -> bool {
-        let Write { partition, changes } = write;
+        let Write { partition, changes, .. } = write;
         let numbers: Vec<i64> = match answer {
             Value::Array(fields) => fields.iter().map(number_of).collect(),
             _ => Vec::new(),
@@ -221,10 +244,10 @@ impl EntryWriter {
         if is_done == 0 {
             // it took too long, or the clocks differ: the next is sent by this one
             state.clock_ahead = now.saturating_sub_unsigned(unix_millis());
-            state.is_begun = false;
             self.entries.failed(partition, changes);
             if !state.is_complete {
-                self.entries.rewrite(partition);
+                state.begin_anew();
+                self.entries.write_all(partition);
             }
             return false;
         }
@@ -232,7 +255,7 @@ impl EntryWriter {
         state.is_complete = progress == 1;
         state.is_begun = progress == 0;
         if progress < 0 {
-            self.entries.rewrite(partition);
+            self.entries.write_all(partition);
         }
         true
     }
@@ -240,13 +263,19 @@ impl EntryWriter {
     /// Everything has to be written again.
     fn all_anew(&mut self) {
         for (at, partition) in self.partitions.iter_mut().enumerate() {
-            (partition.is_complete, partition.is_begun) = (false, false);
-            self.entries.rewrite(at);
+            partition.begin_anew();
+            self.entries.write_all(at);
         }
     }
 }
 
 impl PartitionState {
+    /// All of it is to be written.
+    fn begin_anew(&mut self) {
+        self.is_complete = false;
+        self.is_begun = false;
+    }
+
     /// What the script of a partition is told that it writes; `more`: not all that is to be written.
     fn next_write(self, more: bool) -> &'static str {
         match (self.is_complete, self.is_begun, more) {

@@ -126,6 +126,17 @@ impl NodeKey {
         }
     }
 
+    /// Writes down that the node has stopped in order, and has no clients.
+    pub(super) async fn stop(&self, client: &mut EtcdClient) -> Result<(), EtcdError> {
+        if !self.reads_channel {
+            return Ok(());
+        }
+        let stopped = RosterEntry { stopped: true, ..RosterEntry::default() }.json();
+        let success = vec![RequestOp::put(&self.keys.roster, stopped, 0)];
+        let txn = TxnRequest { compare: Vec::new(), success, failure: Vec::new() };
+        self.etcd.call("write down that the node stops", client.txn(txn)).await.map(|_| ())
+    }
+
     /// What etcd shall hold of this node.
     fn puts(&mut self, lease: i64, status: NodeStatus) -> Vec<RequestOp> {
         self.node.set_status(status);

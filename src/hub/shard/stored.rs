@@ -157,7 +157,7 @@ impl<S: Sink> Shard<S> {
         for (address, entry) in part.entries() {
             found.any |= self.deliver_entry(push, address, entry, budget);
         }
-        part.fanout().part_offered(found);
+        part.fanout().part_offered(&found);
         part.done();
         self.writer.publish_waiting();
     }

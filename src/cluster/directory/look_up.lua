@@ -1,5 +1,7 @@
 -- Finds the nodes that hold addresses of one partition.
--- KEYS     as of write.lua
+-- KEYS[1]  sorted set: the nodes that have written all they hold, by the ms at which their leases end; '' with a number below 0, which is
+--          another one whenever a node comes into the set
+-- KEYS[2…] sets: the nodes that hold an address
 -- ARGV     which nodes of KEYS[1] the caller knows already
 -- Answers  which nodes of KEYS[1] there are now; these nodes, unless the caller knows them; for each address those that hold it
 local time = redis.call('TIME')
