@@ -45,7 +45,7 @@ fn settings(url: &str) -> [(&'static str, &str); 8] {
         ("REDIS__URL", url),
         ("REDIS__MAX_BACKOFF", "300ms"),
         ("REDIS__CHECK_INTERVAL", "300ms"),
-        ("CLUSTER__CHANNEL_GRACE", "3s"),
+        ("CLUSTER__CHANNEL_GRACE", "16s"),
         ("QUEUE__REPLAY_HOLD", "0s"),
     ]
 }
@@ -187,7 +187,7 @@ async fn clients_that_move_between_nodes_under_load_miss_nothing_while_they_are_
         sent_on += node.metric("oxipush_directory_forwards_total", &[("outcome", "sent_on")]).await;
     }
     println!("{sent_on} sent on from node to node");
-    assert!(sum.moves > 50 && accepted > 200, "{} moves", sum.moves);
+    assert!(sum.moves > 20 && accepted > 50, "{} moves", sum.moves);
     assert!(sum.missing.is_empty(), "{} of {accepted} are missing: {:?}", sum.missing.len(), sum.missing);
 }
 

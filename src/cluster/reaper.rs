@@ -190,6 +190,11 @@ impl Reaper {
                 tracing::info!(node = id, channels, "the channel of a node that did not return is deleted");
             }
             Err(why) => {
+                // its time begins anew: what waits in its topic is taken meanwhile
+                let gone = RosterEntry { gone: Some(unix_millis()), ..RosterEntry::default() }.json();
+                let success = vec![RequestOp::put(&keys.roster, gone, 0)];
+                let anew = TxnRequest { compare: vec![unchanged(entry)], success, failure: Vec::new() };
+                self.etcd.call("put a deletion off", client.txn(anew)).await?;
                 if self.last_failures.get(id) != Some(&why) {
                     tracing::warn!(node = id, "the channel of a gone node cannot be deleted yet: {why}");
                     self.last_failures.insert(id.to_owned(), why);
