@@ -22,5 +22,5 @@ await build({
   logLevel: "warning",
 });
 const files = names.map((name) => `${out}/${name.replace(/\.ts$/, ".mjs")}`);
-const run = ["--enable-source-maps", "--test", "--test-timeout=120000", "--test-concurrency=2", ...files];
+const run = ["--enable-source-maps", "--test", "--test-force-exit", "--test-timeout=300000", "--test-concurrency=2", ...files];
 process.exit(spawnSync(process.execPath, run, { stdio: "inherit" }).status ?? 1);

@@ -75,11 +75,12 @@ export class Oxipush {
         this.#answers.resolveAll("leave ");
         this.#answers.resolveAll("unsubscribe ");
         if (!this.#link.session) this.#outbox.use(undefined);
-        this.#events.emit("lost", { code, reason, ...(milliseconds !== undefined && { milliseconds }) });
+        if (milliseconds !== undefined) this.#events.emit("lost", { code, reason, milliseconds });
       },
       ended: (end) => this.#end(end),
     });
-    if (settings.autoConnect) this.connect();
+    // handlers are there by then
+    if (settings.autoConnect) queueMicrotask(() => this.state === "idle" && this.connect());
   }
 
   /** How it is connected. */

@@ -55,8 +55,8 @@ export interface ClientEvents {
   gap: { card?: string; room?: string; seq: number; prev: number };
   /** The node leaves; the client changes over by itself. */
   drain: { milliseconds: number };
-  /** The connection was lost; the next try comes after so many milliseconds. Without: another connection is there already. */
-  lost: { code: number; reason: string; milliseconds?: number };
+  /** The connection was lost; the next try comes after so many milliseconds. */
+  lost: { code: number; reason: string; milliseconds: number };
   /** The client has ended, by `close()`, a close code or an error, and does not come back by itself. */
   closed: LinkEnd;
   /** Something could not be done. */
