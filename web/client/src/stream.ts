@@ -71,7 +71,8 @@ export class Stream {
     if (this.#reader === reader) return;
     this.#reader = reader;
     this.#waits = false;
-    this.#sent = 0;
+    // an acknowledgement may have been lost with the connection before
+    this.#sent = this.#acked = 0;
   }
 
   /** Nothing is told of a stream in which nothing was stored: all of it is still to come. */

@@ -7,7 +7,7 @@ import { Gateway } from "./support/gateway.js";
 import { MemoryStorage } from "./support/memory_storage.js";
 
 /** Conversations at once. */
-const AT_ONCE = 24;
+const AT_ONCE = 64;
 /** Names have one length, so that each conversation has the same bytes at the same places. */
 const nameOf = (prefix: string, number: number) => `${prefix}-${String(number).padStart(6, "0")}`;
 
@@ -22,14 +22,14 @@ describe("cut at each byte", () => {
   /** Two pushes wait, two come once the client is there; gives how many bytes the first connection passed. */
   async function converse(cut?: Cut): Promise<FaultProxy> {
     const number = conversations++;
-    const [card, room] = [nameOf("card", number), nameOf("room", number)];
+    const [card, room] = [nameOf("c", number), nameOf("r", number)];
     const proxy = await FaultProxy.start(gateway.port, cut);
-    await Promise.all([gateway.store(card, "1"), gateway.store(card, "2")]);
+    const store = (...pushes: object[]) => gateway.post("/push/batch", pushes.map((push) => ({ offline: true, ...push })));
+    await store({ to: [card], content: "1" }, { to: [card], content: "2" });
     const client = new TestClient(proxy.url, { card, device: "phone", storage: new MemoryStorage(), backoffMax: 20, ackEvery: 5 });
     try {
       await client.client.room(room).ready;
-      await gateway.store(card, "3");
-      await gateway.storeIn(room, "4");
+      await store({ to: [card], content: "3" }, { room, content: "4" });
       await client.contents.until((items) => items.length >= 4);
       await gateway.acknowledged(card, "phone", 3);
       assert.deepEqual([...client.contents.items].sort(), ["1", "2", "3", "4"]);
