@@ -110,8 +110,6 @@ export interface OxipushOptions {
 	maxMessage?: number;
 	/** Gaps in one stream without a push between them until the connection is given up (3). */
 	maxGaps?: number;
-	/** Where nothing was ever stored as it joined, all that is stored afterwards is for this client (true). */
-	fromNothing?: boolean;
 }
 /** How much of a stream is here: docs/streams.md. `id` is that of the push at `seq`. */
 export interface Place {
@@ -190,6 +188,8 @@ export interface ClientEvents {
 		state: LinkState;
 		previous: LinkState;
 	};
+	/** A connection has joined and subscribed, and is in use from now on: the first one, or one in place of another. */
+	connected: Record<never, never>;
 	/** A card is joined: on each connection anew. */
 	joined: Joined;
 	/** The client is out of a card: by `leave`, or since its token has it no more. */
@@ -219,11 +219,11 @@ export interface ClientEvents {
 	drain: {
 		milliseconds: number;
 	};
-	/** The connection was lost; the next try comes after so many milliseconds. Without: another connection is there already. */
+	/** The connection was lost; the next try comes after so many milliseconds. */
 	lost: {
 		code: number;
 		reason: string;
-		milliseconds?: number;
+		milliseconds: number;
 	};
 	/** The client has ended, by `close()`, a close code or an error, and does not come back by itself. */
 	closed: LinkEnd;

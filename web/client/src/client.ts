@@ -67,7 +67,10 @@ export class Oxipush {
       spendToken: () => this.#tokens.spend("expires"),
       open: () => new Session(settings, this.#owner),
       changed: (state, previous) => this.#events.emit("state", { state, previous }),
-      entered: (session) => this.#outbox.use(session),
+      entered: (session) => {
+        this.#outbox.use(session);
+        this.#events.emit("connected", {});
+      },
       awaits: (session) => this.#outbox.awaits(session),
       lost: (session, { code, reason }, milliseconds) => {
         this.#outbox.lost(session);

@@ -37,6 +37,8 @@ export interface Subscribed {
 export interface ClientEvents {
   /** How the client is connected changed. */
   state: { state: LinkState; previous: LinkState };
+  /** A connection has joined and subscribed, and is in use from now on: the first one, or one in place of another. */
+  connected: Record<never, never>;
   /** A card is joined: on each connection anew. */
   joined: Joined;
   /** The client is out of a card: by `leave`, or since its token has it no more. */

@@ -79,8 +79,8 @@ class Play {
   #start(): void {
     const golden = this.#golden.client ?? {};
     const client = (this.#client = new Oxipush(this.#server.url, optionsOf(golden, this.#storage)));
-    this.#events = Object.fromEntries([...STRICT, "error"].map((kind) => [kind, new Inbox<unknown>()]));
-    for (const kind of ["push", "presence", "reset", "left", "unsubscribed", "error"] as const) {
+    this.#events = Object.fromEntries([...STRICT, "error", "connected"].map((kind) => [kind, new Inbox<unknown>()]));
+    for (const kind of ["push", "presence", "reset", "left", "unsubscribed", "error", "connected"] as const) {
       client.on(kind, (event) => this.#events[kind]?.put(event));
     }
     client.on("closed", ({ code, error }) => this.#events["closed"]?.put(error ? { error: error.code } : { code }));
@@ -102,8 +102,6 @@ class Play {
       await this.#acks(at, step.acks as Fields, step.at_most as number, within);
     } else if (step.send !== undefined) {
       at.send(this.#filled(step.send));
-      // the application does what comes next when it has heard that
-      await new Promise((done) => setTimeout(done, 20));
     } else if (step.close !== undefined) {
       at.close(step.close as number, step.reason as string | undefined);
     } else if (step.cut) {
