@@ -27,8 +27,8 @@ export interface ErrorSubject {
 export declare class OxipushError extends Error {
 	readonly code: ErrorCode;
 	/** The card or room that it is about, where it is about one. */
-	readonly card?: string;
-	readonly room?: string;
+	readonly card: string | undefined;
+	readonly room: string | undefined;
 	constructor(code: ErrorCode, message: string, { card, room, cause }?: ErrorSubject);
 }
 /** Where places in streams are kept: `localStorage`, `sessionStorage`, or anything with these three, which may be async. */

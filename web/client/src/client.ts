@@ -177,14 +177,14 @@ export class Oxipush {
   #askWhoIsIn(room: string): Promise<Presence | undefined> {
     const answer = this.#answers.wait<Presence | undefined>(`subscribe ${room}`);
     if (this.#rooms.has(room)) this.#link.session?.subscribe(room);
-    else this.#answers.reject(`subscribe ${room}`, new OxipushError("not_subscribed", "the room was left", { room }));
+    else this.#answers.reject(`subscribe ${room}`, notIn(room));
     return answer;
   }
 
   async #leaveRoom(room: string): Promise<void> {
     this.#rooms.delete(room);
     this.#streams.forget({ room });
-    this.#answers.reject(`subscribe ${room}`, new OxipushError("not_subscribed", "the room was left", { room }));
+    this.#answers.reject(`subscribe ${room}`, notIn(room));
     if (!this.#link.session) return;
     const left = this.#answers.wait(`unsubscribe ${room}`);
     for (const session of this.#link.sessions) session.unsubscribe(room);
@@ -215,7 +215,7 @@ export class Oxipush {
       this.#streams.begin(session, { card });
       this.#holds(expiresIn);
       this.#answers.resolve(`join ${card}`);
-      this.#events.emit("joined", { card, app, client, ...(expiresIn !== undefined && { expiresIn }) });
+      this.#events.emit("joined", { card, app, client, expiresIn });
     },
     left: (session, card) => {
       if (!this.#link.isInUse(session) || card === undefined || this.#answers.resolve(`leave ${card}`)) return;
@@ -226,7 +226,7 @@ export class Oxipush {
       this.#streams.begin(session, { room });
       if (!saidPlace && epoch !== undefined && seq !== undefined) this.#streams.told(session, { room, epoch, seq }, false);
       this.#answers.resolve(`subscribe ${room}`, presence);
-      this.#emit("subscribed", { room, ...(presence && { presence }) });
+      this.#emit("subscribed", { room, presence });
     },
     unsubscribed: (session, room) => {
       if (!this.#link.isInUse(session) || this.#answers.resolve(`unsubscribe ${room}`)) return;
@@ -307,7 +307,7 @@ export class Oxipush {
   }
 
   #fail(error: OxipushError): void {
-    if (this.#events.emit("error", error) === 0) console.warn(`oxipush: ${error.code}: ${error.message}`);
+    if (this.#events.emit("error", error) === 0) console.warn("oxipush:", error);
   }
 
   #end(end: LinkEnd): void {
@@ -315,7 +315,7 @@ export class Oxipush {
     this.#stopWatching = undefined;
     this.#tokens.stop();
     this.#streams.stop();
-    const error = new OxipushError("ended", `the client has ended: ${end.reason || `close code ${end.code}`}`);
+    const error = new OxipushError("ended", `ended: ${end.reason || end.code}`);
     this.#outbox.end(error);
     this.#answers.rejectAll(error);
     this.#events.emit("closed", end);
@@ -331,4 +331,8 @@ function cardsOf({ card, cards, app }: Settings): Card[] {
 function pushOf({ encoding, content, ...data }: PushData, ack: () => void): Push {
   const bytes = encoding === "base64" ? Uint8Array.from(atob(content as string), (char) => char.charCodeAt(0)) : undefined;
   return { ...data, content: bytes ?? content, ack };
+}
+
+function notIn(room: string): OxipushError {
+  return new OxipushError("not_subscribed", "the room was left", { room });
 }

@@ -1,5 +1,5 @@
 import { CUT, NORMAL } from "./close_codes.js";
-import { OxipushError } from "./errors.js";
+import type { OxipushError } from "./errors.js";
 import type { Settings, WebSocketLike } from "./options.js";
 import type { Heard } from "./protocol.js";
 
@@ -90,7 +90,7 @@ export class Connection {
   giveUp(reason: string, error?: OxipushError): void {
     if (this.#isOver) return;
     this.#socket.close(NORMAL);
-    this.#lose({ code: NORMAL, reason, ...(error && { error }) });
+    this.#lose({ code: NORMAL, reason, error });
   }
 
   /** It is dead, or of no use: it is left at once, whatever the network does. */
@@ -98,7 +98,7 @@ export class Connection {
     if (this.#isOver) return;
     if (this.#socket.terminate) this.#socket.terminate();
     else this.#socket.close();
-    this.#lose({ code: CUT, reason, ...(retryAfter === undefined ? {} : { retryAfter }) });
+    this.#lose({ code: CUT, reason, retryAfter });
   }
 
   #hear(text: unknown): void {
@@ -109,7 +109,7 @@ export class Connection {
     try {
       frame = JSON.parse(String(text));
     } catch {
-      return this.fail("what came is not JSON: the URL leads to something else");
+      return this.fail("what came is not JSON");
     }
     if (frame && typeof frame === "object") this.#listener.heard(frame);
   }
@@ -138,9 +138,4 @@ export class Connection {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(then, after);
   }
-}
-
-/** The `error` event of the gateway. */
-export function errorOf({ code, message }: { code: string; message: string }, about = {}): OxipushError {
-  return new OxipushError(code, message, about);
 }

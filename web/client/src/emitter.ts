@@ -30,8 +30,8 @@ export class Emitter<Events> {
         handler(event);
       } catch (cause) {
         // else it would be told to the one that threw
-        if (name === "error") console.error("oxipush: a handler of error threw:", cause);
-        else this.#failed(new OxipushError("handler", `a handler of ${String(name)} threw: ${String(cause)}`, { cause }));
+        if (name === "error") console.error("oxipush:", cause);
+        else this.#failed(new OxipushError("handler", `a handler of ${String(name)} threw: ${cause}`, { cause }));
       }
     }
     return handlers.length;

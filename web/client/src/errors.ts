@@ -37,15 +37,15 @@ export interface ErrorSubject {
 export class OxipushError extends Error {
   readonly code: ErrorCode;
   /** The card or room that it is about, where it is about one. */
-  readonly card?: string;
-  readonly room?: string;
+  readonly card: string | undefined;
+  readonly room: string | undefined;
 
   constructor(code: ErrorCode, message: string, { card, room, cause }: ErrorSubject = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = "OxipushError";
     this.code = code;
-    if (card !== undefined) this.card = card;
-    if (room !== undefined) this.room = room;
+    this.card = card;
+    this.room = room;
   }
 }
 

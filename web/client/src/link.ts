@@ -196,7 +196,7 @@ export class Link {
     try {
       put(this.#listener.open());
     } catch (cause) {
-      const error = new OxipushError("no_socket", `the WebSocket cannot be opened: ${String(cause)}`, { cause });
+      const error = new OxipushError("no_socket", `no WebSocket: ${cause}`, { cause });
       this.close({ reason: error.message, error });
     }
   }

@@ -116,7 +116,7 @@ export type Settings = OxipushOptions & typeof DEFAULTS & { url: string; WebSock
 export function settingsOf(url: string | URL, options: OxipushOptions): Settings {
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
   const WebSocket = options.WebSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
-  if (!WebSocket) throw new OxipushError("no_socket", "there is no global WebSocket; give one as the option `WebSocket`");
+  if (!WebSocket) throw new OxipushError("no_socket", "no global WebSocket: give one as the option `WebSocket`");
   return { ...DEFAULTS, ...given, WebSocket, url: socketUrl(url) };
 }
 

@@ -42,16 +42,16 @@ export class Outbox {
     return new Promise((resolve, reject) => {
       const refuse = (code: string, message: string) => reject(new OxipushError(code, message));
       if (this.#end) return reject(this.#end);
-      if (!this.#session) return refuse("not_connected", "nothing is joined at the moment");
-      if (this.#queue.length >= maxQueued) return refuse("queue_full", `${maxQueued} pushes and messages wait (maxQueued)`);
+      if (!this.#session) return refuse("not_connected", "nothing is joined");
+      if (this.#queue.length >= maxQueued) return refuse("queue_full", "too many wait (maxQueued)");
       const ref = ++this.#ref;
       const frame = frameOf(ref);
       const text = JSON.stringify(frame);
       // a character is up to three bytes
       if (text.length * 3 > maxMessage && new TextEncoder().encode(text).length > maxMessage) {
-        return refuse("too_large", `more than ${maxMessage} bytes (maxMessage)`);
+        return refuse("too_large", "too many bytes (maxMessage)");
       }
-      const timer = setTimeout(() => refuse("timeout", "no answer within answerTimeout; it may have arrived"), answerTimeout);
+      const timer = setTimeout(() => refuse("timeout", "no answer in time; it may have arrived"), answerTimeout);
       const done = (outcome: string | OxipushError) => {
         clearTimeout(timer);
         if (typeof outcome === "string") resolve(outcome);
@@ -84,7 +84,7 @@ export class Outbox {
   lost(session: Session): void {
     for (const [ref, letter] of [...this.#letters]) {
       if (letter.session !== session) continue;
-      this.answer(ref, new OxipushError("connection_lost", "the connection was lost before the answer came; it may have arrived"));
+      this.answer(ref, new OxipushError("connection_lost", "lost before the answer came; it may have arrived"));
     }
   }
 

@@ -54,7 +54,7 @@ export class Places {
   }
 
   #fail(what: string, cause: unknown): void {
-    this.#failed(new OxipushError("storage", `the storage cannot be ${what}: ${String(cause)}`, { cause }));
+    this.#failed(new OxipushError("storage", `cannot be ${what}: ${cause}`, { cause }));
   }
 }
 
@@ -62,8 +62,8 @@ export class Places {
 function placeOf(text: string): Place | undefined {
   try {
     const { epoch, seq, id } = JSON.parse(text) as Partial<Place>;
-    if (!epoch || !/^[0-9a-f]{8}$/.test(epoch) || seq === undefined || !Number.isSafeInteger(seq) || seq < 0) return undefined;
-    return typeof id === "string" ? { epoch, seq, id } : { epoch, seq };
+    if (!/^[0-9a-f]{8}$/.test(`${epoch}`) || !Number.isSafeInteger(seq) || Number(seq) < 0) return undefined;
+    return { epoch, seq, id: /^\w{26}$/.test(`${id}`) ? id : undefined } as Place;
   } catch {
     return undefined;
   }

@@ -74,11 +74,11 @@ export class Tokens {
     let timer;
     try {
       const late = new Promise<never>((_, reject) => {
-        timer = setTimeout(() => reject(new Error("no token within tokenTimeout")), this.#settings.tokenTimeout);
+        timer = setTimeout(() => reject(new Error("no answer in time")), this.#settings.tokenTimeout);
       });
       this.#token = await Promise.race([this.#settings.getToken?.(reason) ?? "", late]);
     } catch (cause) {
-      const error = new OxipushError("token", `getToken failed: ${String(cause)}`, { cause });
+      const error = new OxipushError("token", `getToken failed: ${cause}`, { cause });
       this.#failed(error);
       throw error;
     } finally {
