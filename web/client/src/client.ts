@@ -101,7 +101,7 @@ export class Oxipush {
   /** Acknowledges what is done, closes, and ends the client. */
   close(): void {
     this.#streams.acknowledge();
-    this.#link.close({ code: NORMAL, reason: "closed by this client" });
+    this.#link.close({ code: NORMAL, reason: "closed" });
   }
 
   /** Adds a handler; gives what takes it away again. */

@@ -123,7 +123,7 @@ export class Connection {
 
   #refused({ statusCode, headers }: HandshakeAnswer): void {
     const seconds = Number(headers["retry-after"]);
-    this.fail(`the handshake was answered with ${statusCode}`, seconds > 0 ? seconds * 1000 : undefined);
+    this.fail(`handshake: ${statusCode}`, seconds > 0 ? seconds * 1000 : undefined);
   }
 
   #watch(after: number): void {

@@ -213,7 +213,7 @@ export class Session {
     if (this.#commands.length > 0 || this.hasEntered) return;
     if (this.#state === "joining") {
       if (this.#unproved.length > 0) return void this.#joinWithAnotherToken();
-      if (this.#cards.size === 0) return this.#connection.giveUp("no card is joined", this.#refusal);
+      if (this.#cards.size === 0) return this.#connection.giveUp("no card", this.#refusal);
       this.#state = "subscribing";
       for (const room of this.#owner.rooms()) this.subscribe(room);
       if (this.#commands.length > 0) return;
@@ -229,7 +229,7 @@ export class Session {
     try {
       await this.#owner.renewToken();
     } catch {
-      return this.#connection.giveUp("no other token");
+      return this.#connection.giveUp("no token");
     }
     this.#isFirstJoin = true;
     for (const card of cards) this.join(card);

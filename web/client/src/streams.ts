@@ -76,7 +76,7 @@ export class Streams {
     const offer = stream.offer(session, push);
     if (offer === "copy") this.#schedule();
     if (offer === "gap") {
-      if (stream.gaps >= this.#settings.maxGaps) session.giveUp("the same gap again and again");
+      if (stream.gaps >= this.#settings.maxGaps) session.giveUp("gaps");
       else if (push.room === undefined) session.rejoin(push.card as string);
       else session.subscribe(push.room);
     }
