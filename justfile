@@ -18,6 +18,11 @@ lint:
 deny:
     cargo deny check bans licenses sources
 
+# the JavaScript client: types, built files, size, tests with real gateways
+web:
+    cargo build --bin oxipush
+    scripts/web
+
 # 500 SIGKILLs of a gateway and 500 of its queue, and power cuts, at random moments, with ledgers of what must be there (CI: 20)
 crash rounds="500":
     OXIPUSH_CRASH_ROUNDS={{rounds}} cargo test --release --test crash -- --nocapture

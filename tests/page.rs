@@ -129,3 +129,40 @@ async fn the_page_joins_with_a_token_where_clients_have_to_prove_who_they_are() 
     page.until("document.getElementById('log').innerText.includes('for whom it is')").await;
     node.stop().await;
 }
+
+/// Loads the gateway's script into the page, and starts a client that keeps its places there.
+async fn receives(page: &mut Browser, node: &Node) {
+    page.evaluate("document.head.append(Object.assign(document.createElement('script'), {src: '/oxipush.js'})); 0")
+        .await;
+    page.until("typeof Oxipush === 'function'").await;
+    let start = format!(
+        "taken = []; client = new Oxipush({}, {{card: 'alice', device: 'phone', storage: localStorage}}); \
+         client.on('push', (push) => taken.push(push.content)); 0",
+        json!(node.socket())
+    );
+    page.evaluate(&start).await;
+    page.until("client.state === 'joined'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateways_script_receives_and_goes_on_after_a_reload() {
+    let node = Node::start(&[]).await;
+    let script = support::http::get(node.url("/oxipush.js")).await.unwrap();
+    assert_eq!(script.headers()["content-type"], "text/javascript; charset=utf-8");
+    let mut page = open(&node.url("/")).await;
+    page.evaluate("localStorage.clear()").await;
+    let store = async |content: &str| {
+        let (status, answer) = node.post("/push", json!({"to": ["alice"], "content": content, "offline": true})).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    receives(&mut page, &node).await;
+    store("1").await;
+    page.until("taken.join() === '1'").await;
+    page.evaluate("beforeReload = true; location.reload(); 0").await;
+    store("2").await;
+    page.until("typeof beforeReload === 'undefined' && document.readyState === 'complete'").await;
+    receives(&mut page, &node).await;
+    store("3").await;
+    page.until("taken.join() === '2,3'").await;
+    node.stop().await;
+}

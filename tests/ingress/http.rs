@@ -484,7 +484,7 @@ async fn with_keys_only_their_holders_push_and_query() {
             assert!(answer["message"].as_str().unwrap().starts_with(problem), "{answer}");
         }
     }
-    for path in ["/healthz", "/readyz", "/openapi.json", "/"] {
+    for path in ["/healthz", "/readyz", "/openapi.json", "/oxipush.js", "/"] {
         assert_eq!(ask(&node, Method::GET, path, &[], "").await.status(), 200, "{path}");
     }
     let keyed = [("authorization", "Bearer two")];

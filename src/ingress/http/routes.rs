@@ -54,6 +54,8 @@ pub(super) enum OpenRoute {
     Health,
     Ready,
     OpenApi,
+    /// The client for browsers, as a script.
+    Script,
     Page,
 }
 
@@ -74,7 +76,7 @@ pub(super) enum KeyedRoute {
 const PAGE_ROUTE: Route = Route::Open(OpenRoute::Page);
 
 /// Each path with its route and the methods for `Allow`; `{…}` in it stands for a name.
-pub(super) const ROUTES: [(&str, Route, &str); 28] = [
+pub(super) const ROUTES: [(&str, Route, &str); 29] = [
     ("/push", Route::Keyed(KeyedRoute::Push), "POST"),
     ("/push/batch", Route::Keyed(KeyedRoute::Batch), "POST"),
     ("/disconnect", Route::Keyed(KeyedRoute::Disconnect), "POST"),
@@ -102,11 +104,15 @@ pub(super) const ROUTES: [(&str, Route, &str); 28] = [
     ("/readyz", Route::Open(OpenRoute::Ready), "GET, HEAD"),
     ("/metrics", Route::Keyed(KeyedRoute::Metrics), "GET, HEAD"),
     ("/openapi.json", Route::Open(OpenRoute::OpenApi), "GET, HEAD"),
+    ("/oxipush.js", Route::Open(OpenRoute::Script), "GET, HEAD"),
     ("/", PAGE_ROUTE, "GET, HEAD"),
 ];
 
 /// The page for trying out.
 const PAGE: &str = include_str!("page.html");
+
+/// The client for browsers, as `scripts/web` built it from `web/client/src`.
+const SCRIPT: &str = include_str!("../../../web/client/dist/oxipush.js");
 
 /// Answers requests; shared by all workers.
 pub(super) struct Handlers {
@@ -285,6 +291,7 @@ impl Handlers {
             OpenRoute::Health => answer::typed("text/plain; charset=utf-8", "ok\n"),
             OpenRoute::Ready => self.ready(),
             OpenRoute::OpenApi => answer::typed("application/json", self.live.load().openapi.clone()),
+            OpenRoute::Script => answer::typed("text/javascript; charset=utf-8", SCRIPT),
             OpenRoute::Page => self.page(),
         }
     }
