@@ -7,12 +7,11 @@ import json
 from typing import Any
 
 import pytest
+from support.gateway import Gateway, token
+from support.golden import conversations
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
-
-from support.gateway import Gateway, token
-from support.golden import conversations
 
 REAL = {name: each for name, each in conversations().items() if "real" in each}
 # what a gateway chooses itself: another value than the file's, but the same one everywhere
@@ -55,7 +54,9 @@ class Mirror:
                 assert isinstance(real, str) and real, f"{where}: no message"
                 return
             key, back = (field, wanted), (field, real)
-            assert self.to_real.setdefault(key, real) == real, f"{where}: {field} is {real!r}, which was {self.to_real[key]!r}"
+            assert self.to_real.setdefault(key, real) == real, (
+                f"{where}: {field} is {real!r}, which was {self.to_real[key]!r}"
+            )
             assert self.to_file.setdefault(back, wanted) == wanted, f"{where}: {real!r} is {self.to_file[back]!r} too"
         elif field == "expires_in":
             assert wanted - 1 <= real <= wanted, f"{where}: expires_in is {real}, not {wanted}"
@@ -86,7 +87,9 @@ class Mirror:
     async def step(self, step: dict[str, Any], where: str) -> None:
         if "connect" in step:
             self.last = step["connect"]
-            self.sockets[self.last] = await connect(self.gateway.ws, subprotocols=[Subprotocol("oxipush.v1")], proxy=None)
+            self.sockets[self.last] = await connect(
+                self.gateway.ws, subprotocols=[Subprotocol("oxipush.v1")], proxy=None
+            )
             assert self.sockets[self.last].subprotocol == "oxipush.v1"
             return
         if "backend" in step:
@@ -125,7 +128,9 @@ class Mirror:
             socket.transport.abort()
             await socket.wait_closed()
         else:
-            assert step.keys() & {"event", "call", "answer", "stored", "quiet_ms"}, f"{where}: unknown, or not for a real gateway"
+            assert step.keys() & {"event", "call", "answer", "stored", "quiet_ms"}, (
+                f"{where}: unknown, or not for a real gateway"
+            )
 
 
 @pytest.mark.parametrize("name", REAL)

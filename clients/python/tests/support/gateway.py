@@ -69,12 +69,18 @@ class Gateway:
         return f"http://127.0.0.1:{self.ports['HTTP'].number}"
 
     def spawn(self) -> None:
-        environment = {f"OXIPUSH__{section}__LISTEN": f"127.0.0.1:{port.number}" for section, port in self.ports.items()}
+        environment = {
+            f"OXIPUSH__{section}__LISTEN": f"127.0.0.1:{port.number}" for section, port in self.ports.items()
+        }
         environment |= {f"OXIPUSH__{key}": value for key, value in self.settings.items()}
         environment |= {"OXIPUSH__DATA__DIR": self.folder.name, "RUST_LOG": "warn,actix_http=off"}
         clean = {key: value for key, value in os.environ.items() if not key.startswith("OXIPUSH__")}
         self.process = subprocess.Popen(
-            [program()], env=clean | environment, cwd=self.folder.name, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [program()],
+            env=clean | environment,
+            cwd=self.folder.name,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
 
     async def start(self) -> None:
@@ -130,7 +136,9 @@ class Gateway:
     async def acknowledged(self, card: str, device: str) -> int | None:
         """Up to where a device has acknowledged a card's stream."""
         answer = await self.call("GET", f"/cards/{card}/stream")
-        return next((int(each["seq"]) for each in answer["devices"] if each["name"] == device and each["declared"]), None)
+        return next(
+            (int(each["seq"]) for each in answer["devices"] if each["name"] == device and each["declared"]), None
+        )
 
 
 def token(ttl: float = 3600, **claims: object) -> str:
