@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
@@ -126,7 +126,7 @@ class Client:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def pushes(self) -> AsyncIterator[Push]:
+    async def pushes(self) -> AsyncGenerator[Push, None]:
         """All pushes, as they come; one is taken, and acknowledged, when the next one is asked for (`ack="manual"`: by `ack`).
 
         It ends when `close` was called. Raises Ended where the client has ended otherwise, after the pushes that came before;

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -13,7 +13,7 @@ class TooLate(Exception):
     """It was not done in time."""
 
 
-async def within(work: Coroutine[Any, Any, T], seconds: float) -> T:
+async def within(work: Awaitable[T], seconds: float) -> T:
     """What `work` gives. Raises TooLate, and what it raises.
 
     `asyncio.wait_for` before Python 3.12 loses a cancellation that comes together with the result.
