@@ -14,6 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from oxipush.deadline import TooLate, within
+
 REAL = {name: each for name, each in conversations().items() if "real" in each}
 # what a gateway chooses itself: another value than the file's, but the same one everywhere
 CHOSEN = {"id", "client", "ts", "epoch", "node", "message"}
@@ -80,9 +82,8 @@ class Mirror:
             for number, step in enumerate(self.conversation["steps"], 1):
                 where = f"step {number}, {json.dumps(step, ensure_ascii=False)}"
                 try:
-                    async with asyncio.timeout(10):
-                        await self.step(step, where)
-                except (TimeoutError, ConnectionClosed) as error:
+                    await within(self.step(step, where), 10)
+                except (TooLate, ConnectionClosed) as error:
                     raise AssertionError(f"{where}: {error!r}") from error
         finally:
             for socket in self.sockets.values():

@@ -37,8 +37,9 @@ class Acks:
                 return
             for card in list(self._state.cards):
                 key = f"card {card}"
-                owed = self._state.streams.owed(key, connection.stream(key).came)
-                if owed is None or card not in connection.cards:
+                reading = connection.stream(key)
+                owed = self._state.streams.owed(key, reading.came)
+                if owed is None or not reading.placed or card not in connection.cards:
                     continue
                 try:
                     await connection.send("ack", {"card": card, "seq": owed.seq, "epoch": owed.epoch})

@@ -58,6 +58,8 @@ class Reading:
 
     #: Up to where pushes came on it.
     came: int = 0
+    #: The server told the client's place in it, or pushed from it.
+    placed: bool = False
     #: A resume was sent, and what answers it did not come yet.
     resuming: bool = False
     #: The epoch of the last `resume`, until it is answered.

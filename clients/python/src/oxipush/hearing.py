@@ -113,7 +113,8 @@ class Hearing:
         key = key_of(data)
         reading = connection.stream(key)
         from_nothing = reading.resumed_from == NO_STREAM
-        reading.resuming, reading.resumed_from, reading.came = False, None, number(data["seq"])
+        reading.resuming, reading.resumed_from = False, None
+        reading.came, reading.placed = number(data["seq"]), True
         if self._state.streams.reset(key, text(data["epoch"]), reading.came) and not from_nothing:
             self._state.tell(Reset(data.get("card"), data.get("room")))
         self._moved()
@@ -132,7 +133,7 @@ class Hearing:
             step = streams.look(push.mark)
             if step is Step.GAP:
                 return self._on_gap(connection, push.mark.key)
-            reading.came = max(reading.came, push.mark.seq)
+            reading.came, reading.placed = max(reading.came, push.mark.seq), True
             # what is taken may be acknowledged on this connection, too, now
             self._moved()
             if step is Step.COPY:
@@ -182,7 +183,7 @@ class Hearing:
     def _told(self, connection: Connection, key: str, data: Data) -> None:
         seq = number(data["seq"])
         reading = connection.stream(key)
-        reading.came = max(reading.came, seq)
+        reading.came, reading.placed = max(reading.came, seq), True
         self._state.streams.told(key, text(data["epoch"]), seq)
         self._moved()
 

@@ -32,6 +32,8 @@ class Stream:
     written: Place | None
     #: Of what is taken: what the server has been told, or told itself.
     acknowledged: Place
+    #: By an `ack`, which may be lost: not by the server itself.
+    was_said: bool = False
     #: The `seq` of the last push that the application was given.
     given: int = 0
     #: One more with each numbering.
@@ -65,6 +67,12 @@ class Streams:
         stream = self._find(key)
         return None if stream is None else stream.came
 
+    def doubt_acks(self) -> None:
+        """What was acknowledged may have been lost, with the connection on which it was."""
+        for stream in self._streams.values():
+            if stream.was_said:
+                stream.acknowledged = Place(stream.taken.epoch)
+
     def owed(self, key: str, came: int) -> Place | None:
         """What is to be acknowledged on a connection on which so much came; None: nothing more than was."""
         stream = self._find(key)
@@ -79,7 +87,7 @@ class Streams:
         """The server has been told so."""
         stream = self._find(key)
         if stream is not None:
-            stream.acknowledged = place
+            stream.acknowledged, stream.was_said = place, True
 
     def entered(self, key: str) -> None:
         """The first answer came, and tells of no stream: its beginning is the place."""
@@ -92,7 +100,7 @@ class Streams:
         if stream is None:
             self._streams[key] = Stream.at(Place(epoch, seq))
         elif (stream.came.epoch != epoch or stream.came.seq < seq) and stream.move(Place(epoch, seq)):
-            stream.acknowledged = stream.taken
+            stream.acknowledged, stream.was_said = stream.taken, False
 
     def reset(self, key: str, epoch: str, seq: int) -> bool:
         """The client's place means nothing any more; whether something may be missing by that."""
@@ -174,4 +182,7 @@ class Streams:
         place = None if text is None else Place.of_text(text)
         if place is None:
             return None
-        return self._streams.setdefault(key, Stream.at(place, written=place))
+        # the process before said so, or was about to
+        stream = self._streams[key] = Stream.at(place, written=place)
+        stream.was_said = True
+        return stream

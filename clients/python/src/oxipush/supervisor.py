@@ -176,6 +176,7 @@ class Supervisor:
         """A connection takes the place of the one before, if there is one."""
         connection.joined_at = asyncio.get_running_loop().time()
         before, self._state.current = self._state.current, connection
+        self._state.streams.doubt_acks()
         self._moved()
         self._entered()
         self._state.tell(Connected())
