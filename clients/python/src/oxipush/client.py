@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from .acks import Acks
-from .connection import Data
+from .connection import CLOSE_TIMEOUT, Data
 from .deadline import TooLate, within
 from .entry import subscribe
 from .errors import ConnectionLost, Ended, NoAnswer, NotConnected
@@ -121,10 +121,14 @@ class Client:
         if self._task is None:
             return
         if self._ended is None:
-            await self._acks.flush()
+            try:
+                await within(self._acks.flush(), CLOSE_TIMEOUT)
+            except TooLate:
+                log.warning("what is taken could not be acknowledged within %g s", CLOSE_TIMEOUT)
             self._end(Ended(1000, None, "closed by the application"))
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+            self._task.cancel()
+        # it closes what is open
+        await asyncio.wait([self._task])
 
     async def pushes(self) -> AsyncGenerator[Push, None]:
         """All pushes, as they come; one is taken, and acknowledged, when the next one is asked for (`ack="manual"`: by `ack`).

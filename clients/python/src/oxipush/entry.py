@@ -20,6 +20,10 @@ MENDED_BY_TOKEN = {"token_expired", "token_revoked", "bad_token", "no_token"}
 class TryLater(Exception):
     """The connection cannot be entered now; another one may be, later."""
 
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
 
 class CannotJoin(Exception):
     """No card is left that may be joined."""
@@ -81,7 +85,7 @@ async def _join_all(state: State, connection: Connection, token: str | None) -> 
             if not isinstance(answer, Refused):
                 raise answer
             if answer.code in LATER:
-                raise TryLater(answer.message)
+                raise TryLater(answer.code, answer.message)
             if answer.code == "unsupported" and "resume" in data and "device" not in data:
                 state.says_places = False
                 again.append(card)
@@ -101,7 +105,7 @@ async def _join_all(state: State, connection: Connection, token: str | None) -> 
                 token = await state.tokens.new()
             except NoToken as error:
                 state.tokens.stale()
-                raise TryLater(str(error)) from error
+                raise TryLater("token", str(error)) from error
         waiting = again
     if not state.cards:
         raise CannotJoin(last_refusal or Refused("not_joined", "there is no card to join"))

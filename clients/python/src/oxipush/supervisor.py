@@ -16,7 +16,7 @@ from .entry import CannotJoin, TryLater, enter, settle
 from .errors import ConnectionLost, Ended, Refused
 from .events import Connected, Disconnected, Draining, Problem
 from .hearing import Hearing
-from .state import State
+from .state import State, log
 from .tokens import NoToken, refresh_after
 
 
@@ -46,8 +46,13 @@ class Supervisor:
         """Runs something until it is done, or the client ends."""
         task = asyncio.create_task(work, name=f"oxipush {name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
         return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
 
     async def run(self) -> None:
         """Runs until the client has ended: raises Ended."""
@@ -161,7 +166,7 @@ class Supervisor:
             state.tell(Disconnected(ending.code, ending.reason))
             raise _Failed(self._delay_after(ending)) from error
         except TryLater as later:
-            state.tell(Problem("later", str(later)))
+            state.tell(Problem(later.code, str(later)))
             await connection.close(str(later))
             raise _Failed(self._backoff.next()) from later
         except CannotJoin as refused:
