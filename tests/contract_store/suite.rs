@@ -28,6 +28,10 @@ pub trait Backend: Sized + Send + Sync {
 
     /// How its store is configured.
     fn settings(&self) -> Settings;
+
+    /// What a gateway leaves behind that died after its pushes were stored and before their idempotency keys were told so. Nothing
+    /// where that is one write.
+    fn forget_that_keys_are_done(&self) {}
 }
 
 /// An open store and what it needs.
@@ -433,6 +437,51 @@ pub async fn a_newer_push_of_a_collapse_key_takes_the_place_of_the_older<B: Back
     open.close().await;
 }
 
+pub async fn a_late_retry_does_not_bring_back_what_has_left_the_stream<B: Backend>() {
+    let backend = B::start().await;
+    let before = open(&backend, &[("STORE__MAX_ENTRIES", "3")]).await;
+    let claim = |key| Claim { key: [key; 16], body: 7, deadline: unix_millis() + 3_600_000 };
+    let (alice, bob, short) = (card("alice"), card("bob"), room("short"));
+    let collapsing = |push| Push { collapse_key: Some("k".into()), ..push };
+    let both = |content| Push { target: Target::cards(vec!["alice".into(), "bob".into()]), ..to(&alice, content) };
+    let first = [
+        collapsing(to(&alice, "overwritten")),
+        to(&alice, "deleted"),
+        collapsing(both("overwritten for alice")),
+        to(&short, "pushed out"),
+        to(&room("alone"), "deleted as the newest"),
+    ];
+    for (push, key) in first.iter().zip(1..) {
+        before.append_new(NewPush { push: push.clone(), claim: Some(claim(key)) }).await.unwrap();
+    }
+    before.append(collapsing(to(&alice, "newest"))).await.unwrap();
+    assert!(before.store.delete_entry(&alice, 2).await.unwrap());
+    assert!(before.store.delete_entry(&room("alone"), 1).await.unwrap());
+    before.store_all(&short, &["one", "two", "three"]).await;
+    before.close().await;
+    backend.forget_that_keys_are_done();
+    let after = open(&backend, &[("STORE__MAX_ENTRIES", "3")]).await;
+    for _ in 0..2 {
+        for (push, key) in first.iter().zip(1..) {
+            let retry = Push { id: PushId::generate(), ..push.clone() };
+            match after.append_new(NewPush { push: retry, claim: Some(claim(key)) }).await.unwrap() {
+                Appended::Before(id) => assert_eq!(id, push.id),
+                // of a push that still is somewhere, nodes are told again: there, and nowhere else
+                Appended::New { id, wake } => {
+                    assert_eq!((id, key), (push.id, 3));
+                    let wake = wake.expect("only where nodes share a store");
+                    assert_eq!((wake.push.target.cards.clone(), wake.entries.len()), (vec!["bob".into()], 1));
+                }
+            }
+        }
+        assert_eq!(after.texts(&alice, 0).await, [(4, "newest".into())]);
+        assert_eq!(after.texts(&bob, 0).await, [(1, "overwritten for alice".into())]);
+        assert_eq!(after.texts(&short, 0).await, [(2, "one".into()), (3, "two".into()), (4, "three".into())]);
+        assert_eq!(after.texts(&room("alone"), 0).await, []);
+    }
+    after.close().await;
+}
+
 pub async fn a_page_ends_at_its_bounds_and_says_where_to_go_on<B: Backend>() {
     let backend = B::start().await;
     let open = open(&backend, &[]).await;
@@ -570,6 +619,7 @@ macro_rules! store_contract {
             the_oldest_make_room_and_one_push_has_room_whatever_its_size_is
             what_is_over_is_not_read_and_does_not_wait
             a_newer_push_of_a_collapse_key_takes_the_place_of_the_older
+            a_late_retry_does_not_bring_back_what_has_left_the_stream
             a_page_ends_at_its_bounds_and_says_where_to_go_on
             what_is_deleted_is_gone_and_a_deleted_stream_begins_in_another_epoch
             a_card_has_so_many_devices_and_no_more
