@@ -160,8 +160,7 @@ impl Connection {
                 let request = JoinRequest { card, app, ..JoinRequest::default() };
                 self.begin_card_entry(CardEntry { request, answer: CardAnswer::LoggedIn });
             }
-            Err(JoinError::Told(error)) => self.answer_error(&error),
-            Err(JoinError::Ends(ending)) => self.end(&ending),
+            Err(error) => self.refuse(error),
         }
     }
 
@@ -170,6 +169,27 @@ impl Connection {
         match self.look_up_card(&entry.request) {
             Some(attach) => self.wait_for_step(async move { NextStep::EnterCard(entry, attach.await) }),
             None => self.enter_card(entry, None),
+        }
+    }
+
+    /// As [`Connection::enter_card`], once it was looked up where it begins: what it proved may be over by then.
+    pub(super) fn enter_card_later(&mut self, entry: CardEntry, attached: AttachOutcome) {
+        let holds = self.check_proof().and_then(|()| Ok(self.check_card_limits(&entry.request.card)?));
+        match holds {
+            Ok(()) => self.enter_card(entry, Some(attached)),
+            Err(error) => self.refuse(error),
+        }
+    }
+
+    /// Whether what it proved still holds.
+    pub(super) fn check_proof(&self) -> Result<(), JoinError> {
+        self.worker.authorizer.check_again(self.client.sink.session.as_deref())
+    }
+
+    pub(super) fn refuse(&self, error: JoinError) {
+        match error {
+            JoinError::Told(error) => self.answer_error(&error),
+            JoinError::Ends(ending) => self.end(&ending),
         }
     }
 

@@ -195,6 +195,9 @@ impl Connection {
             // it left meanwhile, or the store said so as it came again
             return;
         }
+        if let Err(error) = self.check_proof() {
+            return self.refuse(error);
+        }
         let reader = self.reader_now(&place.address);
         if reader != place.reader
             && let Some(store) = self.worker.store.clone()
