@@ -19,6 +19,7 @@ use std::{
 };
 
 use client::Client;
+use futures_util::future::join_all;
 use nodes::{Gateways, KEY, TIMEOUT};
 use oxipush::internals::proto::{
     peers::{ConnectionsQuestion, Question, peers_client::PeersClient, question},
@@ -93,7 +94,7 @@ fn number(value: &Value) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_query_is_the_union_over_the_nodes_and_says_who_is_missing() {
-    let gateways = Gateways::start(3, &[]).await;
+    let gateways = Gateways::start(3, &["OXIPUSH__PEERS__COUNTS_CACHE=0s"]).await;
     let clients = clients(&gateways).await;
 
     for word in ["card", "room"] {
@@ -241,6 +242,40 @@ async fn who_comes_into_a_room_hears_who_is_there_on_all_nodes_each_card_once() 
     let presence = client.hear().await["data"]["presence"].clone();
     assert_eq!((presence["missing"].clone(), presence["count"].clone()), (json!(["gw-1"]), json!(5)), "{presence}");
     gateways.nodes[0].process.signal("CONT");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_asked_once_for_all_who_want_to_know_the_same_within_a_moment() {
+    // longer than the test
+    let hour =
+        ["OXIPUSH__PEERS__COUNTS_CACHE=1h", "OXIPUSH__PEERS__PRESENCE_CACHE=1h", "OXIPUSH__ROOMS__PRESENCE=chat-*"];
+    let gateways = Gateways::start(3, &hour).await;
+    let questions = || gateways.metric(0, "oxipush_peer_questions_total", &[("outcome", "answered")]);
+    let mut there = vec![Client::modern(&gateways.nodes[1].ws(), "alice", "").await];
+    let before = questions().await;
+    let answers = join_all((0..100).map(|nth| gateways.get(0, if nth % 2 == 0 { "/system" } else { "/stats" }))).await;
+    for answer in answers {
+        let connections = if answer.get("clientNum").is_some() {
+            number(&answer["clientNum"])
+        } else {
+            answer["onlineConnections"].as_u64().unwrap()
+        };
+        assert_eq!(connections, 1, "{answer}");
+    }
+    assert_eq!(questions().await - before, 2.0, "each of the two others once");
+    assert_eq!(number(&gateways.get(0, "/system?scope=node").await["clientNum"]), 0);
+    for nth in 0..20 {
+        let mut client = Client::modern(&gateways.nodes[0].ws(), &format!("card-{nth}"), "").await;
+        client.say(json!({"event": "subscribe", "data": {"room": "chat-1"}})).await;
+        assert_eq!(client.hear().await["event"], "subscribed");
+        there.push(client);
+    }
+    assert_eq!(questions().await - before, 4.0, "who is in the room, too");
+    assert_eq!(
+        number(&gateways.get(0, "/system?scope=node").await["clientNum"]),
+        20,
+        "of the node alone it is as of now"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ mod error;
 mod link;
 mod load;
 mod presence;
+mod recent;
 
 use std::{
     collections::HashMap,
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytestring::ByteString;
 use futures_util::future::join_all;
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 
@@ -28,7 +30,7 @@ pub use error::PeersConfigError;
 use link::{PeerLink, PeerLinks};
 pub use load::NodeLoad;
 pub use presence::OthersPresent;
-use presence::PresenceCache;
+pub(crate) use recent::RecentAnswers;
 
 /// Asks the other nodes; a cheap clone.
 #[derive(Clone)]
@@ -42,7 +44,8 @@ struct PeersCore {
     timeout: Duration,
     links: PeerLinks,
     known: Mutex<KnownPeers>,
-    presence: PresenceCache,
+    /// By room.
+    presence: RecentAnswers<ByteString, Arc<OthersPresent>>,
     /// Connections live there, whichever thread makes them: HTTP's workers end before the node does.
     runtime: Handle,
     metrics: Arc<Metrics>,
@@ -86,7 +89,7 @@ impl Peers {
             timeout: peers.timeout,
             links: PeerLinks::new(peers)?,
             known: Mutex::default(),
-            presence: PresenceCache::new(peers),
+            presence: RecentAnswers::new(peers.presence_cache, peers.presence_rooms),
             runtime: Handle::current(),
             metrics: Arc::clone(metrics),
         };
