@@ -63,7 +63,13 @@ pub(super) struct RedisControl {
 }
 
 /// Starts the store on a Redis that is there or comes.
-pub(super) fn open(config: &config::Config, client: &RedisClient, tasks: &Tasks, metrics: &Arc<Metrics>) -> OpenStore {
+pub(super) async fn open(
+    config: &config::Config,
+    client: &RedisClient,
+    tasks: &Tasks,
+    metrics: &Arc<Metrics>,
+) -> OpenStore {
+    client.learn(&scripts::all()).await;
     let shared = Arc::new(SharedRedisStore {
         client: client.clone(),
         state: client.state(),

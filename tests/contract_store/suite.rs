@@ -340,6 +340,22 @@ pub async fn a_device_begins_at_the_oldest_push_and_goes_on_where_it_acknowledge
     last.close().await;
 }
 
+pub async fn of_many_that_wait_each_counts<B: Backend>() {
+    let backend = B::start().await;
+    let open = open(&backend, &[]).await;
+    let alice = card("alice");
+    let pushes = (0..400).map(|n| NewPush { push: to(&alice, &n.to_string()), claim: None }).collect();
+    for outcome in open.store.append_all(pushes) {
+        outcome.unwrap().await.unwrap();
+    }
+    for (seq, waiting) in [(0, 400), (50, 350), (200, 200), (399, 1), (400, 0)] {
+        let resume = Resume { epoch: open.head(&alice).await.epoch, seq, id: None };
+        let attached = open.attach(&alice, Reader::Device(PHONE, Some(resume))).await.unwrap();
+        assert_eq!(at(attached), (400, seq, waiting, false));
+    }
+    open.close().await;
+}
+
 pub async fn a_resume_that_holds_goes_on_there_and_another_is_reset<B: Backend>() {
     let backend = B::start().await;
     let open = open(&backend, &[]).await;
@@ -615,6 +631,7 @@ macro_rules! store_contract {
             a_retry_under_its_idempotency_key_is_found_and_another_push_is_refused
             a_live_push_claims_its_key_until_the_queue_has_it
             a_device_begins_at_the_oldest_push_and_goes_on_where_it_acknowledged
+            of_many_that_wait_each_counts
             a_resume_that_holds_goes_on_there_and_another_is_reset
             the_oldest_make_room_and_one_push_has_room_whatever_its_size_is
             what_is_over_is_not_read_and_does_not_wait
