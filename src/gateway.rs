@@ -3,6 +3,7 @@
 mod clients_return;
 mod descriptors;
 mod held_clients;
+mod notes;
 mod peers;
 mod presence;
 mod reload;
@@ -221,7 +222,8 @@ impl Gateway {
                 .beside("go_push", go_push_listener)
                 .beside("gpush", gpush_listener)
         });
-        let details = vec![cluster.details.clone(), queue_notes];
+        let redis_notes = notes::redis(redis.as_ref(), &tasks);
+        let details = vec![notes::roles(config.node.roles), cluster.details.clone(), queue_notes, redis_notes];
         let http = HttpListener::new(http_listener, &config, api.clone(), details, listeners.socket, &metrics)
             .and_at(http_also);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics).and_at(grpc_also);

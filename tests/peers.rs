@@ -317,13 +317,15 @@ async fn a_node_with_another_key_that_lies_or_that_sends_too_much_is_missing_and
     // 100 MiB take their time on a slow machine
     let gateways = Gateways::start(1, &["OXIPUSH__PEERS__TIMEOUT=5s"]).await;
     let other_key = gateways.more("gw-2", &["OXIPUSH__PEERS__KEY=another-key-of-this-node"]).await;
-    let liar = liar::serve(address(), "somebody", 0).await;
-    let huge = liar::serve(address(), "huge", 100 << 20).await;
+    let liar = liar::serve(address(), "somebody", Vec::new()).await;
+    let huge = liar::serve(address(), "huge", vec!["x".repeat(100 << 20)]).await;
+    let unsorted = liar::serve(address(), "unsorted", vec!["b".into(), "a".into()]).await;
     gateways.register("liar", &liar);
     gateways.register("huge", &huge);
     gateways.register("nowhere", "127.0.0.1:1");
     gateways.register("silent", "");
-    let missing = json!(["gw-2", "huge", "liar", "nowhere", "silent"]);
+    gateways.register("unsorted", &unsorted);
+    let missing = json!(["gw-2", "huge", "liar", "nowhere", "silent", "unsorted"]);
     until("all of them are known", || async {
         let answer = gateways.get(0, "/isOnline?cardID=alice").await;
         (answer == json!({"result": "no", "missing": missing})).then_some(())
@@ -332,7 +334,7 @@ async fn a_node_with_another_key_that_lies_or_that_sends_too_much_is_missing_and
     for path in ["/cards", "/system", "/rooms/a", "/isOnline?cardID=a"] {
         assert_eq!(gateways.get(0, path).await["missing"], missing, "{path}");
     }
-    for outcome in ["refused", "too_large", "wrong_id", "away", "no_address"] {
+    for outcome in ["refused", "too_large", "wrong_id", "away", "no_address", "other_question"] {
         let counted = gateways.metric(0, "oxipush_peer_questions_total", &[("outcome", outcome)]).await;
         assert!(counted >= 5.0, "{outcome}: {counted}");
     }
@@ -343,6 +345,7 @@ async fn a_node_with_another_key_that_lies_or_that_sends_too_much_is_missing_and
         "its answer is larger than [peers] max_answer",
         "it cannot be reached",
         "it says no address where it can be asked",
+        "its answer is none that the question has",
     ] {
         assert_eq!(log.matches(told).count(), 1, "{told}: once, not with each question:\n{log}");
     }

@@ -20,8 +20,9 @@ use oxipush::internals::{
     store::{AttachError, Claim, NewPush, Reader, StoreError, StreamChanges},
     telemetry::Metrics,
 };
+use serde_json::Value;
 use suite::{Open, PATIENCE, PHONE, Settings, at, card, open_with, room, to};
-use support::redis::RedisServer;
+use support::{gateway::Node, http, redis::RedisServer};
 use tokio::time::timeout;
 
 fn settings(server: &RedisServer) -> Settings {
@@ -396,6 +397,34 @@ async fn a_sentinel_that_names_a_replica_is_not_believed_while_another_names_the
         state.wait_for(told).await.is_ok()
     };
     assert!(timeout(PATIENCE, told).await.expect("it is told"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readyz_names_the_roles_and_that_redis_is_away_and_the_node_stays_ready() {
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    let quick = [("REDIS__CHECK_INTERVAL", "100ms"), ("REDIS__TIMEOUT", "500ms"), ("REDIS__MAX_BACKOFF", "100ms")];
+    let node = Node::start(&[&[("STORE__BACKEND", "redis"), ("REDIS__URL", &*url)], &quick[..]].concat()).await;
+    let told_of = async |away: bool| {
+        loop {
+            let answer = http::get(node.url("/readyz")).await.unwrap();
+            assert_eq!(answer.status().as_u16(), 200);
+            let answer: Value = answer.json().await.unwrap();
+            let details = answer["details"].as_array().unwrap();
+            assert!(details.contains(&"roles: ingress, socket".into()), "{answer}");
+            let is_redis = |line: &Value| line.as_str().unwrap().starts_with("redis: it is away: ");
+            if details.iter().any(is_redis) == away {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, told_of(false)).await.expect("it is there");
+    redis.pause();
+    timeout(PATIENCE, told_of(true)).await.expect("it is told");
+    redis.resume();
+    timeout(PATIENCE, told_of(false)).await.expect("it is back");
+    node.stop().await;
 }
 
 /// Seconds of processor time that a process has used.

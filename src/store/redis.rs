@@ -80,7 +80,7 @@ pub(super) async fn open(
         revocation_life: config.token.max_life + config.token.leeway * 2,
         is_cluster: config.redis.cluster,
         appends: AppendQueue::new(config.store.max_appends, config.store.memory_bytes),
-        cursors: CursorQueue::default(),
+        cursors: CursorQueue::new(config.store.max_acks),
         changes: ChangePlaces::default(),
         metrics: metrics.clone(),
     });

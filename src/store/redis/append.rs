@@ -29,7 +29,7 @@ use crate::{
 const LARGEST: usize = 16 << 20;
 /// What a push that waits costs beside its content, about.
 const OVERHEAD: usize = 512;
-/// Pushes that are sent together at most, and bytes of them about.
+/// What is sent together at most: appends to streams, and bytes of them about.
 const BATCH: usize = 512;
 const BATCH_BYTES: usize = 4 << 20;
 /// So many changes of one partition are kept, about.
@@ -72,13 +72,16 @@ impl AppendQueue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes all that wait, up to a batch.
+    /// Takes all that wait, up to a batch; a push to more streams than that is one by itself.
     fn take(&self) -> Vec<WaitingPush> {
         let mut waiting = self.lock();
         let mut taken = Vec::new();
-        let mut bytes = 0;
-        while taken.len() < BATCH && bytes < BATCH_BYTES {
-            let Some(push) = waiting.queue.pop_front() else { break };
+        let (mut streams, mut bytes) = (0, 0);
+        while streams < BATCH && bytes < BATCH_BYTES {
+            let fits = |next: &mut WaitingPush| taken.is_empty() || streams + stream_count(&next.new.push) <= BATCH;
+            let Some(push) = waiting.queue.pop_front_if(fits) else { break };
+            // one to nobody takes a place, too
+            streams += stream_count(&push.new.push).max(1);
             bytes += push.bytes;
             taken.push(push);
         }
@@ -250,7 +253,12 @@ impl SharedRedisStore {
         for push in pushes.iter().filter(|push| push.outcome.is_none()) {
             calls.extend(self.append_calls(&push.push, push.claim.is_some()));
         }
-        let mut answers = self.client.run_scripts(&calls).await.into_iter();
+        // in turns, so that what else is asked of Redis comes in between
+        let mut answers = Vec::with_capacity(calls.len());
+        for together in calls.chunks(BATCH) {
+            answers.extend(self.client.run_scripts(together).await);
+        }
+        let mut answers = answers.into_iter();
         let (mut pushed_out, mut expired) = (0, 0);
         for storing in pushes.iter_mut().filter(|push| push.outcome.is_none()) {
             let streams = stream_count(&storing.push);
