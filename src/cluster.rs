@@ -35,6 +35,7 @@ use etcd::Etcd;
 use members::NodeSenders;
 pub use node::Node;
 use node::NodeStatus;
+pub(crate) use peers::RecentAnswers;
 pub use peers::{Gathered, NodeLoad, OthersPresent, Peers, PeersConfigError};
 use readiness::Readiness;
 use registration::Registration;

@@ -189,7 +189,7 @@ section! {
     StoreConfig {
         backend: StoreBackend, ttl: Duration, max_ttl: Duration, max_entries: usize, max_stream_bytes: u64, max_age: Option<Duration>,
         max_bytes: u64, max_streams: usize, max_devices: usize, device_idle: Duration, new_device: StreamStart, new_app: StreamStart,
-        timeout: Duration, max_appends: usize, memory_bytes: usize, page_entries: usize, page_bytes: usize, max_pages: usize, sweep_interval: Duration,
+        timeout: Duration, max_appends: usize, max_acks: usize, memory_bytes: usize, page_entries: usize, page_bytes: usize, max_pages: usize, sweep_interval: Duration,
         idempotency_ttl: Duration, max_idempotency_keys: usize, streams: Vec<StreamRule>,
     }
 }

@@ -4,6 +4,7 @@ mod clients_return;
 mod descriptors;
 mod directory;
 mod held_clients;
+mod notes;
 mod open_queue;
 mod peers;
 mod presence;
@@ -237,8 +238,10 @@ impl Gateway {
                 .beside("go_push", go_push_listener)
                 .beside("gpush", gpush_listener)
         });
+        let redis_notes = notes::redis(redis.as_ref(), &tasks);
+        let details = [notes::roles(config.node.roles), cluster.details.clone(), queue_notes, redis_notes];
         let directory_notes = directory.as_ref().map(Directory::notes);
-        let details = [cluster.details.clone(), queue_notes].into_iter().chain(directory_notes).collect();
+        let details = details.into_iter().chain(directory_notes).collect();
         let http = HttpListener::new(http_listener, &config, api.clone(), details, listeners.socket, &metrics)
             .and_at(http_also);
         let grpc = GrpcListener::new(grpc_listener, &config, api, &metrics).and_at(grpc_also);

@@ -13,7 +13,7 @@ mod watcher;
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -89,6 +89,8 @@ struct Shared {
     state: watch::Sender<RedisState>,
     /// How many there have been.
     connections: AtomicU64,
+    /// The texts of the scripts that Redis is to know.
+    scripts: Mutex<Vec<&'static str>>,
     /// Told when the connection was lost.
     lost: Notify,
     in_flight: Semaphore,
@@ -118,6 +120,7 @@ impl RedisClient {
             connection: ArcSwapOption::empty(),
             state: watch::Sender::new(RedisState::NotReady("not connected yet".into())),
             connections: AtomicU64::new(0),
+            scripts: Mutex::default(),
             lost: Notify::new(),
             in_flight: Semaphore::new(config.max_in_flight),
             max_in_flight: config.max_in_flight,
@@ -169,6 +172,21 @@ impl RedisClient {
         }
     }
 
+    /// Has Redis know these scripts from now on, on this connection and on each later one, before anything else is sent: of calls
+    /// that are sent together none is then passed over for a script that is not there, and done behind the others.
+    pub async fn learn(&self, scripts: &[&'static RedisScript]) {
+        let shared = &self.shared;
+        let texts = scripts.iter().map(|script| script.text());
+        shared.scripts.lock().unwrap_or_else(PoisonError::into_inner).extend(texts);
+        let Some(connection) = shared.connection.load_full() else { return };
+        let mut of_its_own = (*connection).clone();
+        match tokio::time::timeout(shared.timeout, shared.load_scripts(&mut of_its_own)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => shared.lose(&connection, &error.to_string()),
+            Err(_) => shared.lose(&connection, "no answer within [redis] timeout"),
+        }
+    }
+
     /// Runs a script; Redis gets its text if it does not know it.
     ///
     /// # Errors
@@ -209,6 +227,27 @@ impl RedisCallError {
 }
 
 impl Shared {
+    /// Where the user may not load scripts, each is sent when Redis says that it does not know it.
+    async fn load_scripts(&self, connection: &mut RedisConnection) -> Result<(), RedisError> {
+        let texts = self.scripts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for text in texts {
+            let mut command = redis::cmd("SCRIPT");
+            command.arg("LOAD").arg(text);
+            match connection.run_on_masters(&command).await {
+                Ok(_) => {}
+                Err(error) if matches!(fault(&error), Fault::Command) => {
+                    tracing::warn!(
+                        %error,
+                        "this user may not SCRIPT LOAD: where Redis forgets its scripts while nodes push, pushes may change their order"
+                    );
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Runs `call` for `commands` commands on the connection, if there is one.
     async fn call<T, F>(&self, commands: usize, call: impl FnOnce(RedisConnection) -> F) -> Result<T, RedisCallError>
     where

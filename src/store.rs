@@ -179,7 +179,7 @@ pub enum Attached {
         head: StreamPosition,
         /// The reader has all up to this.
         from: u64,
-        /// So many pushes are there behind it.
+        /// So many pushes are there behind it; of more than 128, or 1 MiB, a shared store may count some that are gone.
         waiting: u64,
         /// Its resume did not hold: it was of another epoch, of the future, or another push stands there.
         reset: bool,
@@ -248,7 +248,7 @@ pub async fn open(
         StoreBackend::Embedded => embedded::open(config, tasks, metrics).await.map(Some),
         StoreBackend::Redis => {
             let client = redis.ok_or_else(|| StoreOpenError("backend = redis needs [redis] url".into()))?;
-            Ok(Some(self::redis::open(config, client, tasks, metrics)))
+            Ok(Some(self::redis::open(config, client, tasks, metrics).await))
         }
         StoreBackend::Auto | StoreBackend::None => Ok(None),
     }

@@ -29,6 +29,7 @@ use support::{
     client::Client,
     http,
     link::{Link, Weather},
+    process::{Process, free},
     redis::RedisServer,
     stream::StreamClient,
 };
@@ -278,6 +279,38 @@ async fn clocks_that_differ_by_minutes_cost_nothing() {
     rig.start_all().await;
     assert!(traffic.accepts(300).await, "pushes are accepted");
     check("clocks 10 minutes apart", &traffic.sum(tasks).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_clock_is_days_ahead_does_not_forget_what_others_revoked() {
+    let redis = RedisServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let url = redis.url();
+    let revoke = async |nth: usize, minutes: i64, subject: &str| {
+        let dir = dir.path().join(nth.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        let clock = Faults::new(&dir);
+        clock.set(Switch::ClockStep, minutes * 60_000);
+        let data = dir.to_str().unwrap().to_owned();
+        let given = [
+            ("DATA__DIR", &*data),
+            ("STORE__BACKEND", "redis"),
+            ("REDIS__URL", &url),
+            ("TOKEN__SECRET", support::token::SECRET),
+        ];
+        let mut node = Process::spawn_in(&given, [free(), free(), free()], &clock.environment());
+        assert!(node.ready().await);
+        let order = json!({"sub": subject, "revoke": true});
+        let answer = http::client().post(node.url("/disconnect")).json(&order).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    };
+    // [token] max_life is a day
+    for (nth, (minutes, subject)) in [(0, "alice"), (5 * 24 * 60, "bob"), (0, "carol")].into_iter().enumerate() {
+        revoke(nth, minutes, subject).await;
+    }
+    let mut kept: Vec<_> = redis.cli(&["ZRANGE", "oxipush:{revoked}", "0", "-1"]).lines().map(str::to_owned).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, ["alice", "bob", "carol"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

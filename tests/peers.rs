@@ -19,6 +19,7 @@ use std::{
 };
 
 use client::Client;
+use futures_util::future::join_all;
 use nodes::{Gateways, KEY, TIMEOUT};
 use oxipush::internals::proto::{
     peers::{ConnectionsQuestion, Question, peers_client::PeersClient, question},
@@ -93,7 +94,7 @@ fn number(value: &Value) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_query_is_the_union_over_the_nodes_and_says_who_is_missing() {
-    let gateways = Gateways::start(3, &[]).await;
+    let gateways = Gateways::start(3, &["OXIPUSH__PEERS__COUNTS_CACHE=0s"]).await;
     let clients = clients(&gateways).await;
 
     for word in ["card", "room"] {
@@ -244,6 +245,40 @@ async fn who_comes_into_a_room_hears_who_is_there_on_all_nodes_each_card_once() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_asked_once_for_all_who_want_to_know_the_same_within_a_moment() {
+    // longer than the test
+    let hour =
+        ["OXIPUSH__PEERS__COUNTS_CACHE=1h", "OXIPUSH__PEERS__PRESENCE_CACHE=1h", "OXIPUSH__ROOMS__PRESENCE=chat-*"];
+    let gateways = Gateways::start(3, &hour).await;
+    let questions = || gateways.metric(0, "oxipush_peer_questions_total", &[("outcome", "answered")]);
+    let mut there = vec![Client::modern(&gateways.nodes[1].ws(), "alice", "").await];
+    let before = questions().await;
+    let answers = join_all((0..100).map(|nth| gateways.get(0, if nth % 2 == 0 { "/system" } else { "/stats" }))).await;
+    for answer in answers {
+        let connections = if answer.get("clientNum").is_some() {
+            number(&answer["clientNum"])
+        } else {
+            answer["onlineConnections"].as_u64().unwrap()
+        };
+        assert_eq!(connections, 1, "{answer}");
+    }
+    assert_eq!(questions().await - before, 2.0, "each of the two others once");
+    assert_eq!(number(&gateways.get(0, "/system?scope=node").await["clientNum"]), 0);
+    for nth in 0..20 {
+        let mut client = Client::modern(&gateways.nodes[0].ws(), &format!("card-{nth}"), "").await;
+        client.say(json!({"event": "subscribe", "data": {"room": "chat-1"}})).await;
+        assert_eq!(client.hear().await["event"], "subscribed");
+        there.push(client);
+    }
+    assert_eq!(questions().await - before, 4.0, "who is in the room, too");
+    assert_eq!(
+        number(&gateways.get(0, "/system?scope=node").await["clientNum"]),
+        20,
+        "of the node alone it is as of now"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_at_the_nodes_port_learn_nothing_and_are_counted() {
     let gateways = Gateways::start(2, &[]).await;
     let at = format!("http://{}", gateways.nodes[0].peers());
@@ -282,13 +317,15 @@ async fn a_node_with_another_key_that_lies_or_that_sends_too_much_is_missing_and
     // 100 MiB take their time on a slow machine
     let gateways = Gateways::start(1, &["OXIPUSH__PEERS__TIMEOUT=5s"]).await;
     let other_key = gateways.more("gw-2", &["OXIPUSH__PEERS__KEY=another-key-of-this-node"]).await;
-    let liar = liar::serve(address(), "somebody", 0).await;
-    let huge = liar::serve(address(), "huge", 100 << 20).await;
+    let liar = liar::serve(address(), "somebody", Vec::new()).await;
+    let huge = liar::serve(address(), "huge", vec!["x".repeat(100 << 20)]).await;
+    let unsorted = liar::serve(address(), "unsorted", vec!["b".into(), "a".into()]).await;
     gateways.register("liar", &liar);
     gateways.register("huge", &huge);
     gateways.register("nowhere", "127.0.0.1:1");
     gateways.register("silent", "");
-    let missing = json!(["gw-2", "huge", "liar", "nowhere", "silent"]);
+    gateways.register("unsorted", &unsorted);
+    let missing = json!(["gw-2", "huge", "liar", "nowhere", "silent", "unsorted"]);
     until("all of them are known", || async {
         let answer = gateways.get(0, "/isOnline?cardID=alice").await;
         (answer == json!({"result": "no", "missing": missing})).then_some(())
@@ -297,7 +334,7 @@ async fn a_node_with_another_key_that_lies_or_that_sends_too_much_is_missing_and
     for path in ["/cards", "/system", "/rooms/a", "/isOnline?cardID=a"] {
         assert_eq!(gateways.get(0, path).await["missing"], missing, "{path}");
     }
-    for outcome in ["refused", "too_large", "wrong_id", "away", "no_address"] {
+    for outcome in ["refused", "too_large", "wrong_id", "away", "no_address", "other_question"] {
         let counted = gateways.metric(0, "oxipush_peer_questions_total", &[("outcome", outcome)]).await;
         assert!(counted >= 5.0, "{outcome}: {counted}");
     }
@@ -308,6 +345,7 @@ async fn a_node_with_another_key_that_lies_or_that_sends_too_much_is_missing_and
         "its answer is larger than [peers] max_answer",
         "it cannot be reached",
         "it says no address where it can be asked",
+        "its answer is none that the question has",
     ] {
         assert_eq!(log.matches(told).count(), 1, "{told}: once, not with each question:\n{log}");
     }

@@ -20,8 +20,9 @@ use oxipush::internals::{
     store::{AttachError, Claim, NewPush, Reader, StoreError, StreamChanges},
     telemetry::Metrics,
 };
+use serde_json::Value;
 use suite::{Open, PATIENCE, PHONE, Settings, at, card, open_with, room, to};
-use support::redis::RedisServer;
+use support::{gateway::Node, http, redis::RedisServer};
 use tokio::time::timeout;
 
 fn settings(server: &RedisServer) -> Settings {
@@ -343,6 +344,87 @@ async fn a_redis_that_forgot_the_scripts_is_told_them_again() {
     let texts: Vec<_> = open.texts(&alice, 1).await.into_iter().map(|(_, text)| text).collect();
     assert_eq!(texts, (0..50).map(|n| n.to_string()).collect::<Vec<_>>(), "in order all the same");
     open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_new_connection_begins_with_all_scripts() {
+    let mut redis = RedisServer::start().await;
+    let open = open_with(settings(&redis)).await;
+    let cached = "number_of_cached_scripts:11";
+    redis.wait_for(&["INFO", "memory"], cached).await;
+    // before the first push of many that are sent together, whichever of them needs which script
+    redis.kill();
+    redis.again().await;
+    redis.wait_for(&["INFO", "memory"], cached).await;
+    open.answers().await;
+    open.store_all(&card("alice"), &["one"]).await;
+    redis.wait_for(&["INFO", "memory"], cached).await;
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sentinel_that_names_a_replica_is_not_believed_while_another_names_the_master() {
+    let master = RedisServer::start().await;
+    let port = master.port().to_string();
+    let replica = RedisServer::with(&["--replicaof", "127.0.0.1", &port]).await;
+    replica.wait_for(&["INFO", "replication"], "master_link_status:up").await;
+    // as one that was away since a fail-over: it names what was the master then
+    let behind = RedisServer::sentinel("mymaster", &replica).await;
+    let right = RedisServer::sentinel("mymaster", &master).await;
+    assert!(behind.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster"]).contains(&replica.port().to_string()));
+    let settings = |urls: String| -> Settings {
+        vec![
+            ("STORE__BACKEND", "redis".into()),
+            ("REDIS__URL", urls),
+            ("REDIS__SENTINEL_MASTER", "mymaster".into()),
+            ("REDIS__CHECK_INTERVAL", "100ms".into()),
+            ("REDIS__MAX_BACKOFF", "100ms".into()),
+        ]
+    };
+    let open = open_with(settings(format!("{},{}", behind.url(), right.url()))).await;
+    let alice = card("alice");
+    open.store_all(&alice, &["one"]).await;
+    assert_eq!(master.cli(&["KEYS", "*:s:c:alice"]).lines().count(), 1);
+    // nor does it go from one to the other
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    open.store_all(&alice, &["two"]).await;
+    assert!(open.metrics.text().contains("oxipush_redis_connects_total 1\n"), "{}", open.metrics.text());
+    open.close().await;
+    let client = start(settings(behind.url())).await.unwrap();
+    let told = async {
+        let mut state = client.state();
+        let told = |state: &RedisState| matches!(state, RedisState::NotReady(told) if told.contains("says that it is a replica"));
+        state.wait_for(told).await.is_ok()
+    };
+    assert!(timeout(PATIENCE, told).await.expect("it is told"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readyz_names_the_roles_and_that_redis_is_away_and_the_node_stays_ready() {
+    let redis = RedisServer::start().await;
+    let url = redis.url();
+    let quick = [("REDIS__CHECK_INTERVAL", "100ms"), ("REDIS__TIMEOUT", "500ms"), ("REDIS__MAX_BACKOFF", "100ms")];
+    let node = Node::start(&[&[("STORE__BACKEND", "redis"), ("REDIS__URL", &*url)], &quick[..]].concat()).await;
+    let told_of = async |away: bool| {
+        loop {
+            let answer = http::get(node.url("/readyz")).await.unwrap();
+            assert_eq!(answer.status().as_u16(), 200);
+            let answer: Value = answer.json().await.unwrap();
+            let details = answer["details"].as_array().unwrap();
+            assert!(details.contains(&"roles: ingress, socket".into()), "{answer}");
+            let is_redis = |line: &Value| line.as_str().unwrap().starts_with("redis: it is away: ");
+            if details.iter().any(is_redis) == away {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, told_of(false)).await.expect("it is there");
+    redis.pause();
+    timeout(PATIENCE, told_of(true)).await.expect("it is told");
+    redis.resume();
+    timeout(PATIENCE, told_of(false)).await.expect("it is back");
+    node.stop().await;
 }
 
 /// Seconds of processor time that a process has used.

@@ -6,6 +6,7 @@ mod error;
 mod link;
 mod load;
 mod presence;
+mod recent;
 
 use std::{
     collections::HashMap,
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytestring::ByteString;
 use futures_util::future::join_all;
 use tokio::{runtime::Handle, sync::watch, time::Instant};
 
@@ -28,7 +30,7 @@ pub use error::PeersConfigError;
 use link::{PeerLink, PeerLinks};
 pub use load::NodeLoad;
 pub use presence::OthersPresent;
-use presence::PresenceCache;
+pub(crate) use recent::RecentAnswers;
 
 /// Asks the other nodes; a cheap clone.
 #[derive(Clone)]
@@ -42,7 +44,8 @@ struct PeersCore {
     timeout: Duration,
     links: PeerLinks,
     known: Mutex<KnownPeers>,
-    presence: PresenceCache,
+    /// By room.
+    presence: RecentAnswers<ByteString, Arc<OthersPresent>>,
     /// Connections live there, whichever thread makes them: HTTP's workers end before the node does.
     runtime: Handle,
     metrics: Arc<Metrics>,
@@ -86,7 +89,7 @@ impl Peers {
             timeout: peers.timeout,
             links: PeerLinks::new(peers)?,
             known: Mutex::default(),
-            presence: PresenceCache::new(peers),
+            presence: RecentAnswers::new(peers.presence_cache, peers.presence_rooms),
             runtime: Handle::current(),
             metrics: Arc::clone(metrics),
         };
@@ -98,25 +101,26 @@ impl Peers {
         self.core.timeout
     }
 
-    /// Asks all other nodes that may have clients. `take` gives what was asked for; an answer to another question is none.
-    pub async fn ask<T>(&self, question: question::Question, take: fn(Answer) -> Option<T>) -> Gathered<T> {
+    /// Asks all other nodes that may have clients. `take` gives what was asked for; `None`: it is none that the question has.
+    pub async fn ask<T>(&self, question: question::Question, take: impl Fn(Answer) -> Option<T>) -> Gathered<T> {
         self.ask_those(question, take, Node::may_have_clients).await
     }
 
     async fn ask_those<T>(
         &self,
         question: question::Question,
-        take: fn(Answer) -> Option<T>,
+        take: impl Fn(Answer) -> Option<T>,
         is_asked: fn(&Node) -> bool,
     ) -> Gathered<T> {
         let nodes = Arc::clone(&self.core.nodes.borrow());
         let deadline = Instant::now() + self.core.timeout;
         let question = Question { question: Some(question) };
         let others = nodes.iter().filter(|node| node.id != self.core.own && is_asked(node));
-        let asked = others.map(|node| async {
-            let answer = self.ask_one(node, &nodes, &question, deadline).await;
+        let (nodes, question, take) = (&nodes, &question, &take);
+        let asked = others.map(|node| async move {
+            let answer = self.ask_one(node, nodes, question, deadline).await;
             let taken = answer.and_then(|answer| take(answer).ok_or(PeerError::OtherQuestion));
-            (Arc::<str>::from(node.id.as_str()), self.count(node, &nodes, taken))
+            (Arc::<str>::from(node.id.as_str()), self.count(node, nodes, taken))
         });
         let mut gathered = Gathered { answers: Vec::new(), missing: Vec::new() };
         for (id, answer) in join_all(asked).await {

@@ -5,8 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     Config, Secret, identities, key,
     reader::SectionReader,
-    tables::{HOUR, KIB, MIB, MS},
+    tables::{HOUR, MIB, MS},
 };
+use crate::wire::dialect::PresentCards;
+
+/// Two samples of names (1 MiB together), and what is around them: no node's answer of how many are there is larger.
+const LEAST_ANSWER: u64 = 2 * MIB;
 
 /// `[peers]`. Files are read already.
 #[derive(Clone, Debug)]
@@ -21,6 +25,7 @@ pub struct PeersConfig {
     pub max_questions: usize,
     pub max_connections: usize,
     pub max_orders: usize,
+    pub counts_cache: Duration,
     pub presence_cache: Duration,
     pub presence_rooms: usize,
 }
@@ -43,10 +48,11 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> PeersConfig {
         key: secret(r),
         tls: tls(r),
         timeout: r.time(s, "timeout", MS * 10, HOUR),
-        max_answer: r.bytes(s, "max_answer", 64 * KIB, 1024 * MIB),
+        max_answer: r.bytes(s, "max_answer", LEAST_ANSWER, 1024 * MIB),
         max_questions: r.number(s, "max_questions", 1, 1_000_000),
         max_connections: r.number(s, "max_connections", 1, 1_000_000),
         max_orders: r.number(s, "max_orders", 1, 1_000_000),
+        counts_cache: r.time(s, "counts_cache", Duration::ZERO, HOUR),
         presence_cache: r.time(s, "presence_cache", Duration::ZERO, HOUR),
         presence_rooms: r.number(s, "presence_rooms", 1, 1_000_000),
     }
@@ -115,6 +121,15 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
     if config.cluster.etcd.is_empty() {
         r.reject("peers", "listen", "nodes find each other in etcd: set [cluster] etcd, or leave this empty");
     }
+    let largest = largest_answer(config);
+    if peers.max_answer < largest {
+        let what = format!(
+            "{} bytes: with [push] max_name = {} and [socket] max_cards = {} a node's own answer may have {largest}; the others would \
+             take none of it",
+            peers.max_answer, config.push.max_name, config.socket.max_cards
+        );
+        r.reject("peers", "max_answer", what);
+    }
     if listen.ip().is_loopback() {
         return;
     }
@@ -137,6 +152,15 @@ pub(super) fn together(r: &mut SectionReader<'_>, config: &Config) {
         }
         _ => {}
     }
+}
+
+/// The largest answer that cannot be sent in parts: one client with all its cards and apps, or the names of who is in a room beside
+/// a sample.
+fn largest_answer(config: &Config) -> usize {
+    let name = config.push.max_name + 8;
+    let client = 2 * name * config.socket.max_cards;
+    let presence = PresentCards::MOST_CARDS * name + LEAST_ANSWER as usize / 2;
+    client.max(presence) + 1024
 }
 
 #[cfg(test)]
@@ -188,6 +212,23 @@ mod tests {
         assert!(told(&[("CLUSTER__ADVERTISE_PEERS", "a:1")]).contains("[cluster] advertise_peers: there is nothing"));
         let twice = [("PEERS__LISTEN", "127.0.0.1:9002")];
         assert!(told(&[&CLUSTER[..], &twice].concat()).contains("127.0.0.1:9002 is taken by [grpc] listen"));
+    }
+
+    #[test]
+    fn the_largest_answer_of_a_node_itself_is_taken() {
+        let told = |more: &[(&str, &str)]| {
+            let all = [&CLUSTER[..], &[("PEERS__LISTEN", "127.0.0.1:9003")], more].concat();
+            with(&all).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(told(&[("PEERS__MAX_ANSWER", "2MiB")]), "");
+        assert!(told(&[("PEERS__MAX_ANSWER", "1MiB")]).contains("[peers] max_answer"));
+        let long = [("PUSH__MAX_NAME", "64KiB"), ("SOCKET__MAX_CARDS", "100")];
+        assert!(
+            told(&long).contains("[peers] max_answer: 4194304 bytes: with [push] max_name = 65536"),
+            "{}",
+            told(&long)
+        );
+        assert_eq!(told(&[&long[..], &[("PEERS__MAX_ANSWER", "16MiB")]].concat()), "");
     }
 
     #[test]

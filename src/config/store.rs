@@ -94,6 +94,7 @@ pub(super) fn read(r: &mut SectionReader<'_>) -> StoreConfig {
         new_app: r.choice(s, "new_app", starts),
         timeout: r.time(s, "timeout", MS * 10, HOUR),
         max_appends: r.number(s, "max_appends", 1, 1_000_000),
+        max_acks: r.number(s, "max_acks", 1, 100_000_000),
         memory_bytes: r.bytes(s, "memory_bytes", 64 * KIB, TIB),
         page_entries: r.number(s, "page_entries", 1, 10_000),
         page_bytes: r.bytes(s, "page_bytes", KIB, TIB),

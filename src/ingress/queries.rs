@@ -6,11 +6,12 @@ mod gather;
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use futures_util::FutureExt;
 
 use super::{refusal::Refusal, scopes};
 use crate::{
     auth::Caller,
-    cluster::Peers,
+    cluster::{Peers, RecentAnswers},
     config::Config,
     hub::{ClientId, ClientInfo, Hub},
     push::{Address, AddressKind, NameRule, Target},
@@ -27,6 +28,8 @@ pub(crate) struct Queries {
     name: NameRule,
     /// The other nodes; `None`: each answers for itself.
     peers: Option<Peers>,
+    /// How many all nodes have, as they said a moment ago.
+    counts: Arc<RecentAnswers<(), Answered<Counts>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -105,7 +108,8 @@ impl Queries {
     /// About the clients of this node, and of `peers`.
     pub(crate) fn new(config: &Config, hub: Hub, peers: Option<Peers>, metrics: &Arc<Metrics>) -> Self {
         let name = NameRule { max: config.push.max_name };
-        Self { hub, node: config.node.id.as_str().into(), name, peers, metrics: Arc::clone(metrics) }
+        let counts = Arc::new(RecentAnswers::new(config.peers.counts_cache, 1));
+        Self { hub, node: config.node.id.as_str().into(), name, peers, counts, metrics: Arc::clone(metrics) }
     }
 
     /// The node that answers.
@@ -211,32 +215,16 @@ impl Queries {
         Ok(Answered { answer: gather::clients(parts, count, limit), missing: others.missing })
     }
 
-    /// How many are there now. A card, or a room, with clients on several nodes counts once.
+    /// How many are there; of the cluster as it was within the last `[peers] counts_cache`. A card, or a room, with clients on several
+    /// nodes counts once.
     pub(crate) async fn counts(&self, scope: QueryScope) -> Answered<Counts> {
-        let own = self.hub.census();
-        let mut counts = Counts {
-            cores: cores(),
-            connections: own.connections as u64,
-            groups: own.groups as u64,
-            rooms: own.rooms as u64,
-            workers: own.workers as u64,
-        };
-        let Some(peers) = self.peers(scope) else { return Answered::by_one(counts) };
-        let others = cluster::census(peers).await;
-        if others.answers.is_empty() {
-            return Answered { answer: counts, missing: others.missing };
+        match self.peers(scope) {
+            None => Answered::by_one(own_counts(&self.hub)),
+            Some(peers) => {
+                let (hub, peers) = (self.hub.clone(), peers.clone());
+                self.counts.get_or(&(), || async move { counts_of_all(&hub, &peers).await }.boxed()).await
+            }
         }
-        let mut cards = self.hub.name_sample(AddressKind::Card);
-        let mut rooms = self.hub.name_sample(AddressKind::Room);
-        for (_, census) in others.answers {
-            counts.cores = counts.cores.saturating_add(census.cores);
-            counts.connections = counts.connections.saturating_add(census.connections);
-            counts.workers = counts.workers.saturating_add(census.workers);
-            cards.merge(&census.cards);
-            rooms.merge(&census.rooms);
-        }
-        (counts.groups, counts.rooms) = (cards.count(), rooms.count());
-        Answered { answer: counts, missing: others.missing }
     }
 
     /// Whether a caller may ask for whom it would push to.
@@ -250,6 +238,36 @@ impl Queries {
             refusal
         })
     }
+}
+
+fn own_counts(hub: &Hub) -> Counts {
+    let own = hub.census();
+    Counts {
+        cores: cores(),
+        connections: own.connections as u64,
+        groups: own.groups as u64,
+        rooms: own.rooms as u64,
+        workers: own.workers as u64,
+    }
+}
+
+async fn counts_of_all(hub: &Hub, peers: &Peers) -> Answered<Counts> {
+    let others = cluster::census(peers).await;
+    let mut counts = own_counts(hub);
+    if others.answers.is_empty() {
+        return Answered { answer: counts, missing: others.missing };
+    }
+    let mut cards = hub.name_sample(AddressKind::Card);
+    let mut rooms = hub.name_sample(AddressKind::Room);
+    for (_, census) in others.answers {
+        counts.cores = counts.cores.saturating_add(census.cores);
+        counts.connections = counts.connections.saturating_add(census.connections);
+        counts.workers = counts.workers.saturating_add(census.workers);
+        cards.merge(&census.cards);
+        rooms.merge(&census.rooms);
+    }
+    (counts.groups, counts.rooms) = (cards.count(), rooms.count());
+    Answered { answer: counts, missing: others.missing }
 }
 
 /// Processor cores of this node.

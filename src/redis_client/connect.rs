@@ -1,8 +1,8 @@
 //! Connecting to one Redis, to the master that Sentinels name, or to a Redis Cluster.
 
-use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, path::Path, time::Duration};
 
-use futures_util::future;
+use futures_util::{FutureExt, StreamExt, future, stream::FuturesUnordered};
 use redis::{
     Arg, AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
     Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
@@ -111,6 +111,20 @@ impl RedisConnection {
         }
     }
 
+    /// Whether it says that it is a replica; `false` where the user may not ask.
+    async fn is_replica(&mut self) -> RedisResult<bool> {
+        let mut command = redis::cmd("INFO");
+        command.arg("replication");
+        match self.run(&command).await {
+            Ok(answer) => {
+                let info: String = redis::from_redis_value(answer)?;
+                Ok(info.lines().any(|line| line.trim_end() == "role:slave"))
+            }
+            Err(error) if matches!(super::fault(&error), super::Fault::Command) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether it answers; in a Redis Cluster each master.
     pub(super) async fn ping(&mut self) -> RedisResult<()> {
         let command = redis::cmd("PING");
@@ -179,6 +193,21 @@ struct Sentinels {
     certificates: TlsCertificates,
 }
 
+/// What Sentinels say.
+struct NamedMasters {
+    /// The one that most of them name first.
+    urls: Vec<RedisUrl>,
+    /// Why the first that named none did not.
+    error: Option<ConnectError>,
+}
+
+struct NamedMaster {
+    url: RedisUrl,
+    /// So many Sentinels name it, and of them this one stands first in `[redis] url`.
+    by: usize,
+    first: usize,
+}
+
 /// A connection, and to what.
 pub(super) struct Connected {
     pub(super) connection: RedisConnection,
@@ -234,11 +263,7 @@ impl Connector {
     pub(super) async fn connect(&self) -> Result<Connected, ConnectError> {
         match &self.place {
             RedisPlace::Single { url, client } => self.connect_to(client, url.to_string()).await,
-            RedisPlace::Sentinels(sentinels) => {
-                let url = self.master(sentinels).await?;
-                let client = client(&url, &sentinels.credentials, &sentinels.certificates)?;
-                self.connect_to(&client, url.to_string()).await
-            }
+            RedisPlace::Sentinels(sentinels) => self.connect_to_named(sentinels).await,
             RedisPlace::Cluster { client, .. } => {
                 let place = self.to_string();
                 let connection = self.in_time(&place, client.get_async_connection()).await?;
@@ -253,38 +278,96 @@ impl Connector {
         Ok(Connected { connection: RedisConnection::Single(connection), place })
     }
 
-    /// With Sentinels: where the master is now.
-    pub(super) async fn master_place(&self) -> Result<Option<String>, ConnectError> {
-        match &self.place {
-            RedisPlace::Sentinels(sentinels) => self.master(sentinels).await.map(|url| Some(url.to_string())),
-            RedisPlace::Single { .. } | RedisPlace::Cluster { .. } => Ok(None),
+    /// To the first of the masters that the Sentinels name that says that it is one.
+    async fn connect_to_named(&self, sentinels: &Sentinels) -> Result<Connected, ConnectError> {
+        let NamedMasters { urls, error } = self.named_masters(sentinels).await;
+        let mut first_error = None;
+        for url in urls {
+            match self.connect_to_master(sentinels, &url).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => first_error.get_or_insert(error),
+            };
         }
+        let nobody = || ConnectError { text: "no Sentinel is named".into(), is_final: true };
+        Err(first_error.or(error).unwrap_or_else(nobody))
     }
 
-    /// What the first Sentinel that knows says.
-    async fn master(&self, sentinels: &Sentinels) -> Result<RedisUrl, ConnectError> {
+    async fn connect_to_master(&self, sentinels: &Sentinels, url: &RedisUrl) -> Result<Connected, ConnectError> {
+        let client = client(url, &sentinels.credentials, &sentinels.certificates)?;
+        let mut connected = self.connect_to(&client, url.to_string()).await?;
+        if self.in_time(&connected.place, connected.connection.is_replica()).await? {
+            let text = format!("{url}, which a Sentinel names as the master, says that it is a replica");
+            return Err(ConnectError { text, is_final: false });
+        }
+        Ok(connected)
+    }
+
+    /// With Sentinels: another master than that at `place`, if they name one before it that says that it is one. While no Sentinel
+    /// answers, the master is the one that was.
+    pub(super) async fn other_master(&self, place: &str) -> Option<String> {
+        let RedisPlace::Sentinels(sentinels) = &self.place else { return None };
+        for url in self.named_masters(sentinels).await.urls {
+            if url.to_string() == place {
+                return None;
+            }
+            if let Ok(other) = self.connect_to_master(sentinels, &url).await {
+                return Some(other.place);
+            }
+        }
+        None
+    }
+
+    /// Asks all Sentinels, since one may be behind or apart from the others, until more than half of them name the same master.
+    async fn named_masters(&self, sentinels: &Sentinels) -> NamedMasters {
+        let mut answers = FuturesUnordered::new();
+        for (nth, (url, client)) in sentinels.clients.iter().enumerate() {
+            answers.push(self.ask_sentinel(sentinels, url, client).map(move |answer| (nth, answer)));
+        }
+        let mut named: Vec<NamedMaster> = Vec::new();
+        let mut error = None;
+        while let Some((nth, answer)) = answers.next().await {
+            let url = match answer {
+                Ok(url) => url,
+                Err(failed) => {
+                    error.get_or_insert(failed);
+                    continue;
+                }
+            };
+            let at = named.iter().position(|known| known.url == url).unwrap_or_else(|| {
+                named.push(NamedMaster { url, by: 0, first: nth });
+                named.len() - 1
+            });
+            let master = &mut named[at];
+            master.by += 1;
+            master.first = master.first.min(nth);
+            if master.by * 2 > sentinels.clients.len() {
+                break;
+            }
+        }
+        named.sort_by_key(|master| (Reverse(master.by), master.first));
+        NamedMasters { urls: named.into_iter().map(|master| master.url).collect(), error }
+    }
+
+    async fn ask_sentinel(
+        &self,
+        sentinels: &Sentinels,
+        url: &RedisUrl,
+        client: &Client,
+    ) -> Result<RedisUrl, ConnectError> {
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(&sentinels.master);
-        let mut first_error = None;
-        for (url, client) in &sentinels.clients {
-            let place = format!("Sentinel {url}");
-            let ask = async {
-                let mut connection = client.get_multiplexed_async_connection_with_config(&self.options).await?;
-                command.query_async::<Option<(String, u16)>>(&mut connection).await
-            };
-            let error = match self.in_time(&place, ask).await {
-                Ok(Some((host, port))) => {
-                    return Ok(RedisUrl { host, port, tls: sentinels.tls, database: sentinels.credentials.db() });
-                }
-                Ok(None) => ConnectError {
-                    text: format!("{place} knows no master {:?} ([redis] sentinel_master)", sentinels.master),
-                    is_final: false,
-                },
-                Err(error) => error,
-            };
-            first_error.get_or_insert(error);
+        let place = format!("Sentinel {url}");
+        let ask = async {
+            let mut connection = client.get_multiplexed_async_connection_with_config(&self.options).await?;
+            command.query_async::<Option<(String, u16)>>(&mut connection).await
+        };
+        match self.in_time(&place, ask).await? {
+            Some((host, port)) => Ok(RedisUrl { host, port, tls: sentinels.tls, database: sentinels.credentials.db() }),
+            None => Err(ConnectError {
+                text: format!("{place} knows no master {:?} ([redis] sentinel_master)", sentinels.master),
+                is_final: false,
+            }),
         }
-        Err(first_error.unwrap_or_else(|| ConnectError { text: "no Sentinel is named".into(), is_final: true }))
     }
 
     async fn in_time<T>(&self, place: &str, call: impl Future<Output = RedisResult<T>>) -> Result<T, ConnectError> {

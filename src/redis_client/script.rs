@@ -2,7 +2,7 @@
 
 use redis::{Arg, Cmd, Script, ToRedisArgs};
 
-/// A script; made once.
+/// A script; made once. [`super::RedisClient::learn`] has Redis know it before it is run.
 pub struct RedisScript {
     text: &'static str,
     hash: String,
@@ -19,6 +19,10 @@ impl RedisScript {
     /// From its text.
     pub fn new(text: &'static str) -> Self {
         Self { text, hash: Script::new(text).get_hash().to_owned() }
+    }
+
+    pub(super) fn text(&self) -> &'static str {
+        self.text
     }
 
     /// With these keys, which are of one slot. Arguments follow.

@@ -109,7 +109,9 @@ impl Watcher {
         let ask = async {
             // who may not even do this is not known there: INFO may be forbidden to who is
             connected.connection.ping().await?;
-            ServerInfo::ask(&mut connected.connection).await
+            let infos = ServerInfo::ask(&mut connected.connection).await?;
+            self.shared.load_scripts(&mut connected.connection).await?;
+            Ok(infos)
         };
         let infos = match tokio::time::timeout(self.shared.timeout, ask).await {
             Ok(Ok(infos)) => infos,
@@ -178,10 +180,9 @@ impl Watcher {
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err("no answer to a PING within [redis] timeout".into()),
         }
-        match self.connector.master_place().await {
-            Ok(Some(place)) if place != in_use.place => Err(format!("the Sentinels name another master, {place}")),
-            // while no Sentinel answers, the master is the one that was
-            Ok(_) | Err(_) => Ok(()),
+        match self.connector.other_master(&in_use.place).await {
+            Some(place) => Err(format!("the Sentinels name another master, {place}")),
+            None => Ok(()),
         }
     }
 

@@ -178,8 +178,8 @@ impl Connection {
             self.forget_step();
             match step {
                 Some(NextStep::Decided(decision)) => self.do_decided(decision),
-                Some(NextStep::EnterCard(entry, attached)) => self.enter_card(entry, attached),
-                Some(NextStep::EnterRoom(entry, attached)) => self.enter_room(entry, attached),
+                Some(NextStep::EnterCard(entry, attached)) => self.enter_card_later(entry, attached),
+                Some(NextStep::EnterRoom(entry, attached)) => self.enter_room_later(entry, attached),
                 None => return Poll::Ready(false),
             }
             // it may have to wait once more

@@ -91,6 +91,14 @@ impl Authorizer {
         }
     }
 
+    /// Does what a client proved still hold? A token may have ended, or been revoked, while something was waited for.
+    pub(super) fn check_again(&self, session: Option<&Session>) -> Result<(), JoinError> {
+        match (self, session.and_then(Session::identity)) {
+            (Self::Verified(joins), Some(identity)) => Ok(joins.verifier.check(&identity)?),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether clients of dialects without cards may have what is for everyone without a proof.
     pub(super) fn lets_in_without_card(&self) -> bool {
         match self {

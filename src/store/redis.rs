@@ -63,7 +63,13 @@ pub(super) struct RedisControl {
 }
 
 /// Starts the store on a Redis that is there or comes.
-pub(super) fn open(config: &config::Config, client: &RedisClient, tasks: &Tasks, metrics: &Arc<Metrics>) -> OpenStore {
+pub(super) async fn open(
+    config: &config::Config,
+    client: &RedisClient,
+    tasks: &Tasks,
+    metrics: &Arc<Metrics>,
+) -> OpenStore {
+    client.learn(&scripts::all()).await;
     let shared = Arc::new(SharedRedisStore {
         client: client.clone(),
         state: client.state(),
@@ -74,7 +80,7 @@ pub(super) fn open(config: &config::Config, client: &RedisClient, tasks: &Tasks,
         revocation_life: config.token.max_life + config.token.leeway * 2,
         is_cluster: config.redis.cluster,
         appends: AppendQueue::new(config.store.max_appends, config.store.memory_bytes),
-        cursors: CursorQueue::default(),
+        cursors: CursorQueue::new(config.store.max_acks),
         changes: ChangePlaces::default(),
         metrics: metrics.clone(),
     });

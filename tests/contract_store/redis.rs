@@ -5,6 +5,13 @@ use crate::{
     support::redis::{RedisCluster, RedisServer},
 };
 
+/// Each idempotency key says again that nobody knows what has become of its push.
+fn forget(server: &RedisServer) {
+    for key in server.cli(&["KEYS", "*:i:*"]).lines() {
+        server.cli(&["SETRANGE", key, "24", "p"]);
+    }
+}
+
 /// Long ones, since servers of many tests share a machine: the promises are not about time.
 const PATIENT: [(&str, &str); 2] = [("REDIS__TIMEOUT", "10s"), ("STORE__TIMEOUT", "20s")];
 
@@ -26,6 +33,10 @@ impl Backend for OneRedis {
     fn settings(&self) -> Settings {
         settings(&[("REDIS__URL", self.server.url())])
     }
+
+    fn forget_that_keys_are_done(&self) {
+        forget(&self.server);
+    }
 }
 
 pub struct Cluster {
@@ -39,5 +50,9 @@ impl Backend for Cluster {
 
     fn settings(&self) -> Settings {
         settings(&[("REDIS__URL", self.cluster.urls()), ("REDIS__CLUSTER", "true".into())])
+    }
+
+    fn forget_that_keys_are_done(&self) {
+        self.cluster.nodes.iter().for_each(forget);
     }
 }

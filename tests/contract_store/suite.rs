@@ -28,6 +28,10 @@ pub trait Backend: Sized + Send + Sync {
 
     /// How its store is configured.
     fn settings(&self) -> Settings;
+
+    /// What a gateway leaves behind that died after its pushes were stored and before their idempotency keys were told so. Nothing
+    /// where that is one write.
+    fn forget_that_keys_are_done(&self) {}
 }
 
 /// An open store and what it needs.
@@ -336,6 +340,22 @@ pub async fn a_device_begins_at_the_oldest_push_and_goes_on_where_it_acknowledge
     last.close().await;
 }
 
+pub async fn of_many_that_wait_each_counts<B: Backend>() {
+    let backend = B::start().await;
+    let open = open(&backend, &[]).await;
+    let alice = card("alice");
+    let pushes = (0..400).map(|n| NewPush { push: to(&alice, &n.to_string()), claim: None }).collect();
+    for outcome in open.store.append_all(pushes) {
+        outcome.unwrap().await.unwrap();
+    }
+    for (seq, waiting) in [(0, 400), (50, 350), (200, 200), (399, 1), (400, 0)] {
+        let resume = Resume { epoch: open.head(&alice).await.epoch, seq, id: None };
+        let attached = open.attach(&alice, Reader::Device(PHONE, Some(resume))).await.unwrap();
+        assert_eq!(at(attached), (400, seq, waiting, false));
+    }
+    open.close().await;
+}
+
 pub async fn a_resume_that_holds_goes_on_there_and_another_is_reset<B: Backend>() {
     let backend = B::start().await;
     let open = open(&backend, &[]).await;
@@ -431,6 +451,51 @@ pub async fn a_newer_push_of_a_collapse_key_takes_the_place_of_the_older<B: Back
     assert_eq!(open.texts(&alice, 0).await, [(2, "plain".into()), (3, "b1".into()), (5, "a3".into())]);
     assert_eq!(at(open.attach(&alice, Reader::Device(PHONE, None)).await.unwrap()), (5, 1, 3, false));
     open.close().await;
+}
+
+pub async fn a_late_retry_does_not_bring_back_what_has_left_the_stream<B: Backend>() {
+    let backend = B::start().await;
+    let before = open(&backend, &[("STORE__MAX_ENTRIES", "3")]).await;
+    let claim = |key| Claim { key: [key; 16], body: 7, deadline: unix_millis() + 3_600_000 };
+    let (alice, bob, short) = (card("alice"), card("bob"), room("short"));
+    let collapsing = |push| Push { collapse_key: Some("k".into()), ..push };
+    let both = |content| Push { target: Target::cards(vec!["alice".into(), "bob".into()]), ..to(&alice, content) };
+    let first = [
+        collapsing(to(&alice, "overwritten")),
+        to(&alice, "deleted"),
+        collapsing(both("overwritten for alice")),
+        to(&short, "pushed out"),
+        to(&room("alone"), "deleted as the newest"),
+    ];
+    for (push, key) in first.iter().zip(1..) {
+        before.append_new(NewPush { push: push.clone(), claim: Some(claim(key)) }).await.unwrap();
+    }
+    before.append(collapsing(to(&alice, "newest"))).await.unwrap();
+    assert!(before.store.delete_entry(&alice, 2).await.unwrap());
+    assert!(before.store.delete_entry(&room("alone"), 1).await.unwrap());
+    before.store_all(&short, &["one", "two", "three"]).await;
+    before.close().await;
+    backend.forget_that_keys_are_done();
+    let after = open(&backend, &[("STORE__MAX_ENTRIES", "3")]).await;
+    for _ in 0..2 {
+        for (push, key) in first.iter().zip(1..) {
+            let retry = Push { id: PushId::generate(), ..push.clone() };
+            match after.append_new(NewPush { push: retry, claim: Some(claim(key)) }).await.unwrap() {
+                Appended::Before(id) => assert_eq!(id, push.id),
+                // of a push that still is somewhere, nodes are told again: there, and nowhere else
+                Appended::New { id, wake } => {
+                    assert_eq!((id, key), (push.id, 3));
+                    let wake = wake.expect("only where nodes share a store");
+                    assert_eq!((wake.push.target.cards.clone(), wake.entries.len()), (vec!["bob".into()], 1));
+                }
+            }
+        }
+        assert_eq!(after.texts(&alice, 0).await, [(4, "newest".into())]);
+        assert_eq!(after.texts(&bob, 0).await, [(1, "overwritten for alice".into())]);
+        assert_eq!(after.texts(&short, 0).await, [(2, "one".into()), (3, "two".into()), (4, "three".into())]);
+        assert_eq!(after.texts(&room("alone"), 0).await, []);
+    }
+    after.close().await;
 }
 
 pub async fn a_page_ends_at_its_bounds_and_says_where_to_go_on<B: Backend>() {
@@ -566,10 +631,12 @@ macro_rules! store_contract {
             a_retry_under_its_idempotency_key_is_found_and_another_push_is_refused
             a_live_push_claims_its_key_until_the_queue_has_it
             a_device_begins_at_the_oldest_push_and_goes_on_where_it_acknowledged
+            of_many_that_wait_each_counts
             a_resume_that_holds_goes_on_there_and_another_is_reset
             the_oldest_make_room_and_one_push_has_room_whatever_its_size_is
             what_is_over_is_not_read_and_does_not_wait
             a_newer_push_of_a_collapse_key_takes_the_place_of_the_older
+            a_late_retry_does_not_bring_back_what_has_left_the_stream
             a_page_ends_at_its_bounds_and_says_where_to_go_on
             what_is_deleted_is_gone_and_a_deleted_stream_begins_in_another_epoch
             a_card_has_so_many_devices_and_no_more

@@ -1,8 +1,11 @@
 //! Clients prove who they are, and get what is theirs and nothing else.
 
+use std::time::Duration;
+
 use crate::support::{
     client::{Client, PATIENCE},
     gateway::Node,
+    redis::RedisServer,
     token::{SECRET, now, token},
 };
 use futures_util::StreamExt;
@@ -230,4 +233,57 @@ async fn a_gateway_that_is_open_by_default_refuses_whom_a_proxy_brings() {
     let said = Node::start(&[("SOCKET__ANONYMOUS", "true")]).await;
     assert!(connect(&said.socket(), &[("x-forwarded-for", "1.2.3.4".into())]).await.is_ok());
     said.stop().await;
+}
+
+/// A gateway that verifies tokens, and asks a Redis where its clients begin.
+async fn node_with_redis(redis: &RedisServer, more: &[(&str, &str)]) -> Node {
+    let url = redis.url();
+    // longer than the Redis of these tests stands still
+    let with = [("STORE__BACKEND", "redis"), ("REDIS__URL", &url), ("REDIS__TIMEOUT", "20s"), ("TOKEN__LEEWAY", "0s")];
+    node(&[&with, more].concat()).await
+}
+
+/// Waits for the first moment of a second since 1970.
+async fn begins(second: u64) {
+    while now() < second {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_ended_while_the_store_was_waited_for_brings_into_no_card_and_no_room() {
+    let redis = RedisServer::start().await;
+    // the clock that ends clients is slower than the store here: who waits must be looked at as it enters
+    let node = node_with_redis(&redis, &[("ROOMS__PRIVATE", "secret:*")]).await;
+    let ends_at = now() + 4;
+    let short = || json!({"token": token(json!({"sub": "mayun", "rooms": ["secret:*"], "exp": ends_at}))});
+    let mut joins = Client::connect(&node.socket(), true).await;
+    let mut subscribes = Client::connect(&node.socket(), true).await;
+    assert_eq!(joined(&mut subscribes, short()).await["event"], "joined");
+    redis.pause();
+    joins.say(json!({"event": "join", "data": short()})).await;
+    subscribes.say(json!({"event": "subscribe", "data": {"room": "secret:1"}})).await;
+    begins(ends_at).await;
+    redis.resume();
+    for client in [&mut joins, &mut subscribes] {
+        assert_eq!(close(client).await.0, 3004);
+    }
+    assert_eq!(node.metric("oxipush_joins_total", &[]).await, 1.0);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_became_full_while_the_store_was_waited_for_takes_nobody_more() {
+    let redis = RedisServer::start().await;
+    let node = node_with_redis(&redis, &[("SOCKET__MAX_CONNECTIONS_PER_CARD", "1"), ("NODE__WORKERS", "1")]).await;
+    let (mut one, mut two) = (Client::connect(&node.socket(), true).await, Client::connect(&node.socket(), true).await);
+    redis.pause();
+    for client in [&mut one, &mut two] {
+        client.say(json!({"event": "join", "data": {"token": token(json!({"sub": "mayun"}))}})).await;
+    }
+    redis.resume();
+    let mut events = [one.hear().await, two.hear().await].map(|answer| answer["event"].to_string());
+    events.sort_unstable();
+    assert_eq!(events, ["\"error\"", "\"joined\""]);
+    node.stop().await;
 }

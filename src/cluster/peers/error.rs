@@ -47,8 +47,8 @@ pub(super) enum PeerError {
     /// Its answer is larger than `[peers] max_answer`.
     #[error("its answer is larger than [peers] max_answer: {0}")]
     TooLarge(String),
-    /// What it answered was not asked, or it does not know the question.
-    #[error("it does not know the question: is it of another version?")]
+    /// What it answered is none that the question has, or it does not know the question.
+    #[error("its answer is none that the question has: is it of another version?")]
     OtherQuestion,
     /// Anything else.
     #[error("{0}")]

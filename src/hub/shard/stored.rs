@@ -94,7 +94,7 @@ impl<S: Sink> Shard<S> {
             self.tell_reset(others, address, stream);
         }
         if is_new {
-            self.tell_begun(clients.iter().filter(|other| other.key() != client.key()), address, head.epoch);
+            self.tell_begun(clients.iter().filter(|other| other.key() != client.key()), address, stream);
         }
         if from == stream.position().seq {
             if stream.remove_follower(client.key()) {
@@ -172,7 +172,7 @@ impl<S: Sink> Shard<S> {
         let mut streams = self.registry.streams();
         let (stream, is_new) = streams.begin(address, entry.epoch);
         if is_new {
-            self.tell_begun(clients.iter(), address, entry.epoch);
+            self.tell_begun(clients.iter(), address, stream);
         }
         match stream.take(entry, push.id) {
             EntryStep::Offer => {
@@ -263,7 +263,7 @@ impl<S: Sink> Shard<S> {
         }
         let (stream, is_new) = streams.begin(address, head.epoch);
         if is_new {
-            self.tell_begun(clients.iter(), address, head.epoch);
+            self.tell_begun(clients.iter(), address, stream);
         }
         if stream.is_foreign(head) && !(asked && stream.asks_head()) {
             // what was on its way may be older than what is known here

@@ -6,11 +6,19 @@ use super::{Client, Item, Shard, Sink};
 use crate::{
     hub::{
         catch_up::{StreamQuestion, StreamReader},
-        streams::GroupStream,
+        streams::{Follower, GroupStream},
     },
-    push::{Address, Epoch, StreamPosition},
+    push::{Address, StreamPosition},
     wire::dialect::{Dialect, StreamState},
 };
+
+/// Those whose place in the stream is known: of the others the store has still to say where they begin.
+fn placed<'a, S: Sink>(
+    clients: impl Iterator<Item = &'a Rc<Client<S>>> + Clone,
+    stream: &GroupStream,
+) -> impl Iterator<Item = &'a Rc<Client<S>>> + Clone {
+    clients.filter(|client| !stream.follower(client.key()).is_some_and(Follower::is_unplaced))
+}
 
 impl<S: Sink> Shard<S> {
     /// A client has all up to `position`, without a push that says so.
@@ -26,9 +34,10 @@ impl<S: Sink> Shard<S> {
         &self,
         clients: impl Iterator<Item = &'a Rc<Client<S>>> + Clone,
         address: &Address,
-        epoch: Epoch,
+        stream: &GroupStream,
     ) {
-        let state = StreamState { address, epoch, seq: 0, waiting: 0 };
+        let clients = placed(clients, stream);
+        let state = StreamState { address, epoch: stream.position().epoch, seq: 0, waiting: 0 };
         let mut made: Option<(Dialect, Rc<Item>)> = None;
         for client in clients.clone() {
             let dialect = client.dialect();
@@ -64,6 +73,7 @@ impl<S: Sink> Shard<S> {
         address: &Address,
         stream: &GroupStream,
     ) {
+        let clients = placed(clients, stream);
         let StreamPosition { epoch, seq, .. } = stream.position();
         let state = StreamState { address, epoch, seq, waiting: 0 };
         for client in clients.clone() {

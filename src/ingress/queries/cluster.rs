@@ -53,12 +53,14 @@ pub(super) async fn names(
     after: &ByteString,
     limit: usize,
 ) -> Gathered<NodePart<(Arc<str>, u32)>> {
-    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-    let question = NamesQuestion { kind: kind(of).into(), after: after.to_string(), limit };
+    let most = u32::try_from(limit).unwrap_or(u32::MAX);
+    let question = NamesQuestion { kind: kind(of).into(), after: after.to_string(), limit: most };
     let take = |answer| match answer {
         Answer::Names(names) => {
-            let entries = names.names.into_iter().map(|named| (named.name.into(), named.count)).collect();
-            Some(NodePart { entries, has_more: names.more })
+            let entries: Vec<(Arc<str>, u32)> =
+                names.names.into_iter().map(|named| (named.name.into(), named.count)).collect();
+            let part = NodePart { entries, has_more: names.more };
+            part.is_page_after(Some(&**after), limit, |(name, _)| &**name).then_some(part)
         }
         _ => None,
     };
@@ -81,7 +83,8 @@ pub(super) async fn clients(
     let take = |answer| match answer {
         Answer::Clients(answer) => {
             let entries: Option<Vec<_>> = answer.clients.into_iter().map(client).collect();
-            Some((answer.count, NodePart { entries: entries?, has_more: answer.more }))
+            let part = NodePart { entries: entries?, has_more: answer.more };
+            part.is_page_after(after, limit, |client| client.id).then_some((answer.count, part))
         }
         _ => None,
     };

@@ -12,6 +12,25 @@ pub(super) struct NodePart<T> {
     pub(super) has_more: bool,
 }
 
+impl<T> NodePart<T> {
+    /// Whether it is what a node answers that is asked for the `limit` entries behind `after`: sorted, none twice, and not empty where it
+    /// has others. What is not would leave out or repeat what other nodes have, or never end.
+    pub(super) fn is_page_after<'a, K: Ord>(
+        &'a self,
+        after: Option<K>,
+        limit: usize,
+        key: impl Fn(&'a T) -> K,
+    ) -> bool {
+        let keys = || self.entries.iter().map(&key);
+        let is_behind = match (after, keys().next()) {
+            (Some(after), Some(first)) => after < first,
+            (_, Some(_)) => true,
+            (_, None) => !self.has_more,
+        };
+        is_behind && self.entries.len() <= limit && keys().is_sorted_by(|one, next| one < next)
+    }
+}
+
 /// Up to where all parts are known: of what stands behind the last entry of a part that goes on, its node may have some.
 fn known_end<T, K: Ord>(parts: &[NodePart<T>], key: impl Fn(&T) -> K) -> Option<K> {
     let ends = parts.iter().filter(|part| part.has_more).filter_map(|part| part.entries.last());
@@ -84,6 +103,21 @@ mod tests {
                 assert_eq!(read, union.clone().into_iter().collect::<Vec<_>>(), "limit {limit}, {sent} sent");
             }
         }
+    }
+
+    #[test]
+    fn a_page_that_is_not_in_order_or_not_behind_what_was_asked_for_is_none() {
+        let is_page = |names: &[&str], has_more: bool| {
+            let part = NodePart { entries: names.to_vec(), has_more };
+            part.is_page_after(Some("b"), 3, |name| *name)
+        };
+        assert!(is_page(&[], false) && is_page(&["c"], true) && is_page(&["c", "d", "e"], true));
+        for (names, has_more) in
+            [(&["d", "c"][..], false), (&["c", "c"], false), (&["b", "c"], true), (&["a"], false), (&[], true)]
+        {
+            assert!(!is_page(names, has_more), "{names:?}");
+        }
+        assert!(!is_page(&["c", "d", "e", "f"], false), "more than was asked for");
     }
 
     #[test]

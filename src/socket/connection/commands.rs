@@ -162,8 +162,7 @@ impl Connection {
                 let request = JoinRequest { card, app, ..JoinRequest::default() };
                 self.begin_card_entry(request, CardAnswer::LoggedIn);
             }
-            Err(JoinError::Told(error)) => self.answer_error(&error),
-            Err(JoinError::Ends(ending)) => self.end(&ending),
+            Err(error) => self.refuse(error),
         }
     }
 
@@ -186,6 +185,27 @@ impl Connection {
     /// Tells the directory, if there is one, that the client is on its way into an address.
     pub(super) fn announce(&self, address: impl FnOnce() -> Address) -> Option<Announcement> {
         self.worker.directory.as_ref().map(|directory| directory.announce(address()))
+    }
+
+    /// As [`Connection::enter_card`], once it was looked up where it begins: what it proved may be over by then.
+    pub(super) fn enter_card_later(&mut self, entry: CardEntry, attached: Option<AttachOutcome>) {
+        let holds = self.check_proof().and_then(|()| Ok(self.check_card_limits(&entry.request.card)?));
+        match holds {
+            Ok(()) => self.enter_card(entry, attached),
+            Err(error) => self.refuse(error),
+        }
+    }
+
+    /// Whether what it proved still holds.
+    pub(super) fn check_proof(&self) -> Result<(), JoinError> {
+        self.worker.authorizer.check_again(self.client.sink.session.as_deref())
+    }
+
+    pub(super) fn refuse(&self, error: JoinError) {
+        match error {
+            JoinError::Told(error) => self.answer_error(&error),
+            JoinError::Ends(ending) => self.end(&ending),
+        }
     }
 
     /// Puts the client into a card, and answers it.

@@ -47,6 +47,15 @@ impl Connection {
         });
     }
 
+    /// As [`Connection::enter_room`], once the others have answered: what it may have may be another by then.
+    pub(super) fn enter_room_later(&mut self, entry: RoomEntry, attached: Option<AttachOutcome>) {
+        let holds = self.check_proof().and_then(|()| Ok(self.check_room(&entry.room)?));
+        match holds {
+            Ok(()) => self.enter_room(entry, attached),
+            Err(error) => self.refuse(error),
+        }
+    }
+
     /// Puts the client into a room, and answers it.
     pub(super) fn enter_room(&mut self, entry: RoomEntry, attached: Option<AttachOutcome>) {
         // until it is in
@@ -78,24 +87,37 @@ impl Connection {
 
     /// The room that a client asks for, if it may have it.
     fn admit_room(&self, request: RoomRequest) -> Result<ByteString, ClientError> {
-        if !self.client.is_let_in() {
-            return Err(ClientError::new("not_joined", "join before you subscribe"));
-        }
+        // who may have none is told so, whatever the name is
+        self.check_let_in()?;
         let room = self.room_of(request)?;
+        self.check_room(&room)?;
+        Ok(room)
+    }
+
+    fn check_let_in(&self) -> Result<(), ClientError> {
+        if self.client.is_let_in() {
+            return Ok(());
+        }
+        Err(ClientError::new("not_joined", "join before you subscribe"))
+    }
+
+    /// Whether the client may have a room.
+    fn check_room(&self, room: &ByteString) -> Result<(), ClientError> {
+        self.check_let_in()?;
         let rules = &self.worker.rooms;
         let identity = self.identity();
         // where clients prove who they are, the rooms of private topics are for those who did
         let is_unproved = self.client.sink.session.is_some() && identity.is_none();
-        if !rules.admit(&room, identity.as_deref()) || is_unproved && room.starts_with(PRIVATE_TOPICS) {
+        if !rules.admit(room, identity.as_deref()) || is_unproved && room.starts_with(PRIVATE_TOPICS) {
             let message = format!("this client may not be in the room {room:?}: it is not in its token");
             return Err(refused("wrong_room", message));
         }
-        if !self.client.is_in_room(&room) && self.client.room_count() >= rules.max_rooms {
+        if !self.client.is_in_room(room) && self.client.room_count() >= rules.max_rooms {
             let message =
                 format!("this client is in {} rooms ([rooms] max_rooms); unsubscribe from one first", rules.max_rooms);
             return Err(ClientError::new("too_many_rooms", message));
         }
-        Ok(room)
+        Ok(())
     }
 
     /// The room's own name.

@@ -1,5 +1,7 @@
 //! A client's place in the streams of its cards and rooms, and what it acknowledges.
 
+use std::rc::Rc;
+
 use bytestring::ByteString;
 use futures_util::FutureExt;
 use tokio::time::sleep;
@@ -176,11 +178,16 @@ impl Connection {
     fn attach_later(&mut self, store: Store, place: StreamPlace) {
         self.set_device(&place);
         self.worker.shard.follow_later(&self.client, &place.address);
-        let pause = self.worker.store_retry;
+        let (worker, client) = (Rc::clone(&self.worker), Rc::clone(&self.client));
         let address = place.address.clone();
         self.wait_for_attach(&address, async move {
             loop {
-                sleep(pause).await;
+                sleep(worker.store_retry).await;
+                if !worker.shard.is_unplaced(&client, &place.address) {
+                    // it left: who comes and goes while the store is away must not gather what nobody waits for
+                    let left = AttachError::Unavailable("the client left".into());
+                    return Answer::Attached(place, Err(left));
+                }
                 match place.attach(&store).await {
                     Err(AttachError::Unavailable(_)) => {}
                     outcome => return Answer::Attached(place, outcome),
@@ -194,6 +201,9 @@ impl Connection {
         if !self.worker.shard.is_unplaced(&self.client, &place.address) {
             // it left meanwhile, or the store said so as it came again
             return;
+        }
+        if let Err(error) = self.check_proof() {
+            return self.refuse(error);
         }
         let reader = self.reader_now(&place.address);
         if reader != place.reader

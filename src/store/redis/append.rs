@@ -29,7 +29,7 @@ use crate::{
 const LARGEST: usize = 16 << 20;
 /// What a push that waits costs beside its content, about.
 const OVERHEAD: usize = 512;
-/// Pushes that are sent together at most, and bytes of them about.
+/// What is sent together at most: appends to streams, and bytes of them about.
 const BATCH: usize = 512;
 const BATCH_BYTES: usize = 4 << 20;
 /// So many changes of one partition are kept, about.
@@ -72,13 +72,16 @@ impl AppendQueue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes all that wait, up to a batch.
+    /// Takes all that wait, up to a batch; a push to more streams than that is one by itself.
     fn take(&self) -> Vec<WaitingPush> {
         let mut waiting = self.lock();
         let mut taken = Vec::new();
-        let mut bytes = 0;
-        while taken.len() < BATCH && bytes < BATCH_BYTES {
-            let Some(push) = waiting.queue.pop_front() else { break };
+        let (mut streams, mut bytes) = (0, 0);
+        while streams < BATCH && bytes < BATCH_BYTES {
+            let fits = |next: &mut WaitingPush| taken.is_empty() || streams + stream_count(&next.new.push) <= BATCH;
+            let Some(push) = waiting.queue.pop_front_if(fits) else { break };
+            // one to nobody takes a place, too
+            streams += stream_count(&push.new.push).max(1);
             bytes += push.bytes;
             taken.push(push);
         }
@@ -192,6 +195,8 @@ struct StoringPush {
     claim: Option<[u8; 16]>,
     answer: oneshot::Sender<Result<Appended, StoreError>>,
     outcome: Option<Result<Appended, StoreError>>,
+    /// Its idempotency key said so, and its streams are not asked.
+    was_done: bool,
 }
 
 impl SharedRedisStore {
@@ -217,13 +222,14 @@ impl SharedRedisStore {
                 Some(Ok(Claimed::New)) | None => None,
                 Some(Err(error)) => Some(Err(error)),
             };
-            pushes.push(StoringPush { push, claim: claim.map(|claim| claim.key), answer, outcome });
+            let was_done = matches!(outcome, Some(Ok(_)));
+            pushes.push(StoringPush { push, claim: claim.map(|claim| claim.key), answer, outcome, was_done });
         }
         self.append_to_streams(&mut pushes).await;
         let fulfilled: Vec<_> = pushes
             .iter()
-            .filter(|push| matches!(push.outcome, Some(Ok(Appended::New { .. }))))
-            .filter_map(|push| push.claim)
+            .filter(|push| matches!(push.outcome, Some(Ok(_))))
+            .filter_map(|push| push.claim.filter(|_| !push.was_done))
             .collect();
         let counted = |wanted: fn(&Result<Appended, StoreError>) -> bool| {
             pushes.iter().filter(|push| push.outcome.as_ref().is_some_and(wanted)).count() as u64
@@ -247,7 +253,12 @@ impl SharedRedisStore {
         for push in pushes.iter().filter(|push| push.outcome.is_none()) {
             calls.extend(self.append_calls(&push.push, push.claim.is_some()));
         }
-        let mut answers = self.client.run_scripts(&calls).await.into_iter();
+        // in turns, so that what else is asked of Redis comes in between
+        let mut answers = Vec::with_capacity(calls.len());
+        for together in calls.chunks(BATCH) {
+            answers.extend(self.client.run_scripts(together).await);
+        }
+        let mut answers = answers.into_iter();
         let (mut pushed_out, mut expired) = (0, 0);
         for storing in pushes.iter_mut().filter(|push| push.outcome.is_none()) {
             let streams = stream_count(&storing.push);
@@ -270,10 +281,7 @@ impl SharedRedisStore {
             }
             storing.outcome = Some(match error {
                 Some(error) => Err(error),
-                None => {
-                    let push = storing.push.clone();
-                    Ok(Appended::New { id: push.id, wake: Some(Box::new(StoredPush { push, entries })) })
-                }
+                None => Ok(appended(&storing.push, &entries)),
             });
         }
         for (reason, pushes) in [(DropReason::PushedOut, pushed_out), (DropReason::Expired, expired)] {
@@ -310,7 +318,7 @@ impl SharedRedisStore {
         // Redis Cluster's client sends a command again whose connection broke
         let may_be_tried_again = has_claim || self.is_cluster;
         scripts::APPEND
-            .with_keys(&[&keys.meta, &keys.entries, &keys.devices, &self.keys.changes(keys.partition)])
+            .with_keys(&[&keys.meta, &keys.entries, &keys.devices, &self.keys.changes(keys.partition), &keys.gone])
             .arg(&push.id.to_bytes()[..])
             .arg(&record::encode(push)[..])
             .arg(ttl)
@@ -323,6 +331,7 @@ impl SharedRedisStore {
             .arg(address_bytes(address))
             .arg(millis(self.config.device_idle))
             .arg(CHANGES_KEPT)
+            .arg(millis(self.config.idempotency_ttl))
     }
 
     pub(super) fn count(&self, outcome: AppendOutcome, appends: u64) {
@@ -340,14 +349,29 @@ fn stream_count(push: &Push) -> usize {
     }
 }
 
-/// Epoch, seq, previous seq, previous id.
-fn entry(fields: &[Value]) -> StreamEntry {
-    StreamEntry {
+/// What has become of a push in its streams: it has a place, or had one that is gone.
+fn appended(push: &Push, places: &[Option<StreamEntry>]) -> Appended {
+    let entries: Vec<_> = places.iter().copied().flatten().collect();
+    if entries.is_empty() && !places.is_empty() {
+        return Appended::Before(push.id);
+    }
+    let mut push = push.clone();
+    if entries.len() < places.len() {
+        let mut place = places.iter();
+        push.target.cards.retain(|_| place.next().is_some_and(Option::is_some));
+    }
+    Appended::New { id: push.id, wake: Some(Box::new(StoredPush { push, entries })) }
+}
+
+/// Epoch, seq, previous seq, previous id; `None`: it is gone.
+fn entry(fields: &[Value]) -> Option<StreamEntry> {
+    let seq = number_of(&fields[1]);
+    (seq > 0).then(|| StreamEntry {
         epoch: epoch_of(&fields[0]),
-        seq: number_of(&fields[1]),
+        seq,
         previous: number_of(&fields[2]),
         previous_id: id_of(&fields[3]),
-    }
+    })
 }
 
 /// As [`Epoch`] shows it; 0, which no stream has, where it is none.

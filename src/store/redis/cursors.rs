@@ -21,8 +21,6 @@ use crate::{
 const SAVE_EVERY: Duration = Duration::from_millis(500);
 /// Cards whose cursors are written together.
 const BATCH: usize = 256;
-/// Cards whose cursors wait at most: while Redis is away no more are kept, and acknowledgements of the others are repeated.
-const MOST_CARDS: usize = 1_000_000;
 
 /// Where a device is.
 #[derive(Clone, Copy)]
@@ -35,8 +33,12 @@ struct MovedCursor {
 type MovedDevices = HashMap<DeviceField, MovedCursor>;
 
 /// What is to be written.
-#[derive(Default)]
-pub(super) struct CursorQueue(Mutex<WaitingCursors>);
+pub(super) struct CursorQueue {
+    /// Cards whose cursors wait at most, and idempotency keys: `[store] max_acks`. While Redis is away no more are kept, and what is
+    /// acknowledged of others comes again.
+    most: usize,
+    waiting: Mutex<WaitingCursors>,
+}
 
 #[derive(Default)]
 struct WaitingCursors {
@@ -48,8 +50,12 @@ struct WaitingCursors {
 }
 
 impl CursorQueue {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, waiting: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, WaitingCursors> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put(&self, card: &str, device: DeviceField, moved: MovedCursor) {
@@ -57,7 +63,7 @@ impl CursorQueue {
         if waiting.is_held && moved.epoch.is_some() {
             return;
         }
-        if !waiting.cards.contains_key(card) && waiting.cards.len() >= MOST_CARDS {
+        if !waiting.cards.contains_key(card) && waiting.cards.len() >= self.most {
             return;
         }
         let devices = waiting.cards.entry(card.into()).or_default();
@@ -73,7 +79,7 @@ impl CursorQueue {
     pub(super) fn fulfil(&self, key: [u8; 16]) {
         let mut waiting = self.lock();
         // a key that is not told is published again by a retry, under the same id
-        if waiting.fulfilled.len() < MOST_CARDS {
+        if waiting.fulfilled.len() < self.most {
             waiting.fulfilled.push(key);
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct StreamKeys {
     pub(super) entries: Vec<u8>,
     /// The hash of its cursors.
     pub(super) devices: Vec<u8>,
+    /// The sorted set of pushes that may be tried again and are gone.
+    pub(super) gone: Vec<u8>,
 }
 
 /// Makes the names of keys.
@@ -40,7 +42,7 @@ impl KeyNames {
             key.extend_from_slice(&name);
             key
         };
-        StreamKeys { partition, meta: key('s'), entries: key('e'), devices: key('d') }
+        StreamKeys { partition, meta: key('s'), entries: key('e'), devices: key('d'), gone: key('g') }
     }
 
     /// The list of what changed in a partition.
@@ -117,7 +119,7 @@ mod tests {
         let names = KeyNames::new("p");
         let keys = names.stream(&Address::Card("{a}:b".into()));
         let slot = format!("p:{{{}}}:", keys.partition);
-        for key in [&keys.meta, &keys.entries, &keys.devices, &names.changes(keys.partition)] {
+        for key in [&keys.meta, &keys.entries, &keys.devices, &keys.gone, &names.changes(keys.partition)] {
             assert!(key.starts_with(slot.as_bytes()), "{}", String::from_utf8_lossy(key));
         }
         // other versions read what this one has written

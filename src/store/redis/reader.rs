@@ -90,7 +90,9 @@ impl RedisStore {
     /// See [`crate::store::Store::describe`].
     pub(in crate::store) async fn describe(&self, address: &Address) -> Result<Option<StreamInfo>, StoreError> {
         let keys = self.shared.keys.stream(address);
-        let call = scripts::DESCRIBE.with_keys(&[&keys.meta, &keys.entries, &keys.devices]);
+        let call = scripts::DESCRIBE
+            .with_keys(&[&keys.meta, &keys.entries, &keys.devices, &keys.gone])
+            .arg(millis(self.shared.config.idempotency_ttl));
         let answer: Option<Vec<Value>> =
             self.shared.client.run_script(&call).await.map_err(|error| store_error(&error))?;
         let Some([epoch, seq, id, first, entries, bytes, devices @ ..]) = answer.as_deref() else { return Ok(None) };
@@ -111,7 +113,10 @@ impl RedisStore {
     /// See [`crate::store::Store::delete_entry`].
     pub(in crate::store) async fn delete_entry(&self, address: &Address, seq: u64) -> Result<bool, StoreError> {
         let keys = self.shared.keys.stream(address);
-        let call = scripts::DELETE_ENTRY.with_keys(&[&keys.meta, &keys.entries]).arg(seq);
+        let call = scripts::DELETE_ENTRY
+            .with_keys(&[&keys.meta, &keys.entries, &keys.gone])
+            .arg(seq)
+            .arg(millis(self.shared.config.idempotency_ttl));
         let deleted: u64 = self.shared.client.run_script(&call).await.map_err(|error| store_error(&error))?;
         Ok(deleted > 0)
     }

@@ -2,29 +2,20 @@
 
 use bytestring::ByteString;
 
-use super::{RedisStore, store_error};
-use crate::{push::unix_millis, store::StoreError};
+use super::{RedisStore, scripts, store_error};
+use crate::store::StoreError;
 
 impl RedisStore {
     /// See [`crate::store::Store::revoke`].
     pub(in crate::store) async fn revoke(&self, subject: &str, second: u64) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let key = shared.keys.revoked();
-        let life = shared.revocation_life.as_secs().saturating_add(1);
-        let mut add = redis::cmd("ZADD");
-        add.arg(&key).arg("GT").arg(second).arg(subject);
-        shared.client.run::<i64>(&add).await.map_err(|error| store_error(&error))?;
-        // what nobody needs any more, then the oldest of what is too much; the rest goes when nothing comes for as long as it is needed
-        let mut over = redis::cmd("ZREMRANGEBYSCORE");
-        over.arg(&key).arg("-inf").arg(format!("({}", (unix_millis() / 1000).saturating_sub(life)));
-        let mut too_many = redis::cmd("ZREMRANGEBYRANK");
-        too_many.arg(&key).arg(0).arg(-1 - i64::try_from(shared.max_revocations).unwrap_or(i64::MAX - 1));
-        let mut expire = redis::cmd("EXPIRE");
-        expire.arg(&key).arg(life);
-        let tidied = shared.client.run_all(&[over, too_many, expire]).await;
-        if let Some(error) = tidied.into_iter().find_map(Result::err) {
-            tracing::debug!(%error, "revocations in Redis were not tidied");
-        }
+        let call = scripts::REVOKE
+            .with_keys(&[&shared.keys.revoked()])
+            .arg(second)
+            .arg(subject)
+            .arg(shared.revocation_life.as_secs().saturating_add(1))
+            .arg(shared.max_revocations);
+        shared.client.run_script::<i64>(&call).await.map_err(|error| store_error(&error))?;
         Ok(())
     }
 

@@ -27,3 +27,10 @@ pub(super) static CHANGES: LazyLock<RedisScript> =
 pub(super) static CLAIM: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("scripts/claim.lua")));
 pub(super) static FULFIL: LazyLock<RedisScript> =
     LazyLock::new(|| RedisScript::new(include_str!("scripts/fulfil.lua")));
+pub(super) static REVOKE: LazyLock<RedisScript> =
+    LazyLock::new(|| RedisScript::new(include_str!("scripts/revoke.lua")));
+
+/// All of them, for Redis to know.
+pub(super) fn all() -> [&'static RedisScript; 11] {
+    [&APPEND, &ATTACH, &CURSORS, &DELETE_ENTRY, &DESCRIBE, &HEAD, &READ, &CHANGES, &CLAIM, &FULFIL, &REVOKE]
+}

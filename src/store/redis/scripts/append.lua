@@ -1,15 +1,20 @@
 -- Appends a push to a stream, which begins if there is none.
--- KEYS: meta, entries, devices, changes
+-- KEYS: meta, entries, devices, changes, gone
 -- ARGV: id, record, ttl, collapse key, max entries, max bytes, max age (0: none), an epoch for a new stream,
---       '1' if the push may be tried again, the address, how long devices are kept, how many changes are kept
--- Answer: epoch, seq, previous seq, previous id, pushed out, expired
+--       '1' if the push may be tried again, the address, how long devices are kept, how many changes are kept,
+--       how long pushes that are gone are known
+-- Answer: epoch, seq (0: the push was here before, and is gone), previous seq, previous id, pushed out, expired
 
-local meta, entries, devices, changes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local meta, entries, devices, changes, gone = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, record, collapse = ARGV[1], ARGV[2], ARGV[4]
 local most, most_bytes, age = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local keep_gone = tonumber(ARGV[13])
 
 local known = redis.call('HMGET', meta, 'e', 's', 'i', 'q', 'j', 'u')
 local epoch, head, head_id = known[1], tonumber(known[2] or '0'), known[3] or ''
+if ARGV[9] == '1' and redis.call('ZSCORE', gone, id) then
+  return { epoch or ARGV[8], 0, 0, '', 0, 0 }
+end
 if not epoch then
   -- what is left of a stream that was forgotten means nothing in this one
   if redis.call('EXISTS', entries, devices) > 0 then
@@ -43,7 +48,7 @@ if collapse ~= '' then
   local before = redis.call('HGET', meta, 'k' .. collapse)
   local entry = before and entry_at(entries, tonumber(before))
   if entry then
-    bytes = bytes - remove(meta, entries, entry)
+    bytes = bytes - remove(meta, entries, gone, keep_gone, entry)
   end
   redis.call('HSET', meta, 'k' .. collapse, string.format('%.0f', seq))
 end
@@ -77,7 +82,7 @@ while count > 1 do
       pushed_out = pushed_out + 1
     end
   end
-  bytes = bytes - remove(meta, entries, first)
+  bytes = bytes - remove(meta, entries, gone, keep_gone, first)
   count = count - 1
 end
 

@@ -2,7 +2,7 @@
 -- KEYS: meta, entries, devices
 -- ARGV: device ('' for a room), resume epoch ('' for none), resume seq, resume id ('' for none), max devices,
 --       how long devices are kept, where a new one begins ('oldest' or 'head')
--- Answer: {0}: no stream; {1, epoch, head, head id, from, waiting, reset}; {2}: too many devices
+-- Answer: {0}: no stream; {1, epoch, head, head id, from, waiting (about, where they are many), reset}; {2}: too many devices
 
 local meta, entries, devices = KEYS[1], KEYS[2], KEYS[3]
 local device, idle = ARGV[1], tonumber(ARGV[6])
@@ -63,16 +63,24 @@ else
   keep(meta, devices, idle)
 end
 
-local waiting, after = 0, '(' .. id_of(from)
+-- Counted up to so many, and bytes of them; of more nobody knows how many are over or were overwritten, and all count.
+local MOST, MOST_BYTES, TOGETHER = 128, 1048576, 16
+local waiting, read, bytes, last = 0, 0, 0, from
 while true do
-  local entries_behind = redis.call('XRANGE', entries, after, '+', 'COUNT', 100)
+  local entries_behind = redis.call('XRANGE', entries, '(' .. id_of(last), '+', 'COUNT', TOGETHER)
   for _, entry in ipairs(entries_behind) do
     if tonumber(entry[2][4]) > now then
       waiting = waiting + 1
     end
-    after = '(' .. entry[1]
+    read = read + 1
+    bytes = bytes + #entry[2][8]
+    last = seq_of(entry)
   end
-  if #entries_behind < 100 then
+  if #entries_behind < TOGETHER then
+    break
+  end
+  if read >= MOST or bytes >= MOST_BYTES then
+    waiting = waiting + math.min(redis.call('XLEN', entries) - read, head - last)
     break
   end
 end

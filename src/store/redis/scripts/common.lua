@@ -3,6 +3,7 @@
 --            k<collapse key> the seq of its push, p<id> "<seq>:<previous>:<previous id>" of a push that may be tried again
 --   entries  Redis stream: <seq>-0 = {i id, u until, k collapse key, r record}
 --   devices  hash: d<device> or a<app> = "<seq>:<second it was heard of>"
+--   gone     sorted set: ids of pushes that might be tried again and were taken out, by when
 -- Times are this server's, in milliseconds since 1970: the nodes' clocks may differ.
 
 local time = redis.call('TIME')
@@ -12,6 +13,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local OVERHEAD = 64
 -- A stream without pushes and cursors is kept so long: who comes back within it finds its epoch.
 local KEEP_EMPTY = 600000
+-- So many ids of pushes that are gone are kept for a stream.
+local MOST_GONE = 128
 
 local function id_of(seq)
   return string.format('%.0f-0', seq)
@@ -34,13 +37,17 @@ local function oldest(entries)
   return redis.call('XRANGE', entries, '-', '+', 'COUNT', 1)[1]
 end
 
--- Takes an entry out; how many bytes went.
-local function remove(meta, entries, entry)
+-- Takes an entry out; how many bytes went. For keep_gone milliseconds a retry of its push is known not to be a new one.
+local function remove(meta, entries, gone, keep_gone, entry)
   local fields = entry[2]
   local bytes = #fields[8] + OVERHEAD
   redis.call('XDEL', entries, entry[1])
   redis.call('HINCRBY', meta, 'b', -bytes)
-  redis.call('HDEL', meta, 'p' .. fields[2])
+  if redis.call('HDEL', meta, 'p' .. fields[2]) == 1 then
+    redis.call('ZADD', gone, now, fields[2])
+    redis.call('ZREMRANGEBYRANK', gone, 0, -1 - MOST_GONE)
+    redis.call('PEXPIRE', gone, keep_gone)
+  end
   local collapse = 'k' .. fields[6]
   if fields[6] ~= '' and redis.call('HGET', meta, collapse) == string.format('%.0f', seq_of(entry)) then
     redis.call('HDEL', meta, collapse)

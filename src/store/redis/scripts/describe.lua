@@ -1,5 +1,6 @@
 -- What is known of a stream.
--- KEYS: meta, entries, devices
+-- KEYS: meta, entries, devices, gone
+-- ARGV: how long pushes that are gone are known
 -- Answer: nil: no stream; else {epoch, head, head id, oldest seq, pushes, bytes, then for each device: field, seq, idle seconds}
 
 local known = redis.call('HMGET', KEYS[1], 'e', 's', 'i', 'b')
@@ -10,7 +11,7 @@ local head = tonumber(known[2])
 -- what is over goes first
 local first = oldest(KEYS[2])
 while first and tonumber(first[2][4]) <= now do
-  remove(KEYS[1], KEYS[2], first)
+  remove(KEYS[1], KEYS[2], KEYS[4], tonumber(ARGV[1]), first)
   first = oldest(KEYS[2])
 end
 local info = { known[1], head, known[3], first and seq_of(first) or head + 1, redis.call('XLEN', KEYS[2]) }
