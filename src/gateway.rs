@@ -1,5 +1,6 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
+mod bounds;
 mod clients_return;
 mod descriptors;
 mod held_clients;
@@ -156,6 +157,7 @@ impl Gateway {
         let descriptors = plan_descriptors(&config);
         let loaded = watch::Sender::new(config.clone());
         let config = descriptors.bounded(config);
+        bounds::show(&config, &metrics);
         let (tasks, deaths) = Tasks::new();
         let phases = Phases::new();
         let (socket_listener, socket) = listen_for("listen", Some(config.socket.listen), &config)?.unzip();

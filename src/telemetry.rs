@@ -4,6 +4,7 @@ pub mod labels;
 mod limit;
 mod log;
 mod metrics;
+mod process;
 mod spool;
 
 pub(crate) use log::{finish, init, root_cause, say, set_level};

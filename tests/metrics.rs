@@ -8,7 +8,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use support::{client::Client, gateway::Node, http};
+use oxipush::internals::telemetry::Metrics;
+use support::{
+    client::Client,
+    gateway::{Node, sample},
+    http,
+    process::Process,
+};
 
 /// What `promtool` says to what it is given; empty: nothing is wrong.
 fn promtool(words: &[&str], input: &str) -> String {
@@ -54,5 +60,78 @@ async fn promtool_finds_nothing_wrong_with_the_classic_text() {
     let (kind, text) = scrape(&node, "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5").await;
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     assert!(text.ends_with("# EOF\n"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_tells_its_own_numbers() {
+    let mut process = Process::spawn(&[]);
+    assert!(process.ready().await);
+    let scrape = async || http::get(process.url("/metrics")).await.unwrap().text().await.unwrap();
+    let text = scrape().await;
+    let number = |text: &str, name: &str| sample(text, name, &[]);
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap().count() as f64;
+    let open = number(&text, "process_open_fds");
+    assert!((open - descriptors).abs() <= 8.0, "{open} descriptors are told, and there are {descriptors}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let age = now - number(&text, "process_start_time_seconds");
+    assert!((-2.0..120.0).contains(&age), "it is {age} s old");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id())).unwrap();
+    let limit = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let limit: f64 = limit.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert_eq!(number(&text, "process_max_fds"), limit);
+    assert!(number(&text, "process_resident_memory_bytes") > 4e6, "{text}");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(sample(&text, "oxipush_build_info", &[("version", version), ("arch", std::env::consts::ARCH)]), 1.0);
+
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        idle.push(Client::connect(&process.ws(), true).await);
+    }
+    let mut later = scrape().await;
+    // what takes time is counted in ticks
+    while number(&later, "process_cpu_seconds_total") <= number(&text, "process_cpu_seconds_total") {
+        later = scrape().await;
+    }
+    assert!(number(&later, "process_open_fds") >= open + 40.0, "{later}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_bound_stands_beside_what_it_bounds() {
+    let node = Node::start(&[
+        ("SOCKET__MAX_CONNECTIONS", "100"),
+        ("HTTP__MAX_CONNECTIONS", "100"),
+        ("GRPC__MAX_CONNECTIONS", "11"),
+        ("QUEUE__MAX_IN_FLIGHT", "12"),
+        ("QUEUE__MAX_PUBLISHES", "13"),
+        ("QUEUE__MAX_BYTES", "14MiB"),
+        ("OUTBOX__MAX_BYTES", "2MiB"),
+        ("STORE__MAX_BYTES", "16MiB"),
+        ("STORE__MAX_STREAMS", "17"),
+        ("EVENTS__MAX_BYTES", "18MiB"),
+        ("TOKEN__MAX_REVOCATIONS", "19"),
+    ])
+    .await;
+    let (_, text) = scrape(&node, "*/*").await;
+    let mib = 1024.0 * 1024.0;
+    for (name, bound) in [
+        ("grpc_connections", 11.0),
+        ("jobs_in_flight", 12.0),
+        ("publishes_waiting", 13.0),
+        ("queue_bytes", 14.0 * mib),
+        ("outbox_bytes", 2.0 * mib),
+        ("store_bytes", 16.0 * mib),
+        ("store_streams", 17.0),
+        ("event_bytes", 18.0 * mib),
+        ("revocations", 19.0),
+    ] {
+        assert_eq!(sample(&text, &format!("oxipush_max_{name}"), &[]), bound, "{name}");
+    }
+    // no bound is without what it bounds; an outbox is a connection's
+    for (name, _) in Metrics::NAMES {
+        if let Some(bounded) = name.strip_prefix("max_").filter(|bounded| *bounded != "outbox_bytes") {
+            assert!(Metrics::NAMES.iter().any(|(name, _)| *name == bounded), "{name} bounds nothing that is shown");
+        }
+    }
     node.stop().await;
 }

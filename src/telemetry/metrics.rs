@@ -13,11 +13,15 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::labels::{
-    AppendOutcome, CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DisconnectLabels,
-    DropReason, EventOutcome, EventRequestOutcome, GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome,
-    LineDropReason, MergeTarget, NodeRole, NsqSide, OfferOutcome, PeerAnswerOutcome, PeerOutcome, PushLabels,
-    PushOption, RebalanceOutcome, RedisOutcome, RefusedConnectLabels, ReloadOutcome, RequestLabels, WakeOutcome,
+use super::{
+    labels::{
+        AppendOutcome, BuildLabels, CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels,
+        DisconnectLabels, DropReason, EventOutcome, EventRequestOutcome, GrpcCloseReason, IdentityOutcome, JobOutcome,
+        JwksFetchOutcome, LineDropReason, MergeTarget, NodeRole, NsqSide, OfferOutcome, PeerAnswerOutcome, PeerOutcome,
+        PushLabels, PushOption, RebalanceOutcome, RedisOutcome, RefusedConnectLabels, ReloadOutcome, RequestLabels,
+        WakeOutcome,
+    },
+    process::ProcessCollector,
 };
 
 /// A counter of 64 bits.
@@ -44,10 +48,12 @@ macro_rules! metrics {
         impl Metrics {
             /// All at zero.
             pub fn new() -> Self {
-                let mut registry = Registry::with_prefix("oxipush");
+                let mut registry = Registry::default();
+                registry.register_collector(Box::new(ProcessCollector));
+                let own = registry.sub_registry_with_prefix("oxipush");
                 $(
                     let $field: $type = $make;
-                    registry.register($name, $help, $field.clone());
+                    own.register($name, $help, $field.clone());
                 )*
                 Self { registry, $($field),* }
             }
@@ -119,6 +125,23 @@ metrics! {
     peer_connections: Gauge = Gauge::default(), "peer_connections", "Open connections of other nodes";
     reloads: Family<ReloadOutcome, Counter> = Family::default(), "reloads", "Times that the configuration was read again, by outcome (applied, refused)";
     dropped_lines: Family<LineDropReason, Counter> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
+    build_info: Family<BuildLabels, Gauge> = this_build(), "build_info", "1; what runs stands in the labels";
+    max_grpc_connections: Gauge = Gauge::default(), "max_grpc_connections", "gRPC connections that are taken at most";
+    max_jobs_in_flight: Gauge = Gauge::default(), "max_jobs_in_flight", "Jobs that may be in flight: [queue] max_in_flight";
+    max_publishes: Gauge = Gauge::default(), "max_publishes_waiting", "Publishes that may wait: [queue] max_publishes";
+    max_queue_bytes: Gauge = Gauge::default(), "max_queue_bytes", "Embedded queue: bytes that may be not finished, [queue] max_bytes";
+    max_outbox_bytes: Gauge = Gauge::default(), "max_outbox_bytes", "Bytes that may wait for one connection: [outbox] max_bytes";
+    max_store_bytes: Gauge = Gauge::default(), "max_store_bytes", "Embedded store: bytes of stored pushes at most, [store] max_bytes";
+    max_store_streams: Gauge = Gauge::default(), "max_store_streams", "Embedded store: streams at most, [store] max_streams";
+    max_event_bytes: Gauge = Gauge::default(), "max_event_bytes", "Bytes of clients' messages that may wait on the disk: [events] max_bytes";
+    max_revocations: Gauge = Gauge::default(), "max_revocations", "Subjects whose revocations are remembered: [token] max_revocations";
+}
+
+fn this_build() -> Family<BuildLabels, Gauge> {
+    let builds = Family::<BuildLabels, Gauge>::default();
+    let version = env!("CARGO_PKG_VERSION");
+    builds.get_or_create_owned(&BuildLabels { version, arch: std::env::consts::ARCH }).set(1);
+    builds
 }
 
 impl Default for Metrics {
