@@ -52,6 +52,14 @@ pub fn encode(push: &Push) -> Bytes {
     message_of(push, &[]).encode_to_vec().into()
 }
 
+/// The id of a live push, found where [`encode`] puts it: at the record's end. `None`: it is another record, or one that stands
+/// elsewhere wrote it.
+pub fn id_at_end(record: &[u8]) -> Option<PushId> {
+    // of the field `id`: its tag, and its length
+    let (rest, id) = record.split_last_chunk::<16>()?;
+    rest.ends_with(&[0x7a, 16]).then(|| PushId::from_bytes(*id))
+}
+
 /// Encodes a push that the store has.
 pub fn encode_stored(stored: &StoredPush) -> Bytes {
     message_of(&stored.push, &stored.entries).encode_to_vec().into()
@@ -300,6 +308,14 @@ mod tests {
         }
         let nobody = Push { target: Target::default(), ..Push::to("a", "content") };
         assert_eq!(decode(encode(&nobody)), Err(RecordError::NoTarget));
+    }
+
+    #[test]
+    fn the_id_of_a_live_push_is_found_at_its_end() {
+        let push = Push { deadline: Some(1), collapse_key: Some("k".into()), ..Push::to("a", "content") };
+        assert_eq!(id_at_end(&encode(&push)), Some(push.id));
+        assert_eq!(id_at_end(&with_hop(&encode(&push))), None);
+        assert_eq!(id_at_end(b""), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 };
 
 use oxipush::internals::telemetry::Metrics;
+use serde_json::json;
 use support::{
     client::Client,
     gateway::{Node, sample},
@@ -48,7 +49,7 @@ async fn promtool_finds_nothing_wrong_with_the_classic_text() {
     node.push(&["alice"], "hello").await;
     client.hear().await;
     // a family with a label shows nothing before its first value
-    let (status, _) = node.post("/push", serde_json::json!({"from": "test"})).await;
+    let (status, _) = node.post("/push", json!({"from": "test"})).await;
     assert_eq!(status, 400);
     let (kind, text) = scrape(&node, "text/plain;version=0.0.4;q=0.5,*/*;q=0.1").await;
     assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
@@ -132,6 +133,54 @@ async fn each_bound_stands_beside_what_it_bounds() {
         if let Some(bounded) = name.strip_prefix("max_").filter(|bounded| *bounded != "outbox_bytes") {
             assert!(Metrics::NAMES.iter().any(|(name, _)| *name == bounded), "{name} bounds nothing that is shown");
         }
+    }
+    node.stop().await;
+}
+
+/// Of these pushes, as many as are sampled: their ids end in four bits of 0.
+fn sampled(ids: &[String]) -> f64 {
+    ids.iter().filter(|id| id.ends_with(['0', 'G'])).count() as f64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stages_of_a_push_are_measured_for_one_in_sixteen() {
+    let node = Node::start(&[]).await;
+    let mut live = Client::modern(&node.socket(), "alice", "").await;
+    let mut device = Client::connect(&node.socket(), true).await;
+    device.say(json!({"event": "join", "data": {"card_id": "bob", "device": "phone"}})).await;
+    assert_eq!(device.hear().await["event"], "joined");
+    let (mut to_alice, mut to_bob) = (Vec::new(), Vec::new());
+    while sampled(&to_alice) < 3.0 {
+        to_alice.push(node.push(&["alice"], "live").await);
+        assert_eq!(live.hear().await["data"]["content"], "live");
+    }
+    while sampled(&to_bob) < 3.0 {
+        let body = json!({"from": "test", "to": ["bob"], "content": "stored", "offline": true});
+        let (status, answer) = node.post("/push", body).await;
+        assert_eq!(status, 200, "{answer}");
+        to_bob.push(answer["id"].as_str().unwrap().to_owned());
+        let mut heard = device.hear().await;
+        // the stream begins with the first
+        while heard["event"] != "push" {
+            heard = device.hear().await;
+        }
+        device.say(json!({"event": "ack", "data": {"card": "bob", "seq": heard["data"]["seq"]}})).await;
+    }
+    let all = sampled(&to_alice) + sampled(&to_bob);
+    for (name, count) in [
+        ("oxipush_publish_seconds_count", (to_alice.len() + to_bob.len()) as f64),
+        ("oxipush_offer_seconds_count", all),
+        ("oxipush_write_seconds_count", all),
+        ("oxipush_ack_seconds_count", sampled(&to_bob)),
+    ] {
+        node.metric_reaches(name, &[], count).await;
+        assert_eq!(node.metric(name, &[]).await, count, "{name}");
+    }
+    // 5 s for each would be a clock of another kind
+    for name in ["publish", "offer", "write", "ack"] {
+        let name = format!("oxipush_{name}_seconds_sum");
+        let seconds = node.metric(&name, &[]).await;
+        assert!((0.0..5.0 * all).contains(&seconds), "{name} is {seconds}");
     }
     node.stop().await;
 }

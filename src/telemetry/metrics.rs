@@ -9,7 +9,7 @@ use std::sync::{
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter, family::Family, gauge, histogram::Histogram},
+    metrics::{counter, family::Family, gauge, histogram},
     registry::Registry,
 };
 
@@ -22,12 +22,15 @@ use super::{
         WakeOutcome,
     },
     process::ProcessCollector,
+    stages::PublishTimes,
 };
 
 /// A counter of 64 bits.
 pub(crate) type Counter = counter::Counter<u64, AtomicU64>;
 /// A gauge of 64 bits.
 pub(crate) type Gauge = gauge::Gauge<i64, AtomicI64>;
+/// Of seconds, in buckets.
+pub(crate) type Histogram = histogram::Histogram;
 
 /// The log is the process's: so are its numbers, whoever shows them.
 static DROPPED_LINES: LazyLock<Family<LineDropReason, Counter>> = LazyLock::new(Family::default);
@@ -42,6 +45,7 @@ macro_rules! metrics {
         /// Every metric; docs/operations.md tells what to watch.
         pub struct Metrics {
             registry: Registry,
+            pub(super) publish_times: PublishTimes,
             $(#[doc = $help] pub $field: $type,)*
         }
 
@@ -55,7 +59,7 @@ macro_rules! metrics {
                     let $field: $type = $make;
                     own.register($name, $help, $field.clone());
                 )*
-                Self { registry, $($field),* }
+                Self { registry, publish_times: PublishTimes::new(), $($field),* }
             }
 
             /// Name and help of each, for docs/operations.md's test.
@@ -93,7 +97,7 @@ metrics! {
     jobs: Family<JobOutcome, Counter> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
     jobs_in_flight: Gauge = Gauge::default(), "jobs_in_flight", "Jobs taken and neither finished nor requeued";
     publishes: Gauge = Gauge::default(), "publishes_waiting", "Publishes that wait for the queue's acknowledgement";
-    publish_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), "publish_seconds", "Time until the queue acknowledged a push";
+    publish_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), "publish_seconds", "Time until the queue, or of a stored push the store, acknowledged it";
     queue_ready: Gauge = Gauge::default(), "queue_ready", "1 while the queue can be used";
     queue_records: Gauge = Gauge::default(), "queue_records", "Embedded queue: records not finished";
     queue_bytes: Gauge = Gauge::default(), "queue_bytes", "Embedded queue: bytes not finished";
@@ -135,6 +139,16 @@ metrics! {
     max_store_streams: Gauge = Gauge::default(), "max_store_streams", "Embedded store: streams at most, [store] max_streams";
     max_event_bytes: Gauge = Gauge::default(), "max_event_bytes", "Bytes of clients' messages that may wait on the disk: [events] max_bytes";
     max_revocations: Gauge = Gauge::default(), "max_revocations", "Subjects whose revocations are remembered: [token] max_revocations";
+    offer_seconds: Histogram = stage_seconds(), "offer_seconds", "Time from a push's publish until a shard offered it to its clients; of one push in 16";
+    write_seconds: Histogram = stage_seconds(), "write_seconds", "Time from then until the last of these clients had it written; of one push in 16";
+    ack_seconds: Histogram = stage_seconds(), "ack_seconds", "Time until a client acknowledged a stored push that was written to it; of one push in 16";
+}
+
+fn stage_seconds() -> Histogram {
+    Histogram::new([
+        0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        30.0,
+    ])
 }
 
 fn this_build() -> Family<BuildLabels, Gauge> {
