@@ -1,6 +1,10 @@
 //! The numbers at `/metrics`, read by Prometheus's own programs.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "metrics/grafana.rs"]
+mod grafana;
+#[path = "metrics/prometheus.rs"]
+mod prometheus;
 mod support;
 
 use std::{
@@ -66,7 +70,8 @@ async fn promtool_finds_nothing_wrong_with_the_classic_text() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_tells_its_own_numbers() {
-    let mut process = Process::spawn(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::spawn(&[("DATA__DIR", dir.path().to_str().unwrap())]);
     assert!(process.ready().await);
     let scrape = async || http::get(process.url("/metrics")).await.unwrap().text().await.unwrap();
     let text = scrape().await;
