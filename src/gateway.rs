@@ -39,7 +39,7 @@ use crate::{
         nodes::Nodes, peers::PeerListener, queries::Queries, readiness::NodeReadiness, rebalances::Rebalances,
         streams::Streams,
     },
-    lifecycle::{Deadline, Died, Phase, Phases, Tasks},
+    lifecycle::{Deadline, Died, Liveness, Phase, Phases, Tasks},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopics},
     redis_client::{RedisClient, RedisOpenError},
     socket::{ClientListener, Upstream},
@@ -122,6 +122,9 @@ pub enum BuildError {
         /// What the system says.
         error: io::Error,
     },
+    /// The thread that watches the workers cannot be started.
+    #[error("no thread can be started: {0}; raise the limit of processes or tasks (ulimit -u, systemd TasksMax)")]
+    Thread(io::Error),
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
@@ -159,6 +162,9 @@ impl Gateway {
         let config = descriptors.bounded(config);
         bounds::show(&config, &metrics);
         let (tasks, deaths) = Tasks::new();
+        let liveness = Liveness::watch(config.node.stuck_after).map_err(BuildError::Thread)?;
+        liveness.watch_tokio();
+        tasks.spawn("pulse", liveness.pulse("tokio").beat());
         let phases = Phases::new();
         let (socket_listener, socket) = listen_for("listen", Some(config.socket.listen), &config)?.unzip();
         let (http_listener, http) = listen("http", "listen", config.http.listen, BACKLOG)?;
@@ -208,6 +214,7 @@ impl Gateway {
             streams: Streams::new(&config, store.clone(), &metrics),
             events: events.clone(),
             readiness: NodeReadiness::new(state, own_store_state, phases.clone()),
+            liveness: liveness.clone(),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
         if let Some(verifier) = &verifier {
@@ -219,6 +226,7 @@ impl Gateway {
                 .sending_to(upstream)
                 .keeping(store)
                 .asking(peers.clone())
+                .watched(&liveness)
                 .accepting_at_most(descriptors.socket)
                 .beside("go_push", go_push_listener)
                 .beside("gpush", gpush_listener)

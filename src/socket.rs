@@ -99,6 +99,8 @@ struct WorkerSetup {
     store: Option<Store>,
     store_retry: Duration,
     peers: Option<Peers>,
+    /// `None`: nobody watches the workers.
+    liveness: Option<Liveness>,
     /// `None`: clients need not prove who they are.
     verifier: Option<Verifier>,
     /// The cookie that may carry a token.
@@ -134,6 +136,7 @@ impl ClientListener {
             store: None,
             store_retry: config.store.sweep_interval,
             peers: None,
+            liveness: None,
             verifier,
             cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket, metrics),
@@ -175,6 +178,13 @@ impl ClientListener {
     #[must_use]
     pub fn asking(mut self, peers: Option<Peers>) -> Self {
         self.setup.peers = peers;
+        self
+    }
+
+    /// The workers show here that they turn, and `/healthz` tells of those that do not.
+    #[must_use]
+    pub fn watched(mut self, liveness: &Liveness) -> Self {
+        self.setup.liveness = Some(liveness.clone());
         self
     }
 
@@ -277,6 +287,7 @@ impl WorkerSetup {
         HandshakeServer {
             listener,
             worker: self.worker_of_thread(),
+            liveness: self.liveness.clone(),
             http: http::builder(&self.live.now().config),
             live: self.live.clone(),
             limit: Arc::clone(&self.limit),
@@ -314,13 +325,17 @@ impl WorkerSetup {
     /// process is about to end.
     fn start_worker(&self, authorizer: Authorizer) -> Option<Rc<Worker>> {
         let claimed = self.hub.claim_shard()?;
-        let ended = self.ended.get(claimed.index())?;
+        let index = claimed.index();
+        let ended = self.ended.get(index)?;
         let (shard, inbox) = claimed.open();
         let rooms = RoomRules::new(&self.rooms);
         let upstream = self.upstream.clone();
         let worker = Worker::new(shard, self.live.clone(), authorizer, self.names, rooms, upstream, &self.metrics);
         let worker = Rc::new(worker.keeping(self.store.clone(), self.store_retry).asking(self.peers.clone()));
-        // both are owned by the thread and end with its runtime, or by a panic
+        if let Some(liveness) = &self.liveness {
+            actix_rt::spawn(liveness.pulse(format!("socket worker {index}")).beat());
+        }
+        // all are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();
         let this = Rc::clone(&worker);
         actix_rt::spawn(async move {
