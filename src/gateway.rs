@@ -39,7 +39,7 @@ use crate::{
         nodes::Nodes, peers::PeerListener, queries::Queries, readiness::NodeReadiness, rebalances::Rebalances,
         streams::Streams,
     },
-    lifecycle::{Deadline, Died, Liveness, Phase, Phases, Tasks},
+    lifecycle::{Deadline, Died, Phase, Phases, Tasks, WorkerWatch},
     queue::{self, Jobs, OpenError, Queue, QueueState, nsq::RawTopics},
     redis_client::{RedisClient, RedisOpenError},
     socket::{ClientListener, Upstream},
@@ -162,9 +162,9 @@ impl Gateway {
         let config = descriptors.bounded(config);
         bounds::show(&config, &metrics);
         let (tasks, deaths) = Tasks::new();
-        let liveness = Liveness::watch(config.node.stuck_after).map_err(BuildError::Thread)?;
-        liveness.watch_tokio();
-        tasks.spawn("pulse", liveness.pulse("tokio").beat());
+        let watch = WorkerWatch::start(config.node.stuck_after).map_err(BuildError::Thread)?;
+        watch.watch_tokio();
+        tasks.spawn("pulse", watch.pulse("tokio").beat());
         let phases = Phases::new();
         let (socket_listener, socket) = listen_for("listen", Some(config.socket.listen), &config)?.unzip();
         let (http_listener, http) = listen("http", "listen", config.http.listen, BACKLOG)?;
@@ -214,7 +214,7 @@ impl Gateway {
             streams: Streams::new(&config, store.clone(), &metrics),
             events: events.clone(),
             readiness: NodeReadiness::new(state, own_store_state, phases.clone()),
-            liveness: liveness.clone(),
+            watch: watch.clone(),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
         if let Some(verifier) = &verifier {
@@ -226,7 +226,7 @@ impl Gateway {
                 .sending_to(upstream)
                 .keeping(store)
                 .asking(peers.clone())
-                .watched(&liveness)
+                .watched(&watch)
                 .accepting_at_most(descriptors.socket)
                 .beside("go_push", go_push_listener)
                 .beside("gpush", gpush_listener)

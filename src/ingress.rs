@@ -31,7 +31,7 @@ use readiness::NodeReadiness;
 use rebalances::Rebalances;
 use streams::Streams;
 
-use crate::{auth::Keys, config::NodeRoles, events::Events, lifecycle::Liveness};
+use crate::{auth::Keys, config::NodeRoles, events::Events, lifecycle::WorkerWatch};
 
 /// What HTTP and gRPC serve from; a cheap clone.
 #[derive(Clone)]
@@ -57,5 +57,5 @@ pub(crate) struct Api {
     /// Whether the node should get requests.
     pub readiness: NodeReadiness,
     /// Whether its workers turn.
-    pub liveness: Liveness,
+    pub watch: WorkerWatch,
 }

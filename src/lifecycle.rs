@@ -2,14 +2,14 @@
 
 mod backoff;
 mod deadline;
-mod liveness;
 mod phases;
 mod service;
 mod tasks;
+mod worker_watch;
 
 pub use backoff::Backoff;
 pub use deadline::Deadline;
-pub use liveness::{Liveness, Pulse};
 pub use phases::{Phase, Phases};
 pub use service::Service;
 pub use tasks::{Death, Died, Tasks};
+pub use worker_watch::{Pulse, WorkerWatch};

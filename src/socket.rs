@@ -44,7 +44,7 @@ use crate::{
     cluster::Peers,
     config::{self, Config},
     hub::Hub,
-    lifecycle::{Deadline, Phases, Service, Tasks},
+    lifecycle::{Deadline, Phases, Service, Tasks, WorkerWatch},
     push::NameRule,
     store::Store,
     telemetry::Metrics,
@@ -100,7 +100,7 @@ struct WorkerSetup {
     store_retry: Duration,
     peers: Option<Peers>,
     /// `None`: nobody watches the workers.
-    liveness: Option<Liveness>,
+    watch: Option<WorkerWatch>,
     /// `None`: clients need not prove who they are.
     verifier: Option<Verifier>,
     /// The cookie that may carry a token.
@@ -136,7 +136,7 @@ impl ClientListener {
             store: None,
             store_retry: config.store.sweep_interval,
             peers: None,
-            liveness: None,
+            watch: None,
             verifier,
             cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket, metrics),
@@ -183,8 +183,8 @@ impl ClientListener {
 
     /// The workers show here that they turn, and `/healthz` tells of those that do not.
     #[must_use]
-    pub fn watched(mut self, liveness: &Liveness) -> Self {
-        self.setup.liveness = Some(liveness.clone());
+    pub fn watched(mut self, watch: &WorkerWatch) -> Self {
+        self.setup.watch = Some(watch.clone());
         self
     }
 
@@ -287,7 +287,7 @@ impl WorkerSetup {
         HandshakeServer {
             listener,
             worker: self.worker_of_thread(),
-            liveness: self.liveness.clone(),
+            watch: self.watch.clone(),
             http: http::builder(&self.live.now().config),
             live: self.live.clone(),
             limit: Arc::clone(&self.limit),
@@ -332,8 +332,8 @@ impl WorkerSetup {
         let upstream = self.upstream.clone();
         let worker = Worker::new(shard, self.live.clone(), authorizer, self.names, rooms, upstream, &self.metrics);
         let worker = Rc::new(worker.keeping(self.store.clone(), self.store_retry).asking(self.peers.clone()));
-        if let Some(liveness) = &self.liveness {
-            actix_rt::spawn(liveness.pulse(format!("socket worker {index}")).beat());
+        if let Some(watch) = &self.watch {
+            actix_rt::spawn(watch.pulse(format!("socket worker {index}")).beat());
         }
         // all are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();

@@ -132,7 +132,7 @@ impl HttpListener {
             let metrics = Arc::clone(&metrics);
             let on_worker = move || {
                 // ends with the worker's runtime
-                actix_rt::spawn(served.api().liveness.pulse("an HTTP worker").beat());
+                actix_rt::spawn(served.api().watch.pulse("an HTTP worker").beat());
                 connections(&http, times, &served, &metrics)
             };
             server = server

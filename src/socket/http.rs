@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     config::{self, AnonymousClients},
-    lifecycle::{Liveness, Phase, Phases},
+    lifecycle::{Phase, Phases, WorkerWatch},
     telemetry::{Metrics, labels::RefusedConnectLabels},
     wire::dialect::DialectRoute,
 };
@@ -59,7 +59,7 @@ pub(super) struct HandshakeServer {
     pub(super) drain: watch::Receiver<Option<DrainPlan>>,
     pub(super) phases: Phases,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) liveness: Option<Liveness>,
+    pub(super) watch: Option<WorkerWatch>,
     pub(super) http: http1::Builder,
 }
 
@@ -227,7 +227,7 @@ impl HandshakeServer {
     fn health(&self, method: &Method) -> Response<String> {
         let mut response = match *method {
             Method::GET | Method::HEAD => {
-                if let Some(Err(stuck)) = self.liveness.as_ref().map(Liveness::check) {
+                if let Some(Err(stuck)) = self.watch.as_ref().map(WorkerWatch::check) {
                     return handshake::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{stuck}\n"));
                 }
                 let text = match self.phases.now() {

@@ -282,7 +282,7 @@ impl Handlers {
 
     fn serve_open(&self, route: OpenRoute) -> HttpResponse {
         match route {
-            OpenRoute::Health => answer::health(self.api.liveness.check()),
+            OpenRoute::Health => answer::health(self.api.watch.check()),
             OpenRoute::Ready => self.ready(),
             OpenRoute::OpenApi => answer::typed("application/json", self.live.load().openapi.clone()),
             OpenRoute::Page => self.page(),

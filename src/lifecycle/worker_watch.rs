@@ -15,13 +15,13 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 
 /// Knows which workers have not turned for too long. A cheap clone; the last one ends the thread that looks.
 #[derive(Clone)]
-pub struct Liveness {
-    shared: Arc<SharedLiveness>,
+pub struct WorkerWatch {
+    shared: Arc<SharedWatch>,
     /// Its end is the thread's.
     _stop: Arc<mpsc::Sender<()>>,
 }
 
-struct SharedLiveness {
+struct SharedWatch {
     stuck_after: Duration,
     workers: Mutex<Vec<WatchedWorker>>,
     /// What is wrong, as of the last look; `None`: nothing.
@@ -50,16 +50,16 @@ pub struct Pulse {
     period: Duration,
 }
 
-impl Liveness {
+impl WorkerWatch {
     /// Starts the thread that looks; a worker is stuck that has not turned for `stuck_after`.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn watch(stuck_after: Duration) -> io::Result<Self> {
-        let shared = Arc::new(SharedLiveness { stuck_after, workers: Mutex::default(), stuck: Mutex::default() });
+    pub fn start(stuck_after: Duration) -> io::Result<Self> {
+        let shared = Arc::new(SharedWatch { stuck_after, workers: Mutex::default(), stuck: Mutex::default() });
         let (stop, stopped) = mpsc::channel();
         let watched = Arc::clone(&shared);
-        std::thread::Builder::new().name("liveness".into()).spawn(move || {
+        std::thread::Builder::new().name("worker watch".into()).spawn(move || {
             let period = watched.period();
             let mut last = Instant::now();
             while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
@@ -121,7 +121,7 @@ impl Turns {
     }
 }
 
-impl SharedLiveness {
+impl SharedWatch {
     /// How often a worker beats, and is looked at.
     fn period(&self) -> Duration {
         (self.stuck_after / 8).clamp(Duration::from_millis(10), Duration::from_secs(1))
@@ -172,84 +172,84 @@ mod tests {
     use super::*;
 
     /// 30 s, and no thread looks.
-    fn unlooked() -> Liveness {
+    fn unlooked() -> WorkerWatch {
         let stuck_after = Duration::from_secs(30);
-        let shared = SharedLiveness { stuck_after, workers: Mutex::default(), stuck: Mutex::default() };
-        Liveness { shared: Arc::new(shared), _stop: Arc::new(mpsc::channel().0) }
+        let shared = SharedWatch { stuck_after, workers: Mutex::default(), stuck: Mutex::default() };
+        WorkerWatch { shared: Arc::new(shared), _stop: Arc::new(mpsc::channel().0) }
     }
 
     /// Looks as often as its thread would, until so long has passed.
-    fn pass(liveness: &Liveness, now: &mut Instant, seconds: u64) {
+    fn pass(watch: &WorkerWatch, now: &mut Instant, seconds: u64) {
         for _ in 0..seconds {
             *now += Duration::from_secs(1);
-            liveness.shared.look(*now, Duration::from_secs(1));
+            watch.shared.look(*now, Duration::from_secs(1));
         }
     }
 
     #[test]
     fn a_worker_that_does_not_turn_for_so_long_is_named_until_it_turns_again_or_ends() {
-        let liveness = unlooked();
-        let (turning, stuck) = (liveness.pulse("HTTP worker"), liveness.pulse("socket worker 1"));
+        let watch = unlooked();
+        let (turning, stuck) = (watch.pulse("HTTP worker"), watch.pulse("socket worker 1"));
         let mut now = Instant::now();
         for _ in 0..29 {
             turning.turns.fetch_add(1, Ordering::Relaxed);
-            pass(&liveness, &mut now, 1);
-            assert_eq!(liveness.check(), Ok(()));
+            pass(&watch, &mut now, 1);
+            assert_eq!(watch.check(), Ok(()));
         }
         for _ in 0..2 {
             turning.turns.fetch_add(1, Ordering::Relaxed);
-            pass(&liveness, &mut now, 1);
+            pass(&watch, &mut now, 1);
         }
-        assert_eq!(liveness.check(), Err("socket worker 1 has not turned for 31 s".into()));
+        assert_eq!(watch.check(), Err("socket worker 1 has not turned for 31 s".into()));
         stuck.turns.fetch_add(1, Ordering::Relaxed);
-        pass(&liveness, &mut now, 1);
-        assert_eq!(liveness.check(), Ok(()));
-        pass(&liveness, &mut now, 60);
-        let told = liveness.check().unwrap_err();
+        pass(&watch, &mut now, 1);
+        assert_eq!(watch.check(), Ok(()));
+        pass(&watch, &mut now, 60);
+        let told = watch.check().unwrap_err();
         assert!(told.contains("HTTP worker has not") && told.contains(", socket worker 1 has not"), "{told}");
         drop((turning, stuck));
-        pass(&liveness, &mut now, 1);
-        assert_eq!(liveness.check(), Ok(()), "they are gone");
+        pass(&watch, &mut now, 1);
+        assert_eq!(watch.check(), Ok(()), "they are gone");
     }
 
     #[test]
     fn a_process_that_stood_still_as_a_whole_is_not_stuck() {
-        let liveness = unlooked();
-        let _pulse = liveness.pulse("worker");
+        let watch = unlooked();
+        let _pulse = watch.pulse("worker");
         let mut now = Instant::now() + Duration::from_secs(3600);
-        liveness.shared.look(now, Duration::from_secs(3600));
-        assert_eq!(liveness.check(), Ok(()));
-        pass(&liveness, &mut now, 29);
-        assert_eq!(liveness.check(), Ok(()));
+        watch.shared.look(now, Duration::from_secs(3600));
+        assert_eq!(watch.check(), Ok(()));
+        pass(&watch, &mut now, 29);
+        assert_eq!(watch.check(), Ok(()));
     }
 
-    fn wait_until(liveness: &Liveness, is_stuck: bool) -> Option<String> {
+    fn wait_until(watch: &WorkerWatch, is_stuck: bool) -> Option<String> {
         for _ in 0..3000 {
-            let told = liveness.check().err();
+            let told = watch.check().err();
             if told.is_some() == is_stuck {
                 return told;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("after 30 s it is {:?}", liveness.check());
+        panic!("after 30 s it is {:?}", watch.check());
     }
 
     #[test]
     fn a_tokio_worker_that_a_task_blocks_is_found_and_an_idle_one_is_not() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let liveness = Liveness::watch(Duration::from_millis(400)).unwrap();
-        runtime.block_on(async { liveness.watch_tokio() });
-        runtime.spawn(liveness.pulse("tokio").beat());
+        let watch = WorkerWatch::start(Duration::from_millis(400)).unwrap();
+        runtime.block_on(async { watch.watch_tokio() });
+        runtime.spawn(watch.pulse("tokio").beat());
         // both idle for longer than that
         std::thread::sleep(Duration::from_millis(900));
-        assert_eq!(liveness.check(), Ok(()));
+        assert_eq!(watch.check(), Ok(()));
         let (unblock, blocked) = mpsc::channel::<()>();
         runtime.spawn(async move {
             let _ = blocked.recv();
         });
-        let told = wait_until(&liveness, true).unwrap();
+        let told = wait_until(&watch, true).unwrap();
         assert!(told.contains("tokio worker ") && told.contains("has not turned"), "{told}");
         drop(unblock);
-        wait_until(&liveness, false);
+        wait_until(&watch, false);
     }
 }
