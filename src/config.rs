@@ -75,7 +75,7 @@ macro_rules! section {
 
 section! {
     /// `[node]`.
-    NodeConfig { id: NodeId, roles: NodeRoles, workers: usize, shutdown_timeout: Duration }
+    NodeConfig { id: NodeId, roles: NodeRoles, workers: usize, shutdown_timeout: Duration, stuck_after: Duration }
 }
 section! {
     /// `[socket]`.

@@ -1,5 +1,6 @@
 //! The composition root: builds the parts in order and drains them in reverse.
 
+mod bounds;
 mod clients_return;
 mod descriptors;
 mod directory;
@@ -41,7 +42,7 @@ use crate::{
         nodes::Nodes, peers::PeerListener, queries::Queries, readiness::NodeReadiness, rebalances::Rebalances,
         streams::Streams,
     },
-    lifecycle::{Deadline, Died, Phase, Phases, Tasks},
+    lifecycle::{Deadline, Died, Phase, Phases, Tasks, WorkerWatch},
     queue::{
         self, Jobs, OpenError, QueueState,
         nsq::{NodeTopics, RawTopics},
@@ -134,6 +135,9 @@ pub enum BuildError {
         /// What the system says.
         error: io::Error,
     },
+    /// The thread that watches the workers cannot be started.
+    #[error("no thread can be started: {0}; raise the limit of processes or tasks (ulimit -u, systemd TasksMax)")]
+    Thread(io::Error),
     /// The queue cannot be opened.
     #[error("[queue] {0}")]
     Queue(#[from] OpenError),
@@ -169,7 +173,11 @@ impl Gateway {
         let descriptors = plan_descriptors(&config);
         let loaded = watch::Sender::new(config.clone());
         let config = descriptors.bounded(config);
+        bounds::show(&config, &metrics);
         let (tasks, deaths) = Tasks::new();
+        let watch = WorkerWatch::start(config.node.stuck_after).map_err(BuildError::Thread)?;
+        watch.watch_tokio();
+        tasks.spawn("pulse", watch.pulse("tokio").beat());
         let phases = Phases::new();
         let (socket_listener, socket) = listen_for("listen", Some(config.socket.listen), &config)?.unzip();
         let (http_listener, http) = listen("http", "listen", config.http.listen, BACKLOG)?;
@@ -222,6 +230,7 @@ impl Gateway {
             streams: Streams::new(&config, store.clone(), &metrics),
             events: events.clone(),
             readiness: NodeReadiness::new(state, own_store_state, phases.clone()),
+            watch: watch.clone(),
         };
         let verifier = Verifier::new(&config.token, &config.verify, &tasks, &metrics)?;
         if let Some(verifier) = &verifier {
@@ -234,6 +243,7 @@ impl Gateway {
                 .keeping(store)
                 .asking(peers.clone())
                 .announcing(directory.clone())
+                .watched(&watch)
                 .accepting_at_most(descriptors.socket)
                 .beside("go_push", go_push_listener)
                 .beside("gpush", gpush_listener)

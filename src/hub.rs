@@ -19,6 +19,7 @@ mod membership;
 mod outbox;
 mod presence;
 mod registry;
+mod samples;
 mod shard;
 mod slab;
 mod streams;

@@ -31,7 +31,7 @@ use readiness::NodeReadiness;
 use rebalances::Rebalances;
 use streams::Streams;
 
-use crate::{auth::Keys, config::NodeRoles, events::Events};
+use crate::{auth::Keys, config::NodeRoles, events::Events, lifecycle::WorkerWatch};
 
 /// What HTTP and gRPC serve from; a cheap clone.
 #[derive(Clone)]
@@ -56,4 +56,6 @@ pub(crate) struct Api {
     pub events: Events,
     /// Whether the node should get requests.
     pub readiness: NodeReadiness,
+    /// Whether its workers turn.
+    pub watch: WorkerWatch,
 }

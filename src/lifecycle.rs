@@ -5,9 +5,11 @@ mod deadline;
 mod phases;
 mod service;
 mod tasks;
+mod worker_watch;
 
 pub use backoff::Backoff;
 pub use deadline::Deadline;
 pub use phases::{Phase, Phases};
 pub use service::Service;
 pub use tasks::{Death, Died, Tasks};
+pub use worker_watch::{Pulse, WorkerWatch};

@@ -59,6 +59,16 @@ pub fn encode_routed(push: &Push, hops: u32, sent_on: u64) -> Bytes {
     record.encode_to_vec().into()
 }
 
+/// The id of a live push, found where [`encode`] and [`encode_routed`] put it: at the record's end. `None`: it is another record, or one that stands
+/// elsewhere wrote it.
+pub fn id_at_end(record: &[u8]) -> Option<PushId> {
+    // of one for single nodes: the field `hops`
+    let record = record.strip_suffix(&[0x88, 0x01, 1]).unwrap_or(record);
+    // of the field `id`: its tag, and its length
+    let (rest, id) = record.split_last_chunk::<16>()?;
+    rest.ends_with(&[0x7a, 16]).then(|| PushId::from_bytes(*id))
+}
+
 /// Encodes a push that the store has.
 pub fn encode_stored(stored: &StoredPush) -> Bytes {
     message_of(&stored.push, &stored.entries).encode_to_vec().into()
@@ -300,6 +310,15 @@ mod tests {
         }
         let nobody = Push { target: Target::default(), ..Push::to("a", "content") };
         assert_eq!(decode(encode(&nobody)), Err(RecordError::NoTarget));
+    }
+
+    #[test]
+    fn the_id_of_a_live_push_is_found_at_its_end() {
+        let push = Push { deadline: Some(1), collapse_key: Some("k".into()), ..Push::to("a", "content") };
+        assert_eq!(id_at_end(&encode(&push)), Some(push.id));
+        assert_eq!(id_at_end(&encode_routed(&push, 1, 0)), Some(push.id));
+        assert_eq!(id_at_end(&encode_routed(&push, 2, 7)), None);
+        assert_eq!(id_at_end(b""), None);
     }
 
     #[test]

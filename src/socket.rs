@@ -44,7 +44,7 @@ use crate::{
     cluster::{Directory, Peers},
     config::{self, Config},
     hub::Hub,
-    lifecycle::{Deadline, Phases, Service, Tasks},
+    lifecycle::{Deadline, Phases, Service, Tasks, WorkerWatch},
     push::NameRule,
     store::Store,
     telemetry::Metrics,
@@ -100,6 +100,8 @@ struct WorkerSetup {
     store_retry: Duration,
     peers: Option<Peers>,
     directory: Option<Directory>,
+    /// `None`: nobody watches the workers.
+    watch: Option<WorkerWatch>,
     /// `None`: clients need not prove who they are.
     verifier: Option<Verifier>,
     /// The cookie that may carry a token.
@@ -136,6 +138,7 @@ impl ClientListener {
             store_retry: config.store.sweep_interval,
             peers: None,
             directory: None,
+            watch: None,
             verifier,
             cookie: config.token.cookie.clone(),
             limit: ConnectionLimit::new(&config.socket, metrics),
@@ -184,6 +187,13 @@ impl ClientListener {
     #[must_use]
     pub fn announcing(mut self, directory: Option<Directory>) -> Self {
         self.setup.directory = directory;
+        self
+    }
+
+    /// The workers show here that they turn, and `/healthz` tells of those that do not.
+    #[must_use]
+    pub fn watched(mut self, watch: &WorkerWatch) -> Self {
+        self.setup.watch = Some(watch.clone());
         self
     }
 
@@ -286,6 +296,7 @@ impl WorkerSetup {
         HandshakeServer {
             listener,
             worker: self.worker_of_thread(),
+            watch: self.watch.clone(),
             http: http::builder(&self.live.now().config),
             live: self.live.clone(),
             limit: Arc::clone(&self.limit),
@@ -323,7 +334,8 @@ impl WorkerSetup {
     /// process is about to end.
     fn start_worker(&self, authorizer: Authorizer) -> Option<Rc<Worker>> {
         let claimed = self.hub.claim_shard()?;
-        let ended = self.ended.get(claimed.index())?;
+        let index = claimed.index();
+        let ended = self.ended.get(index)?;
         let (shard, inbox) = claimed.open();
         let rooms = RoomRules::new(&self.rooms);
         let upstream = self.upstream.clone();
@@ -334,7 +346,10 @@ impl WorkerSetup {
                 .asking(self.peers.clone())
                 .announcing(self.directory.clone()),
         );
-        // both are owned by the thread and end with its runtime, or by a panic
+        if let Some(watch) = &self.watch {
+            actix_rt::spawn(watch.pulse(format!("socket worker {index}")).beat());
+        }
+        // all are owned by the thread and end with its runtime, or by a panic
         let guard = ended.clone().drop_guard();
         let this = Rc::clone(&worker);
         actix_rt::spawn(async move {

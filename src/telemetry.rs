@@ -4,8 +4,10 @@ pub mod labels;
 mod limit;
 mod log;
 mod metrics;
+mod process;
 mod spool;
+mod stages;
 
 pub(crate) use log::{finish, init, root_cause, say, set_level};
 pub use metrics::Metrics;
-pub(crate) use metrics::{Counter, Gauge, GaugeGuard};
+pub(crate) use metrics::{Counter, Gauge, GaugeGuard, Histogram};

@@ -70,6 +70,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("memmap2", &["wire/frame"]),
     ("nix", &["gateway/descriptors"]),
     ("prometheus_client", &["telemetry"]),
+    ("procfs", &["telemetry/process"]),
     ("tracing_subscriber", &["telemetry"]),
     ("actix_http", &["socket", "ingress/http"]),
     ("actix_rt", &["socket", "hub", "ingress/http"]),

@@ -623,3 +623,46 @@ fn a_disconnect_looks_at_some_clients_at_a_time_and_is_done_once_it_has_seen_all
     assert!(ending() == CLIENTS && !new.is_ending());
     assert!(clients[0].label() == "3007" && !shard.sweep());
 }
+
+#[test]
+fn a_sampled_push_is_measured_until_the_last_of_its_clients_has_it() {
+    let (hub, metrics) = hub(1 << 20);
+    let (shard, _inbox) = hub.claim_shard().unwrap().open::<Pipe>();
+    let (completions, _told) = mpsc::unbounded_channel();
+    let join = |room: usize| {
+        let client = shard.open(Pipe { room: Cell::new(room), ..Default::default() }, Dialect::Gopusher);
+        shard.join(&client, "card-1", "");
+        client
+    };
+    let (_quick, slow) = (join(usize::MAX / 2), join(10));
+    let counts = || {
+        let text = metrics.text();
+        ["oxipush_offer_seconds_count ", "oxipush_write_seconds_count "].map(|name| {
+            let count = text.lines().find_map(|line| line.strip_prefix(name));
+            count.unwrap_or_else(|| panic!("{name} is not in {text}")).parse::<u64>().unwrap()
+        })
+    };
+    let deliver = |number: u128, card: &str| {
+        let push = Push {
+            id: PushId::from_parts(1_700_000_000_000, number),
+            from: "test".into(),
+            target: Target::cards(vec![card.into()]),
+            content: "content".into(),
+            collapse_key: None,
+            deadline: None,
+        };
+        let fanout = Fanout::new(push, 0, completions.clone());
+        let part = Part::new(fanout, Recipients::Address(Address::Card(card.into())));
+        shard.deliver(part.into(), &mut WriteBudget::unlimited());
+    };
+    let one_in = u128::from(PushId::SAMPLED_ONE_IN);
+    deliver(one_in + 1, "card-1");
+    assert_eq!(counts(), [0, 0], "it is not sampled");
+    deliver(one_in, "card-2");
+    assert_eq!(counts(), [0, 0], "it has no client");
+    deliver(one_in, "card-1");
+    assert_eq!(counts(), [1, 0], "a client has not read it");
+    slow.sink.room.set(usize::MAX / 2);
+    shard.flush(&slow);
+    assert_eq!(counts(), [1, 1]);
+}

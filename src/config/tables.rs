@@ -205,6 +205,7 @@ fn node(r: &mut SectionReader<'_>) -> NodeConfig {
         roles: roles::read(r),
         workers: r.number(s, "workers", 0, 64),
         shutdown_timeout: r.time(s, "shutdown_timeout", MS * 100, HOUR),
+        stuck_after: r.time(s, "stuck_after", MS * 500, HOUR),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::descriptors::DescriptorPlan;
+use super::{bounds, descriptors::DescriptorPlan};
 use crate::{
     auth::{Keys, identity::Verifier},
     config::Config,
@@ -53,6 +53,7 @@ impl GatewayReload {
         if let Some(clients) = &self.clients {
             clients.replace(&bounded.socket);
         }
+        bounds::show(&bounded, &self.metrics);
         self.config.send_replace(config.clone());
         self.count(ReloadOutcome::Applied);
         Ok(())

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     bundles::Bundles,
     config::Policy,
-    push::Target,
+    push::{PushId, Target},
     wire::dialect::{Dialect, PresenceChange},
 };
 
@@ -86,6 +86,11 @@ impl Burst {
     /// Its end has come. What has one is by itself.
     pub(super) fn is_expired(&self, now: u64) -> bool {
         self.first.fanout().push().is_expired(now)
+    }
+
+    /// The pushes of it that are sampled.
+    pub(super) fn sampled(&self) -> impl Iterator<Item = PushId> {
+        self.parts().flat_map(|part| part.fanout().pushes()).map(|push| push.id).filter(|id| id.is_sampled())
     }
 
     /// Its parts, in order.

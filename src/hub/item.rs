@@ -1,13 +1,14 @@
 //! What waits for connections as one: the frames of pushes, or a frame of another kind.
 
-use std::{io, iter, rc::Rc};
+use std::{io, iter, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use super::client::Sink;
+use super::{client::Sink, samples::WriteSample};
 use crate::{
     push::{Address, Epoch, Push},
+    telemetry::Metrics,
     wire::{
         dialect::{Dialect, StreamState},
         frame::Frame,
@@ -27,6 +28,8 @@ pub struct Item {
     deadline: Option<u64>,
     /// A push of a stream: no policy drops it, for the client would miss it.
     stream: Option<Box<ItemPlace>>,
+    /// Of a sampled push: tells when it is dropped.
+    sample: Option<Box<WriteSample>>,
 }
 
 /// Where a push of a stream stands, and how the client is told of that if the push itself does not leave any more.
@@ -40,7 +43,7 @@ pub(super) struct ItemPlace {
 
 impl Item {
     fn new(bytes: Bytes, push: bool) -> Self {
-        Self { bytes, push, ends: Box::default(), collapse_key: None, deadline: None, stream: None }
+        Self { bytes, push, ends: Box::default(), collapse_key: None, deadline: None, stream: None, sample: None }
     }
 
     /// A push's frame. From `deadline` on, in milliseconds since 1970, it does not leave.
@@ -87,6 +90,21 @@ impl Item {
     /// An answer, ping or close.
     pub fn control(frame: &Frame) -> Rc<Self> {
         Rc::new(Self::new(frame.bytes().clone(), false))
+    }
+
+    /// A new item: of a sampled push, which is offered since then, it is measured how long it waits.
+    pub(super) fn measured_since(mut self: Rc<Self>, offered: Option<Instant>, metrics: &Metrics) -> Rc<Self> {
+        if let Some(offered) = offered
+            && let Some(item) = Rc::get_mut(&mut self)
+        {
+            item.sample = Some(WriteSample::new(offered, metrics));
+        }
+        self
+    }
+
+    /// Of a sampled push of a stream: its place there.
+    pub(super) fn sampled_place(&self) -> Option<&ItemPlace> {
+        self.sample.as_ref().and(self.stream.as_deref())
     }
 
     pub(super) fn bytes(&self) -> &Bytes {

@@ -8,7 +8,7 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytestring::ByteString;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     bundles::Bundles,
-    push::{Address, AddressKind, ClientSelector, Disconnect, Filters, NameSample, Target},
+    push::{Address, AddressKind, ClientSelector, Disconnect, Epoch, Filters, NameSample, Target},
     wire::{
         close::Ending,
         dialect::{Dialect, PresenceChange, PresentCards},
@@ -52,6 +52,8 @@ struct Delivery<'a> {
     /// A client may be found for more than one card: it has several, or joins another between two parts of the push.
     may_find_twice: bool,
     is_leaving: bool,
+    /// Of one with sampled pushes: since when it is offered.
+    sampled: Option<Instant>,
     /// Made for each dialect when the first client needs it.
     items: [Option<Rc<Item>>; Dialect::ALL.len()],
     found: FoundClients,
@@ -155,6 +157,11 @@ impl<S: Sink> Shard<S> {
         client.memberships.borrow().device(card).map(ByteString::from)
     }
 
+    /// A client has all of the stream of `card` up to `seq`, as the store is told.
+    pub fn acked(&self, client: &Client<S>, card: &str, epoch: Epoch, seq: u64) {
+        self.writer.acked(client, card, epoch, seq);
+    }
+
     /// Lets an answer wait for `client`, whatever the policy; its task, which calls this, writes it. One that lets even
     /// answers pile up is ended.
     pub fn answer(&self, client: &Rc<Client<S>>, frame: Frame) {
@@ -207,6 +214,7 @@ impl<S: Sink> Shard<S> {
             excluded: self.excluded(target),
             may_find_twice: burst.parts().any(|part| part.fanout().push().target.cards.len() > 1),
             is_leaving: self.registry.is_leaving(),
+            sampled: burst.sampled().next().map(|_| Instant::now()),
             items: Default::default(),
             found: FoundClients { sent_away: self.registry.has_left(recipients), ..FoundClients::default() },
         };
@@ -225,6 +233,10 @@ impl<S: Sink> Shard<S> {
             Recipients::Panic => panic!("a test asked for it"),
         }
         let found = delivery.found;
+        if delivery.sampled.is_some() && found.any {
+            let now = Instant::now();
+            burst.sampled().for_each(|id| self.writer.metrics().offered(id, now));
+        }
         burst.trace(self.writer.offers() - offers);
         self.writer.publish_waiting();
         burst.done(found);
@@ -261,8 +273,9 @@ impl<S: Sink> Shard<S> {
             if delivery.may_find_twice && !self.is_first_offer(delivery.burst, client, budget) {
                 continue;
             }
-            let Delivery { burst, items, .. } = delivery;
-            let item = items[client.dialect.index()].get_or_insert_with(|| burst.item(client.dialect));
+            let Delivery { burst, items, sampled, .. } = delivery;
+            let item = items[client.dialect.index()]
+                .get_or_insert_with(|| burst.item(client.dialect).measured_since(*sampled, self.writer.metrics()));
             self.writer.offer(client, item, pushes, budget);
         }
     }

@@ -12,11 +12,13 @@ use super::{
     Client, ClientKey, Core, Flush, Item, Limits, Offer, Sink, Work,
     client::ClientState,
     outbox::{Flushed, GATHER, Written},
+    samples::AckSamples,
     tally::{Tally, add},
 };
 use crate::{
     bundles::Bundles,
-    push::unix_millis,
+    push::{Epoch, unix_millis},
+    telemetry::Metrics,
     wire::{
         close::{Close, Ending},
         frame::Frame,
@@ -31,6 +33,7 @@ pub(super) struct ShardWriter<S> {
     /// Small frames are put together here for one write.
     gather: RefCell<Vec<u8>>,
     tally: Tally,
+    acks: AckSamples,
     offers: Cell<u64>,
     /// Clients that a turn has looked at, offered something or not.
     looks: Cell<u64>,
@@ -75,6 +78,7 @@ impl<S: Sink> ShardWriter<S> {
     pub(super) fn new(core: Arc<Core>, shard: usize) -> Self {
         Self {
             tally: Tally::new(&core.metrics),
+            acks: AckSamples::new(&core.metrics),
             core,
             shard,
             queue: RefCell::default(),
@@ -154,6 +158,7 @@ impl<S: Sink> ShardWriter<S> {
                 Ok(()) => add(&self.tally.deliveries, 1),
                 Err(part) => self.send_rest(client, item, part),
             }
+            self.await_ack(client, item);
             return true;
         }
         self.write_if_full(client, item);
@@ -161,8 +166,25 @@ impl<S: Sink> ShardWriter<S> {
         if fits {
             self.schedule_write(client);
             add(&self.tally.queued, 1);
+            self.await_ack(client, item);
         }
         fits
+    }
+
+    /// Measures how long the client takes to acknowledge a sampled push.
+    fn await_ack(&self, client: &Client<S>, item: &Item) {
+        if let Some(place) = item.sampled_place() {
+            self.acks.offered(client.key(), place, client.is_drained());
+        }
+    }
+
+    /// The client has all of the stream of `card` up to `seq`.
+    pub(super) fn acked(&self, client: &Client<S>, card: &str, epoch: Epoch, seq: u64) {
+        self.acks.acked(client.key(), card, epoch, seq);
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.core.metrics
     }
 
     /// Offers what is `pushes` pushes, and writes it now where nothing waits before and the budget has room.
@@ -244,6 +266,7 @@ impl<S: Sink> ShardWriter<S> {
         self.set_blocked(client, matches!(result, Ok(Written::Some)));
         match result {
             Ok(Written::All) => {
+                self.acks.drained(client.key());
                 if client.is_behind() {
                     self.drained.borrow_mut().push(client.key());
                 }
@@ -310,6 +333,7 @@ impl<S: Sink> ShardWriter<S> {
         client.state.set(ClientState::Lost);
         add(&self.tally.closed, client.outbox.borrow().pushes());
         client.outbox.borrow_mut().clear();
+        self.acks.forget(client.key());
         client.forget_waker();
     }
 

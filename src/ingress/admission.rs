@@ -176,6 +176,9 @@ impl Admission {
     fn appended(&self, appended: Appended) -> Receipt {
         match appended {
             Appended::New { id, wake } => {
+                let took = Duration::from_millis(unix_millis().saturating_sub(id.millis()));
+                self.0.metrics.publish_seconds.observe(took.as_secs_f64());
+                self.0.metrics.published(id, Instant::now().into_std());
                 if let Some(stored) = wake {
                     self.0.wakes.tell(*stored);
                 }

@@ -130,8 +130,13 @@ impl HttpListener {
             let http = config.http.clone();
             let served = Arc::clone(&served);
             let metrics = Arc::clone(&metrics);
+            let on_worker = move || {
+                // ends with the worker's runtime
+                actix_rt::spawn(served.api().watch.pulse("an HTTP worker").beat());
+                connections(&http, times, &served, &metrics)
+            };
             server = server
-                .listen("http", listener, move || connections(&http, times, &served, &metrics))
+                .listen("http", listener, on_worker)
                 .expect("invariant: a listener that is non-blocking and has an address can be served");
         }
         let server = server.run();

@@ -21,6 +21,9 @@ impl PushId {
     /// Of no push.
     pub const NIL: Self = Self(0);
 
+    /// One in so many pushes is sampled, by its id: see [`PushId::is_sampled`].
+    pub const SAMPLED_ONE_IN: u64 = 16;
+
     /// A new id of this moment, larger than any that this process made before, unless the clock was set back since.
     pub fn generate() -> Self {
         use std::sync::{Mutex, PoisonError};
@@ -59,6 +62,16 @@ impl PushId {
         self.0.to_be_bytes()
     }
 
+    /// Whether the times of its way are measured, which would cost too much for every push: the same on every node.
+    pub fn is_sampled(self) -> bool {
+        (self.0 as u64).is_multiple_of(Self::SAMPLED_ONE_IN)
+    }
+
+    /// Of a sampled push: tells it from others, by chance.
+    pub fn sample_number(self) -> u64 {
+        self.0 as u64 / Self::SAMPLED_ONE_IN
+    }
+
     /// Milliseconds since 1970.
     pub fn millis(self) -> u64 {
         (self.0 >> 80) as u64
@@ -79,6 +92,14 @@ mod tests {
     fn ids_grow() {
         let ids: Vec<_> = (0..1000).map(|_| PushId::generate()).collect();
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn one_in_so_many_is_sampled_however_many_come_in_a_millisecond() {
+        const IDS: u64 = 100_000;
+        let sampled = (0..IDS).filter(|_| PushId::generate().is_sampled()).count() as u64;
+        let expected = IDS / PushId::SAMPLED_ONE_IN;
+        assert!((expected * 9 / 10..expected * 11 / 10).contains(&sampled), "{sampled} of {IDS}");
     }
 
     #[test]

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     config::{self, AnonymousClients},
-    lifecycle::{Phase, Phases},
+    lifecycle::{Phase, Phases, WorkerWatch},
     telemetry::{Metrics, labels::RefusedConnectLabels},
     wire::dialect::DialectRoute,
 };
@@ -59,6 +59,7 @@ pub(super) struct HandshakeServer {
     pub(super) drain: watch::Receiver<Option<DrainPlan>>,
     pub(super) phases: Phases,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) watch: Option<WorkerWatch>,
     pub(super) http: http1::Builder,
 }
 
@@ -226,6 +227,9 @@ impl HandshakeServer {
     fn health(&self, method: &Method) -> Response<String> {
         let mut response = match *method {
             Method::GET | Method::HEAD => {
+                if let Some(Err(stuck)) = self.watch.as_ref().map(WorkerWatch::check) {
+                    return handshake::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{stuck}\n"));
+                }
                 let text = match self.phases.now() {
                     Phase::Leaving | Phase::Draining => "draining\n",
                     Phase::Starting | Phase::Serving => "ok\n",

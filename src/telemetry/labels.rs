@@ -331,3 +331,12 @@ pub struct RequestLabels {
     /// The status, by the protocol's own name.
     pub status: &'static str,
 }
+
+/// Of the program that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BuildLabels {
+    /// The package's.
+    pub version: &'static str,
+    /// Of the processor, by Rust's name for it.
+    pub arch: &'static str,
+}

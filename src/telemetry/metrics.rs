@@ -2,32 +2,41 @@
 //!
 //! Families with a label cost a look-up; a hot path keeps a clone of the counter it needs.
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicI64, AtomicU64},
+use std::{
+    hash::Hash,
+    sync::{
+        LazyLock,
+        atomic::{AtomicI64, AtomicU64},
+    },
 };
 
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter, family::Family, gauge, histogram::Histogram},
+    metrics::{counter, family::Family, gauge, histogram},
     registry::Registry,
 };
 
-use super::labels::{
-    AppendOutcome, CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels, DirectoryRoute,
-    DisconnectLabels, DropReason, EventOutcome, EventRequestOutcome, ForwardOutcome, GrpcCloseReason, IdentityOutcome,
-    JobOutcome, JwksFetchOutcome, LineDropReason, MergeTarget, NodeRole, NsqSide, OfferOutcome, PeerAnswerOutcome,
-    PeerOutcome, PushLabels, PushOption, RebalanceOutcome, RedisOutcome, RefusedConnectLabels, ReloadOutcome,
-    RequestLabels, WakeOutcome,
+use super::{
+    labels::{
+        AppendOutcome, BuildLabels, CallOutOutcome, CallerLabels, ClientErrorLabels, CloseLabels, ConnectLabels,
+        DirectoryRoute, DisconnectLabels, DropReason, EventOutcome, EventRequestOutcome, ForwardOutcome,
+        GrpcCloseReason, IdentityOutcome, JobOutcome, JwksFetchOutcome, LineDropReason, MergeTarget, NodeRole, NsqSide,
+        OfferOutcome, PeerAnswerOutcome, PeerOutcome, PushLabels, PushOption, RebalanceOutcome, RedisOutcome,
+        RefusedConnectLabels, ReloadOutcome, RequestLabels, WakeOutcome,
+    },
+    process::ProcessCollector,
+    stages::PublishTimes,
 };
 
 /// A counter of 64 bits.
 pub(crate) type Counter = counter::Counter<u64, AtomicU64>;
 /// A gauge of 64 bits.
 pub(crate) type Gauge = gauge::Gauge<i64, AtomicI64>;
+/// Of seconds, in buckets.
+pub(crate) type Histogram = histogram::Histogram;
 
 /// The log is the process's: so are its numbers, whoever shows them.
-static DROPPED_LINES: LazyLock<Family<LineDropReason, Counter>> = LazyLock::new(Family::default);
+static DROPPED_LINES: LazyLock<Family<LineDropReason, Counter>> = LazyLock::new(|| zeros(LineDropReason::ALL));
 
 /// Counts lines of the log that nobody sees.
 pub(super) fn dropped_lines(reason: LineDropReason) -> Counter {
@@ -39,18 +48,21 @@ macro_rules! metrics {
         /// Every metric; docs/operations.md tells what to watch.
         pub struct Metrics {
             registry: Registry,
+            pub(super) publish_times: PublishTimes,
             $(#[doc = $help] pub $field: $type,)*
         }
 
         impl Metrics {
             /// All at zero.
             pub fn new() -> Self {
-                let mut registry = Registry::with_prefix("oxipush");
+                let mut registry = Registry::default();
+                registry.register_collector(Box::new(ProcessCollector));
+                let own = registry.sub_registry_with_prefix("oxipush");
                 $(
                     let $field: $type = $make;
-                    registry.register($name, $help, $field.clone());
+                    own.register($name, $help, $field.clone());
                 )*
-                Self { registry, $($field),* }
+                Self { registry, publish_times: PublishTimes::new(), $($field),* }
             }
 
             /// Name and help of each, for docs/operations.md's test.
@@ -82,13 +94,13 @@ metrics! {
     closed_grpc: Family<GrpcCloseReason, Counter> = Family::default(), "grpc_closes", "gRPC connections that the gateway closed or could not take, by reason (silent, idle, accept, flood, protocol)";
     deliveries: Counter = Counter::default(), "deliveries", "Frames of pushes that were handed to the kernel for a connection";
     offers: Family<OfferOutcome, Counter> = Family::default(), "offers", "Frames offered to an outbox, by outcome (queued, slow, gone)";
-    drops: Family<DropReason, Counter> = Family::default(), "drops", "What was not delivered, by reason";
+    drops: Family<DropReason, Counter> = zeros(DropReason::ALL), "drops", "What was not delivered, by reason";
     merging: Gauge = Gauge::default(), "merging", "Pushes that wait in a merge window";
     merges: Family<MergeTarget, Counter> = Family::default(), "merges", "Merge windows that ended, by target (room, everyone)";
-    jobs: Family<JobOutcome, Counter> = Family::default(), "jobs", "Jobs by outcome (finished, requeued, dropped)";
+    jobs: Family<JobOutcome, Counter> = zeros(JobOutcome::ALL), "jobs", "Jobs by outcome (finished, requeued, dropped)";
     jobs_in_flight: Gauge = Gauge::default(), "jobs_in_flight", "Jobs taken and neither finished nor requeued";
     publishes: Gauge = Gauge::default(), "publishes_waiting", "Publishes that wait for the queue's acknowledgement";
-    publish_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), "publish_seconds", "Time until the queue acknowledged a push";
+    publish_seconds: Histogram = Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), "publish_seconds", "Time until the queue, or of a stored push the store, acknowledged it";
     queue_ready: Gauge = Gauge::default(), "queue_ready", "1 while the queue can be used";
     queue_records: Gauge = Gauge::default(), "queue_records", "Embedded queue: records not finished";
     queue_bytes: Gauge = Gauge::default(), "queue_bytes", "Embedded queue: bytes not finished";
@@ -101,16 +113,16 @@ metrics! {
     store_streams: Gauge = Gauge::default(), "store_streams", "Streams: cards and rooms with stored pushes or cursors";
     store_devices: Gauge = Gauge::default(), "store_devices", "Devices and apps that have a cursor in a card's stream";
     store_wakes: Family<WakeOutcome, Counter> = Family::default(), "store_wakes", "Pushes in a shared store that nodes were to be told of, by outcome (told, dropped)";
-    store_appends: Family<AppendOutcome, Counter> = Family::default(), "store_appends", "Pushes that were to be stored, by outcome (stored, refused, failed)";
+    store_appends: Family<AppendOutcome, Counter> = zeros(AppendOutcome::ALL), "store_appends", "Pushes that were to be stored, by outcome (stored, refused, failed)";
     redis_ready: Gauge = Gauge::default(), "redis_ready", "1 while Redis can be used";
     redis_connects: Counter = Counter::default(), "redis_connects", "Connections to Redis that were made";
-    redis_commands: Family<RedisOutcome, Counter> = Family::default(), "redis_commands", "Commands to Redis, by outcome (done, refused, away, unknown)";
+    redis_commands: Family<RedisOutcome, Counter> = zeros(RedisOutcome::ALL), "redis_commands", "Commands to Redis, by outcome (done, refused, away, unknown)";
     directory_entries: Gauge = Gauge::default(), "directory_entries", "Cards and rooms of this node that are in the directory, or are to be";
     directory_ready: Gauge = Gauge::default(), "directory_ready", "1 while the directory has all cards and rooms of this node";
-    directory_routes: Family<DirectoryRoute, Counter> = Family::default(), "directory_routes", "Pushes to cards and rooms that this node published, by route (nodes, nobody, every_node)";
-    directory_forwards: Family<ForwardOutcome, Counter> = Family::default(), "directory_forwards", "Pushes whose client was gone from this node, by outcome (sent_on, nobody, failed)";
+    directory_routes: Family<DirectoryRoute, Counter> = zeros(DirectoryRoute::ALL), "directory_routes", "Pushes to cards and rooms that this node published, by route (nodes, nobody, every_node)";
+    directory_forwards: Family<ForwardOutcome, Counter> = zeros(ForwardOutcome::ALL), "directory_forwards", "Pushes whose client was gone from this node, by outcome (sent_on, nobody, failed)";
     directory_drained: Counter = Counter::default(), "directory_drained", "Pushes for nodes that are gone which this node took and sent on";
-    events: Family<EventOutcome, Counter> = Family::default(), "events", "Events for the back end, by outcome (accepted, delivered, refused, full, unread, failed, lost)";
+    events: Family<EventOutcome, Counter> = zeros(EventOutcome::ALL), "events", "Events for the back end, by outcome (accepted, delivered, refused, full, unread, failed, lost)";
     event_requests: Family<EventRequestOutcome, Counter> = Family::default(), "event_requests", "Requests to the webhook of events, by outcome (taken, refused, failed)";
     events_waiting: Gauge = Gauge::default(), "events_waiting", "Messages of clients on the disk that the back end has not acknowledged";
     event_bytes: Gauge = Gauge::default(), "event_bytes", "Their bytes on the disk";
@@ -121,10 +133,44 @@ metrics! {
     etcd_errors: Counter = Counter::default(), "cluster_etcd_errors", "Calls to etcd that failed";
     channels_deleted: Counter = Counter::default(), "cluster_channels_deleted", "Channels of gone nodes that this node deleted";
     peer_questions: Family<PeerOutcome, Counter> = Family::default(), "peer_questions", "Questions to other nodes, by outcome (answered, or why the node is missing)";
-    peer_answers: Family<PeerAnswerOutcome, Counter> = Family::default(), "peer_answers", "Questions of other nodes, by outcome (answered, stranger, failed)";
+    peer_answers: Family<PeerAnswerOutcome, Counter> = zeros(PeerAnswerOutcome::ALL), "peer_answers", "Questions of other nodes, by outcome (answered, stranger, failed)";
     peer_connections: Gauge = Gauge::default(), "peer_connections", "Open connections of other nodes";
-    reloads: Family<ReloadOutcome, Counter> = Family::default(), "reloads", "Times that the configuration was read again, by outcome (applied, refused)";
+    reloads: Family<ReloadOutcome, Counter> = zeros(ReloadOutcome::ALL), "reloads", "Times that the configuration was read again, by outcome (applied, refused)";
     dropped_lines: Family<LineDropReason, Counter> = DROPPED_LINES.clone(), "log_lines_dropped", "Lines of the log that were not written, by reason (repeated, full, failed)";
+    build_info: Family<BuildLabels, Gauge> = this_build(), "build_info", "1; what runs stands in the labels";
+    max_grpc_connections: Gauge = Gauge::default(), "max_grpc_connections", "gRPC connections that are taken at most";
+    max_jobs_in_flight: Gauge = Gauge::default(), "max_jobs_in_flight", "Jobs that may be in flight: [queue] max_in_flight";
+    max_publishes: Gauge = Gauge::default(), "max_publishes_waiting", "Publishes that may wait: [queue] max_publishes";
+    max_queue_bytes: Gauge = Gauge::default(), "max_queue_bytes", "Embedded queue: bytes that may be not finished, [queue] max_bytes";
+    max_outbox_bytes: Gauge = Gauge::default(), "max_outbox_bytes", "Bytes that may wait for one connection: [outbox] max_bytes";
+    max_store_bytes: Gauge = Gauge::default(), "max_store_bytes", "Embedded store: bytes of stored pushes at most, [store] max_bytes";
+    max_store_streams: Gauge = Gauge::default(), "max_store_streams", "Embedded store: streams at most, [store] max_streams";
+    max_event_bytes: Gauge = Gauge::default(), "max_event_bytes", "Bytes of clients' messages that may wait on the disk: [events] max_bytes";
+    max_revocations: Gauge = Gauge::default(), "max_revocations", "Subjects whose revocations are remembered: [token] max_revocations";
+    offer_seconds: Histogram = stage_seconds(), "offer_seconds", "Time from a push's publish until a shard offered it to its clients; of one push in 16";
+    write_seconds: Histogram = stage_seconds(), "write_seconds", "Time from then until the last of these clients had it written; of one push in 16";
+    ack_seconds: Histogram = stage_seconds(), "ack_seconds", "Time until a client acknowledged a stored push that was written to it; of one push in 16";
+}
+
+/// Shown from the start on, with 0: an alert sees the first one, too.
+fn zeros<L: Clone + Hash + Eq>(all: &[L]) -> Family<L, Counter> {
+    let counters = Family::default();
+    all.iter().for_each(|label| drop(counters.get_or_create_owned(label)));
+    counters
+}
+
+fn stage_seconds() -> Histogram {
+    Histogram::new([
+        0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        30.0,
+    ])
+}
+
+fn this_build() -> Family<BuildLabels, Gauge> {
+    let builds = Family::<BuildLabels, Gauge>::default();
+    let version = env!("CARGO_PKG_VERSION");
+    builds.get_or_create_owned(&BuildLabels { version, arch: std::env::consts::ARCH }).set(1);
+    builds
 }
 
 impl Default for Metrics {

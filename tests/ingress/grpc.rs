@@ -113,7 +113,9 @@ async fn every_refusal_has_its_status_and_names_the_field() {
     let status = client.push_batch(batch).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "`pushes` are more than 2; split the batch"));
     let batch = PushBatchRequest { pushes: vec![push("", "x"), push("a", "x")] };
-    let replies = client.push_batch(batch).await.unwrap().into_inner().replies;
+    let reply = client.push_batch(batch).await.unwrap().into_inner();
+    assert_eq!(reply.failed, 1, "of two");
+    let replies = reply.replies;
     assert_eq!(replies.iter().map(|reply| reply.code).collect::<Vec<_>>(), [Code::InvalidArgument as i32, 0]);
     assert_eq!(client.push(push("a", "x")).await.unwrap().into_inner().code, 0);
     let counted = node.metric("oxipush_requests_total", &[("protocol", "grpc"), ("status", "INVALID_ARGUMENT")]).await;

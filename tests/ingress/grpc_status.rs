@@ -151,6 +151,25 @@ async fn a_refusal_has_its_word_in_the_details_and_in_each_reply() {
             Code::ResourceExhausted,
             "body_too_large",
         ),
+        // what the library refuses itself
+        ("/proto.Rpc/Push", vec![key], vec![0, 0, 0, 0, 1, 0xff], Code::Internal, "not_protobuf"),
+        ("/proto.Rpc/PushStream", vec![key], vec![0, 0, 0, 0, 1, 0xff], Code::Internal, "not_protobuf"),
+        ("/proto.Rpc/Events", vec![key], vec![0, 0, 0, 0, 1, 0xff], Code::Internal, "not_protobuf"),
+        ("/proto.Rpc/Push", vec![key], vec![0, 0, 0, 0, 3, 0x0a, 1, 0xff], Code::Internal, "not_utf8"),
+        (
+            "/proto.Rpc/Push",
+            vec![key, ("grpc-encoding", "gzip")],
+            framed(&push("a", "x")),
+            Code::Unimplemented,
+            "wrong_type",
+        ),
+        (
+            "/grpc.health.v1.Health/Check",
+            vec![],
+            framed(&HealthCheckRequest { service: "none".into() }),
+            Code::NotFound,
+            "not_found",
+        ),
     ] {
         let mut call = peer.call(path, &headers).await.unwrap();
         call.send(sent, true);

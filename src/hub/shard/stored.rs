@@ -1,6 +1,6 @@
 //! Pushes of streams: offered to who is level, read for who is behind.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use super::{Client, ClientKey, Item, Shard, Sink, WriteBudget};
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
         streams::{EntryStep, Follower, GroupStream, GroupStreams, SentTo},
     },
     push::{Address, Epoch, PageEntry, Push, PushId, StreamEntry, StreamPage, StreamPosition},
+    telemetry::Metrics,
     wire::{
         dialect::{Dialect, StreamMark},
         frame::Frame,
@@ -37,19 +38,23 @@ struct EntryItems<'a> {
     address: &'a Address,
     epoch: Epoch,
     seq: u64,
+    /// Of a sampled push.
+    sampled: Option<Instant>,
+    metrics: &'a Metrics,
     made: Vec<(Dialect, u64, bool, Rc<Item>)>,
 }
 
 impl<'a> EntryItems<'a> {
-    fn new(push: &'a Push, address: &'a Address, epoch: Epoch, seq: u64) -> Self {
-        Self { push, address, epoch, seq, made: Vec::new() }
+    fn new(push: &'a Push, address: &'a Address, epoch: Epoch, seq: u64, metrics: &'a Metrics) -> Self {
+        let sampled = push.id.is_sampled().then(Instant::now);
+        Self { push, address, epoch, seq, sampled, metrics, made: Vec::new() }
     }
 
     /// For a client that was sent `prev` before; with a Ping behind it where its Pong is the acknowledgement.
     fn item(&mut self, dialect: Dialect, prev: u64, pings: bool) -> &Rc<Item> {
         let made = self.made.iter().position(|(of, behind, with, _)| (*of, *behind, *with) == (dialect, prev, pings));
         let place = made.unwrap_or_else(|| {
-            let item = self.encode(dialect, prev, pings);
+            let item = self.encode(dialect, prev, pings).measured_since(self.sampled, self.metrics);
             self.made.push((dialect, prev, pings, item));
             self.made.len() - 1
         });
@@ -157,6 +162,9 @@ impl<S: Sink> Shard<S> {
         for (address, entry) in part.entries() {
             found.any |= self.deliver_entry(push, address, entry, budget);
         }
+        if push.id.is_sampled() && found.any {
+            self.writer.metrics().offered(push.id, Instant::now());
+        }
         part.fanout().part_offered(&found);
         part.done();
         self.writer.publish_waiting();
@@ -204,7 +212,7 @@ impl<S: Sink> Shard<S> {
         // what is not for a client, it has passed all the same
         let filters = push.target.filters();
         let is_expired = push.is_expired(self.writer.now());
-        let mut items = EntryItems::new(push, address, entry.epoch, entry.seq);
+        let mut items = EntryItems::new(push, address, entry.epoch, entry.seq, self.writer.metrics());
         for client in clients {
             let mut prev = None;
             if client.is_behind()
@@ -353,7 +361,7 @@ impl<S: Sink> Shard<S> {
         let PageEntry { seq, push } = entry;
         let filters = push.target.filters();
         let is_expired = push.is_expired(self.writer.now());
-        let mut items = EntryItems::new(push, address, epoch, *seq);
+        let mut items = EntryItems::new(push, address, epoch, *seq, self.writer.metrics());
         for reader in readers.iter_mut().filter(|reader| !reader.is_full) {
             let PageReader { client, at, .. } = reader;
             if !is_expired && client.passes(&filters, Some(address)) {

@@ -137,7 +137,7 @@ impl EventsStream {
                         return self.end(refusal.into());
                     }
                 }
-                EventsStep::Request(Some(Err(status))) => return self.end(status),
+                EventsStep::Request(Some(Err(status))) => return self.end(status::worded(status)),
                 EventsStep::Request(None) => {
                     self.requests = None;
                     // who cannot acknowledge any more is not the back end

@@ -29,7 +29,7 @@ use super::{
     peer::{OpenCall, Peer},
     request::{MustArrive, RequestBody, RequestLimits},
     response::ResponseBody,
-    status::{count, count_as},
+    status::{count, count_as, worded},
 };
 use crate::{
     auth::{Caller, Keys, PeerKey},
@@ -224,7 +224,7 @@ where
                 }
                 Some(status) if status.code() != Code::Ok => {
                     count(&metrics, status.code());
-                    answer
+                    worded(status).into_http()
                 }
                 _ => answer,
             };

@@ -67,7 +67,8 @@ impl Rpc for RpcService {
             return Err(too_many_pushes(limit).into());
         }
         let outcomes = submitter.push_all(pushes.into_iter().map(Draft::of).collect()).await;
-        Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect() }))
+        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count() as u32;
+        Ok(Response::new(PushBatchReply { replies: outcomes.into_iter().map(reply).collect(), failed }))
     }
 
     async fn push_stream(
@@ -209,7 +210,7 @@ fn replies(
                 if matches!(status.code(), Code::ResourceExhausted | Code::DeadlineExceeded | Code::Internal) {
                     status::count(metrics, status.code());
                 }
-                end = Some(Either::Right(future::ready(Err(status))));
+                end = Some(Either::Right(future::ready(Err(status::worded(status)))));
             }
         }
     }

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    ingress::refusal::Refusal,
+    ingress::refusal::{Refusal, RefusalKind},
     telemetry::{
         Metrics,
         labels::{RequestLabels, RequestProtocol},
@@ -26,6 +26,24 @@ impl From<Refusal> for Status {
         }
         Self::with_error_details(kind.grpc().unwrap_or(Code::InvalidArgument), message, details)
     }
+}
+
+/// A status with a word in its details, too, where gRPC's library made it and gave it none.
+pub(super) fn worded(status: Status) -> Status {
+    if !status.details().is_empty() {
+        return status;
+    }
+    let word = match status.code() {
+        Code::Internal if status.message().contains("UTF-8") => RefusalKind::NotUtf8.name(),
+        Code::Internal => "not_protobuf",
+        Code::Unimplemented => RefusalKind::WrongType.name(),
+        Code::NotFound => RefusalKind::NotFound.name(),
+        // of a caller that left
+        _ => return status,
+    };
+    let details = ErrorDetails::with_error_info(word, DOMAIN, HashMap::new());
+    let metadata = status.metadata().clone();
+    Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
 }
 
 /// Counts a refused request.

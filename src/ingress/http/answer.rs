@@ -33,6 +33,12 @@ pub(super) fn typed(content_type: &'static str, body: impl Into<Bytes>) -> HttpR
     HttpResponse::Ok().insert_header((header::CONTENT_TYPE, content_type)).body(body.into())
 }
 
+/// Whether the process is well, or why it is not.
+pub(super) fn health(alive: Result<(), String>) -> HttpResponse {
+    let Err(stuck) = alive else { return typed("text/plain; charset=utf-8", "ok\n") };
+    HttpResponse::ServiceUnavailable().content_type("text/plain; charset=utf-8").body(format!("{stuck}\n"))
+}
+
 /// The answer to an accepted order to end clients.
 pub(super) fn accepted_order(order: &AcceptedOrder) -> HttpResponse {
     let mut body = String::with_capacity(120);

@@ -288,7 +288,7 @@ impl Handlers {
 
     fn serve_open(&self, route: OpenRoute) -> HttpResponse {
         match route {
-            OpenRoute::Health => answer::typed("text/plain; charset=utf-8", "ok\n"),
+            OpenRoute::Health => answer::health(self.api.watch.check()),
             OpenRoute::Ready => self.ready(),
             OpenRoute::OpenApi => answer::typed("application/json", self.live.load().openapi.clone()),
             OpenRoute::Script => answer::typed("text/javascript; charset=utf-8", SCRIPT),

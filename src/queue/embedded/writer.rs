@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config,
     log::{Disk, Log, Place, PutError, Room},
-    queue::{QueueState, waiter::Waiter},
+    queue::{QueueState, record, waiter::Waiter},
     telemetry::labels::DropReason,
 };
 
@@ -222,6 +222,9 @@ impl<D: Disk> Writer<D> {
             return Err(error);
         }
         let refused = batch.split_off(written.entries.len());
+        for id in batch.iter().filter_map(|waiting| record::id_at_end(&waiting.record)) {
+            self.shared.metrics.published(id, now);
+        }
         let mut locked = self.shared.lock();
         // first: what is carried is older than what comes
         self.lost(locked.records.told(due, written.read, now));

@@ -29,7 +29,7 @@ use super::{
     liveness::LivenessConnection,
 };
 use crate::{
-    queue::{self, Job, OpenError},
+    queue::{self, Job, OpenError, record},
     telemetry::labels::NsqSide,
 };
 
@@ -338,6 +338,11 @@ impl Consumer {
             self.topic.nsq.metrics.queue_seconds.observe(waited.as_secs_f64());
             let attempts = u32::from(message.attempt);
             let record = Bytes::from(std::mem::take(&mut message.body));
+            if let Some(id) = record::id_at_end(&record).filter(|id| id.is_sampled())
+                && let Some(published) = Instant::now().into_std().checked_sub(waited)
+            {
+                self.topic.nsq.metrics.published(id, published);
+            }
             let acker = Acker { message, number, generation: self.generation.clone(), _permit: permit };
             bundle.push(Job { record, attempts, acker: Some(queue::Acker::Nsq(acker)) });
         }

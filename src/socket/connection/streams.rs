@@ -305,6 +305,7 @@ impl Connection {
             )));
         }
         if let Some(epoch) = sent.epoch {
+            self.worker.shard.acked(&self.client, card, epoch, seq);
             store.ack(card, DeviceKey::Declared(&device), epoch, seq);
         }
         Ok(())
@@ -323,6 +324,7 @@ impl Connection {
         let sent = self.worker.shard.sent_to(&self.client, &Address::Card(card.clone())).unwrap_or_default();
         let seq = ping.seq.min(sent.seq);
         if seq > 0 && sent.epoch == Some(ping.epoch) {
+            self.worker.shard.acked(&self.client, &card, ping.epoch, seq);
             store.ack(&card, DeviceKey::App(&app), ping.epoch, seq);
         }
     }
