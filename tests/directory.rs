@@ -314,3 +314,88 @@ async fn beside_a_node_without_a_directory_every_node_reads_every_push() {
         assert_eq!((old.content().await, new.content().await), ("both".into(), "both".into()));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_etcd_takes_for_dead_gets_what_is_pushed_to_its_clients() {
+    let redis = RedisServer::start().await;
+    let rig = rig(&redis).await;
+    ready(&rig).await;
+    let mut client = Client::modern(&ws(&rig, 2), "alice", "").await;
+    rig.nodes[2].signal(Signal::SIGSTOP);
+    let mut pushed = Vec::new();
+    let begun = Instant::now();
+    // `[cluster] lease` and `[directory] lease` are 3 s
+    while begun.elapsed() < Duration::from_secs(9) {
+        let content = format!("{:?}", begun.elapsed());
+        push_to(&rig, pushed.len() % 2, &["alice"], &content).await;
+        pushed.push(content);
+        sleep(Duration::from_millis(100)).await;
+    }
+    rig.nodes[0].says("cluster: nodes: gw-1, gw-2\"").await;
+    rig.nodes[2].signal(Signal::SIGCONT);
+    let mut got = std::collections::HashSet::new();
+    while !pushed.iter().all(|content| got.contains(content)) {
+        got.insert(client.content().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_full_keeps_nobody_out_and_loses_no_push() {
+    let redis = RedisServer::start().await;
+    let rig = rig(&redis).await;
+    ready(&rig).await;
+    let mut before = Client::modern(&ws(&rig, 0), "before", "").await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let begun = Instant::now();
+    let mut after = Client::modern(&ws(&rig, 0), "after", "").await;
+    println!("joined {:.2?} after Redis was full", begun.elapsed());
+    rig.nodes[0].says("directory: what this node holds cannot be written").await;
+    for content in ["one", "two"] {
+        push_to(&rig, 1, &["before", "after"], content).await;
+        assert_eq!((before.content().await, after.content().await), (content.into(), content.into()));
+    }
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    ready(&rig).await;
+    push_to(&rig, 1, &["before", "after"], "three").await;
+    assert_eq!((before.content().await, after.content().await), ("three".into(), "three".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_left_in_the_directory_is_taken_out_by_its_next_process() {
+    let redis = RedisServer::start().await;
+    let mut rig = rig(&redis).await;
+    ready(&rig).await;
+    let gone = Client::modern(&ws(&rig, 2), "alice", "").await;
+    rig.nodes[2].kill();
+    drop(gone);
+    let mut client = Client::modern(&ws(&rig, 0), "alice", "").await;
+    rig.again(2).await;
+    ready(&rig).await;
+    let key = redis.cli(&["--scan", "--pattern", "*:c:alice"]);
+    let key = key.trim();
+    assert!(redis.cli(&["SMEMBERS", key]).contains("gw-3"), "nothing was left of the killed process");
+    let begun = Instant::now();
+    let mut pushes = 0;
+    while redis.cli(&["SMEMBERS", key]).contains("gw-3") {
+        push_to(&rig, 1, &["alice"], &format!("push {pushes}")).await;
+        hears(&mut client, &format!("push {pushes}")).await;
+        pushes += 1;
+        assert!(begun.elapsed() < PATIENCE, "gw-3 is still said to hold alice");
+    }
+    assert!(redis.cli(&["SMEMBERS", key]).contains("gw-1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_without_a_directory_misses_nothing() {
+    let redis = RedisServer::start().await;
+    let mut rig = rig(&redis).await;
+    ready(&rig).await;
+    rig.nodes[2].stop().await;
+    rig.nodes[2].settings.push(("DIRECTORY__BACKEND", "none".into()));
+    rig.again(2).await;
+    let mut client = Client::modern(&ws(&rig, 2), "alice", "").await;
+    for number in 0..5 {
+        push_to(&rig, number % 3, &["alice"], &format!("{number}")).await;
+        assert_eq!(client.content().await, format!("{number}"));
+    }
+}

@@ -54,7 +54,7 @@ pub struct MoveSum {
 type Socket = WebSocketStream<TcpStream>;
 
 impl Movers {
-    /// `count` clients, each of a card of its own, joined and on their way.
+    /// `count` clients, each of a card and in a room of its own, joined and on their way.
     pub async fn start(doors: Doors, count: usize) -> Self {
         let ledger = Arc::<MoveLedger>::default();
         let stop = watch::Sender::new(false);
@@ -83,7 +83,12 @@ impl Movers {
                     let movers: Vec<usize> = (0..1 + number % 3).map(|more| (number + 5 * more) % count).collect();
                     let content = format!("{node} {number}");
                     let cards: Vec<_> = movers.iter().map(|mover| format!("mover-{mover}")).collect();
-                    let body = json!({"to": cards, "from": "", "content": content});
+                    // each has a room of its own, too
+                    let body = match number % 4 {
+                        3 => json!({"room": format!("room-{}", movers[0]), "from": "", "content": content}),
+                        _ => json!({"to": cards, "from": "", "content": content}),
+                    };
+                    let movers = if number % 4 == 3 { vec![movers[0]] } else { movers };
                     let answer = client.post(format!("http://{node}/push")).json(&body).send().await.unwrap();
                     assert_eq!(answer.status(), 200);
                     ledger.accepted.lock().unwrap().extend(movers.into_iter().map(|mover| (mover, content.clone())));
@@ -129,10 +134,12 @@ async fn joined(socket: SocketAddr, mover: usize, ledger: &MoveLedger) -> Socket
     let stream = TcpStream::connect(socket).await.unwrap();
     let (mut socket, _) = client_async(request, stream).await.unwrap();
     let join = json!({"event": "join", "data": {"card_id": format!("mover-{mover}")}});
+    let subscribe = json!({"event": "subscribe", "data": {"room": format!("room-{mover}")}});
     socket.send(Message::text(join.to_string())).await.unwrap();
+    socket.send(Message::text(subscribe.to_string())).await.unwrap();
     loop {
-        let Some(Ok(Message::Text(text))) = socket.next().await else { panic!("the join of {mover} has no answer") };
-        if text.contains("\"joined\"") {
+        let Some(Ok(Message::Text(text))) = socket.next().await else { panic!("{mover} is not let in") };
+        if text.contains("\"subscribed\"") {
             return socket;
         }
         ledger.note(mover, &text);
