@@ -84,6 +84,7 @@ mod tests {
             ("CLUSTER__ETCD", "http://a:1"),
             ("QUEUE__BACKEND", "nsq"),
             ("NODE__ID", "a"),
+            ("SOCKET__ANONYMOUS", "true"),
         ];
         assert_eq!(with(&whole).unwrap().directory.backend, DirectoryBackend::Redis);
         for (lease, told) in [("2s", "three times [redis] timeout"), ("8s", "less than [socket] join_timeout")] {

@@ -12,7 +12,10 @@ use crate::push::{PushId, unix_millis};
 const REMEMBERED: usize = 256;
 
 /// When sampled pushes were published.
-pub(super) struct PublishTimes(Mutex<Box<[Option<(PushId, Instant)>]>>);
+pub(super) struct PublishTimes(Mutex<Box<[Option<PublishTime>]>>);
+
+/// A push that is being published, and since when.
+type PublishTime = (PushId, Instant);
 
 impl PublishTimes {
     pub(super) fn new() -> Self {

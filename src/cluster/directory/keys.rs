@@ -53,7 +53,7 @@ mod tests {
         let at = partition(AddressKind::Card, "{a}:b");
         assert_eq!(keys.holders(at, &address), format!("p:{{d{at}}}:c:{{a}}:b").into_bytes());
         assert_eq!(keys.nodes(at), format!("p:{{d{at}}}:nodes").into_bytes());
-        assert_eq!(at, 22);
+        assert_eq!(at, 8);
         let used: std::collections::BTreeSet<_> =
             (0..2000).map(|n| partition(AddressKind::Room, &format!("room-{n}"))).collect();
         assert_eq!(used.len(), PARTITIONS);
