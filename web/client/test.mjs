@@ -17,7 +17,7 @@ await build({
   platform: "node",
   format: "esm",
   target: "node20",
-  external: ["ws"],
+  external: ["ws", "esbuild"],
   sourcemap: "inline",
   logLevel: "warning",
 });

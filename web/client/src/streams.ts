@@ -97,8 +97,7 @@ export class Streams {
 
   /** Acknowledges at once what is done. */
   acknowledge(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.stop();
     if (!this.stores) return;
     for (const [key, stream] of this.#streams) {
       const ack = key.startsWith("card ") ? stream.unacknowledged : undefined;
@@ -106,9 +105,10 @@ export class Streams {
     }
   }
 
-  /** Nothing is acknowledged any more. */
+  /** Nothing is acknowledged until something else is done. */
   stop(): void {
     clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 
   #schedule(): void {

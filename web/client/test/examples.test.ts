@@ -1,4 +1,4 @@
-// The example of a Node worker, run as a program.
+// The example of a Node worker, and the built module without the package ws, as programs.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { mkdirSync, rmSync } from "node:fs";
@@ -33,5 +33,22 @@ test("the worker does each job once, over two lives", async () => {
     assert.equal(await ended, 0);
   }
   rmSync(out, { recursive: true });
+  await gateway.stop();
+});
+
+test("the built module works with the global WebSocket, which Node 22 has by itself", async () => {
+  const gateway = await Gateway.start();
+  await gateway.store("alice", "for the global one");
+  const program = `
+    import { Oxipush } from ${JSON.stringify(`file://${resolve("dist/oxipush.mjs")}`)};
+    const client = new Oxipush(${JSON.stringify(gateway.url)}, { card: "alice", device: "phone" });
+    client.on("push", ({ content }) => { console.log(content); setTimeout(() => client.close()); });
+  `;
+  const node = spawn(process.execPath, ["--experimental-websocket", "--input-type=module", "-e", program], { stdio: ["ignore", "pipe", "inherit"] });
+  const said = new Inbox<string>();
+  node.stdout.on("data", (text) => said.put(String(text)));
+  assert.equal(await new Promise((done) => node.on("exit", done)), 0);
+  assert.equal(said.items.join(""), "for the global one\n");
+  await gateway.acknowledged("alice", "phone", 1);
   await gateway.stop();
 });

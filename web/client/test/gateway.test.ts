@@ -205,3 +205,14 @@ describe("a gateway that asks for tokens", { concurrency: 4 }, () => {
     assert.equal((await other.next("closed")).error?.code, "wrong_card");
   });
 });
+
+test("a gateway that has no place says when to come back, and is asked then", async () => {
+  const gateway = await Gateway.start({ SOCKET__HANDSHAKE_RATE: "1", SOCKET__HANDSHAKE_BURST: "1" });
+  const lost: string[] = [];
+  const clients = [1, 2].map((number) => new TestClient(gateway.url, { card: `wendy-${number}` }));
+  for (const { client } of clients) client.on("lost", ({ reason, milliseconds }) => lost.push(`${reason}, ${milliseconds >= 1000}`));
+  for (const client of clients) await client.joined();
+  assert.deepEqual([...new Set(lost)], ["handshake: 429, true"]);
+  for (const { client } of clients) client.close();
+  await gateway.stop();
+});

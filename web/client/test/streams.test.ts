@@ -104,6 +104,12 @@ test("acknowledged by itself: the gateway knows what the handlers had", async ()
   await gateway.store("alice", 52);
   await gateway.acknowledged("alice", DEVICE, 52);
   client.client.close();
+  // the same client begins again
+  await gateway.store("alice", 53);
+  client.client.connect();
+  await gateway.acknowledged("alice", DEVICE, 53);
+  client.client.close();
+  assert.equal(client.contents.items.at(-1), 53);
   assert.deepEqual(client.errors, []);
   // no storage: what was acknowledged does not come again
   await gateway.store("alice", "the next");
