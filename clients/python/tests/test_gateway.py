@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.gateway import SECRET, Gateway, token
+from support.gateway import ROOT, SECRET, Gateway, token
 
 from oxipush import (
     Card,
@@ -351,6 +351,27 @@ async def test_a_process_that_is_killed_goes_on_where_it_was(gateway: Gateway, t
         await process.wait()
         await gateway.push(f"c{round + 1}", to="alice", offline=True)
         await gateway.push(f"r{round + 1}", room="news", offline=True)
+
+
+async def test_the_ten_lines_of_the_readme_print_what_waits_and_what_comes(gateway: Gateway, tmp_path: Path) -> None:
+    readme = (ROOT / "clients" / "python" / "README.md").read_text()
+    program = readme.split("```python\n")[1].split("```")[0]
+    assert "ws://127.0.0.1:8080/ws" in program
+    program = program.replace("ws://127.0.0.1:8080/ws", gateway.ws)
+    await gateway.push("hello", to="alice", offline=True)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", program, stdout=subprocess.PIPE, cwd=tmp_path
+    )
+    assert process.stdout is not None
+    assert await within(process.stdout.readline(), 20) == b"alice hello\n"
+    for _ in range(1000):
+        if (await gateway.call("GET", "/rooms/news"))["count"] == 1:
+            break
+        await asyncio.sleep(0.01)
+    await gateway.push("in a room", room="news")
+    assert await within(process.stdout.readline(), 20) == b"news in a room\n"
+    process.kill()
+    await process.wait()
 
 
 async def test_a_room_is_read_from_its_start_or_its_newest(gateway: Gateway) -> None:
