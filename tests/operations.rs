@@ -1,8 +1,13 @@
-//! docs/operations.md and the program say the same: every key, every default, every metric; docs/adr/ has a whole index.
+//! docs/operations.md and the program say the same: every key, every default, every metric; the pages of docs/ lead to each other,
+//! and docs/ and docs/adr/ have a whole index.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use oxipush::internals::{
     config::{DEFAULTS, LIVE_KEYS},
@@ -182,13 +187,60 @@ fn security_md_names_tests_and_pages_that_are_there() {
     }
 }
 
+/// Names of the pages in a folder below docs/ (empty: docs/ itself), with that folder, without the index.
+fn pages(folder: &str) -> Vec<String> {
+    let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(folder);
+    let names = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".md") && name != "README.md").map(|name| format!("{folder}{name}")).collect()
+}
+
+/// The lines of a page that are no code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut code = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        code ^= fence;
+        !code && !fence
+    })
+}
+
+/// Where links to the headings of a page lead.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = prose(text).filter(|line| line.starts_with('#'));
+    let anchor = |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    headings.map(|line| anchor(line).chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()).collect()
+}
+
 #[test]
-fn the_pages_that_it_points_to_are_there() {
-    let operations = page("docs/operations.md");
-    let links = operations.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
-    for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
-        let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(link);
-        assert!(at.exists(), "docs/operations.md points to {link}, which is not there");
+fn every_link_of_readme_and_docs_leads_to_a_file_and_a_heading() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut names: Vec<_> = ["", "dialects/"].into_iter().flat_map(pages).map(|name| format!("docs/{name}")).collect();
+    names.extend(["README.md".to_owned(), "docs/README.md".to_owned()]);
+    let mut links = 0;
+    for name in names {
+        let text = page(&name);
+        let targets = prose(&text).flat_map(|line| line.split("](").skip(1).filter_map(|rest| rest.split(')').next()));
+        for link in targets.filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let at = if file.is_empty() { root.join(&name) } else { root.join(&name).with_file_name(file) };
+            assert!(at.exists(), "{name} points to {link}, which is not there");
+            if !heading.is_empty() {
+                let there = anchors(&fs::read_to_string(&at).unwrap());
+                assert!(there.contains(heading), "{name} points to {link}, and there is no such heading");
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 100, "the pages could not be read: {links} links");
+}
+
+#[test]
+fn every_page_is_in_the_index_once() {
+    let index = page("docs/README.md");
+    let pages = ["", "dialects/"].into_iter().flat_map(pages).chain(["adr/README.md".to_owned()]);
+    for name in pages {
+        let rows = index.matches(&format!("]({name})")).count();
+        assert_eq!(rows, 1, "docs/README.md should name {name} once");
     }
 }
 
