@@ -13,7 +13,10 @@ use crate::{
     config::Config,
     lifecycle::Tasks,
     push::{Address, Push, Selection, StoredPush},
-    queue::{Destination, PublishError, Publisher, record},
+    queue::{
+        Destination, PublishError, Publisher,
+        record::{self, PresenceNotice},
+    },
     telemetry::{
         Counter, Metrics,
         labels::{DirectoryRoute, DropReason},
@@ -46,6 +49,8 @@ pub enum RoutedPush {
         /// That node.
         except: Arc<str>,
     },
+    /// A change of who is in a room, for the clients of the room.
+    Presence(PresenceNotice),
 }
 
 /// Where a push went.
@@ -146,11 +151,18 @@ fn closed() -> PublishError {
 }
 
 impl RoutedPush {
-    fn push(&self) -> &Push {
+    /// None: it is for every node.
+    fn addresses(&self) -> Vec<Address> {
         match self {
-            Self::Live(push) | Self::SentOn { push, .. } => push,
-            Self::Stored(stored) => &stored.push,
+            Self::Live(push) | Self::SentOn { push, .. } => addresses(push),
+            Self::Stored(stored) => addresses(&stored.push),
+            Self::Presence(notice) => vec![Address::Room(notice.change.room.clone())],
         }
+    }
+
+    /// Whether a push is lost, and to be counted, where no node has its address.
+    fn is_lost_with_nobody(&self) -> bool {
+        matches!(self, Self::Live(_) | Self::SentOn { .. })
     }
 
     /// For every node.
@@ -159,6 +171,7 @@ impl RoutedPush {
             Self::Live(push) => record::encode(push),
             Self::Stored(stored) => record::encode_stored(stored),
             Self::SentOn { push, hops, .. } => record::encode_routed(push, *hops),
+            Self::Presence(notice) => record::encode_presence(notice),
         }
     }
 
@@ -166,7 +179,7 @@ impl RoutedPush {
     fn record_for(&self, cards: Option<&[usize]>) -> Bytes {
         match (self, cards) {
             (Self::Live(push), None) => record::encode_routed(push, 1),
-            (_, None) => self.record(),
+            (_, None) | (Self::Presence(_), _) => self.record(),
             (Self::Live(push), Some(cards)) => record::encode_routed(&with_cards(push, cards), 1),
             (Self::SentOn { push, hops, .. }, Some(cards)) => record::encode_routed(&with_cards(push, cards), *hops),
             (Self::Stored(stored), Some(cards)) => record::encode_stored(&StoredPush {
@@ -208,7 +221,7 @@ impl NodeRouter {
     async fn run(self, mut waiting: mpsc::Receiver<RouteRequest>) {
         let mut taken = Vec::with_capacity(TOGETHER);
         while waiting.recv_many(&mut taken, TOGETHER).await > 0 {
-            let of_each: Vec<_> = taken.iter().map(|request| addresses(request.push.push())).collect();
+            let of_each: Vec<_> = taken.iter().map(|request| request.push.addresses()).collect();
             let holders = self.directory.holders(&of_each.concat()).await;
             let mut holders = &holders[..];
             for (RouteRequest { push, answer }, addresses) in taken.drain(..).zip(of_each) {
@@ -255,7 +268,7 @@ impl NodeRouter {
                 places.entry(Arc::clone(node)).or_default().push(place);
                 is_held = true;
             }
-            if !is_held && !matches!(push, RoutedPush::Stored(_)) {
+            if !is_held && push.is_lost_with_nobody() {
                 self.no_connection.inc();
             }
         }

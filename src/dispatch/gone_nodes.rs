@@ -146,8 +146,8 @@ impl GoneNode {
         let push = match record::decode(job.record.clone()) {
             Ok(Record::Push(push)) => Some(RoutedPush::SentOn { push, hops, except: Arc::clone(&self.node) }),
             Ok(Record::Stored(stored)) => Some(RoutedPush::Stored(*stored)),
-            // no such records go to single nodes
-            Ok(Record::Disconnect(_) | Record::Rebalance(_)) | Err(_) => None,
+            // its clients are gone, and orders do not go to single nodes
+            Ok(Record::Disconnect(_) | Record::Rebalance(_) | Record::Presence(_)) | Err(_) => None,
         };
         let published = push.map(|push| self.publisher.publish(push));
         let drained = self.metrics.directory_drained.clone();
