@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".oxipush")
         .boxed(".oxipush.Record.disconnect")
         .boxed(".oxipush.Record.rebalance")
+        .boxed(".oxipush.Record.presence")
         .compile_fds(files)?;
     let etcd = protox::compile(["proto/etcd.proto"], ["proto"])?;
     tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;

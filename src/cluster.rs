@@ -30,7 +30,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-pub use directory::{Announcement, Directory, HasClients, HoldingNodes};
+pub use directory::{Announcement, Directory, HasClients, HoldingNodes, PresenceNews, SharedPresence};
 use etcd::Etcd;
 use members::NodeSenders;
 pub use node::Node;

@@ -24,7 +24,7 @@ use crate::{
     hub::Hub,
     lifecycle::{Deadline, Service, Tasks},
     push::Rebalance,
-    queue::Jobs,
+    queue::{Jobs, record::PresenceNotice},
     routing::RoutedPublisher,
     store::{Store, StoredPushes},
     telemetry::Metrics,
@@ -51,18 +51,23 @@ pub type Revoke = Box<dyn Fn(ByteString, u64) + Send + Sync>;
 /// Sends clients of this node away, if the order is for it.
 pub type SendClientsAway = Box<dyn Fn(&Rebalance) + Send + Sync>;
 
+/// Hears of a change of who is in a room of the cluster.
+pub type HearPresence = Box<dyn Fn(PresenceNotice) + Send + Sync>;
+
 /// Who carries out the orders that come through the queue and are no work for the hub.
 pub struct NodeOrders {
     /// Of a disconnect that revokes.
     pub revoke: Revoke,
     /// Of each rebalance, whichever node it is for.
     pub rebalance: SendClientsAway,
+    /// Of each change of who is in a room, whichever node it is of.
+    pub presence: HearPresence,
 }
 
-/// Where nobody is sent away.
+/// Where nobody is sent away, and nobody hears of presence.
 impl From<Revoke> for NodeOrders {
     fn from(revoke: Revoke) -> Self {
-        Self { revoke, rebalance: Box::new(|_| {}) }
+        Self { revoke, rebalance: Box::new(|_| {}), presence: Box::new(|_| {}) }
     }
 }
 

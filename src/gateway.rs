@@ -34,7 +34,7 @@ use crate::{
     },
     cluster::{Cluster, ClusterError, Directory, Listeners, Peers, PeersConfigError},
     config::{Backend, Config},
-    dispatch::{Dispatch, Revoke, drain_gone_nodes},
+    dispatch::{Dispatch, HearPresence, Revoke, drain_gone_nodes},
     events::{Events, EventsConfigError, EventsControl},
     hub::{ClientPush, Hub},
     ingress::{
@@ -52,12 +52,12 @@ use crate::{
     socket::{ClientListener, Upstream},
     store::{self, OpenStore, Store, StoreControl, StoreOpenError, StoredPushes},
     telemetry::Metrics,
-    wire::dialect::PresenceChange,
 };
 
 use descriptors::DescriptorPlan;
 use held_clients::HeldClients;
 use open_queue::OpenQueue;
+use presence::RoomPresence;
 pub use reload::GatewayReload;
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
@@ -94,8 +94,10 @@ pub struct Gateway {
     clients: Option<ClientListener>,
     /// What clients push themselves.
     client_pushes: mpsc::Receiver<ClientPush>,
-    /// Who comes into rooms and leaves them; `None`: no room has presence.
-    presence: Option<mpsc::Receiver<PresenceChange>>,
+    /// Who comes into rooms and leaves them.
+    presence: RoomPresence,
+    /// Where dispatch tells what other nodes say of that.
+    hear_presence: HearPresence,
     /// Where the back end hears of presence.
     told: Events,
     revoke: Revoke,
@@ -108,6 +110,8 @@ pub struct Gateway {
     /// Where pushes go whose clients are at another node by now; `None`: there is no directory.
     sent_on: Option<RoutedPublisher>,
     directory: Option<Directory>,
+    /// Where presence is published.
+    publisher: RoutedPublisher,
     /// nsq with a directory: what waits for nodes that are gone.
     node_topics: Option<NodeTopics>,
     store_control: Option<StoreControl>,
@@ -207,7 +211,7 @@ impl Gateway {
         // a store that all nodes share makes none of them less ready than the others
         let own_store_state = store_state.clone().filter(|_| !store.as_ref().is_some_and(Store::is_shared));
         let hub = Hub::new(&config.hub, &config.outbox, config.node.workers, &metrics);
-        let presence = hub.watch_presence(&config.rooms, config.node.id.as_str());
+        let (presence, hear_presence) = RoomPresence::watch(&config, redis.as_ref(), &cluster, &hub, &tasks, &metrics);
         let peer_listener = peers::listener(peer_listener, &config, &hub, &phases, &metrics)?;
         let (pushes, client_pushes) = mpsc::channel(config.queue.max_publishes);
         let upstream = Upstream { pushes, events: events.clone() };
@@ -278,14 +282,16 @@ impl Gateway {
             clients,
             client_pushes,
             presence,
+            hear_presence,
             told: events,
             revoke,
             jobs: queue.jobs,
             raw,
             queue: queue.control,
             stored,
-            sent_on: directory.is_some().then_some(publisher),
+            sent_on: directory.is_some().then(|| publisher.clone()),
             directory,
+            publisher,
             node_topics,
             store_control,
             events_control,
@@ -335,9 +341,7 @@ impl Gateway {
             clients_return::follow(hold, self.hub.clone(), tasks);
         }
         let hub = self.hub.clone();
-        if let Some(changes) = self.presence {
-            presence::start(changes, self.hub.clone(), self.told.clone(), tasks);
-        }
+        let presence = self.presence.start(&hub, &self.told, &self.publisher, tasks);
         if let Some(publisher) = &self.sent_on
             && let Some(topics) = self.node_topics
         {
@@ -345,7 +349,13 @@ impl Gateway {
             drain_gone_nodes(config, topics, self.cluster.gone.clone(), publisher, tasks, metrics);
         }
         let held = self.clients.map(|clients| {
-            let orders = held_clients::orders(self.revoke, &clients, &config.node.id, self.reload.config.subscribe());
+            let orders = held_clients::orders(
+                self.revoke,
+                self.hear_presence,
+                &clients,
+                &config.node.id,
+                self.reload.config.subscribe(),
+            );
             HeldClients {
                 dispatch: Dispatch::start(
                     config,
@@ -402,6 +412,9 @@ impl Gateway {
         client_pushes.stop(deadline).await;
         let _ = deadline.timeout(self.queue.stop_jobs()).await;
         let (cut, workers) = OptionFuture::from(held.map(|held| held.end_jobs(deadline))).await.unzip();
+        // those who left are told to the others
+        OptionFuture::from(presence.as_ref().map(|presence| presence.stop_within(deadline.granting(LAST_MOMENT))))
+            .await;
         let stop_workers = OptionFuture::from(workers.map(|workers| workers.stop(deadline)));
         tokio::join!(http.stop(deadline), grpc.stop(deadline), stop_workers);
         if let Some(peers) = peers {

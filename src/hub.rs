@@ -41,7 +41,7 @@ use crate::{
     bundles::{self, Bundles},
     config,
     push::{Address, AddressCounts, AddressKind, NameSample, Patterns},
-    telemetry::{Metrics, labels::DropReason},
+    telemetry::Metrics,
     wire::dialect::{PresenceChange, PresentCards},
 };
 
@@ -56,6 +56,7 @@ pub use fanout::{Audience, Completion, Fanout, Outcome, Part, Recipients};
 pub use item::Item;
 pub use lookup::{ClientInfo, ClientLookup};
 pub use outbox::{Offer, Offered, Outbox};
+pub use presence::PresenceChanged;
 pub use shard::Shard;
 pub use slab::ClientKey;
 pub use streams::SentTo;
@@ -194,16 +195,13 @@ impl Hub {
         }
     }
 
-    /// From now on the changes of who is in the rooms of `[rooms] presence` go to the returned end, which has to tell them with
-    /// [`Hub::tell_presence`]; `None`: no room has presence. Called once, before any client is there.
-    pub fn watch_presence(&self, rooms: &config::RoomsConfig, node: &str) -> Option<mpsc::Receiver<PresenceChange>> {
+    /// From now on the changes of who is in the rooms of `[rooms] presence` on this node are told to `changed`. What clients are to
+    /// hear of them is for [`Hub::tell_presence`]. Called once, before any client is there.
+    pub fn watch_presence(&self, rooms: &config::RoomsConfig, node: &str, changed: PresenceChanged) {
         let patterns = Patterns::from_iter(&rooms.presence);
-        if patterns.is_empty() {
-            return None;
+        if !patterns.is_empty() {
+            let _ = self.core.presence.set(Presence::new(patterns, node.into(), changed));
         }
-        let untold = self.core.metrics.drops.get_or_create_owned(&DropReason::Presence);
-        let (presence, changes) = Presence::new(patterns, node.into(), rooms.presence_buffer, untold);
-        self.core.presence.set(presence).ok().map(|()| changes)
     }
 
     /// Tells the clients of a room who came or left; waits while an inbox is full.

@@ -1,6 +1,7 @@
 //! What the queue carries (proto/record.proto): pushes, and orders to end clients.
 
 mod peek;
+mod presence;
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -15,6 +16,7 @@ use crate::{
 };
 
 pub use peek::{PeekedCards, PeekedSelection, RecordPeek, peek};
+pub use presence::{PresenceNotice, encode_presence};
 
 /// What a record is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub enum Record {
     Disconnect(Box<Disconnect>),
     /// An order to a node to send clients away.
     Rebalance(Box<Rebalance>),
+    /// A change of who is in a room, on its way to the clients of the room.
+    Presence(Box<PresenceNotice>),
 }
 
 impl Record {
@@ -38,6 +42,7 @@ impl Record {
             Self::Stored(stored) => stored.push.id,
             Self::Disconnect(order) => order.id,
             Self::Rebalance(order) => order.id,
+            Self::Presence(notice) => notice.id,
         }
     }
 }
@@ -109,6 +114,7 @@ fn message_of(push: &Push, entries: &[StreamEntry]) -> message::Record {
         hops: 0,
         sent_on: 0,
         rebalance: None,
+        presence: None,
     }
 }
 
@@ -193,6 +199,9 @@ pub fn decode(record: Bytes) -> Result<Record, RecordError> {
         let message::Rebalance { node, keep, at } = *order;
         let order = Rebalance { id, node: text(node, "node")?, keep, at };
         return Ok(Record::Rebalance(Box::new(order)));
+    }
+    if let Some(notice) = record.presence {
+        return presence::decoded(id, *notice).map(|notice| Record::Presence(Box::new(notice)));
     }
     let target = Target {
         cards: texts(record.to, "to")?,

@@ -13,7 +13,10 @@ use crate::{
     config::Config,
     lifecycle::Tasks,
     push::{Address, Push, Selection, StoredPush},
-    queue::{Destination, PublishError, Publisher, record},
+    queue::{
+        Destination, PublishError, Publisher,
+        record::{self, PresenceNotice},
+    },
     telemetry::{
         Counter, Metrics,
         labels::{DirectoryRoute, DropReason},
@@ -39,6 +42,8 @@ pub enum RoutedPush {
     Stored(StoredPush),
     /// A push that came to this node, which has clients of it no more.
     SentOn(SentOnPush),
+    /// A change of who is in a room, for the clients of the room.
+    Presence(PresenceNotice),
 }
 
 /// A push that is looked up once more.
@@ -162,11 +167,13 @@ fn closed() -> PublishError {
 }
 
 impl RoutedPush {
-    fn push(&self) -> &Push {
+    /// None: it is for every node.
+    fn addresses(&self) -> Vec<Address> {
         match self {
-            Self::Live(push) => push,
-            Self::SentOn(sent_on) => &sent_on.push,
-            Self::Stored(stored) => &stored.push,
+            Self::Live(push) => addresses(push),
+            Self::SentOn(sent_on) => addresses(&sent_on.push),
+            Self::Stored(stored) => addresses(&stored.push),
+            Self::Presence(notice) => vec![Address::Room(notice.change.room.clone())],
         }
     }
 
@@ -176,6 +183,7 @@ impl RoutedPush {
             Self::Live(push) => record::encode(push),
             Self::Stored(stored) => record::encode_stored(stored),
             Self::SentOn(SentOnPush { push, .. }) => record::encode_routed(push, max_hops + 1, fastrand::u64(1..)),
+            Self::Presence(notice) => record::encode_presence(notice),
         }
     }
 
@@ -188,6 +196,7 @@ impl RoutedPush {
                 record::encode_routed(&part(push), *hops, fastrand::u64(1..))
             }
             (Self::Stored(stored), None) => record::encode_stored(stored),
+            (Self::Presence(notice), _) => record::encode_presence(notice),
             (Self::Stored(stored), Some(cards)) => record::encode_stored(&StoredPush {
                 push: with_cards(&stored.push, cards),
                 entries: cards.iter().filter_map(|at| stored.entries.get(*at).copied()).collect(),
@@ -212,11 +221,6 @@ fn addresses(push: &Push) -> Vec<Address> {
     }
 }
 
-/// One of [`addresses`], by its place.
-fn address(push: &Push, place: usize) -> Option<Address> {
-    addresses(push).into_iter().nth(place)
-}
-
 /// Looks up, and publishes.
 struct NodeRouter {
     own: Arc<str>,
@@ -233,7 +237,7 @@ impl NodeRouter {
     async fn run(self, mut waiting: mpsc::Receiver<RouteRequest>) {
         let mut taken = Vec::with_capacity(TOGETHER);
         while waiting.recv_many(&mut taken, TOGETHER).await > 0 {
-            let of_each: Vec<_> = taken.iter().map(|request| addresses(request.push.push())).collect();
+            let of_each: Vec<_> = taken.iter().map(|request| request.push.addresses()).collect();
             let holders = self.directory.holders(&of_each.concat()).await;
             let mut holders = &holders[..];
             for (RouteRequest { push, answer }, addresses) in taken.drain(..).zip(of_each) {
@@ -277,7 +281,7 @@ impl NodeRouter {
             for node in nodes {
                 if not_here && *node == self.own {
                     // a process of before may have left it there
-                    if let Some(address) = address(push.push(), place) {
+                    if let Some(address) = push.addresses().into_iter().nth(place) {
                         self.directory.take_out(address);
                     }
                     continue;

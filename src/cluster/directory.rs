@@ -6,6 +6,7 @@
 mod entries;
 mod keys;
 mod lookup;
+mod presence;
 mod scripts;
 mod writer;
 
@@ -23,6 +24,7 @@ use crate::{
 
 pub use entries::{Announcement, HasClients};
 pub use lookup::HoldingNodes;
+pub use presence::{PresenceNews, SharedPresence};
 
 use super::Cluster;
 use entries::Entries;

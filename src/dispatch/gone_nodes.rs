@@ -144,8 +144,8 @@ impl GoneNodeDrain {
         match record::decode(record.clone()) {
             Ok(Record::Push(push)) => Some(record::encode_routed(&push, self.max_hops + 1, fastrand::u64(1..))),
             Ok(Record::Stored(_)) => Some(record.clone()),
-            // no such records go to single nodes
-            Ok(Record::Disconnect(_) | Record::Rebalance(_)) | Err(_) => None,
+            // orders do not go to single nodes, and who is in a room is asked anew by who comes
+            Ok(Record::Disconnect(_) | Record::Rebalance(_) | Record::Presence(_)) | Err(_) => None,
         }
     }
 }

@@ -191,6 +191,13 @@ impl Intake {
             Ok(Record::Stored(stored)) => Some(self.begin_stored(job, *stored)),
             Ok(Record::Disconnect(order)) => self.begin_disconnect(job, *order, now, dropped),
             Ok(Record::Rebalance(order)) => self.obey(job, &order, dropped),
+            Ok(Record::Presence(notice)) => {
+                let millis = notice.id.millis();
+                // whoever hears it knows copies by the time of the change
+                (self.orders.presence)(*notice);
+                job.finish();
+                Some(millis)
+            }
             Err(error) => {
                 dropped.undecodable(job, &error, &self.metrics);
                 None

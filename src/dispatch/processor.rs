@@ -122,7 +122,7 @@ impl Processor {
         let mut push = match record::decode(record) {
             Ok(Record::Push(push)) => push,
             // intake gives only those that are none of these
-            Ok(Record::Stored(_) | Record::Disconnect(_) | Record::Rebalance(_)) => {
+            Ok(Record::Stored(_) | Record::Disconnect(_) | Record::Rebalance(_) | Record::Presence(_)) => {
                 return self.withdraw(number, &RecordError::NoTarget, dropped);
             }
             Err(error) => return self.withdraw(number, &error, dropped),

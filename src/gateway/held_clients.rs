@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::{self, Config},
-    dispatch::{Dispatch, NodeOrders, Revoke},
+    dispatch::{Dispatch, HearPresence, NodeOrders, Revoke},
     hub::Hub,
     lifecycle::Deadline,
     push::Rebalance,
@@ -47,10 +47,11 @@ impl HeldClients {
     }
 }
 
-/// Who carries out the orders that the queue brings: `revoke`, and for a rebalance of this node its `clients`, at the pace of
+/// Who carries out the orders that the queue brings: `revoke`, `presence`, and for a rebalance of this node its `clients`, at the pace of
 /// `[drain]` as the last reload left it.
 pub(super) fn orders(
     revoke: Revoke,
+    presence: HearPresence,
     clients: &ClientListener,
     node: &config::NodeId,
     config: watch::Receiver<Config>,
@@ -62,7 +63,7 @@ pub(super) fn orders(
             rebalancer.keep(order.keep, &config.borrow().drain);
         }
     });
-    NodeOrders { revoke, rebalance }
+    NodeOrders { revoke, rebalance, presence }
 }
 
 /// Shows what the node does.

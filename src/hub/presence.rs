@@ -8,12 +8,10 @@ use std::{
 use bytestring::ByteString;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use tokio::sync::mpsc;
 
 use super::index::shrink;
 use crate::{
     push::{AddressKind, NameSample, Patterns},
-    telemetry::Counter,
     wire::dialect::{PresenceChange, PresentCards},
 };
 
@@ -30,22 +28,17 @@ pub(super) struct Presence {
     node: ByteString,
     stripes: Box<[Mutex<RoomStripe>]>,
     chooser: RandomState,
-    changes: mpsc::Sender<PresenceChange>,
-    /// Changes that found no room to wait.
-    untold: Counter,
+    changed: PresenceChanged,
 }
 
+/// Hears of each change of who is in a room, by the thread that made it. It must not wait.
+pub type PresenceChanged = Box<dyn Fn(PresenceChange) + Send + Sync>;
+
 impl Presence {
-    /// Of rooms that `rooms` names; each change goes to the returned end, at most `buffer` of them wait.
-    pub(super) fn new(
-        rooms: Patterns,
-        node: ByteString,
-        buffer: usize,
-        untold: Counter,
-    ) -> (Self, mpsc::Receiver<PresenceChange>) {
-        let (changes, told) = mpsc::channel(buffer.max(1));
+    /// Of rooms that `rooms` names; each change is told to `changed`.
+    pub(super) fn new(rooms: Patterns, node: ByteString, changed: PresenceChanged) -> Self {
         let stripes = (0..STRIPES).map(|_| Mutex::default()).collect();
-        (Self { rooms, node, stripes, chooser: RandomState::default(), changes, untold }, told)
+        Self { rooms, node, stripes, chooser: RandomState::default(), changed }
     }
 
     pub(super) fn covers(&self, room: &str) -> bool {
@@ -84,9 +77,7 @@ impl Presence {
     /// Under the room's lock, so that changes of one room are told in their order.
     fn tell(&self, room: &Arc<str>, card: &Arc<str>, came: bool) {
         let change = PresenceChange { room: (&**room).into(), card: (&**card).into(), came, node: self.node.clone() };
-        if self.changes.try_send(change).is_err() {
-            self.untold.inc();
-        }
+        (self.changed)(change);
     }
 
     /// Who is in `room`; `None`: it has no presence.

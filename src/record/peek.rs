@@ -14,7 +14,7 @@ mod tag {
     pub(super) const ID: u64 = 15;
     pub(super) const STREAMS: u64 = 16;
     pub(super) const HOPS: u64 = 17;
-    pub(super) const SENT_ON: u64 = 19;
+    pub(super) const SENT_ON: u64 = 20;
 }
 
 /// A look at a record. Where [`super::decode`] reads the record too, both say the same.
@@ -214,7 +214,7 @@ mod tests {
         let push = match &record {
             Record::Push(push) => Some(push),
             Record::Stored(stored) => Some(&stored.push),
-            Record::Disconnect(_) | Record::Rebalance(_) => None,
+            Record::Disconnect(_) | Record::Rebalance(_) | Record::Presence(_) => None,
         };
         let agrees = match (push.map(|push| push.target.selection()), peeked.selection) {
             (None, selection) => selection == PeekedSelection::Disconnect,

@@ -25,6 +25,26 @@ impl DirectoryKeys {
         let kind = letter(address.kind()) as char;
         format!("{}:{{d{partition}}}:{kind}:{}", self.prefix, address.name()).into_bytes()
     }
+
+    /// The nodes that have written who is in the rooms of a partition.
+    pub(super) fn presence_nodes(&self, partition: usize) -> Vec<u8> {
+        format!("{}:{{d{partition}}}:pn", self.prefix).into_bytes()
+    }
+
+    /// What a node has written of that.
+    pub(super) fn presence_of(&self, partition: usize, node: &str) -> Vec<u8> {
+        format!("{}:{{d{partition}}}:pw:{node}", self.prefix).into_bytes()
+    }
+
+    /// The last script of a node that wrote of that.
+    pub(super) fn presence_script(&self, partition: usize, node: &str) -> Vec<u8> {
+        format!("{}:{{d{partition}}}:ps:{node}", self.prefix).into_bytes()
+    }
+
+    /// The cards in a room of `partition`.
+    pub(super) fn present(&self, partition: usize, room: &str) -> Vec<u8> {
+        format!("{}:{{d{partition}}}:p:{room}", self.prefix).into_bytes()
+    }
 }
 
 fn letter(kind: AddressKind) -> u8 {

@@ -8,6 +8,7 @@ use crate::redis_client::RedisScript;
 
 pub(super) static WRITE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("write.lua")));
 pub(super) static LOOK_UP: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("look_up.lua")));
+pub(super) static PRESENCE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("presence.lua")));
 
 /// The number of an answer; -1 where it is none.
 pub(super) fn number_of(value: &Value) -> i64 {

@@ -116,6 +116,6 @@ fn push_in(kind: u8, body: &Bytes) -> Option<(Push, usize)> {
     let len = record.len();
     match record::decode(record) {
         Ok(Record::Push(push)) => Some((push, len)),
-        Ok(Record::Stored(_) | Record::Disconnect(_) | Record::Rebalance(_)) | Err(_) => None,
+        Ok(Record::Stored(_) | Record::Disconnect(_) | Record::Rebalance(_) | Record::Presence(_)) | Err(_) => None,
     }
 }

@@ -82,7 +82,7 @@ fn page(place: &PagePlace, fields: Vec<Value>) -> Option<StreamPage> {
                 push.deadline = push.deadline.map(|_| now.saturating_add(number_of(&left)));
                 page.entries.push(PageEntry { seq, push });
             }
-            Ok(Record::Stored(_) | Record::Disconnect(_) | Record::Rebalance(_)) | Err(_) => {
+            Ok(Record::Stored(_) | Record::Disconnect(_) | Record::Rebalance(_) | Record::Presence(_)) | Err(_) => {
                 tracing::error!(seq, "a stored push in Redis cannot be read: was it written by a newer version?");
             }
         }
