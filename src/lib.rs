@@ -51,9 +51,9 @@
 //! | lane → each shard | a channel of bundles of parts, the shard's inbox | `[hub] inbox` |
 //! | a client → ingress | a channel of clients' own pushes | `[queue] max_publishes`; of one client `[socket] max_pending` |
 //! | shards → presence | a channel of who came into rooms and left | `[rooms] presence_buffer` |
-| shards → shared presence | with a directory instead: which cards are in which rooms, under a mutex, which is held for no I/O | cards in rooms of this node; of those that came and left while Redis was away `[rooms] presence_buffer` |
-| shared presence → presence | a channel of what is to be told | one round's |
-| dispatch → presence notices | a channel of what other nodes tell of rooms | `[rooms] presence_buffer` |
+//! | shards → shared presence | with a directory instead: which cards are in which rooms, under a mutex, which is held for no I/O | cards in rooms of this node; of those that came and left while Redis was away `[rooms] presence_buffer` |
+//! | shared presence → presence | a channel of what is to be told | one round's |
+//! | dispatch → presence notices | a channel of what other nodes tell of rooms | `[rooms] presence_buffer` |
 //! | shard → dispatch | an unbounded channel of completions, one for each job, which the shard's thread empties after its turn | the jobs in flight: `[queue] max_in_flight` |
 //! | a lane → itself | pushes that are gathered until their window ends | `[rooms] merge_bytes` of all lanes, `merge_window` |
 //! | shard → a client | its outbox, on one thread | `[outbox] max_bytes` |
