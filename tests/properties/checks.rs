@@ -162,6 +162,9 @@ pub fn queue_record(bytes: &[u8]) {
         Ok(Record::Rebalance(order)) => {
             assert_eq!(record::decode(record::encode_rebalance(&order)), Ok(Record::Rebalance(order)));
         }
+        Ok(Record::Presence(notice)) => {
+            assert_eq!(record::decode(record::encode_presence(&notice)), Ok(Record::Presence(notice)));
+        }
         Ok(Record::Disconnect(order)) => {
             assert_eq!(record::decode(record::encode_disconnect(&order)), Ok(Record::Disconnect(order)));
         }
