@@ -174,7 +174,7 @@ impl Gateway {
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let metrics = Arc::new(Metrics::new());
         held_clients::show_roles(&config, &metrics);
-        let descriptors = plan_descriptors(&config);
+        let descriptors = descriptors::plan(&config);
         let loaded = watch::Sender::new(config.clone());
         let config = descriptors.bounded(config);
         bounds::show(&config, &metrics);
@@ -240,7 +240,7 @@ impl Gateway {
         if let Some(verifier) = &verifier {
             revocations::follow(store.as_ref(), store_state.clone(), verifier, &tasks).await;
         }
-        let revoke = revoke(verifier.clone());
+        let revoke = revocations::revoke(verifier.clone());
         let clients = socket_listener.map(|listener| {
             ClientListener::new(listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
                 .sending_to(upstream)
@@ -442,12 +442,6 @@ impl Gateway {
     }
 }
 
-/// Where dispatch tells what is revoked. Without a verifier nobody has a token.
-fn revoke(verifier: Option<Verifier>) -> Revoke {
-    let Some(verifier) = verifier else { return Box::new(|_, _| {}) };
-    Box::new(move |subject, second| verifier.revoke(subject, second))
-}
-
 /// The connection to Redis, if the configuration names one.
 async fn start_redis(
     config: &Config,
@@ -458,19 +452,6 @@ async fn start_redis(
         return Ok(None);
     }
     RedisClient::start(&config.redis, tasks, metrics).await.map(Some)
-}
-
-/// Raises the limit of open files, and says what is missing.
-fn plan_descriptors(config: &Config) -> DescriptorPlan {
-    let limit = descriptors::raise_limit().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the limit of open files cannot be found or raised: there may be fewer than the listeners need");
-        usize::MAX
-    });
-    let plan = DescriptorPlan::new(config, limit);
-    if let Some(shortage) = plan.shortage(config) {
-        tracing::warn!("{shortage}");
-    }
-    plan
 }
 
 /// One of the clients' listeners, if it has an address, and the node holds clients.

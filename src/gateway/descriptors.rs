@@ -120,6 +120,19 @@ fn clients_wish(config: &Config) -> usize {
     if config.node.roles.has_socket() { config.socket.max_connections + config.socket.max_refusals } else { 0 }
 }
 
+/// Raises the limit of open files, and says what is missing.
+pub(super) fn plan(config: &Config) -> DescriptorPlan {
+    let limit = raise_limit().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files cannot be found or raised: there may be fewer than the listeners need");
+        usize::MAX
+    });
+    let plan = DescriptorPlan::new(config, limit);
+    if let Some(shortage) = plan.shortage(config) {
+        tracing::warn!("{shortage}");
+    }
+    plan
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -43,7 +43,7 @@ pub(super) struct PresenceWriter {
     readers: watch::Receiver<Vec<String>>,
     gone: watch::Receiver<Vec<GoneNode>>,
     news: mpsc::Sender<Vec<PresenceNews>>,
-    partitions: Vec<PartitionState>,
+    partitions: Vec<PresencePartition>,
     /// The number of the last script.
     number: u64,
     /// The connections to Redis that there have been, as of the last round.
@@ -56,7 +56,7 @@ pub(super) struct PresenceWriter {
 
 /// What the writer knows of a partition.
 #[derive(Default)]
-struct PartitionState {
+struct PresencePartition {
     /// Redis has all that this node has written.
     is_complete: bool,
     /// Changes of which nobody knows whether they were written, with the number of their script.
@@ -97,7 +97,7 @@ impl PresenceWriter {
             readers,
             gone,
             news,
-            partitions: (0..PARTITIONS).map(|_| PartitionState::default()).collect(),
+            partitions: (0..PARTITIONS).map(|_| PresencePartition::default()).collect(),
             left_behind: BTreeSet::new(),
             seen_gone: Vec::new(),
         }
