@@ -221,7 +221,7 @@ async def test_a_drain_behind_a_load_balancer_leaves_no_moment_without_a_connect
     async with Gateway(DRAIN__RECONNECT_JITTER="8s", NODE__ID="old") as old, Gateway() as new:
         balancer = Balancer([old, new])
         async with balancer:
-            options: dict[str, Any] = {"first_backoff": 0.05, "max_backoff": 0.1, "drain_overlap": 0.5}
+            options: dict[str, Any] = {"first_backoff": 0.05, "max_backoff": 0.1, "drain_overlap": 3.0}
             told: list[Event] = []
             async with Client(balancer.url, card="alice", on_event=told.append, **options) as client:
                 pushes = client.pushes()
