@@ -85,7 +85,7 @@ class Gateway:
 
     async def start(self) -> None:
         self.spawn()
-        end = time.monotonic() + 30
+        end = time.monotonic() + 90
         while time.monotonic() < end:
             assert self.process is not None
             if self.process.poll() is not None:
@@ -95,7 +95,7 @@ class Gateway:
                 return
             except (OSError, urllib.error.URLError):
                 await asyncio.sleep(0.02)
-        raise RuntimeError("the gateway is not ready within 30 s")
+        raise RuntimeError("the gateway is not ready within 90 s")
 
     async def end(self, how: signal.Signals) -> None:
         """Sends the signal and waits for the process's end."""
