@@ -54,7 +54,6 @@ use crate::{
     telemetry::Metrics,
 };
 
-use descriptors::DescriptorPlan;
 use held_clients::HeldClients;
 use open_queue::OpenQueue;
 use presence::RoomPresence;

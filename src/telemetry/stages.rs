@@ -12,24 +12,27 @@ use crate::push::{PushId, unix_millis};
 const REMEMBERED: usize = 256;
 
 /// When sampled pushes were published.
-pub(super) struct PublishTimes(Mutex<Box<[Option<PublishTime>]>>);
+pub(super) struct PublishTimes(Mutex<Vec<Option<PublishTime>>>);
 
-/// A push that is being published, and since when.
-type PublishTime = (PushId, Instant);
+#[derive(Clone, Copy)]
+struct PublishTime {
+    id: PushId,
+    at: Instant,
+}
 
 impl PublishTimes {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(vec![None; REMEMBERED].into()))
+        Self(Mutex::new(vec![None; REMEMBERED]))
     }
 
     /// In place of one that was published before.
     fn set(&self, id: PushId, at: Instant) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[place(id)] = Some((id, at));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[place(id)] = Some(PublishTime { id, at });
     }
 
     fn get(&self, id: PushId) -> Option<Instant> {
         let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        times[place(id)].filter(|(of, _)| *of == id).map(|(_, at)| at)
+        times[place(id)].filter(|time| time.id == id).map(|time| time.at)
     }
 }
 
