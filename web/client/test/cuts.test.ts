@@ -7,7 +7,7 @@ import { Gateway } from "./support/gateway.js";
 import { MemoryStorage } from "./support/memory_storage.js";
 
 /** Conversations at once. */
-const AT_ONCE = 64;
+const AT_ONCE = 32;
 /** Names have one length, so that each conversation has the same bytes at the same places. */
 const nameOf = (prefix: string, number: number) => `${prefix}-${String(number).padStart(6, "0")}`;
 

@@ -11,6 +11,9 @@ const PROGRAM = process.env.OXIPUSH_BIN ?? "../../target/debug/oxipush";
 const running = new Set<ChildProcess>();
 process.on("exit", () => running.forEach((gateway) => gateway.kill("SIGKILL")));
 
+/** A machine that is busy with something else must not fail a test. */
+const PATIENT = { HTTP__REQUEST_TIMEOUT: "60s", SOCKET__HANDSHAKE_TIMEOUT: "30s", SOCKET__JOIN_TIMEOUT: "60s" };
+
 /** A gateway as a process of its own, on free ports and a folder that `stop` removes. */
 export class Gateway {
   readonly #folder = mkdtempSync(join(tmpdir(), "oxipush-js-"));
@@ -46,7 +49,7 @@ export class Gateway {
   /** Starts it again where it was, with what it had written. */
   async spawn(): Promise<void> {
     const [socket, http, grpc] = this.#ports.map((port) => `127.0.0.1:${port}`);
-    const given = { SOCKET__LISTEN: socket, HTTP__LISTEN: http, GRPC__LISTEN: grpc, DATA__DIR: this.#folder, ...this.#settings };
+    const given = { SOCKET__LISTEN: socket, HTTP__LISTEN: http, GRPC__LISTEN: grpc, DATA__DIR: this.#folder, ...PATIENT, ...this.#settings };
     const settings = Object.fromEntries(Object.entries(given).map(([key, value]) => [`OXIPUSH__${key}`, value]));
     const started = spawn(PROGRAM, { env: { ...process.env, ...settings, RUST_LOG: "error" }, stdio: ["ignore", "ignore", "inherit"] });
     this.#process = started;
