@@ -7,6 +7,7 @@ mod peers;
 mod presence;
 mod reload;
 mod revocations;
+mod shared;
 
 use std::{
     future::Future,
@@ -39,7 +40,6 @@ use crate::{
         streams::Streams,
     },
     lifecycle::{Deadline, Died, Phase, Phases, Tasks},
-    push::Address,
     queue::{
         self, Jobs, OpenError, Queue, QueueState,
         nsq::{NodeTopics, RawTopics},
@@ -55,6 +55,7 @@ use descriptors::DescriptorPlan;
 use held_clients::HeldClients;
 use presence::RoomPresence;
 pub use reload::GatewayReload;
+use shared::{start_directory, start_redis};
 
 /// What each of these gets even when nothing is left of `[node] shutdown_timeout`: the queue's last acknowledgements, the
 /// revocation of the registration, the end of the tasks.
@@ -226,7 +227,7 @@ impl Gateway {
         if let Some(verifier) = &verifier {
             revocations::follow(store.as_ref(), store_state.clone(), verifier, &tasks).await;
         }
-        let revoke = revoke(verifier.clone());
+        let revoke = revocations::revoke(verifier.clone());
         let clients = socket_listener.map(|listener| {
             ClientListener::new(listener, &config, verifier.clone(), hub.clone(), phases.clone(), &metrics)
                 .sending_to(upstream)
@@ -421,24 +422,6 @@ impl Gateway {
     }
 }
 
-/// Where dispatch tells what is revoked. Without a verifier nobody has a token.
-fn revoke(verifier: Option<Verifier>) -> Revoke {
-    let Some(verifier) = verifier else { return Box::new(|_, _| {}) };
-    Box::new(move |subject, second| verifier.revoke(subject, second))
-}
-
-/// The connection to Redis, if the configuration names one.
-async fn start_redis(
-    config: &Config,
-    tasks: &Tasks,
-    metrics: &Arc<Metrics>,
-) -> Result<Option<RedisClient>, RedisOpenError> {
-    if config.redis.urls.is_empty() {
-        return Ok(None);
-    }
-    RedisClient::start(&config.redis, tasks, metrics).await.map(Some)
-}
-
 /// Raises the limit of open files, and says what is missing.
 fn plan_descriptors(config: &Config) -> DescriptorPlan {
     let limit = descriptors::raise_limit().unwrap_or_else(|error| {
@@ -450,23 +433,6 @@ fn plan_descriptors(config: &Config) -> DescriptorPlan {
         tracing::warn!("{shortage}");
     }
     plan
-}
-
-/// The directory, if the configuration has one.
-fn start_directory(
-    config: &Config,
-    redis: Option<&RedisClient>,
-    cluster: &Cluster,
-    hub: &Hub,
-    tasks: &Tasks,
-    metrics: &Metrics,
-) -> Option<Directory> {
-    let of = hub.clone();
-    let has_clients = Box::new(move |address: &Address| of.clients_of(address) > 0);
-    let directory = Directory::start(config, redis, cluster.readers.clone(), has_clients, tasks, metrics)?;
-    let told = directory.clone();
-    hub.when_address_left(Box::new(move |kind, name| told.left(kind, name)));
-    Some(directory)
 }
 
 /// The configured queue.

@@ -42,6 +42,8 @@ impl Setup {
             ("REDIS__URL", &redis.url()),
             ("REDIS__MAX_BACKOFF", "300ms"),
             ("REDIS__CHECK_INTERVAL", "300ms"),
+            // a node that only stands for a while on a busy machine is not gone
+            ("CLUSTER__LEASE", "8s"),
             ("CLUSTER__CHANNEL_GRACE", "3s"),
             ("QUEUE__REPLAY_HOLD", "0s"),
             ("ROOMS__PRESENCE", "chat-*"),

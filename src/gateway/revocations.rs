@@ -1,9 +1,10 @@
-//! Tells the verifier what the store has kept of revocations.
+//! Tells the verifier what is revoked: what orders say, and what the store has kept.
 
 use std::time::Duration;
 
 use crate::{
     auth::identity::Verifier,
+    dispatch::Revoke,
     lifecycle::Tasks,
     store::{Store, StoreState},
 };
@@ -11,6 +12,12 @@ use tokio::sync::watch;
 
 /// Before a shared store that did not answer is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Where dispatch tells what is revoked. Without a verifier nobody has a token.
+pub(super) fn revoke(verifier: Option<Verifier>) -> Revoke {
+    let Some(verifier) = verifier else { return Box::new(|_, _| {}) };
+    Box::new(move |subject, second| verifier.revoke(subject, second))
+}
 
 /// What an earlier process kept is refused before the first client comes; what other nodes keep in a shared store, whenever it
 /// comes back: a node that was apart from it may have missed some.
