@@ -76,6 +76,12 @@ impl Setup {
         client
     }
 
+    /// Waits until Redis has a card in the room on these nodes, as `,gw-1,gw-2,`.
+    async fn stands(&self, card: &str, nodes: &str) {
+        let key = self.redis.cli(&["KEYS", "*:p:chat-1"]);
+        self.redis.wait_for(&["HGET", &key, card], nodes).await;
+    }
+
     /// Waits until the back end has heard of the last of `expected`, and checks that it heard of these alone, in any order between
     /// cards.
     async fn hears(&self, expected: &[(&str, &str)]) {
@@ -124,6 +130,7 @@ async fn a_card_on_two_nodes_comes_once_and_leaves_once_for_the_clients_of_all_n
     let first = setup.enter(0, "alice").await;
     comes(&mut watcher, "alice", "gw-1").await;
     let mut second = setup.enter(1, "alice").await;
+    setup.stands("alice", ",gw-1,gw-2,").await;
     drop(first);
     // nothing of alice is told between
     let bob = setup.enter(0, "bob").await;
@@ -150,8 +157,10 @@ async fn who_was_on_a_killed_node_alone_leaves_once() {
     comes(&mut watcher, "watcher", "gw-3").await;
     let _alice = setup.enter(0, "alice").await;
     comes(&mut watcher, "alice", "gw-1").await;
-    let _bob = [setup.enter(0, "bob").await, setup.enter(1, "bob").await];
+    let _bob = setup.enter(0, "bob").await;
     comes(&mut watcher, "bob", "gw-1").await;
+    let _bob_too = setup.enter(1, "bob").await;
+    setup.stands("bob", ",gw-1,gw-2,").await;
     setup.rig.nodes[0].kill();
     leaves(&mut watcher, "alice", "gw-1").await;
     // the same node again, and the same card
@@ -189,6 +198,7 @@ async fn an_emptied_directory_tells_of_nobody_and_of_the_right_ones_afterwards()
     let first = setup.enter(0, "alice").await;
     comes(&mut watcher, "alice", "gw-1").await;
     let second = setup.enter(1, "alice").await;
+    setup.stands("alice", ",gw-1,gw-2,").await;
     let bob = setup.enter(0, "bob").await;
     comes(&mut watcher, "bob", "gw-1").await;
     // before any node has seen that it is empty
@@ -232,6 +242,7 @@ async fn while_redis_is_away_each_node_tells_its_own_clients_and_all_hear_the_re
     comes(&mut watcher, "both", "gw-1").await;
     comes(&mut near, "both", "gw-1").await;
     let _both_too = setup.enter(1, "both").await;
+    setup.stands("both", ",gw-1,gw-2,").await;
     setup.redis.kill();
     let _late = setup.enter(0, "late").await;
     comes(&mut near, "late", "gw-1").await;
