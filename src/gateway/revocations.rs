@@ -1,4 +1,4 @@
-//! Tells the verifier what the store has kept of revocations.
+//! Tells the verifier what is revoked: what orders say, and what the store has kept.
 
 use std::time::Duration;
 
