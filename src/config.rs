@@ -116,8 +116,8 @@ section! {
     /// `[http]`.
     HttpConfig {
         listen: SocketAddr, allowed_origins: Vec<String>, allowed_hosts: Vec<String>, max_body: usize,
-        request_timeout: Duration, keep_alive: Duration, user_timeout: Duration, page: bool, max_connections: usize,
-        also: Vec<SocketAddr>, unknown_fields: UnknownFields,
+        request_timeout: Duration, keep_alive: Duration, user_timeout: Duration, page: bool, console: bool,
+        traced_pushes: usize, max_connections: usize, also: Vec<SocketAddr>, unknown_fields: UnknownFields,
     }
 }
 section! {

@@ -171,7 +171,7 @@ impl Gateway {
     /// # Errors
     /// [`BuildError`].
     pub async fn build(config: Config) -> Result<Self, BuildError> {
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new().tracing(config.http.traced_pushes));
         held_clients::show_roles(&config, &metrics);
         let descriptors = descriptors::plan(&config);
         let loaded = watch::Sender::new(config.clone());

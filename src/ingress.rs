@@ -6,6 +6,7 @@ pub(crate) mod client_pushes;
 mod compat;
 pub(crate) mod disconnects;
 pub(crate) mod draft;
+mod event_kinds;
 pub(crate) mod grpc;
 pub(crate) mod http;
 mod limits;

@@ -301,6 +301,8 @@ fn http(r: &mut SectionReader<'_>) -> HttpConfig {
         keep_alive: r.time(s, "keep_alive", MS * 1000, HOUR),
         user_timeout: r.time(s, "user_timeout", MS * 100, HOUR),
         page: r.switch(s, "page"),
+        console: r.switch(s, "console"),
+        traced_pushes: r.number(s, "traced_pushes", 0, 10_000_000),
         max_connections: r.number(s, "max_connections", 1, 10_000_000),
         also: r.addresses(s, "also"),
         unknown_fields: r.choice(

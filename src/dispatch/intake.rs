@@ -148,7 +148,8 @@ impl Intake {
             return None;
         }
         let peeked = record::peek(&job.record);
-        if dropped.is_over(peeked.and_then(|peek| peek.deadline)) {
+        if let Some(peek) = peeked.filter(|peek| dropped.is_over(peek.deadline)) {
+            self.metrics.traces.dropped(peek.id, DropReason::Expired, 1);
             dropped.expired(job, &self.metrics);
             return None;
         }
@@ -184,6 +185,7 @@ impl Intake {
     fn decode(&mut self, job: Job, now: Instant, dropped: &mut Dropped) -> Option<u64> {
         match record::decode(job.record.clone()) {
             Ok(Record::Push(push)) if dropped.is_over(push.deadline) => {
+                self.metrics.traces.dropped(push.id, DropReason::Expired, 1);
                 dropped.expired(job, &self.metrics);
                 None
             }
@@ -296,6 +298,7 @@ impl Intake {
 
     fn add_stored(&mut self, stored: StoredPush) {
         tracing::trace!(id = %stored.push.id, "a push is taken from the store");
+        self.metrics.traces.stored(&stored);
         let fanout = Fanout::stored(stored);
         match fanout.push().target.selection() {
             Selection::Room(room) => {

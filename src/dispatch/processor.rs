@@ -62,10 +62,11 @@ impl Processor {
                 LaneWork::Record { number, record, is_routed } => self.decode(number, record, is_routed, &mut dropped),
                 LaneWork::Part(part) => {
                     let nowhere = self.router.route(part.fanout(), part.recipients(), Audience::All);
-                    let is_stored = part.fanout().is_stored();
-                    part.done();
                     // a stored one waits for who is not there
-                    if is_stored { 0 } else { nowhere }
+                    let nowhere = if part.fanout().is_stored() { 0 } else { nowhere };
+                    self.trace_nowhere(part.fanout(), nowhere);
+                    part.done();
+                    nowhere
                 }
                 LaneWork::Disconnect(part) => {
                     self.router.route_disconnect(&part);
@@ -138,7 +139,21 @@ impl Processor {
         if waits && self.merger.is_some() {
             return self.gather(push, number, is_routed, &recipients);
         }
-        self.router.route(&self.fanout(push, number, is_routed), &recipients, Audience::All)
+        self.route_one(push, number, is_routed, &recipients)
+    }
+
+    fn route_one(&mut self, push: Push, number: u64, is_routed: bool, recipients: &Recipients) -> u64 {
+        let fanout = self.fanout(push, number, is_routed);
+        let nowhere = self.router.route(&fanout, recipients, Audience::All);
+        self.trace_nowhere(&fanout, nowhere);
+        nowhere
+    }
+
+    /// So many of its addresses no shard has.
+    fn trace_nowhere(&self, fanout: &Fanout, addresses: u64) {
+        if addresses > 0 {
+            self.metrics.traces.dropped(fanout.push().id, DropReason::NoConnection, addresses);
+        }
     }
 
     fn fanout(&self, push: Push, number: u64, is_routed: bool) -> Arc<Fanout> {
@@ -154,7 +169,7 @@ impl Processor {
             if let Some(pushes) = self.merger.as_mut().and_then(|merger| merger.take(&push.target.room)) {
                 self.route_merged(pushes, None);
             }
-            return self.router.route(&self.fanout(push, number, is_routed), recipients, Audience::All);
+            return self.route_one(push, number, is_routed, recipients);
         }
         let nowhere = if merging == MergingClients::All {
             // told here, for no part of it will

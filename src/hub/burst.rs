@@ -4,12 +4,13 @@ use std::{iter, rc::Rc, sync::Arc};
 
 use super::{
     Audience, ClientLookup, DisconnectPart, Item, Limits, Part, Recipients, StreamAnswer, Work, fanout::FoundClients,
-    outbox::GATHER,
+    outbox::GATHER, writer::OfferCounts,
 };
 use crate::{
     bundles::Bundles,
     config::Policy,
-    push::{PushId, Target},
+    push::{Push, PushId, Target},
+    telemetry::{Metrics, labels::DropReason},
     wire::dialect::{Dialect, PresenceChange},
 };
 
@@ -136,15 +137,26 @@ impl Burst {
         self.parts().any(|part| part.fanout().push_count() > 1)
     }
 
-    /// Tells each push's way: it was offered, with the others of this burst `offers` times in all.
-    pub(super) fn trace(&self, offers: u64) {
-        if !tracing::enabled!(tracing::Level::TRACE) {
-            return;
-        }
-        let clients = offers / (1 + self.rest.len() as u64);
-        for push in self.parts().flat_map(|part| part.fanout().pushes()) {
+    /// Tells each push's way: this burst made so many offers, `apart` for each of its parts or for all of them together.
+    pub(super) fn trace(&self, counts: OfferCounts, apart: bool, metrics: &Metrics) {
+        let OfferCounts { offers, slow, gone } = counts;
+        let pushes = self.len();
+        let clients = if apart { offers / (1 + self.rest.len() as u64) } else { offers };
+        let slow = slow / pushes;
+        let offered = clients.saturating_sub(slow + gone / pushes);
+        for push in self.pushes() {
             tracing::trace!(id = %push.id, clients, "a push is offered to clients of this shard");
+            metrics.traces.offered(push.id, offered, slow);
         }
+    }
+
+    /// Tells that its end had come before it could be offered.
+    pub(super) fn trace_expired(&self, metrics: &Metrics) {
+        self.pushes().for_each(|push| metrics.traces.dropped(push.id, DropReason::Expired, 1));
+    }
+
+    fn pushes(&self) -> impl Iterator<Item = &Push> {
+        self.parts().flat_map(|part| part.fanout().pushes())
     }
 
     /// It was offered to all clients that were found for it.

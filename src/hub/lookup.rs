@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 use bytestring::ByteString;
 use tokio::sync::oneshot;
 
-use super::{ClientId, Hub, Work};
+use super::{ClientId, ClientKey, Hub, Work};
 use crate::push::Address;
 
 /// One client as a back end sees it.
@@ -17,7 +17,7 @@ pub struct ClientInfo {
     pub cards: Vec<(ByteString, ByteString)>,
     /// How it speaks.
     pub dialect: Cow<'static, str>,
-    /// Since when it is a member of the address, in milliseconds since 1970.
+    /// Since when it is a member of the address, or of its first one, in milliseconds since 1970.
     pub since: u64,
     /// Bytes that wait for it.
     pub outbox: usize,
@@ -25,13 +25,23 @@ pub struct ClientInfo {
     pub address: Option<IpAddr>,
 }
 
-/// A question to one shard: clients of an address in the order of their ids.
+/// A question to one shard.
 pub struct ClientLookup {
-    pub(super) address: Address,
-    /// Only those behind this one.
-    pub(super) after: Option<ClientId>,
-    pub(super) limit: usize,
+    pub(super) wanted: WantedClients,
     pub(super) answer: oneshot::Sender<Vec<ClientInfo>>,
+}
+
+/// Which clients a question is about.
+pub(super) enum WantedClients {
+    /// Those of an address, in the order of their ids.
+    Of {
+        address: Address,
+        /// Only those behind this one.
+        after: Option<ClientId>,
+        limit: usize,
+    },
+    /// The one of this key.
+    One(ClientKey),
 }
 
 impl Hub {
@@ -42,7 +52,8 @@ impl Hub {
         let mut answers = Vec::new();
         for shard in (0..self.workers()).filter(|shard| shards >> shard & 1 == 1) {
             let (answer, answered) = oneshot::channel();
-            let lookup = ClientLookup { address: address.clone(), after, limit, answer };
+            let wanted = WantedClients::Of { address: address.clone(), after, limit };
+            let lookup = ClientLookup { wanted, answer };
             self.send(shard, vec![Work::Lookup(lookup)]).await;
             answers.push(answered);
         }
@@ -53,5 +64,13 @@ impl Hub {
         found.sort_unstable_by_key(|client| client.id);
         found.truncate(limit);
         found
+    }
+
+    /// The client of this id, since it joined first; `None`: it is not, or no more, of this node.
+    pub async fn client(&self, id: ClientId) -> Option<ClientInfo> {
+        let (shard, key) = self.place(id).filter(|(shard, _)| *shard < self.workers())?;
+        let (answer, answered) = oneshot::channel();
+        self.send(shard, vec![Work::Lookup(ClientLookup { wanted: WantedClients::One(key), answer })]).await;
+        answered.await.unwrap_or_default().pop()
     }
 }

@@ -15,6 +15,7 @@ use super::{
     catch_up::StreamQuestions,
     fanout::Recipients,
     group::{ByKind, Groups},
+    lookup::WantedClients,
     membership::{JoinTime, JoinedCard, Membership},
     presence::Presence,
     slab::Slab,
@@ -242,7 +243,13 @@ impl<S> Registry<S> {
     where
         S: Sink,
     {
-        let ClientLookup { address, after, limit, .. } = lookup;
+        let (address, after, limit) = match &lookup.wanted {
+            WantedClients::Of { address, after, limit } => (address, after, limit),
+            WantedClients::One(key) => {
+                let client = self.get(*key);
+                return client.iter().map(|client| self.describe(self.id(client), client, None, self.now())).collect();
+            }
+        };
         let groups = self.groups.borrow();
         let clients = groups.clients(address.kind(), address.name()).iter();
         let mut found: Vec<_> = clients
@@ -255,17 +262,20 @@ impl<S> Registry<S> {
         }
         found.sort_unstable_by_key(|(id, _)| *id);
         let now = self.now();
-        found.into_iter().map(|(id, client)| self.describe(id, client, address, now)).collect()
+        found.into_iter().map(|(id, client)| self.describe(id, client, Some(address), now)).collect()
     }
 
-    fn describe(&self, id: ClientId, client: &Client<S>, address: &Address, now: JoinTime) -> ClientInfo
+    fn describe(&self, id: ClientId, client: &Client<S>, address: Option<&Address>, now: JoinTime) -> ClientInfo
     where
         S: Sink,
     {
         let memberships = client.memberships.borrow();
         let since = match address {
-            Address::Card(card) => memberships.joined(card).map(|joined| joined.membership.since),
-            Address::Room(name) => memberships.rooms().iter().find(|room| *room.name == **name).map(|room| room.since),
+            None => memberships.cards().next().map(|joined| joined.membership.since),
+            Some(Address::Card(card)) => memberships.joined(card).map(|joined| joined.membership.since),
+            Some(Address::Room(name)) => {
+                memberships.rooms().iter().find(|room| *room.name == **name).map(|room| room.since)
+            }
         };
         let age = since.map_or(Duration::ZERO, |since| since.age(now));
         ClientInfo {

@@ -202,7 +202,7 @@ impl<S: Sink> Shard<S> {
             return self.drop_expired(burst);
         }
         let recipients = burst.recipients();
-        let offers = self.writer.offers();
+        let before = self.writer.offer_counts();
         let target = burst.target();
         let mut delivery = Delivery {
             burst: &burst,
@@ -237,7 +237,8 @@ impl<S: Sink> Shard<S> {
             let now = Instant::now();
             burst.sampled().for_each(|id| self.writer.metrics().offered(id, now));
         }
-        burst.trace(self.writer.offers() - offers);
+        let may_find_twice = delivery.may_find_twice;
+        burst.trace(self.writer.offer_counts().since(before), may_find_twice, self.writer.metrics());
         self.writer.publish_waiting();
         burst.done(found);
     }
@@ -245,6 +246,7 @@ impl<S: Sink> Shard<S> {
     /// The time of a push is over: nobody gets it, and it is done.
     fn drop_expired(&self, burst: Burst) {
         self.writer.count_expired(burst.len());
+        burst.trace_expired(self.writer.metrics());
         burst.done(FoundClients { any: true, ..FoundClients::default() });
     }
 

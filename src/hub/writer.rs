@@ -45,6 +45,24 @@ pub(super) struct ShardWriter<S> {
     now: Cell<u64>,
 }
 
+/// Offers of a turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OfferCounts {
+    /// Of one push, or of several that leave as one.
+    pub(super) offers: u64,
+    /// Pushes to clients that had no room.
+    pub(super) slow: u64,
+    /// Pushes to clients that were ending.
+    pub(super) gone: u64,
+}
+
+impl OfferCounts {
+    /// Those since `before`.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self { offers: self.offers - before.offers, slow: self.slow - before.slow, gone: self.gone - before.gone }
+    }
+}
+
 /// How many writes a shard may still do at once, where nothing waits before.
 pub struct WriteBudget<'a> {
     left: usize,
@@ -98,6 +116,16 @@ impl<S: Sink> ShardWriter<S> {
     /// Offers to clients since [`ShardWriter::begin_turn`].
     pub(super) fn offers(&self) -> u64 {
         self.offers.get()
+    }
+
+    /// As [`ShardWriter::offers`], and what became of them, until the counts of this turn are published.
+    pub(super) fn offer_counts(&self) -> OfferCounts {
+        OfferCounts { offers: self.offers.get(), slow: self.tally.slow.get(), gone: self.tally.gone.get() }
+    }
+
+    /// Where it is told what becomes of pushes.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.core.metrics
     }
 
     /// So many clients are looked at, to be offered something.
@@ -181,10 +209,6 @@ impl<S: Sink> ShardWriter<S> {
     /// The client has all of the stream of `card` up to `seq`.
     pub(super) fn acked(&self, client: &Client<S>, card: &str, epoch: Epoch, seq: u64) {
         self.acks.acked(client.key(), card, epoch, seq);
-    }
-
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.core.metrics
     }
 
     /// Offers what is `pushes` pushes, and writes it now where nothing waits before and the budget has room.

@@ -481,6 +481,7 @@ impl Submitter {
                 tracing::trace!(%id, source = self.source.label(), caller = self.caller.name(), "a push is in the queue, or the store");
                 self.admission.0.accepted[self.source as usize].inc();
                 self.caller.accepted().inc();
+                self.admission.0.metrics.traces.published(*id, self.source.label());
             }
             Err(refusal) => self.refused(refusal),
         }

@@ -5,8 +5,9 @@
 mod answer;
 mod body;
 mod compat;
+mod console;
+mod events;
 mod exposition;
-
 mod hosts;
 mod json;
 mod nodes;
@@ -14,6 +15,7 @@ mod openapi;
 mod option_headers;
 mod paced_stream;
 mod path;
+mod pushes;
 mod queries;
 mod query;
 mod read_timer;
@@ -214,6 +216,7 @@ fn count_unread(metrics: &Metrics, error: &DispatchError) {
 impl HttpServer {
     /// Answers what came in and ends, at the deadline at the latest.
     pub(crate) async fn stop(self, deadline: Deadline) {
+        self.handlers.end_streams();
         self.handle.pause().await;
         // idle connections are not waited for; an answer is written in the same turn of its worker in which it is ready, and
         // the worker hears of the stop after that turn: what the peer did not take in that turn is in progress still

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use futures_util::FutureExt;
 
-use super::{refusal::Refusal, scopes};
+use super::{
+    refusal::{Refusal, RefusalKind},
+    scopes,
+};
 use crate::{
     auth::Caller,
     cluster::{Peers, RecentAnswers},
@@ -213,6 +216,18 @@ impl Queries {
             parts.push(cluster::of_node(part, &node));
         }
         Ok(Answered { answer: gather::clients(parts, count, limit), missing: others.missing })
+    }
+
+    /// A client of this node, for a caller who may ask for all.
+    ///
+    /// # Errors
+    /// It is not of this node, or no more, or the caller may not push to everyone.
+    pub(crate) async fn client(&self, caller: &Caller, id: ClientId) -> Result<ClientInfo, Refusal> {
+        self.admit(caller, || Target { everyone: true, ..Target::default() })?;
+        let found = self.hub.client(id).await;
+        found.ok_or_else(|| {
+            Refusal::new(RefusalKind::NotFound, format!("this node has no client {id}, or not any more"))
+        })
     }
 
     /// How many are there; of the cluster as it was within the last `[peers] counts_cache`. A card, or a room, with clients on several

@@ -33,14 +33,18 @@ pub const SCOPES: &[(&str, Scope)] = &[
     ("/rooms/{room}", Scope::Query),
     ("/cards", Scope::Query),
     ("/cards/{card}", Scope::Query),
+    ("/clients/{client}", Scope::Query),
     ("/cards/{card}/stream", Scope::Query),
     ("/rooms/{room}/stream", Scope::Query),
     ("/disconnect", Scope::Disconnect),
     ("/proto.Rpc/Disconnect", Scope::Disconnect),
     ("/metrics", Scope::Metrics),
     ("/proto.Rpc/Events", Scope::Events),
+    ("/events", Scope::Events),
     ("/nodes", Scope::Nodes),
     ("/rebalance", Scope::Admin),
+    ("/pushes", Scope::Admin),
+    ("/pushes/{id}", Scope::Admin),
 ];
 
 /// Every path whose DELETE is for callers with a key. Who may push to a card or a room may take back what is stored for it.

@@ -25,6 +25,7 @@ use super::{
         RefusedConnectLabels, ReloadOutcome, RequestLabels, WakeOutcome,
     },
     process::ProcessCollector,
+    push_traces::PushTraces,
     stages::PublishTimes,
 };
 
@@ -49,6 +50,8 @@ macro_rules! metrics {
         pub struct Metrics {
             registry: Registry,
             pub(super) publish_times: PublishTimes,
+            /// What became of the last pushes, which no metric can tell.
+            pub(crate) traces: PushTraces,
             $(#[doc = $help] pub $field: $type,)*
         }
 
@@ -62,7 +65,7 @@ macro_rules! metrics {
                     let $field: $type = $make;
                     own.register($name, $help, $field.clone());
                 )*
-                Self { registry, publish_times: PublishTimes::new(), $($field),* }
+                Self { registry, publish_times: PublishTimes::new(), traces: PushTraces::new(0), $($field),* }
             }
 
             /// Name and help of each, for docs/operations.md's test.
@@ -180,6 +183,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Remembers about the last `most` pushes, too.
+    #[must_use]
+    pub(crate) fn tracing(self, most: usize) -> Self {
+        Self { traces: PushTraces::new(most), ..self }
+    }
+
     /// In OpenMetrics 1.0.
     pub fn openmetrics(&self) -> String {
         let mut text = String::new();

@@ -18,6 +18,7 @@ pub struct Browser {
     _profile: tempfile::TempDir,
     devtools: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>,
     calls: u64,
+    errors: Vec<String>,
 }
 
 impl Browser {
@@ -63,7 +64,7 @@ impl Browser {
         };
         let page = tokio::time::timeout(PATIENCE * 2, page).await.expect("a page");
         let (devtools, _) = connect_async(page).await.unwrap();
-        Self { _process: process, _profile: profile, devtools, calls: 0 }
+        Self { _process: process, _profile: profile, devtools, calls: 0, errors: Vec::new() }
     }
 
     /// The value of a JavaScript expression in the page.
@@ -72,10 +73,45 @@ impl Browser {
         self.call("Runtime.evaluate", &parameters).await["result"]["value"].clone()
     }
 
-    /// What README shows: `OXIPUSH_SCREENSHOT=docs/page.png cargo test --test page`.
-    pub async fn screenshot(&mut self, path: &std::path::Path) {
-        let parameters = json!({"width": 900, "height": 620, "deviceScaleFactor": 1, "mobile": false});
-        self.call("Emulation.setDeviceMetricsOverride", &parameters).await;
+    /// From now on, and of what was before, [`Browser::errors`] has what goes wrong in the page.
+    pub async fn note_errors(&mut self) {
+        self.call("Runtime.enable", &json!({})).await;
+        self.call("Log.enable", &json!({})).await;
+    }
+
+    /// Exceptions, what the page wrote as an error or a warning, and what the browser blocked. That an answer had the status of a
+    /// refusal is none: the page says so itself.
+    pub fn errors(&self) -> Vec<String> {
+        self.errors.clone()
+    }
+
+    /// As on a screen of this size, of someone who prefers dark pages or light ones.
+    pub async fn look(&mut self, width: u32, height: u32, dark: bool) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
+        self.call("Emulation.setDeviceMetricsOverride", &size).await;
+        let scheme = if dark { "dark" } else { "light" };
+        let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.call("Emulation.setEmulatedMedia", &media).await;
+    }
+
+    /// What axe finds wrong with the page as it is seen now, and whether it has to be scrolled sideways.
+    pub async fn faults(&mut self) -> Vec<String> {
+        let axe = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("web/console/node_modules/axe-core/axe.min.js");
+        let axe = std::fs::read_to_string(axe).expect("axe-core (scripts/tools gets it)");
+        self.evaluate(&axe).await;
+        self.evaluate(
+            "window.faults = undefined; axe.run().then(found => { \
+             const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth; \
+             window.faults = [...found.violations.map(one => `${one.id}: ${one.nodes.map(node => node.target).join(' ')}`), \
+                              ...(wide ? ['it scrolls sideways'] : [])] })",
+        )
+        .await;
+        self.until("Array.isArray(window.faults)").await;
+        serde_json::from_value(self.evaluate("window.faults").await).unwrap()
+    }
+
+    /// The page as it is seen, for docs/: `OXIPUSH_SCREENSHOTS=FOLDER cargo test --test console --test page axe`.
+    pub async fn photograph(&mut self, path: &std::path::Path) {
         let image = self.call("Page.captureScreenshot", &json!({"format": "png"})).await;
         let image = image["data"].as_str().expect("an image").to_owned();
         std::fs::write(path, base64(&image)).unwrap();
@@ -88,9 +124,10 @@ impl Browser {
         self.devtools.send(Message::text(call.to_string())).await.unwrap();
         loop {
             let message =
-                tokio::time::timeout(PATIENCE, self.devtools.next()).await.expect("an answer").unwrap().unwrap();
+                tokio::time::timeout(PATIENCE * 4, self.devtools.next()).await.expect("an answer").unwrap().unwrap();
             let Message::Text(text) = message else { continue };
             let value: Value = serde_json::from_str(&text).unwrap();
+            self.errors.extend(error_of(&value));
             if value["id"] == self.calls {
                 return value["result"].clone();
             }
@@ -107,6 +144,23 @@ impl Browser {
         }
         let page = self.evaluate("document.body.innerText").await;
         panic!("{expression} was not true within 30 s; the page says\n{page}");
+    }
+}
+
+/// What an event of the devtools' protocol says that went wrong.
+fn error_of(event: &Value) -> Option<String> {
+    let parameters = &event["params"];
+    match event["method"].as_str()? {
+        "Runtime.exceptionThrown" => Some(parameters["exceptionDetails"].to_string()),
+        "Runtime.consoleAPICalled" => {
+            let is_bad = ["error", "warning", "assert"].iter().any(|kind| parameters["type"] == *kind);
+            is_bad.then(|| parameters["args"].to_string())
+        }
+        "Log.entryAdded" => {
+            let entry = &parameters["entry"];
+            (entry["level"] == "error" && entry["source"] != "network").then(|| entry["text"].to_string())
+        }
+        _ => None,
     }
 }
 

@@ -159,12 +159,14 @@ impl<S: Sink> Shard<S> {
     pub(super) fn deliver_stored(&self, part: Part, budget: &mut WriteBudget<'_>) {
         let mut found = FoundClients::default();
         let push = part.fanout().push();
+        let before = self.writer.offers();
         for (address, entry) in part.entries() {
             found.any |= self.deliver_entry(push, address, entry, budget);
         }
         if push.id.is_sampled() && found.any {
             self.writer.metrics().offered(push.id, Instant::now());
         }
+        self.writer.metrics().traces.offered(push.id, self.writer.offers() - before, 0);
         part.fanout().part_offered(&found);
         part.done();
         self.writer.publish_waiting();

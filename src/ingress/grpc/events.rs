@@ -9,23 +9,14 @@ use tonic::{Status, Streaming};
 use super::status;
 use crate::{
     auth::{Caller, Scope},
-    config::{EventKind, EventKinds},
-    events::{EventReadError, EventReader, EventWatcher, Events, ToldEvent},
-    ingress::refusal::{Refusal, RefusalKind},
+    events::{EventReader, EventWatcher, Events, ToldEvent},
+    ingress::{
+        event_kinds::{check_unbounded, kinds_of},
+        refusal::{Refusal, RefusalKind},
+    },
     proto::rpc::{EventsReply, EventsRequest},
     telemetry::Metrics,
 };
-
-impl From<EventReadError> for Refusal {
-    fn from(error: EventReadError) -> Self {
-        let kind = match error {
-            EventReadError::Elsewhere(_) | EventReadError::Taken => RefusalKind::Conflict,
-            EventReadError::TooMany => RefusalKind::Full,
-            EventReadError::NotTold(_) | EventReadError::NotSent => RefusalKind::BadField,
-        };
-        Self::new(kind, error.to_string())
-    }
-}
 
 /// Where a stream's events come from.
 enum EventsSource {
@@ -60,13 +51,7 @@ pub(super) async fn open(
     stopping: CancellationToken,
     metrics: Arc<Metrics>,
 ) -> Result<impl Stream<Item = Result<EventsReply, Status>> + Send + use<>, Status> {
-    if caller.is_bounded() {
-        let message = format!(
-            "the key {0} is for some cards, rooms or apps only, and events tell of all: use a key without these ([key.{0}])",
-            caller.name()
-        );
-        return Err(Refusal::new(RefusalKind::NotAdmitted, message).into());
-    }
+    check_unbounded(&caller)?;
     let first = tokio::select! {
         first = requests.message() => first?,
         () = stopping.cancelled() => return Err(Refusal::draining().into()),
@@ -79,7 +64,7 @@ pub(super) async fn open(
     if ack > 0 {
         return Err(Refusal::field("ack", "has nothing to acknowledge yet: the first request opens the stream").into());
     }
-    let kinds = kinds_of(&kinds)?;
+    let kinds = kinds_of(kinds.iter().map(String::as_str))?;
     let source = if watch {
         EventsSource::Watch(events.watch(kinds).map_err(Refusal::from)?)
     } else {
@@ -97,16 +82,6 @@ pub(super) async fn open(
         is_over: false,
     };
     Ok(stream::unfold(opened, |mut opened| async move { opened.next().await.map(|reply| (reply, opened)) }))
-}
-
-fn kinds_of(words: &[String]) -> Result<EventKinds, Refusal> {
-    let kind = |word: &String| {
-        EventKind::of_word(word).ok_or_else(|| {
-            let words = EventKind::ALL.map(EventKind::word).join(", ");
-            Refusal::field("kinds", format_args!("has {word:?}, which is none of {words}"))
-        })
-    };
-    words.iter().map(kind).collect()
 }
 
 /// What happens next.

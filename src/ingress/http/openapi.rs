@@ -89,7 +89,10 @@ mod tests {
                     }
                     Route::Keyed(KeyedRoute::Query(_)) => statuses.push("400"),
                     Route::Open(OpenRoute::Ready) => statuses.push("503"),
-                    Route::Open(OpenRoute::Page) => statuses.push("404"),
+                    Route::Open(OpenRoute::Page | OpenRoute::Console(_)) => statuses.push("404"),
+                    Route::Keyed(KeyedRoute::PushTrace) => statuses.extend(["400", "404"]),
+                    Route::Keyed(KeyedRoute::Pushes) => statuses.push("400"),
+                    Route::Keyed(KeyedRoute::Events) => statuses.extend(["400", "429"]),
                     _ => {}
                 }
                 for status in statuses {

@@ -9,7 +9,7 @@ use super::{answer, path, query};
 use crate::{
     auth::Caller,
     config::UnknownFields,
-    hub::ClientInfo,
+    hub::{ClientId, ClientInfo},
     ingress::{
         queries::{Answered, ClientPage, Counts, NamePage, NodeClient, Queries, QueryScope},
         refusal::Refusal,
@@ -27,6 +27,7 @@ pub(super) enum QueryRoute {
     Room,
     Cards,
     Card,
+    Client,
 }
 
 /// Answers a request of a caller who may ask.
@@ -55,6 +56,7 @@ pub(super) async fn answer(
         QueryRoute::Rooms => names(queries, caller, AddressKind::Room, query).await?,
         QueryRoute::Cards => names(queries, caller, AddressKind::Card, query).await?,
         QueryRoute::Room => clients(queries, caller, Address::Room(path::name(request.path())?), query).await?,
+        QueryRoute::Client => one(queries, caller, request).await?,
         QueryRoute::Card => clients(queries, caller, Address::Card(path::name(request.path())?), query).await?,
     };
     Ok(answer::json(text))
@@ -95,6 +97,17 @@ async fn clients(queries: &Queries, caller: &Caller, address: Address, query: &s
     let node = json(queries.node());
     let missing = missing_field(&answered.missing);
     Ok(format!(r#"{{"node":{node},"{word}":{name},"count":{count},"clients":[{clients}],"next":{next}{missing}}}"#))
+}
+
+/// A client of this node.
+async fn one(queries: &Queries, caller: &Caller, request: &HttpRequest) -> Result<String, Refusal> {
+    query::no_parameters(request.query_string())?;
+    let id = ClientId::parse(&path::name(request.path())?);
+    let id = id.ok_or_else(|| Refusal::field("client", "is no client's id: it has 26 characters"))?;
+    let info = queries.client(caller, id).await?;
+    let node = json(queries.node());
+    let client = client(&NodeClient { info, node: None });
+    Ok(format!(r#"{{"node":{node},"count":1,"clients":[{client}],"next":null}}"#))
 }
 
 fn client(client: &NodeClient) -> String {

@@ -17,6 +17,7 @@ const CARD: &str = "cardID";
 const AFTER: &str = "after";
 const LIMIT: &str = "limit";
 const SCOPE: &str = "scope";
+const KINDS: &str = "kinds";
 /// Entries of a page, unless its asker says how many; and the most.
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -71,6 +72,18 @@ pub(super) fn client_page(query: &str) -> Result<Page<Option<ClientId>>, Refusal
         ClientId::parse(&after).ok_or_else(|| Refusal::field(AFTER, "is no client's id: it has 26 characters"))
     });
     Ok(Page { after: after.transpose()?, limit: page_limit(limit)?, scope: query_scope(scope)? })
+}
+
+/// How many entries of a list are asked for.
+pub(super) fn limit(query: &str) -> Result<usize, Refusal> {
+    let [limit] = parameters(query, [LIMIT], UnknownFields::Refuse)?;
+    page_limit(limit)
+}
+
+/// The words of `kinds`, between commas; none where it is not there.
+pub(super) fn kinds(query: &str) -> Result<Vec<String>, Refusal> {
+    let [kinds] = parameters(query, [KINDS], UnknownFields::Refuse)?;
+    Ok(kinds.iter().flat_map(|kinds| kinds.split(',')).map(|word| word.trim().to_owned()).collect())
 }
 
 fn page_limit(limit: Option<String>) -> Result<usize, Refusal> {

@@ -75,6 +75,8 @@ impl ReadTimer for RequestTimer {
 
     fn has_written(&mut self, bytes: &[u8]) {
         self.begun = None;
+        // who reads a stream of events sends nothing
+        self.heard = Instant::now();
         // actix's own, which no route sees: those of routes have a body
         if bytes.starts_with(b"HTTP/1.1 408") && bytes.ends_with(b"\r\n\r\n") {
             self.metrics.requests.get_or_create(&LATE_HEAD).inc();

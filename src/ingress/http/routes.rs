@@ -12,15 +12,16 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     answer,
     body::BodyReader,
     compat::{self, CompatRoute},
-    exposition,
+    console::ConsoleFile,
+    events, exposition,
     hosts::Hosts,
-    json, nodes, openapi, option_headers, path,
+    json, nodes, openapi, option_headers, path, pushes,
     queries::{self, QueryRoute},
     query, rebalance,
     streams::{self, StreamRoute},
@@ -57,6 +58,7 @@ pub(super) enum OpenRoute {
     /// The client for browsers, as a script.
     Script,
     Page,
+    Console(ConsoleFile),
 }
 
 /// Routes for callers with a key.
@@ -69,14 +71,15 @@ pub(super) enum KeyedRoute {
     Stream(StreamRoute),
     Nodes,
     Rebalance,
+    Events,
+    Pushes,
+    PushTrace,
     Metrics,
     Compat(CompatRoute),
 }
 
-const PAGE_ROUTE: Route = Route::Open(OpenRoute::Page);
-
 /// Each path with its route and the methods for `Allow`; `{…}` in it stands for a name.
-pub(super) const ROUTES: [(&str, Route, &str); 29] = [
+pub(super) const ROUTES: [(&str, Route, &str); 36] = [
     ("/push", Route::Keyed(KeyedRoute::Push), "POST"),
     ("/push/batch", Route::Keyed(KeyedRoute::Batch), "POST"),
     ("/disconnect", Route::Keyed(KeyedRoute::Disconnect), "POST"),
@@ -87,6 +90,7 @@ pub(super) const ROUTES: [(&str, Route, &str); 29] = [
     ("/rooms/{room}", Route::Keyed(KeyedRoute::Query(QueryRoute::Room)), "GET, HEAD"),
     ("/cards", Route::Keyed(KeyedRoute::Query(QueryRoute::Cards)), "GET, HEAD"),
     ("/cards/{card}", Route::Keyed(KeyedRoute::Query(QueryRoute::Card)), "GET, HEAD"),
+    ("/clients/{client}", Route::Keyed(KeyedRoute::Query(QueryRoute::Client)), "GET, HEAD"),
     ("/cards/{card}/stream", Route::Keyed(KeyedRoute::Stream(StreamRoute::OfCard)), "DELETE, GET, HEAD"),
     ("/cards/{card}/stream/{seq}", Route::Keyed(KeyedRoute::Stream(StreamRoute::EntryOfCard)), "DELETE"),
     ("/cards/{card}/devices/{device}", Route::Keyed(KeyedRoute::Stream(StreamRoute::Device)), "DELETE"),
@@ -100,12 +104,18 @@ pub(super) const ROUTES: [(&str, Route, &str); 29] = [
     ("/v1/token", Route::Keyed(KeyedRoute::Compat(CompatRoute::GpusherToken)), "POST"),
     ("/nodes", Route::Keyed(KeyedRoute::Nodes), "GET, HEAD"),
     ("/rebalance", Route::Keyed(KeyedRoute::Rebalance), "POST"),
+    ("/events", Route::Keyed(KeyedRoute::Events), "GET, HEAD"),
+    ("/pushes", Route::Keyed(KeyedRoute::Pushes), "GET, HEAD"),
+    ("/pushes/{id}", Route::Keyed(KeyedRoute::PushTrace), "GET, HEAD"),
     ("/healthz", Route::Open(OpenRoute::Health), "GET, HEAD"),
     ("/readyz", Route::Open(OpenRoute::Ready), "GET, HEAD"),
     ("/metrics", Route::Keyed(KeyedRoute::Metrics), "GET, HEAD"),
     ("/openapi.json", Route::Open(OpenRoute::OpenApi), "GET, HEAD"),
     ("/oxipush.js", Route::Open(OpenRoute::Script), "GET, HEAD"),
-    ("/", PAGE_ROUTE, "GET, HEAD"),
+    ("/", Route::Open(OpenRoute::Page), "GET, HEAD"),
+    ("/console", Route::Open(OpenRoute::Console(ConsoleFile::Page)), "GET, HEAD"),
+    ("/console/console.js", Route::Open(OpenRoute::Console(ConsoleFile::Script)), "GET, HEAD"),
+    ("/console/console.css", Route::Open(OpenRoute::Console(ConsoleFile::Style)), "GET, HEAD"),
 ];
 
 /// The page for trying out.
@@ -124,9 +134,12 @@ pub(super) struct Handlers {
     live: ArcSwap<LiveSettings>,
     bodies: BodyReader,
     page: Option<Bytes>,
+    has_console: bool,
     gpusher: GpusherConfig,
     /// Requests that are not answered yet.
     in_progress: TaskTracker,
+    /// Ends answers that have no end.
+    streams_end: CancellationToken,
 }
 
 /// What a reload replaces.
@@ -169,8 +182,10 @@ impl Handlers {
             // it joins and pushes
             page: (http.page && config.node.roles.is_all())
                 .then(|| PAGE.replace("__SOCKET_PORT__", &socket.port().to_string()).into()),
+            has_console: http.console,
             gpusher: config.gpusher.clone(),
             in_progress: TaskTracker::new(),
+            streams_end: CancellationToken::new(),
         }
     }
 
@@ -204,6 +219,11 @@ impl Handlers {
     /// Requests that are not answered yet: each is counted until then, or until its caller went away.
     pub(super) fn in_progress(&self) -> &TaskTracker {
         &self.in_progress
+    }
+
+    /// Ends the streams of events, which would go on for ever.
+    pub(super) fn end_streams(&self) {
+        self.streams_end.cancel();
     }
 
     /// Answers one request; a refusal is counted by its status.
@@ -251,7 +271,12 @@ impl Handlers {
                 || matches!(route, Route::Keyed(KeyedRoute::Push | KeyedRoute::Batch | KeyedRoute::Disconnect))
                     && path.strip_suffix('/') == Some(*known)
         })?;
-        (route != PAGE_ROUTE || self.page.is_some()).then_some(row)
+        let is_served = match route {
+            Route::Open(OpenRoute::Page) => self.page.is_some(),
+            Route::Open(OpenRoute::Console(_)) => self.has_console,
+            _ => true,
+        };
+        is_served.then_some(row)
     }
 
     async fn serve(
@@ -293,6 +318,7 @@ impl Handlers {
             OpenRoute::OpenApi => answer::typed("application/json", self.live.load().openapi.clone()),
             OpenRoute::Script => answer::typed("text/javascript; charset=utf-8", SCRIPT),
             OpenRoute::Page => self.page(),
+            OpenRoute::Console(file) => file.answer(),
         }
     }
 
@@ -318,6 +344,9 @@ impl Handlers {
                 let draft = body.and_then(|body| rebalance::read(&body));
                 self.api.rebalances.submit(draft).await.map(|moves| rebalance::answer(&moves))
             }
+            KeyedRoute::Events => events::answer(&self.api.events, caller, request, &self.streams_end),
+            KeyedRoute::Pushes => pushes::list(&self.metrics.traces, self.api.queries.node(), request),
+            KeyedRoute::PushTrace => pushes::one(&self.metrics.traces, &self.api.streams, caller, request).await,
             KeyedRoute::Metrics => Ok(exposition::answer(request, &self.metrics)),
             KeyedRoute::Compat(route) => self.serve_compat(route, caller, request, payload).await,
         }
