@@ -76,7 +76,7 @@ function clientsOf({ clients }: ClientsAnswer): HTMLElement {
     client.node ?? "–",
     button("Disconnect", `disconnect ${client.client}`, () => disconnect({ client: client.client })),
   ]);
-  return table("Connections", ["Client", "Joined as", "Speaks", "Since", "Waiting", "From", "Node", ""], rows);
+  return table("Connections", ["Client", "Joined as", "Speaks", "Since", "Waiting", "From", "Node", "Action"], rows);
 }
 
 async function streamOf(kind: Kind, name: string): Promise<HTMLElement[]> {
