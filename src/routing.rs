@@ -254,7 +254,9 @@ impl NodeRouter {
         let nodes = self.nodes(&push, holders);
         let is_kept = matches!(&push, RoutedPush::SentOn(sent_on) if sent_on.keep);
         let Some(nodes) = nodes.filter(|nodes| !(nodes.is_empty() && is_kept)) else {
-            self.to_every_node.inc();
+            if !holders.is_empty() {
+                self.to_every_node.inc();
+            }
             return vec![self.publisher.publish(Destination::Live, push.record(self.max_hops)).boxed()];
         };
         let counter = if nodes.is_empty() { &self.to_nobody } else { &self.to_nodes };
