@@ -150,7 +150,7 @@ pub(super) struct RosterEntry {
     #[serde(default)]
     pub(super) gone: Option<u64>,
     /// It has stopped in order: it has no clients.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) stopped: bool,
 }
 
