@@ -287,9 +287,8 @@ impl<S: Sink> Shard<S> {
             stream.renew(head.epoch, head.seq);
             self.tell_reset(clients.iter(), address, stream);
         }
-        if stream.lags() {
-            streams.set_due(address);
-        }
+        // the group may have all of it, and who is behind the group a page that was read before the newest push was there
+        streams.set_due(address);
     }
 
     /// Offers what was read to those who stand where it begins.
