@@ -132,6 +132,8 @@ async fn every_call_is_for_callers_with_its_scope_and_nobody_else() {
                 let table = if method == "DELETE" { DELETE_SCOPES } else { SCOPES };
                 let needed = of(table, path).expect("a scope");
                 let good = *has == Some(needed);
+                // a stream would not end
+                let path = if path == "/events" { "/events?kinds=none" } else { path };
                 let answer = ask(&node, method.parse().unwrap(), path, authorization, "{}").await;
                 match has {
                     _ if good => assert!(![401, 403].contains(&answer.status), "{case}: {answer:?}"),
