@@ -244,14 +244,14 @@ impl NodeRouter {
                 let (of_this, rest) = holders.split_at(addresses.len());
                 holders = rest;
                 // whoever pushed may be gone
-                let _ = answer.send(self.send(push, of_this));
+                let _ = answer.send(self.send(push, &addresses, of_this));
             }
         }
     }
 
-    /// Hands a push to the queue, for each node that it goes to.
-    fn send(&self, push: RoutedPush, holders: &[HoldingNodes]) -> SentPushes {
-        let nodes = self.nodes(&push, holders);
+    /// Hands a push to the queue, for each node that it goes to; `holders` are those of each of its addresses.
+    fn send(&self, push: RoutedPush, addresses: &[Address], holders: &[HoldingNodes]) -> SentPushes {
+        let nodes = self.nodes(&push, addresses, holders);
         let is_kept = matches!(&push, RoutedPush::SentOn(sent_on) if sent_on.keep);
         let Some(nodes) = nodes.filter(|nodes| !(nodes.is_empty() && is_kept)) else {
             if !holders.is_empty() {
@@ -261,31 +261,33 @@ impl NodeRouter {
         };
         let counter = if nodes.is_empty() { &self.to_nobody } else { &self.to_nodes };
         counter.inc();
-        let addresses = holders.len();
         let to_node = |(node, cards): (Arc<str>, Vec<usize>)| {
-            let part = (cards.len() < addresses).then_some(&cards[..]);
+            let part = (cards.len() < addresses.len()).then_some(&cards[..]);
             self.publisher.publish(Destination::Node(node), push.record_for(part)).boxed()
         };
         nodes.into_iter().map(to_node).collect()
     }
 
     /// The nodes that a push goes to, each with the places of the addresses that it holds; `None`: every node.
-    fn nodes(&self, push: &RoutedPush, holders: &[HoldingNodes]) -> Option<BTreeMap<Arc<str>, Vec<usize>>> {
+    fn nodes(
+        &self,
+        push: &RoutedPush,
+        addresses: &[Address],
+        holders: &[HoldingNodes],
+    ) -> Option<BTreeMap<Arc<str>, Vec<usize>>> {
         if holders.is_empty() {
             return None;
         }
         let not_here = matches!(push, RoutedPush::SentOn(_));
         let mut places: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
         let mut missing = 0;
-        for (place, holders) in holders.iter().enumerate() {
+        for (place, (address, holders)) in addresses.iter().zip(holders).enumerate() {
             let HoldingNodes::Nodes(nodes) = holders else { return None };
             let mut is_held = false;
             for node in nodes {
                 if not_here && *node == self.own {
                     // a process of before may have left it there
-                    if let Some(address) = push.addresses().into_iter().nth(place) {
-                        self.directory.take_out(address);
-                    }
+                    self.directory.take_out(address.clone());
                     continue;
                 }
                 places.entry(Arc::clone(node)).or_default().push(place);

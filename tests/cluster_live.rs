@@ -14,10 +14,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use fleet::{CARDS, Fleet, ROOMS};
+use fleet::Fleet;
 use nix::sys::signal::Signal;
 use rig::Rig;
-use support::ledger::{Findings, Whom};
+use support::ledger::Findings;
 use tokio::time::sleep;
 
 /// What is accepted must have come to who stays by then.
@@ -47,25 +47,7 @@ async fn each_push_through_any_door_reaches_its_clients_on_all_nodes_in_order() 
     for node in 0..3 {
         assert!(fleet.ledger.open_on(node) > clients() / 4, "gw-{} has {}", node + 1, fleet.ledger.open_on(node));
     }
-    let addresses = || (0..CARDS).map(Whom::Card).chain((0..ROOMS).map(Whom::Room)).chain([Whom::Everyone]);
-    let by_http = |node: usize| {
-        let fleet = &fleet;
-        async move {
-            for _ in 0..2 {
-                for whom in addresses() {
-                    assert!(fleet.by_http(node, whom, node as u32).await, "it is accepted");
-                }
-            }
-        }
-    };
-    tokio::join!(by_http(0), by_http(1), by_http(2), async {
-        for (number, whom) in addresses().enumerate() {
-            fleet.by_grpc(number % 3, whom, 10 + number as u32 % 3).await;
-        }
-        for (number, whom) in addresses().enumerate() {
-            fleet.by_nsq(number % 2, whom).await;
-        }
-    });
+    fleet.push_through_every_door().await;
     let findings = fleet.ledger.settle(GRACE, PATIENCE).await;
     check("three nodes", &findings);
     println!("{}", fleet.ledger.times());

@@ -13,17 +13,12 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use fleet::{CARDS, Fleet, ROOMS};
+use fleet::Fleet;
 use movers::Movers;
 use nix::sys::signal::Signal;
 use rig::Rig;
 use serde_json::{Value, json};
-use support::{
-    client::Client,
-    http,
-    ledger::{Findings, Whom},
-    redis::RedisServer,
-};
+use support::{client::Client, http, ledger::Findings, redis::RedisServer};
 use tokio::time::sleep;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -151,21 +146,7 @@ async fn each_push_through_any_door_reaches_its_clients_on_all_nodes_in_order() 
     let rig = rig(&redis).await;
     ready(&rig).await;
     let fleet = Fleet::start(rig.doors(), 150).await;
-    let addresses = || (0..CARDS).map(Whom::Card).chain((0..ROOMS).map(Whom::Room)).chain([Whom::Everyone]);
-    let by_http = |node: usize| {
-        let fleet = &fleet;
-        async move {
-            for whom in addresses().chain(addresses()) {
-                assert!(fleet.by_http(node, whom, node as u32).await, "it is accepted");
-            }
-        }
-    };
-    tokio::join!(by_http(0), by_http(1), by_http(2), async {
-        for (number, whom) in addresses().enumerate() {
-            fleet.by_grpc(number % 3, whom, 10 + number as u32 % 3).await;
-            fleet.by_nsq(number % 2, whom).await;
-        }
-    });
+    fleet.push_through_every_door().await;
     let findings = fleet.ledger.settle(GRACE, PATIENCE).await;
     check("three nodes with a directory", &findings);
     println!("{}", fleet.ledger.times());

@@ -15,9 +15,13 @@ use std::{
 use oxipush::internals::{
     config,
     hub::{
-        Client, DisconnectPart, DisconnectRun, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, Work, WriteBudget,
+        Client, DisconnectPart, DisconnectRun, Fanout, Hub, Outcome, Part, Recipients, Shard, Sink, StreamAnswer,
+        StreamQuestion, Work, WriteBudget,
     },
-    push::{Address, ClientSelector, Disconnect, Exclude, Push, PushId, Selection, Target},
+    push::{
+        Address, ClientSelector, Disconnect, Epoch, Exclude, PageEntry, Push, PushId, Selection, StoredPush,
+        StreamEntry, StreamPage, StreamPosition, Target,
+    },
     telemetry::Metrics,
     wire::dialect::Dialect,
 };
@@ -665,4 +669,46 @@ fn a_sampled_push_is_measured_until_the_last_of_its_clients_has_it() {
     slow.sink.room.set(usize::MAX / 2);
     shard.flush(&slow);
     assert_eq!(counts(), [1, 1]);
+}
+
+#[test]
+fn a_client_behind_a_group_that_has_all_is_fed_though_its_page_was_read_before_the_newest_push() {
+    let config = config::load(None, []).unwrap();
+    let hub = Hub::new(&config.hub, &config.outbox, 1, &Arc::new(Metrics::new()));
+    let mut questions = hub.ask_store(8);
+    let (shard, _inbox) = hub.claim_shard().unwrap().open();
+    let client = shard.open(Pipe::default(), Dialect::OxipushV1);
+    let (address, epoch) = (Address::Card("alice".into()), Epoch::from_u32(7));
+    let push = || Push {
+        id: PushId::generate(),
+        from: "".into(),
+        target: Target::cards(vec!["alice".into()]),
+        content: "x".into(),
+        collapse_key: None,
+        deadline: None,
+    };
+    let pushes: Vec<Push> = (0..5).map(|_| push()).collect();
+    let at = |seq: u64| StreamPosition { epoch, seq, id: pushes[seq as usize].id };
+    shard.join(&client, "alice", "");
+    // it has 3, and asks for all behind 1 once more
+    shard.follow(&client, &address, Some((at(3), 3)));
+    shard.follow(&client, &address, Some((at(3), 1)));
+    assert!(matches!(questions.try_recv(), Ok(StreamQuestion::Page { after: 1, .. })));
+    // which is read before 4 is there
+    let entry = StreamEntry { epoch, seq: 4, previous: 3, previous_id: pushes[3].id };
+    let stored = Fanout::stored(StoredPush { push: pushes[4].clone(), entries: vec![entry] });
+    let part = Part::new(stored, Recipients::Address(address.clone()));
+    shard.deliver(part.into(), &mut WriteBudget::none());
+    let entries = [2, 3].map(|seq| PageEntry { seq, push: pushes[seq as usize].clone() }).into();
+    let (end, end_id) = (3, pushes[3].id);
+    let page =
+        StreamPage { address: address.clone(), epoch, after: 1, after_id: PushId::NIL, entries, end, end_id, head: 3 };
+    shard.take_answer(&StreamAnswer::Page(Arc::new(page)), &mut WriteBudget::none());
+    shard.feed();
+    // the store has less than was heard of, it seems; it is asked, and has it by now
+    assert!(matches!(questions.try_recv(), Ok(StreamQuestion::Head { .. })));
+    let head = StreamAnswer::Head { address, head: Some(at(4)), asked: true };
+    shard.take_answer(&head, &mut WriteBudget::none());
+    shard.feed();
+    assert!(matches!(questions.try_recv(), Ok(StreamQuestion::Page { after: 3, .. })));
 }

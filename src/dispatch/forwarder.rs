@@ -76,7 +76,11 @@ impl Forwarder {
                     nobody.inc();
                     (ForwardOutcome::Nobody, Outcome::Offered)
                 }
-                Err(PublishError::TooLarge { .. }) => (ForwardOutcome::Failed, Outcome::Offered),
+                // by the few bytes that tell it was sent on: it would be so again
+                Err(PublishError::TooLarge { .. }) => {
+                    metrics.drops.get_or_create(&DropReason::Lost).inc();
+                    (ForwardOutcome::Failed, Outcome::Offered)
+                }
                 Err(_) => (ForwardOutcome::Failed, Outcome::Lost),
             };
             metrics.directory_forwards.get_or_create(&forward).inc();

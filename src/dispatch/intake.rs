@@ -154,8 +154,10 @@ impl Intake {
             return None;
         }
         let lane = peeked.filter(|peek| !peek.is_stored).and_then(|peek| self.only_lane(peek.selection));
-        let (Some(lane), Some(peek)) = (lane, peeked) else { return self.decode(job, now, dropped) };
-        let PeekedPush { id, copy_id, is_routed } = self.look_at(&peek);
+        let peeked = peeked.map(|peek| self.look_at(&peek));
+        let (Some(lane), Some(PeekedPush { id, copy_id, is_routed })) = (lane, peeked) else {
+            return self.decode(job, peeked, now, dropped);
+        };
         tracing::trace!(%id, attempts = job.attempts, "a push is taken from the queue");
         let record = job.record.clone();
         if let Some(number) = self.begin_job(job, copy_id, now) {
@@ -182,14 +184,14 @@ impl Intake {
     }
 
     /// Decodes what is not the work of one lane alone. As [`Intake::place`].
-    fn decode(&mut self, job: Job, now: Instant, dropped: &mut Dropped) -> Option<u64> {
+    fn decode(&mut self, job: Job, peeked: Option<PeekedPush>, now: Instant, dropped: &mut Dropped) -> Option<u64> {
         match record::decode(job.record.clone()) {
             Ok(Record::Push(push)) if dropped.is_over(push.deadline) => {
                 self.metrics.traces.dropped(push.id, DropReason::Expired, 1);
                 dropped.expired(job, &self.metrics);
                 None
             }
-            Ok(Record::Push(push)) => Some(self.begin_push(job, push, now)),
+            Ok(Record::Push(push)) => Some(self.begin_push(job, peeked, push, now)),
             Ok(Record::Stored(stored)) => Some(self.begin_stored(job, *stored)),
             Ok(Record::Disconnect(order)) => self.begin_disconnect(job, *order, now, dropped),
             Ok(Record::Rebalance(order)) => self.obey(job, &order, dropped),
@@ -207,10 +209,9 @@ impl Intake {
         }
     }
 
-    fn begin_push(&mut self, job: Job, mut push: Push, now: Instant) -> u64 {
+    fn begin_push(&mut self, job: Job, peeked: Option<PeekedPush>, mut push: Push, now: Instant) -> u64 {
         tracing::trace!(id = %push.id, attempts = job.attempts, "a push is taken from the queue");
         let millis = push.id.millis();
-        let peeked = record::peek(&job.record).map(|peek| self.look_at(&peek));
         let PeekedPush { copy_id, is_routed, .. } =
             peeked.unwrap_or(PeekedPush { id: push.id, copy_id: push.id, is_routed: false });
         // admission did so already; a record of another origin must not deliver twice either
@@ -326,6 +327,7 @@ impl Intake {
 }
 
 /// What a look at a push's record says.
+#[derive(Clone, Copy)]
 struct PeekedPush {
     id: PushId,
     /// By which copies of it are known.

@@ -138,7 +138,8 @@ impl Burst {
     }
 
     /// Tells each push's way: this burst made so many offers, `apart` for each of its parts or for all of them together.
-    pub(super) fn trace(&self, counts: OfferCounts, apart: bool, metrics: &Metrics) {
+    /// `now`: when the turn began, in ms since 1970.
+    pub(super) fn trace(&self, counts: OfferCounts, apart: bool, now: u64, metrics: &Metrics) {
         let OfferCounts { offers, slow, gone } = counts;
         let pushes = self.len();
         let clients = if apart { offers / (1 + self.rest.len() as u64) } else { offers };
@@ -146,7 +147,7 @@ impl Burst {
         let offered = clients.saturating_sub(slow + gone / pushes);
         for push in self.pushes() {
             tracing::trace!(id = %push.id, clients, "a push is offered to clients of this shard");
-            metrics.traces.offered(push.id, offered, slow);
+            metrics.traces.offered(push.id, offered, slow, now);
         }
     }
 

@@ -238,7 +238,8 @@ impl<S: Sink> Shard<S> {
             burst.sampled().for_each(|id| self.writer.metrics().offered(id, now));
         }
         let may_find_twice = delivery.may_find_twice;
-        burst.trace(self.writer.offer_counts().since(before), may_find_twice, self.writer.metrics());
+        let counts = self.writer.offer_counts().since(before);
+        burst.trace(counts, may_find_twice, self.writer.now(), self.writer.metrics());
         self.writer.publish_waiting();
         burst.done(found);
     }

@@ -97,16 +97,17 @@ impl PushTraces {
 
     /// The queue, or the store, has a push for good that came in at this node.
     pub(crate) fn published(&self, id: PushId, source: &'static str) {
-        self.note(id, |trace, waited| {
+        self.note(id, |trace| {
             trace.source = Some(source);
-            trace.published_in.get_or_insert(waited);
+            trace.published_in.get_or_insert_with(|| unix_millis().saturating_sub(id.millis()));
         });
     }
 
-    /// A shard has offered a push: to `offered` connections that had room, and to `slow` ones that had none.
-    pub(crate) fn offered(&self, id: PushId, offered: u64, slow: u64) {
-        self.note(id, |trace, waited| {
-            trace.offered_in.get_or_insert(waited);
+    /// A shard has offered a push, in the turn that began at `now` (ms since 1970): to `offered` connections that had room, and to
+    /// `slow` ones that had none.
+    pub(crate) fn offered(&self, id: PushId, offered: u64, slow: u64, now: u64) {
+        self.note(id, |trace| {
+            trace.offered_in.get_or_insert(now.saturating_sub(id.millis()));
             trace.offered += offered;
             if slow > 0 {
                 trace.count_dropped(DropReason::Slow, slow);
@@ -116,13 +117,13 @@ impl PushTraces {
 
     /// A push was dropped, `times` times.
     pub(crate) fn dropped(&self, id: PushId, reason: DropReason, times: u64) {
-        self.note(id, |trace, _| trace.count_dropped(reason, times));
+        self.note(id, |trace| trace.count_dropped(reason, times));
     }
 
     /// A push came from the store.
     pub(crate) fn stored(&self, stored: &StoredPush) {
         let StoredPush { push, entries } = stored;
-        self.note(push.id, |trace, _| {
+        self.note(push.id, |trace| {
             let addresses: Vec<Address> = match push.target.selection() {
                 Selection::Room(room) => vec![Address::Room(room.clone())],
                 _ => push.target.cards.iter().take(MOST_PLACES).cloned().map(Address::Card).collect(),
@@ -157,17 +158,15 @@ impl PushTraces {
         self.buckets.get(place as usize)
     }
 
-    /// Changes what is known of a push; `change` is also given the milliseconds since it was accepted.
-    fn note(&self, id: PushId, change: impl FnOnce(&mut PushTrace, u64)) {
+    /// Changes what is known of a push.
+    fn note(&self, id: PushId, change: impl FnOnce(&mut PushTrace)) {
         let Some(bucket) = self.bucket(id) else { return };
-        let now = unix_millis();
         let Some(mut traces) = bucket.try_lock() else {
-            bucket.missed.store(now, Ordering::Relaxed);
+            bucket.missed.store(unix_millis(), Ordering::Relaxed);
             return;
         };
-        let waited = now.saturating_sub(id.millis());
         if let Some(trace) = traces.iter_mut().find(|trace| trace.id == id) {
-            return change(trace, waited);
+            return change(trace);
         }
         if traces.len() < BUCKET {
             traces.push(PushTrace::new(id));
@@ -175,7 +174,7 @@ impl PushTraces {
             *oldest = PushTrace::new(id);
         }
         if let Some(trace) = traces.iter_mut().find(|trace| trace.id == id) {
-            change(trace, waited);
+            change(trace);
         }
     }
 }
@@ -215,8 +214,8 @@ mod tests {
     fn a_push_is_found_with_all_that_was_noted_of_it() {
         let traces = PushTraces::new(100);
         traces.published(id(1), "http");
-        traces.offered(id(1), 2, 0);
-        traces.offered(id(1), 1, 3);
+        traces.offered(id(1), 2, 0, unix_millis());
+        traces.offered(id(1), 1, 3, unix_millis());
         traces.dropped(id(2), DropReason::NoConnection, 1);
         traces.dropped(id(2), DropReason::NoConnection, 1);
         let trace = traces.get(id(1)).unwrap();
@@ -238,7 +237,7 @@ mod tests {
         assert!(traces.last(usize::MAX).len() <= 1672);
         // a late note of a push that made room takes nobody's place
         let before: Vec<_> = traces.last(usize::MAX);
-        traces.offered(id(0), 1, 0);
+        traces.offered(id(0), 1, 0, unix_millis());
         assert_eq!(traces.last(usize::MAX), before);
     }
 
@@ -249,7 +248,7 @@ mod tests {
         traces.published(fresh, "http");
         let bucket = traces.bucket(fresh).unwrap();
         let held = bucket.lock();
-        std::thread::scope(|scope| scope.spawn(|| traces.offered(fresh, 1, 0)).join().unwrap());
+        std::thread::scope(|scope| scope.spawn(|| traces.offered(fresh, 1, 0, unix_millis())).join().unwrap());
         drop(held);
         let trace = traces.get(fresh).unwrap();
         assert!(!trace.is_complete && trace.offered == 0);

@@ -129,6 +129,26 @@ impl Fleet {
         self.ledger.accept(number, whom, None, sent, None);
     }
 
+    /// Two pushes to each card, each room and everyone through the HTTP of each node, and one by gRPC and as any other NSQ client, all at
+    /// once.
+    pub async fn push_through_every_door(&self) {
+        let addresses = || (0..CARDS).map(Whom::Card).chain((0..ROOMS).map(Whom::Room)).chain([Whom::Everyone]);
+        let nodes = self.doors.http.len();
+        let by_http = (0..nodes).map(|node| async move {
+            for whom in addresses().chain(addresses()) {
+                assert!(self.by_http(node, whom, node as u32).await, "it is accepted");
+            }
+        });
+        tokio::join!(futures_util::future::join_all(by_http), async {
+            for (number, whom) in addresses().enumerate() {
+                self.by_grpc(number % nodes, whom, 10 + (number % nodes) as u32).await;
+            }
+            for (number, whom) in addresses().enumerate() {
+                self.by_nsq(number % self.doors.nsqds.len(), whom).await;
+            }
+        });
+    }
+
     /// Pushes to everybody in turn until [`Fleet::pushed`], `lanes` at once for each node, each every `every`.
     pub fn push(&mut self, lanes: u32, every: Duration) {
         let (stop, stopped) = watch::channel(false);

@@ -166,7 +166,7 @@ impl<S: Sink> Shard<S> {
         if push.id.is_sampled() && found.any {
             self.writer.metrics().offered(push.id, Instant::now());
         }
-        self.writer.metrics().traces.offered(push.id, self.writer.offers() - before, 0);
+        self.writer.metrics().traces.offered(push.id, self.writer.offers() - before, 0, self.writer.now());
         part.fanout().part_offered(&found);
         part.done();
         self.writer.publish_waiting();

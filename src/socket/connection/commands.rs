@@ -170,13 +170,13 @@ impl Connection {
     fn begin_card_entry(&mut self, request: JoinRequest, answer: CardAnswer) {
         let announcement = self.announce(|| Address::Card(request.card.clone()));
         let attach = self.look_up_card(&request);
-        let mut entry = CardEntry { request, answer, announcement };
+        let entry = CardEntry { request, answer, announcement };
         if attach.is_none() && entry.announcement.as_ref().is_none_or(Announcement::is_entered) {
             return self.enter_card(entry, None);
         }
         self.wait_for_step(async move {
             // first: what is published from then on comes here, and what was stored before is found by the look-up
-            entered(&mut entry.announcement).await;
+            OptionFuture::from(entry.announcement.as_ref().map(Announcement::entered)).await;
             let attached = OptionFuture::from(attach).await;
             NextStep::EnterCard(entry, attached)
         });
@@ -321,13 +321,6 @@ impl Connection {
         self.peer_closed = true;
         self.ack_by_close();
         self.worker.shard.end_with(&self.client, Frame::close_answer(code), peer_close(code).word());
-    }
-}
-
-/// Waits until the directory has what was announced.
-pub(super) async fn entered(announcement: &mut Option<Announcement>) {
-    if let Some(announcement) = announcement {
-        announcement.entered().await;
     }
 }
 

@@ -5,7 +5,6 @@ use futures_util::future::OptionFuture;
 
 use super::{
     Connection,
-    commands::entered,
     steps::{NextStep, RoomEntry},
     stream_place::AttachOutcome,
     streams::StreamBegin,
@@ -39,7 +38,7 @@ impl Connection {
             return self.enter_room(entry, None);
         }
         self.wait_for_step(async move {
-            entered(&mut entry.announcement).await;
+            OptionFuture::from(entry.announcement.as_ref().map(Announcement::entered)).await;
             let others = peers.as_ref().map(|peers| peers.present(&entry.room));
             let (others, attached) = tokio::join!(OptionFuture::from(others), OptionFuture::from(attach));
             entry.others = others;
